@@ -1,0 +1,435 @@
+"""Pipeline `"iq-classification"`: I/Q samples or recordings in, protocol, modulation, SNR and mobility out."""
+
+import importlib
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.pipelines.base import ChunkPipeline
+
+# A recording is listened to in segments of this length [ms]: long enough to hold several packets or a radio frame,
+# short enough that a recording of any length is read in constant memory.
+SEGMENT_MS = 20.0
+MAX_VIEWS = 16
+# A view that says nothing still counts this much, so that evidence made of such views only is their plain mean.
+MIN_VIEW_WEIGHT = 1e-6
+
+
+def view_weights(log_probs: torch.Tensor) -> torch.Tensor:
+    """How much each view is believed: one minus the normalized entropy of what it says about the protocol.
+
+    A view of pure noise says nothing, and gets next to no weight; a view that is sure gets 1.
+
+    Args:
+        log_probs (`torch.Tensor` of shape `(num_views, num_protocols)`): Log-probabilities.
+
+    Returns:
+        `torch.Tensor` of shape `(num_views,)`, from `MIN_VIEW_WEIGHT` to 1.
+    """
+    num_views, num_classes = log_probs.shape
+    if num_classes == 1:
+        return log_probs.new_ones(num_views)
+    entropy = torch.special.entr(log_probs.exp()).sum(dim=-1)
+    return (1 - entropy / math.log(num_classes)).clamp(min=MIN_VIEW_WEIGHT)
+
+
+class Evidence:
+    """What the views of a recording say together, combined as they come in constant memory.
+
+    The log-probabilities of each head are averaged with the weights of [`view_weights`] and normalized again: a
+    geometric mean of opinions. Every head uses the same weights, those of the protocol; without a protocol all views
+    weigh the same. Embeddings are averaged likewise.
+    """
+
+    def __init__(self):
+        self.total_weight = 0.0
+        self._log_probs: dict[str, torch.Tensor] = {}
+        self._embedding: torch.Tensor | None = None
+
+    def add(self, log_probs: dict[str, torch.Tensor], embedding: torch.Tensor | None = None):
+        """Adds views.
+
+        Args:
+            log_probs (`dict[str, torch.Tensor]`): For each head, log-probabilities of shape `(num_views, num_labels)`.
+            embedding (`torch.Tensor` of shape `(num_views, hidden_size)`, *optional*): The views' embeddings.
+        """
+        if "protocol" in log_probs:
+            weights = view_weights(log_probs["protocol"])
+        else:
+            weights = torch.ones(len(next(iter(log_probs.values()))))
+        for name, values in log_probs.items():
+            self._log_probs[name] = self._log_probs.get(name, 0) + weights @ values
+        if embedding is not None:
+            self._embedding = (0 if self._embedding is None else self._embedding) + weights @ embedding
+        self.total_weight += weights.sum().item()
+
+    def probabilities(self) -> dict[str, torch.Tensor]:
+        """The combined probabilities `(num_labels,)` of each head; no heads if no view had any power."""
+        return {name: torch.softmax(total / self.total_weight, dim=-1) for name, total in self._log_probs.items()}
+
+    def embedding(self) -> torch.Tensor | None:
+        """The combined embedding `(hidden_size,)`; `None` if no view had any power."""
+        return None if self._embedding is None else self._embedding / self.total_weight
+
+
+class IQClassificationPipeline(ChunkPipeline):
+    """Tells what a piece of spectrum holds: the protocol, and whatever the model has heads for.
+
+    ```python
+    >>> from transformers import pipeline
+    >>> import lwm_spectro_hf
+
+    >>> classify = pipeline("iq-classification", model=str(lwm_spectro_hf.default_checkpoint()))
+    >>> classify("recording.sigmf-meta")
+    >>> classify(iq, sampling_rate=20e6)
+    ```
+
+    A recording is read in segments of about `segment_ms`. Each segment is looked at several times: as a whole, with
+    frames spread over it, and in up to `max_views - 1` dense views of adjoining frames, evenly spaced over it, as
+    long as it is longer than one and a half of these. What the views say is combined by [`Evidence`]. Views without
+    any power are left out.
+
+    An input is a complex array or tensor `(num_samples,)`; a batch of them `(batch, num_samples)`; real I and Q
+    columns `(num_samples, 2)`; a dictionary `{"iq": ..., "sampling_rate": ...}`; the path of a SigMF, `.npy` or raw
+    recording, or an open one. A list gives a list of answers, a generator or dataset gives a generator.
+
+    Args of a call (all but `dtype` also when the pipeline is made):
+        sampling_rate (`float`, *optional*): Rate of samples that do not say it themselves [Hz].
+        dtype (`str`, *optional*): Sample type of raw files, e.g. `"ci16"`.
+        window_ms (`float`, *optional*): Give a list of answers, one a window of this length [ms], each with `start_s`
+            and `duration_s`. A last window of less than half the length is left out.
+        segment_ms (`float`, *optional*, defaults to 20): Length of a segment [ms].
+        max_views (`int`, *optional*, defaults to 16): Views of one segment.
+        top_k (`int`, *optional*): Give this many labels in `protocol_scores`, and the same for every other head.
+        return_embedding (`bool`, *optional*, defaults to `False`): Add `embedding`, `np.ndarray` `(hidden_size,)`.
+        on_progress (`Callable[[int], None]`, *optional*): Called with the number of samples of each segment when it is
+            done.
+        batch_size (`int`, *optional*, defaults to 16): Views that go through the model together.
+
+    Returns:
+        `dict`: `protocol`, `protocol_score` and `protocol_scores`; for each head its name, e.g. `modulation`, and
+        `modulation_score`. A head over two quantities, "snr_db+mobility", is marginalized into both. Labels that are
+        numbers come as numbers. Without any power, `protocol` is `None`, its score 0, and `verdict` is "no signal".
+    """
+
+    _load_processor = False
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = True
+    _load_tokenizer = False
+
+    def __init__(self, *args, batch_size: int | None = 16, **kwargs):
+        super().__init__(*args, batch_size=batch_size, **kwargs)
+
+    def _sanitize_parameters(self, **kwargs):
+        reading = ("sampling_rate", "dtype", "window_ms", "segment_ms", "max_views")
+        answering = ("top_k", "return_embedding", "on_progress")
+        for name in kwargs:
+            if name not in reading + answering:
+                raise TypeError(
+                    f"`iq-classification` got an unknown argument {name!r}. Expected: "
+                    f"{', '.join(reading + answering)}, batch_size or num_workers."
+                )
+        for name in ("sampling_rate", "window_ms", "segment_ms", "max_views", "top_k"):
+            value = kwargs.get(name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"`{name}={value!r}` is not usable. Expected a positive number.")
+        return (
+            {name: kwargs[name] for name in reading if name in kwargs},
+            {name: kwargs[name] for name in ("return_embedding",) if name in kwargs},
+            {name: kwargs[name] for name in answering if name in kwargs},
+        )
+
+    def __call__(self, inputs: Any, **kwargs) -> dict | list | Iterator:
+        items, many = _as_inputs(inputs)
+        answers = self._answers(items, **kwargs)
+        if not many:
+            return next(answers)
+        return list(answers) if isinstance(inputs, list | tuple | np.ndarray | torch.Tensor | dict) else answers
+
+    def stream(self, recording: Any, **kwargs) -> Iterator[dict]:
+        """Answers one recording window by window, each as soon as it has been heard.
+
+        Takes one input and the arguments of a call. Nothing is kept, so a recording may be of any length. Without
+        `window_ms` there is one window: the whole recording.
+        """
+        return (verdict for verdict, _ in self._verdicts([recording], **kwargs))
+
+    def _answers(self, items: Iterable, **kwargs) -> Iterator[dict | list[dict]]:
+        """One answer for each input: the verdict on it, or the list of those on its windows."""
+        windowed = {**self._preprocess_params, **kwargs}.get("window_ms") is not None
+        verdicts = []
+        for verdict, ends_recording in self._verdicts(items, **kwargs):
+            verdicts.append(verdict)
+            if ends_recording:
+                yield verdicts if windowed else verdicts[0]
+                verdicts = []
+
+    def _verdicts(self, items: Iterable, **kwargs) -> Iterator[tuple[dict, bool]]:
+        """Combines segments into windows; with each verdict, whether it is the last one on its recording."""
+        answering = {**self._postprocess_params, **self._sanitize_parameters(**_without_batching(kwargs))[2]}
+        on_progress = answering.get("on_progress")
+        evidence = Evidence()
+        # The base class runs preprocess, forward and postprocess over a generator lazily, batched across inputs.
+        for segment in super().__call__((item for item in items), **kwargs):
+            if segment["log_probs"]:
+                evidence.add(segment["log_probs"], segment["embedding"])
+            if on_progress is not None:
+                on_progress(segment["num_samples"])
+            if segment["window"] is not None:
+                verdict = self.verdict(evidence, answering.get("top_k"), answering.get("return_embedding", False))
+                yield {**verdict, **segment["window"]}, segment["ends_recording"]
+                evidence = Evidence()
+
+    def preprocess(
+        self,
+        inputs: Any,
+        sampling_rate: float | None = None,
+        dtype: str | None = None,
+        window_ms: float | None = None,
+        segment_ms: float = SEGMENT_MS,
+        max_views: int = MAX_VIEWS,
+    ) -> Iterator[dict]:
+        """Yields the views of one input; those of one segment end with `is_last`."""
+        read, num_samples, sampling_rate = _open(inputs, sampling_rate, dtype)
+        shortest = self._dense_view_samples()
+        segment_samples = max(shortest, num_samples if sampling_rate is None else segment_ms * 1e-3 * sampling_rate)
+        windows = [(0, num_samples)]
+        if window_ms is not None:
+            if sampling_rate is None:
+                raise ValueError(
+                    "`window_ms` needs the sampling rate, and neither the input nor the call says it. Pass "
+                    "`sampling_rate` in Hz."
+                )
+            windows = window_bounds(num_samples, window_ms * 1e-3 * sampling_rate)
+        for window_start, window_stop in windows:
+            span = {}
+            if window_ms is not None:
+                duration = window_stop - window_start
+                span = {"start_s": window_start / sampling_rate, "duration_s": duration / sampling_rate}
+            for start, stop in segment_bounds(window_start, window_stop, segment_samples):
+                *views, last = self._views(read(start, stop - start), sampling_rate, max_views)
+                tags = {
+                    "num_samples": stop - start,
+                    "window": span if stop == window_stop else None,
+                    "ends_recording": window_stop == windows[-1][1],
+                }
+                for view in views:
+                    yield {**view, "tags": tags, "is_last": False}
+                yield {**last, "tags": tags, "is_last": True}
+
+    def _dense_view_samples(self) -> int:
+        """Samples of a view whose frames adjoin, or are as far apart as the extractor's fixed hop [samples]."""
+        extractor = self.feature_extractor
+        hop = extractor.fft_size if extractor.hop_length == "auto" else extractor.hop_length
+        return extractor.num_samples_needed(hop)
+
+    def _views(self, iq: np.ndarray, sampling_rate: float | None, max_views: int) -> list[dict]:
+        """The views of one segment `(num_samples,)` that have power; if none has, one that is marked silent."""
+        extractor = self.feature_extractor
+        length = self._dense_view_samples()
+        pieces = [iq]
+        if len(iq) > 1.5 * length:
+            # A fixed hop sees only a part of the segment: there is no view of the whole.
+            whole = [iq] if extractor.hop_length == "auto" else []
+            count = min(max(max_views - len(whole), 0 if whole else 1), len(iq) // length)
+            starts = np.linspace(0, len(iq) - length, count).astype(int)
+            pieces = whole + [iq[start : start + length] for start in starts]
+        sounding = [piece for piece in pieces if np.any(piece)]
+        silent = not sounding
+        views = []
+        for piece in sounding or pieces[:1]:
+            values = extractor(piece, sampling_rate=sampling_rate, return_tensors="pt").input_values
+            views.append({"input_values": values, "silent": silent})
+        return views
+
+    def _forward(self, model_inputs: dict, return_embedding: bool = False) -> dict:
+        values = model_inputs.pop("input_values").to(self.model.dtype)
+        config = self.model.config
+        has_router = hasattr(config, "expert_names")
+        outputs = self.model(values, output_hidden_states=return_embedding and not has_router, return_dict=True)
+        logits = {}
+        embedding = None
+        if has_router:
+            logits["protocol"] = outputs.router_logits
+            embedding = outputs.pooler_output
+        elif return_embedding:
+            embedding = outputs.hidden_states[-1].mean(dim=1)
+        # A head that was trained to tell the protocol knows better than the router.
+        logits[config.task_name] = outputs.logits
+        logits.update(getattr(outputs, "additional_logits", None) or {})
+        log_probs = {name: torch.log_softmax(value.float(), dim=-1) for name, value in logits.items()}
+        return {**log_probs, "embedding": None if embedding is None else embedding.float(), **model_inputs}
+
+    def postprocess(self, model_outputs: list[dict], **kwargs) -> dict:
+        """Stacks what the model says on the views of one segment; [`Evidence`] combines segments."""
+        tags, silent = model_outputs[0]["tags"], model_outputs[0]["silent"]
+        stacked = {}
+        for name, value in model_outputs[0].items():
+            if isinstance(value, torch.Tensor):
+                stacked[name] = torch.cat([view[name] for view in model_outputs])
+        embedding = stacked.pop("embedding", None)
+        return {**tags, "log_probs": {} if silent else stacked, "embedding": embedding}
+
+    def verdict(self, evidence: Evidence, top_k: int | None = None, return_embedding: bool = False) -> dict:
+        """Puts combined evidence into words.
+
+        Args:
+            evidence (`Evidence`): What the views say.
+            top_k (`int`, *optional*): As in a call.
+            return_embedding (`bool`, *optional*, defaults to `False`): As in a call.
+
+        Returns:
+            `dict`: As from a call.
+        """
+        probabilities = evidence.probabilities()
+        heads = self._heads()
+        answer: dict[str, Any] = {}
+        for name, labels in heads.items():
+            scores = torch.zeros(len(labels)) if not probabilities else probabilities[name]
+            for quantity, values in _marginals(name, labels, scores.tolist()).items():
+                ranked = sorted(values.items(), key=lambda item: -item[1])
+                best, score = ranked[0]
+                answer[quantity] = best if probabilities else None
+                answer[f"{quantity}_score"] = score
+                if quantity == "protocol" or top_k is not None:
+                    answer[f"{quantity}_scores"] = dict(ranked[:top_k])
+        if not probabilities:
+            answer = {"protocol": None, "protocol_score": 0.0, **answer, "verdict": "no signal"}
+        if return_embedding:
+            embedding = evidence.embedding()
+            answer["embedding"] = None if embedding is None else embedding.numpy()
+        return answer
+
+    def _heads(self) -> dict[str, list[str]]:
+        """The labels of each head, in the order of its logits."""
+        config = self.model.config
+        heads = {}
+        if hasattr(config, "expert_names"):
+            heads["protocol"] = list(config.expert_names)
+        heads[config.task_name] = [config.id2label[index] for index in range(config.num_labels)]
+        return {**heads, **(getattr(config, "additional_tasks", None) or {})}
+
+
+def register():
+    """Registers the pipeline as `"iq-classification"`; a second call changes nothing."""
+    if "iq-classification" not in PIPELINE_REGISTRY.supported_tasks:
+        PIPELINE_REGISTRY.register_pipeline(
+            "iq-classification",
+            pipeline_class=IQClassificationPipeline,
+            pt_model=AutoModelForSequenceClassification,
+        )
+
+
+def segment_bounds(start: int, stop: int, segment_samples: float) -> list[tuple[int, int]]:
+    """Cuts a range of samples into equal segments of about `segment_samples`: no remainder, none shorter than 2/3."""
+    count = max(1, round((stop - start) / segment_samples))
+    edges = np.linspace(start, stop, count + 1).astype(np.int64).tolist()
+    return list(zip(edges[:-1], edges[1:], strict=True))
+
+
+def window_bounds(num_samples: int, window_samples: float) -> list[tuple[int, int]]:
+    """Cuts a recording into windows of `window_samples`; a last one of less than half that is left out."""
+    count = max(1, int(num_samples / window_samples + 0.5))
+    edges = [min(round(index * window_samples), num_samples) for index in range(count + 1)]
+    return list(zip(edges[:-1], edges[1:], strict=True))
+
+
+def _marginals(name: str, labels: list[str], scores: list[float]) -> dict[str, dict[str | float, float]]:
+    """Splits the scores of a head "a+b" into those of a and of b; labels that are numbers become numbers."""
+    quantities = name.split("+")
+    marginals: dict[str, dict[str | float, float]] = {quantity: {} for quantity in quantities}
+    for label, score in zip(labels, scores, strict=True):
+        parts = str(label).split("+") if len(quantities) > 1 else [str(label)]
+        if len(parts) != len(quantities):
+            raise ValueError(
+                f"The label {label!r} of the head {name!r} has {len(parts)} part(s). Expected {len(quantities)}, "
+                "joined by '+' like the head's name: correct the labels in the checkpoint's config.json."
+            )
+        for quantity, part in zip(quantities, parts, strict=True):
+            marginals[quantity][part] = marginals[quantity].get(part, 0.0) + score
+    return {quantity: _with_numbers(values) for quantity, values in marginals.items()}
+
+
+def _with_numbers(values: dict[str, float]) -> dict[str | float, float]:
+    try:
+        return {float(label): score for label, score in values.items()}
+    except ValueError:
+        return values
+
+
+def _without_batching(kwargs: dict) -> dict:
+    return {name: value for name, value in kwargs.items() if name not in ("batch_size", "num_workers")}
+
+
+def _is_path(inputs: Any) -> bool:
+    return isinstance(inputs, str | os.PathLike)
+
+
+def _is_recording(inputs: Any) -> bool:
+    return hasattr(inputs, "read") and hasattr(inputs, "num_samples")
+
+
+def _as_inputs(inputs: Any) -> tuple[Iterable, bool]:
+    """The inputs of a call one by one, and whether there are many (a list, a batch) or it is a single one."""
+    if _is_path(inputs) or _is_recording(inputs):
+        return [inputs], False
+    if isinstance(inputs, dict) and "iq" in inputs:
+        iq = _as_complex(inputs["iq"])
+        return ([{**inputs, "iq": row} for row in iq], True) if iq.ndim == 2 else ([inputs], False)
+    if isinstance(inputs, list | tuple) and inputs and isinstance(inputs[0], complex):
+        inputs = np.asarray(inputs)
+    if isinstance(inputs, np.ndarray | torch.Tensor):
+        iq = _as_complex(inputs)
+        return (list(iq), True) if iq.ndim == 2 else ([iq], False)
+    if isinstance(inputs, Iterable) and not isinstance(inputs, dict):
+        return inputs, True
+    raise TypeError(
+        f"Got an input of type {type(inputs).__name__}. Expected complex samples, a dictionary with 'iq' and "
+        "'sampling_rate', the path of a recording, or a list of these."
+    )
+
+
+def _as_complex(iq: Any) -> np.ndarray:
+    """Samples as a NumPy array; float columns I and Q `(num_samples, 2)`, the form on disk, become complex."""
+    if isinstance(iq, torch.Tensor):
+        iq = iq.detach().resolve_conj().cpu().numpy()
+    iq = np.asarray(iq)
+    if iq.dtype.kind == "f" and iq.ndim == 2 and iq.shape[1] == 2:
+        iq = iq[:, 0] + 1j * iq[:, 1]
+    return iq
+
+
+def _open(
+    inputs: Any, sampling_rate: float | None, dtype: str | None
+) -> tuple[Callable[[int, int], np.ndarray], int, float | None]:
+    """How to read one input, `read(start, count)`, its number of samples and its sampling rate [Hz]."""
+    if _is_path(inputs):
+        try:
+            # By name, not by a relative import: this file also works alone, in the folder of a published checkpoint.
+            recordings = importlib.import_module("lwm_spectro_hf.data.recordings")
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                f"Reading {os.fspath(inputs)} needs the package lwm-spectro-hf, which is not complete here "
+                f"({error}). Install it: pip install lwm-spectro-hf. Or pass the samples as an array."
+            ) from error
+        inputs = recordings.open_recording(inputs, dtype=dtype, sampling_rate=sampling_rate)
+    if _is_recording(inputs):
+        return inputs.read, inputs.num_samples, inputs.sampling_rate
+    if isinstance(inputs, dict):
+        if "iq" not in inputs:
+            raise ValueError(f"The dictionary has the keys {list(inputs)}. Expected 'iq', and 'sampling_rate' in Hz.")
+        if inputs.get("sampling_rate") is not None:
+            sampling_rate = inputs["sampling_rate"]
+        inputs = inputs["iq"]
+    iq = _as_complex(inputs)
+    if iq.ndim != 1:
+        raise ValueError(
+            f"One recording has the shape {iq.shape}. Expected (num_samples,): pass a batch by itself, not in a list."
+        )
+    return (lambda start, count: iq[start : start + count]), len(iq), sampling_rate
