@@ -108,7 +108,8 @@ class LwmSpectroConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Part of the `@strict` validation: the checks that involve more than one field."""
-        for name in ("num_frames", "num_freq_bins", "num_channels", "patch_size", "hidden_size", "num_attention_heads"):
+        sizes = ("num_frames", "num_freq_bins", "num_channels", "patch_size", "hidden_size", "num_attention_heads")
+        for name in sizes:
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}, but must be at least 1.")
         if self.num_frames % self.patch_size or self.num_freq_bins % self.patch_size:

@@ -1,0 +1,44 @@
+"""LWM-Spectro for Transformers: importing this registers its models with the Auto classes and with `pipeline`."""
+
+from .auto import auto_map_for, register
+from .configuration_lwm_spectro import LwmSpectroConfig, LwmSpectroMoEConfig
+from .feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
+from .modeling_lwm_spectro import (
+    LwmSpectroForPreTraining,
+    LwmSpectroForSequenceClassification,
+    LwmSpectroModel,
+    patchify,
+    supervised_contrastive_loss,
+    unpatchify,
+)
+from .modeling_lwm_spectro_moe import (
+    LwmSpectroMoEForPreTraining,
+    LwmSpectroMoEForSequenceClassification,
+    LwmSpectroMoEModel,
+    LwmSpectroMoERouter,
+)
+from .pipeline_lwm_spectro import IQClassificationPipeline
+from .pipeline_lwm_spectro import register as _register_pipeline
+
+__version__ = "0.1.0"
+
+register()
+_register_pipeline()
+
+__all__ = [
+    "IQClassificationPipeline",
+    "LwmSpectroConfig",
+    "LwmSpectroForPreTraining",
+    "LwmSpectroForSequenceClassification",
+    "LwmSpectroModel",
+    "LwmSpectroMoEConfig",
+    "LwmSpectroMoEForPreTraining",
+    "LwmSpectroMoEForSequenceClassification",
+    "LwmSpectroMoEModel",
+    "LwmSpectroMoERouter",
+    "SpectrogramFeatureExtractor",
+    "auto_map_for",
+    "patchify",
+    "supervised_contrastive_loss",
+    "unpatchify",
+]

@@ -1,0 +1,605 @@
+"""
+LWM-Spectro: a transformer over spectrogram patches, masked modeling, the contrastive objective and the classifier.
+Equation numbers are those of arXiv 2601.08780, section III.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_lwm_spectro import LwmSpectroConfig
+
+
+@dataclass
+class LwmSpectroForPreTrainingOutput(ModelOutput):
+    """
+    Output of masked modeling.
+
+    Args:
+        loss (`torch.FloatTensor` of shape `(1,)`): The joint objective, eq. 22 (eq. 21 without contrastive labels).
+        reconstruction_loss (`torch.FloatTensor` of shape `(1,)`): Eq. 17.
+        contrastive_loss (`torch.FloatTensor` of shape `(1,)`, *optional*): Eq. 19, averaged over its anchors.
+        router_loss (`torch.FloatTensor` of shape `(1,)`, *optional*): Cross-entropy of the router (mixture only).
+        reconstruction (`torch.FloatTensor` of shape `(batch, num_patches, patch_dim or hidden_size)`): Eq. 16, for
+            every patch.
+        mask (`torch.BoolTensor` of shape `(batch, num_patches)`): Which patches were masked.
+        embedding (`torch.FloatTensor` of shape `(batch, hidden_size)`): Mean of the encoder's output.
+        projection (`torch.FloatTensor` of shape `(batch, projection_size)`): Eq. 18.
+        router_logits (`torch.FloatTensor` of shape `(batch, num_experts)`, *optional*): Mixture only.
+        expert_index (`torch.LongTensor` of shape `(batch,)`, *optional*): The expert of each row, mixture only.
+    """
+
+    loss: torch.FloatTensor | None = None
+    reconstruction_loss: torch.FloatTensor | None = None
+    contrastive_loss: torch.FloatTensor | None = None
+    router_loss: torch.FloatTensor | None = None
+    reconstruction: torch.FloatTensor | None = None
+    mask: torch.BoolTensor | None = None
+    embedding: torch.FloatTensor | None = None
+    projection: torch.FloatTensor | None = None
+    router_logits: torch.FloatTensor | None = None
+    expert_index: torch.LongTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+def patchify(input_values: torch.Tensor, patch_size: int) -> torch.Tensor:
+    """
+    Cut spectrograms into square patches, row by row (sec. III-A).
+
+    Args:
+        input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
+        patch_size (`int`): Side of a patch, P.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, num_patches, num_channels * patch_size**2)`: The patches s_i, each flattened
+        as (channel, row, column).
+    """
+    batch, channels, frames, bins = input_values.shape
+    grid = input_values.reshape(batch, channels, frames // patch_size, patch_size, bins // patch_size, patch_size)
+    return grid.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * patch_size**2)
+
+
+def unpatchify(patches: torch.Tensor, patch_size: int, num_frames: int, num_freq_bins: int) -> torch.Tensor:
+    """
+    Put patches together again: the inverse of [`patchify`].
+
+    Args:
+        patches (`torch.Tensor` of shape `(batch, num_patches, num_channels * patch_size**2)`): The patches.
+        patch_size (`int`): Side of a patch, P.
+        num_frames (`int`): Frames of the spectrogram.
+        num_freq_bins (`int`): Frequency bins of the spectrogram.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`: Spectrograms.
+    """
+    rows, columns = num_frames // patch_size, num_freq_bins // patch_size
+    grid = patches.reshape(patches.shape[0], rows, columns, -1, patch_size, patch_size)
+    return grid.permute(0, 3, 1, 4, 2, 5).reshape(patches.shape[0], -1, num_frames, num_freq_bins)
+
+
+def draw_mask(
+    config: LwmSpectroConfig,
+    input_values: torch.Tensor,
+    bool_masked_pos: torch.Tensor | None = None,
+    noise: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """
+    Draw the mask set M of eq. 15: the `config.num_masked_patches` patches with the least noise.
+
+    Args:
+        config (`LwmSpectroConfig`): Gives the number of patches and of masked ones.
+        input_values (`torch.Tensor` of shape `(batch, ...)`): Spectrograms; gives the batch and the device.
+        bool_masked_pos (`torch.Tensor` of shape `(batch, num_patches)`, *optional*): The mask itself, 1 = masked.
+        noise (`torch.Tensor` of shape `(batch, num_patches)`, *optional*): What to draw by, so that a caller can fix
+            the mask; uniform by default.
+
+    Returns:
+        `torch.BoolTensor` of shape `(batch, num_patches)`: 1 = masked.
+
+    Raises:
+        `ValueError`: If a shape is wrong, or `mask_strategy="drop"` meets rows that mask another number of patches.
+    """
+    expected = (input_values.shape[0], config.num_patches)
+    for name, given in (("bool_masked_pos", bool_masked_pos), ("noise", noise)):
+        if given is not None and tuple(given.shape) != expected:
+            raise ValueError(
+                f"`{name}` has shape {tuple(given.shape)}, but (batch, num_patches) = {expected} is expected."
+            )
+    if bool_masked_pos is not None:
+        mask = bool_masked_pos.bool()
+        if config.mask_strategy == "drop" and (mask.sum(dim=1) != config.num_masked_patches).any():
+            raise ValueError(
+                '`mask_strategy="drop"` needs `bool_masked_pos` with `config.num_masked_patches` = '
+                f"{config.num_masked_patches} masked patches in each row; found {mask.sum(dim=1).tolist()}."
+            )
+        return mask
+    if noise is None:
+        noise = torch.rand(expected, device=input_values.device)
+    return noise.argsort(dim=1).argsort(dim=1) < config.num_masked_patches
+
+
+def reconstruction_loss(reconstruction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """
+    Mean over the masked patches of the squared Euclidean distance to the target, eq. 17, in float32.
+
+    Args:
+        reconstruction (`torch.Tensor` of shape `(batch, num_patches, dim)`): What the decoder gave, eq. 16.
+        target (`torch.Tensor` of shape `(batch, num_patches, dim)`): Patches, or their embeddings.
+        mask (`torch.BoolTensor` of shape `(batch, num_patches)`): 1 = masked.
+
+    Returns:
+        `torch.Tensor` of shape `()`: The loss; 0 if nothing is masked.
+    """
+    distance = (reconstruction.float() - target.float()).square().sum(dim=-1)
+    return (distance * mask).sum() / mask.sum().clamp(min=1)
+
+
+def supervised_contrastive_loss(
+    projections: torch.Tensor, labels: torch.Tensor, temperature: float = 0.2, reduction: str = "mean"
+) -> torch.Tensor:
+    """
+    Supervised contrastive loss, eq. 19, in float32.
+
+    For an anchor i, A(i) is every other row of the batch and P(i) those of A(i) with its label. An anchor without a
+    positive, or with a negative label, which means unknown, has no term of its own.
+
+    Args:
+        projections (`torch.Tensor` of shape `(batch, projection_size)`): Unit vectors z_i, eq. 18.
+        labels (`torch.LongTensor` of shape `(batch,)`): Class of each row; negative = unknown.
+        temperature (`float`, *optional*, defaults to 0.2): The temperature tau.
+        reduction (`str`, *optional*, defaults to `"mean"`): `"sum"` over the anchors as eq. 19 has it, or `"mean"`,
+            which keeps the weight of eq. 22 independent of the batch size.
+
+    Returns:
+        `torch.Tensor` of shape `()`: The loss; 0 if no anchor has a positive.
+    """
+    similarity = projections.float() @ projections.float().T / temperature
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    positives = (labels[:, None] == labels[None, :]) & (labels[:, None] >= 0) & ~itself
+    log_probability = similarity - similarity.masked_fill(itself, float("-inf")).logsumexp(dim=1, keepdim=True)
+    num_positives = positives.sum(dim=1)
+    # `where`, not a product: a batch of one has no A(i), and 0 times its infinity would be NaN.
+    terms = -torch.where(positives, log_probability, 0.0).sum(dim=1) / num_positives.clamp(min=1)
+    if reduction == "sum":
+        return terms.sum()
+    return terms.sum() / (num_positives > 0).sum().clamp(min=1)
+
+
+class LwmSpectroUnbiasedStdNorm(nn.Module):
+    """The published checkpoint's normalization: `weight * (x - mean) / (unbiased std + eps) + bias`."""
+
+    def __init__(self, config: LwmSpectroConfig):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(config.hidden_size))
+        self.bias = nn.Parameter(torch.zeros(config.hidden_size))
+        self.eps = config.layer_norm_eps
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        std, mean = torch.std_mean(hidden_states, dim=-1, keepdim=True)
+        return self.weight * ((hidden_states - mean) / (std + self.eps)) + self.bias
+
+
+def build_norm(config: LwmSpectroConfig) -> nn.Module:
+    """The normalization that `config.norm_type` names."""
+    if config.norm_type == "unbiased_std":
+        return LwmSpectroUnbiasedStdNorm(config)
+    return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+
+class LwmSpectroEmbeddings(nn.Module):
+    """Patch embedding (eq. 11), learnable positions (eq. 12) and masking of the encoder's input (eq. 15)."""
+
+    def __init__(self, config: LwmSpectroConfig):
+        super().__init__()
+        self.config = config
+        self.projection = nn.Linear(config.patch_dim, config.hidden_size)
+        num_positions = config.max_position_embeddings or config.sequence_length
+        self.position_embeddings = nn.Parameter(torch.zeros(num_positions, config.hidden_size))
+        self.norm = build_norm(config) if config.use_embedding_norm else nn.Identity()
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def patches(self, input_values: torch.Tensor) -> torch.Tensor:
+        """Check the spectrograms and cut them into the patches s_i, of shape `(batch, num_patches, patch_dim)`."""
+        config = self.config
+        expected = (config.num_channels, config.num_frames, config.num_freq_bins)
+        if input_values.ndim != 4 or tuple(input_values.shape[1:]) != expected:
+            raise ValueError(
+                f"`input_values` has shape {tuple(input_values.shape)}, but (batch, num_channels, num_frames, "
+                f"num_freq_bins) = (batch, {', '.join(map(str, expected))}) is expected by this configuration."
+            )
+        return patchify(input_values, config.patch_size).to(self.projection.weight.dtype)
+
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        bool_masked_pos: torch.Tensor | None = None,
+        mask_token: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        config = self.config
+        patches = self.patches(input_values)
+        mask = bool_masked_pos
+        if config.cls_token_value is not None:
+            patches = F.pad(patches, (0, 0, 1, 0), value=config.cls_token_value)
+            mask = F.pad(mask, (1, 0), value=False) if mask is not None else None
+        replace = mask is not None and config.mask_strategy == "token"
+        if replace and config.mask_token_value is not None:
+            patches = patches.masked_fill(mask[..., None], config.mask_token_value)
+        tokens = self.projection(patches)
+        if replace and config.mask_token_value is None:
+            tokens = torch.where(mask[..., None], mask_token, tokens)
+        tokens = tokens + self.position_embeddings[: tokens.shape[1]]
+        if mask is not None and config.mask_strategy == "drop":
+            num_visible = config.sequence_length - config.num_masked_patches
+            visible = mask.int().argsort(dim=1, stable=True)[:, :num_visible, None]
+            tokens = tokens.gather(1, visible.expand(-1, -1, tokens.shape[-1]))
+        return self.dropout(self.norm(tokens))
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Eq. 13 as it is written, with the matrix of weights, of shape `(batch, heads, sequence, sequence)`, in full."""
+    attn_weights = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        attn_weights = attn_weights + attention_mask
+    attn_weights = F.softmax(attn_weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    attn_weights = F.dropout(attn_weights, p=dropout, training=module.training)
+    return torch.matmul(attn_weights, value).transpose(1, 2).contiguous(), attn_weights
+
+
+class LwmSpectroAttention(nn.Module):
+    """Multi-head self-attention, eq. 13."""
+
+    def __init__(self, config: LwmSpectroConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.attention_probs_dropout_prob
+        self.is_causal = False
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+        input_shape = hidden_states.shape[:-1]
+        heads = (*input_shape, -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
+        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+
+        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        attn_output, attn_weights = attention_interface(
+            self,
+            query,
+            key,
+            value,
+            None,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.o_proj(attn_output.reshape(*input_shape, -1)), attn_weights
+
+
+class LwmSpectroMLP(nn.Module):
+    """Feed-forward network of eq. 14."""
+
+    def __init__(self, config: LwmSpectroConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation(self.fc1(hidden_states)))
+
+
+class LwmSpectroLayer(GradientCheckpointingLayer):
+    """A post-norm transformer block, eq. 14: each normalization follows its residual sum."""
+
+    def __init__(self, config: LwmSpectroConfig):
+        super().__init__()
+        self.self_attn = LwmSpectroAttention(config)
+        self.norm1 = build_norm(config)
+        self.mlp = LwmSpectroMLP(config)
+        self.norm2 = build_norm(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs) -> torch.Tensor:
+        attention, _ = self.self_attn(hidden_states, **kwargs)
+        hidden_states = self.norm1(hidden_states + self.dropout(attention))
+        return self.norm2(hidden_states + self.dropout(self.mlp(hidden_states)))
+
+
+class LwmSpectroDecoder(nn.Module):
+    """
+    The lightweight decoder g of eq. 16: dense, activation, norm, linear on every patch, after
+    `decoder_num_hidden_layers` transformer layers. It owns the mask token, so that an encoder alone carries no
+    parameter it does not use.
+    """
+
+    def __init__(self, config: LwmSpectroConfig):
+        super().__init__()
+        self.config = config
+        learnable = config.mask_token_value is None or config.mask_strategy == "drop"
+        self.mask_token = nn.Parameter(torch.zeros(config.hidden_size)) if learnable else None
+        deep = config.decoder_num_hidden_layers > 0
+        self.position_embeddings = (
+            nn.Parameter(torch.zeros(config.sequence_length, config.hidden_size)) if deep else None
+        )
+        self.layers = nn.ModuleList(LwmSpectroLayer(config) for _ in range(config.decoder_num_hidden_layers))
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.norm = build_norm(config)
+        target_size = config.patch_dim if config.reconstruction_target == "patches" else config.hidden_size
+        self.projection = nn.Linear(config.hidden_size, target_size)
+
+    def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        config = self.config
+        if config.mask_strategy == "drop":
+            # The encoder's tokens, which are in order, return to the places that were not masked.
+            visible = F.pad(~mask, (config.sequence_length - config.num_patches, 0), value=True)[..., None]
+            full = self.mask_token.to(hidden_states.dtype).expand(mask.shape[0], config.sequence_length, -1)
+            hidden_states = full.masked_scatter(visible, hidden_states)
+        if self.position_embeddings is not None:
+            hidden_states = hidden_states + self.position_embeddings
+        for layer in self.layers:
+            hidden_states = layer(hidden_states)
+        hidden_states = hidden_states[:, -config.num_patches :]
+        return self.projection(self.norm(self.activation(self.dense(hidden_states))))
+
+
+class LwmSpectroResidualBlock(nn.Module):
+    """Two 1-D convolutions and a shortcut."""
+
+    def __init__(self, config: LwmSpectroConfig):
+        super().__init__()
+        width, kernel = config.classifier_hidden_size, config.classifier_kernel_size
+        self.conv1 = nn.Conv1d(width, width, kernel, padding="same")
+        self.conv2 = nn.Conv1d(width, width, kernel, padding="same")
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return F.relu(hidden_states + self.conv2(F.relu(self.conv1(hidden_states))))
+
+
+class LwmSpectroClassifier(nn.Module):
+    """
+    The head of eq. 20: the pooled vector read as a sequence of `hidden_size` scalars, residual 1-D convolutions,
+    global average pooling and a linear layer; or, with `classifier_type="linear"`, the linear layer alone.
+    """
+
+    def __init__(self, config: LwmSpectroConfig, num_labels: int):
+        super().__init__()
+        self.residual = config.classifier_type == "residual_cnn"
+        if self.residual:
+            width = config.classifier_hidden_size
+            # Its own scale and shift for each dimension: convolutions alone could not tell one from another.
+            self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+            self.stem = nn.Conv1d(1, width, config.classifier_kernel_size, padding="same")
+            self.blocks = nn.ModuleList(LwmSpectroResidualBlock(config) for _ in range(config.classifier_num_layers))
+        else:
+            width = config.hidden_size
+        self.dropout = nn.Dropout(config.classifier_dropout_prob)
+        self.out_proj = nn.Linear(width, num_labels)
+
+    def forward(self, embedding: torch.Tensor) -> torch.Tensor:
+        if self.residual:
+            hidden_states = F.relu(self.stem(self.norm(embedding)[:, None, :]))
+            for block in self.blocks:
+                hidden_states = block(hidden_states)
+            embedding = hidden_states.mean(dim=-1)
+        return self.out_proj(self.dropout(embedding))
+
+
+class LwmSpectroPreTrainedModel(PreTrainedModel):
+    """Weight initialization and the capabilities that all the classes share."""
+
+    config: LwmSpectroConfig
+    config_class = LwmSpectroConfig
+    base_model_prefix = "lwm_spectro"
+    main_input_name = "input_values"
+    input_modalities = ("audio",)
+    supports_gradient_checkpointing = True
+    # The losses here are means over a batch, which is what Trainer should take them for.
+    accepts_loss_kwargs = False
+    _no_split_modules = ["LwmSpectroEmbeddings", "LwmSpectroLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": LwmSpectroLayer, "attentions": LwmSpectroAttention}
+    # One file may hold the encoder and every head; each class takes its part of it.
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^projection\.", r"^classifier\."]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, (nn.Conv1d, nn.Conv2d)):
+            init.kaiming_normal_(module.weight, nonlinearity="relu")
+        elif isinstance(module, LwmSpectroUnbiasedStdNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, LwmSpectroEmbeddings):
+            init.normal_(module.position_embeddings, std=std)
+        elif isinstance(module, LwmSpectroDecoder):
+            for parameter in (module.mask_token, module.position_embeddings):
+                if parameter is not None:
+                    init.normal_(parameter, std=std)
+
+
+class LwmSpectroModel(LwmSpectroPreTrainedModel):
+    """The encoder f: spectrograms to tokens, and their mean, which is the embedding."""
+
+    def __init__(self, config: LwmSpectroConfig):
+        super().__init__(config)
+        self.embeddings = LwmSpectroEmbeddings(config)
+        self.layers = nn.ModuleList(LwmSpectroLayer(config) for _ in range(config.num_hidden_layers))
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.projection
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        bool_masked_pos: torch.Tensor | None = None,
+        mask_token: torch.Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
+        r"""
+        Args:
+            input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
+            bool_masked_pos (`torch.BoolTensor` of shape `(batch, num_patches)`, *optional*): 1 = masked. With
+                `mask_strategy="drop"` each row masks `config.num_masked_patches`.
+            mask_token (`torch.Tensor` of shape `(hidden_size,)`, *optional*): The embedding that replaces masked
+                patches, which the decoder owns; not needed with `mask_token_value` or `mask_strategy="drop"`.
+
+        Returns:
+            `BaseModelOutputWithPooling`: `last_hidden_state` of shape `(batch, sequence_length, hidden_size)`, and
+            `pooler_output` of shape `(batch, hidden_size)`, its mean over the sequence.
+
+        Raises:
+            `ValueError`: If `input_values` does not have the configured shape.
+        """
+        hidden_states = self.embeddings(input_values, bool_masked_pos, mask_token)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, **kwargs)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states.mean(dim=1))
+
+    def masked_reconstruction(
+        self, decoder: LwmSpectroDecoder, input_values: torch.Tensor, mask: torch.Tensor, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor, BaseModelOutputWithPooling]:
+        """
+        Encode masked spectrograms and decode them again (eq. 15, 16).
+
+        Returns:
+            `tuple`: The reconstruction and its target, both `(batch, num_patches, dim)`, and the encoder's output.
+        """
+        outputs = self(input_values, bool_masked_pos=mask, mask_token=decoder.mask_token, return_dict=True, **kwargs)
+        target = self.embeddings.patches(input_values)
+        if self.config.reconstruction_target == "embeddings":
+            target = self.embeddings.projection(target).detach()
+        return decoder(outputs.last_hidden_state, mask), target, outputs
+
+
+class LwmSpectroForPreTraining(LwmSpectroPreTrainedModel):
+    """Masked spectrogram modeling (sec. III-D) and supervised contrastive learning (sec. III-E)."""
+
+    def __init__(self, config: LwmSpectroConfig):
+        super().__init__(config)
+        self.lwm_spectro = LwmSpectroModel(config)
+        self.decoder = LwmSpectroDecoder(config)
+        self.projection = nn.Linear(config.hidden_size, config.projection_size)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        bool_masked_pos: torch.Tensor | None = None,
+        noise: torch.Tensor | None = None,
+        contrastive_labels: torch.Tensor | None = None,
+        **kwargs,
+    ) -> LwmSpectroForPreTrainingOutput:
+        r"""
+        Args:
+            input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
+            bool_masked_pos (`torch.BoolTensor` of shape `(batch, num_patches)`, *optional*): The mask, 1 = masked.
+            noise (`torch.Tensor` of shape `(batch, num_patches)`, *optional*): What the mask is drawn by otherwise.
+            contrastive_labels (`torch.LongTensor` of shape `(batch,)`, *optional*): Adds eq. 19; negative = unknown.
+
+        Returns:
+            [`LwmSpectroForPreTrainingOutput`]
+        """
+        config = self.config
+        mask = draw_mask(config, input_values, bool_masked_pos, noise)
+        reconstruction, target, outputs = self.lwm_spectro.masked_reconstruction(
+            self.decoder, input_values, mask, **kwargs
+        )
+        projection = F.normalize(self.projection(outputs.pooler_output), dim=-1)
+        recon_loss = reconstruction_loss(reconstruction, target, mask)
+        loss = config.reconstruction_loss_weight * recon_loss
+        contrastive_loss = None
+        if contrastive_labels is not None:
+            contrastive_loss = supervised_contrastive_loss(projection, contrastive_labels, config.temperature)
+            loss = loss + config.contrastive_loss_weight * contrastive_loss
+        return LwmSpectroForPreTrainingOutput(
+            loss=loss,
+            reconstruction_loss=recon_loss,
+            contrastive_loss=contrastive_loss,
+            reconstruction=reconstruction,
+            mask=mask,
+            embedding=outputs.pooler_output,
+            projection=projection,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class LwmSpectroForSequenceClassification(LwmSpectroPreTrainedModel):
+    """A spectrogram to a class of `config.task_name` (sec. III-F)."""
+
+    def __init__(self, config: LwmSpectroConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.lwm_spectro = LwmSpectroModel(config)
+        self.classifier = LwmSpectroClassifier(config, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self, input_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs
+    ) -> SequenceClassifierOutput:
+        r"""
+        Args:
+            input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
+            labels (`torch.LongTensor` of shape `(batch,)`, *optional*): Indices into `config.id2label`.
+
+        Returns:
+            `SequenceClassifierOutput`: `logits` of shape `(batch, num_labels)`, eq. 20.
+        """
+        outputs = self.lwm_spectro(input_values, return_dict=True, **kwargs)
+        logits = self.classifier(outputs.pooler_output)
+        loss = self.loss_function(labels, logits, self.config) if labels is not None else None
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+__all__ = [
+    "LwmSpectroForPreTraining",
+    "LwmSpectroForPreTrainingOutput",
+    "LwmSpectroForSequenceClassification",
+    "LwmSpectroModel",
+    "LwmSpectroPreTrainedModel",
+    "patchify",
+    "supervised_contrastive_loss",
+    "unpatchify",
+]

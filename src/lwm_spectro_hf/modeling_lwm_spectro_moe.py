@@ -1,0 +1,378 @@
+"""The mixture of protocol experts and its router, arXiv 2601.08780, section IV."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_lwm_spectro import LwmSpectroConfig, LwmSpectroMoEConfig
+from .modeling_lwm_spectro import (
+    LwmSpectroClassifier,
+    LwmSpectroDecoder,
+    LwmSpectroForPreTraining,
+    LwmSpectroForPreTrainingOutput,
+    LwmSpectroModel,
+    LwmSpectroPreTrainedModel,
+    draw_mask,
+    reconstruction_loss,
+    supervised_contrastive_loss,
+)
+
+
+@dataclass
+class LwmSpectroMoEModelOutput(ModelOutput):
+    """
+    Output of the mixture of experts.
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(batch, sequence_length, hidden_size)`): The experts' output,
+            weighted by the router.
+        pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): Its mean, h_MoE.
+        router_logits (`torch.FloatTensor` of shape `(batch, num_experts)`): Before the softmax.
+        expert_index (`torch.LongTensor` of shape `(batch,)`): The expert with the largest weight.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    pooler_output: torch.FloatTensor | None = None
+    router_logits: torch.FloatTensor | None = None
+    expert_index: torch.LongTensor | None = None
+
+
+@dataclass
+class LwmSpectroMoEClassifierOutput(ModelOutput):
+    """
+    Output of the classifiers over the mixture of experts.
+
+    Args:
+        loss (`torch.FloatTensor` of shape `(1,)`, *optional*): Sum of the losses whose labels were given.
+        logits (`torch.FloatTensor` of shape `(batch, num_labels)`): Of `config.task_name`.
+        additional_logits (`dict[str, torch.FloatTensor]`): Of each of `config.additional_tasks`.
+        router_logits (`torch.FloatTensor` of shape `(batch, num_experts)`): The protocol.
+        router_loss (`torch.FloatTensor` of shape `(1,)`, *optional*): Cross-entropy of the router.
+        pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): The embedding.
+        expert_index (`torch.LongTensor` of shape `(batch,)`): The expert with the largest weight.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    additional_logits: dict[str, torch.FloatTensor] | None = None
+    router_logits: torch.FloatTensor | None = None
+    router_loss: torch.FloatTensor | None = None
+    pooler_output: torch.FloatTensor | None = None
+    expert_index: torch.LongTensor | None = None
+
+
+class LwmSpectroMoERouter(nn.Module):
+    """
+    The gating network R of sec. IV-B: a small transformer over its own patches, global average pooling and a linear
+    layer, to one logit an expert. `router_type="cnn"` is the published checkpoint's: four convolutions of stride 2.
+    """
+
+    def __init__(self, config: LwmSpectroMoEConfig):
+        super().__init__()
+        if config.router_type == "cnn":
+            layers, width = [], config.expert_config.num_channels
+            for channels, kernel in ((32, 5), (64, 3), (96, 3), (128, 3)):
+                layers += [
+                    nn.Conv2d(width, channels, kernel, stride=2, padding=kernel // 2),
+                    nn.BatchNorm2d(channels),
+                    nn.SiLU(),
+                ]
+                width = channels
+            self.encoder = nn.Sequential(*layers)
+        else:
+            self.encoder = LwmSpectroModel(config.router_config)
+            width = config.router_hidden_size
+        self.gate = nn.Linear(width, config.num_experts)
+
+    def forward(self, input_values: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.encoder, LwmSpectroModel):
+            pooled = self.encoder(input_values, return_dict=True).pooler_output
+        else:
+            pooled = self.encoder(input_values.to(self.gate.weight.dtype)).mean(dim=(2, 3))
+        return self.gate(pooled)
+
+
+class LwmSpectroMoEPreTrainedModel(LwmSpectroPreTrainedModel):
+    """What the mixtures share: their configuration, and how they are put together from trained experts."""
+
+    config: LwmSpectroMoEConfig
+    config_class = LwmSpectroMoEConfig
+    base_model_prefix = "lwm_spectro_moe"
+    # Which experts run depends on the data, and each sees other rows.
+    _can_compile_fullgraph = False
+    _can_record_outputs = {}
+    _keys_to_ignore_on_load_unexpected = [
+        r"^decoders\.",
+        r"^projections\.",
+        r"^classifier\.",
+        r"^additional_classifiers\.",
+    ]
+
+    @classmethod
+    def from_experts(
+        cls, experts: list[LwmSpectroPreTrainedModel], router: LwmSpectroMoERouter | None = None, **kwargs
+    ) -> "LwmSpectroMoEPreTrainedModel":
+        r"""
+        Build a mixture from trained experts (stage 1 of sec. IV-C), with copies of their weights.
+
+        Args:
+            experts (`list[LwmSpectroModel | LwmSpectroForPreTraining]`): One an expert name, of one architecture. For
+                [`LwmSpectroMoEForPreTraining`] they bring their decoders and projections.
+            router (`LwmSpectroMoERouter`, *optional*): A trained router; a new one by default.
+            kwargs: Fields of [`LwmSpectroMoEConfig`], such as `expert_names`.
+
+        Raises:
+            `ValueError`: If the experts are not as many as their names, or differ in architecture.
+        """
+        config = LwmSpectroMoEConfig(expert_config=copy.deepcopy(experts[0].config), **kwargs)
+        if len(experts) != config.num_experts:
+            raise ValueError(
+                f"{len(experts)} experts were given for the {config.num_experts} names {config.expert_names}; pass "
+                "`expert_names` with one name for each expert."
+            )
+        for name, expert in zip(config.expert_names, experts, strict=True):
+            for field in LwmSpectroConfig.__annotations__:
+                found, expected = getattr(expert.config, field), getattr(config.expert_config, field)
+                if field != "task_name" and found != expected:
+                    raise ValueError(
+                        f"The experts must have one architecture, but `{field}` is {found!r} for {name} and "
+                        f"{expected!r} for {config.expert_names[0]}."
+                    )
+        model = cls(config)
+        for index, expert in enumerate(experts):
+            model._load_expert(index, expert)
+        if router is not None:
+            model.base_model.router.load_state_dict(router.state_dict())
+        return model
+
+    def _load_expert(self, index: int, expert: LwmSpectroPreTrainedModel):
+        self.base_model.experts[index].load_state_dict(expert.base_model.state_dict())
+
+    def _router_loss(self, router_logits: torch.Tensor, protocol_labels: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(router_logits.float(), protocol_labels)
+
+
+class LwmSpectroMoEModel(LwmSpectroMoEPreTrainedModel):
+    """Protocol experts E_k and the router R that weighs them (sec. IV)."""
+
+    def __init__(self, config: LwmSpectroMoEConfig):
+        super().__init__(config)
+        self.router = LwmSpectroMoERouter(config)
+        self.experts = nn.ModuleList(LwmSpectroModel(config.expert_config) for _ in range(config.num_experts))
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.experts[0].get_input_embeddings()
+
+    @staticmethod
+    def dispatch(chosen: torch.Tensor) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+        """
+        Group rows by the expert that they chose, so that each expert runs once, on its rows only, or not at all.
+
+        Args:
+            chosen (`torch.LongTensor` of shape `(batch, num_experts_per_sample)`): Indices of experts.
+
+        Yields:
+            `tuple[int, torch.Tensor, torch.Tensor]`: An expert, its rows, and where in `chosen` each row has it.
+        """
+        for expert in chosen.unique().tolist():
+            rows, slots = (chosen == expert).nonzero(as_tuple=True)
+            yield expert, rows, slots
+
+    @can_return_tuple
+    def forward(
+        self, input_values: torch.Tensor, expert_index: torch.Tensor | None = None, **kwargs
+    ) -> LwmSpectroMoEModelOutput:
+        r"""
+        Args:
+            input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
+            expert_index (`torch.LongTensor` of shape `(batch,)`, *optional*): The expert to take for each row, in
+                place of the router's choice.
+
+        Returns:
+            [`LwmSpectroMoEModelOutput`]
+        """
+        router_logits = self.router(input_values)
+        if expert_index is None:
+            weights, chosen = router_logits.float().softmax(dim=-1).topk(self.config.num_experts_per_sample)
+            weights = weights / weights.sum(dim=-1, keepdim=True)
+        else:
+            chosen = expert_index[:, None]
+            weights = torch.ones_like(chosen, dtype=torch.float32)
+        all_rows, all_states = [], []
+        for expert, rows, slots in self.dispatch(chosen):
+            states = self.experts[expert](input_values[rows], return_dict=True, **kwargs).last_hidden_state
+            all_rows.append(rows)
+            all_states.append(states * weights[rows, slots].to(states.dtype)[:, None, None])
+        states = torch.cat(all_states)
+        mixed = states.new_zeros(len(input_values), *states.shape[1:])
+        hidden_states = mixed.index_add(0, torch.cat(all_rows), states)
+        return LwmSpectroMoEModelOutput(
+            last_hidden_state=hidden_states,
+            pooler_output=hidden_states.mean(dim=1),
+            router_logits=router_logits,
+            expert_index=chosen[:, 0],
+        )
+
+
+class LwmSpectroMoEForPreTraining(LwmSpectroMoEPreTrainedModel):
+    """Masked modeling by the expert of each spectrogram, with a decoder and a projection for each expert."""
+
+    def __init__(self, config: LwmSpectroMoEConfig):
+        super().__init__(config)
+        expert = config.expert_config
+        self.lwm_spectro_moe = LwmSpectroMoEModel(config)
+        self.decoders = nn.ModuleList(LwmSpectroDecoder(expert) for _ in range(config.num_experts))
+        self.projections = nn.ModuleList(
+            nn.Linear(expert.hidden_size, expert.projection_size) for _ in range(config.num_experts)
+        )
+        self.post_init()
+
+    def _load_expert(self, index: int, expert: LwmSpectroPreTrainedModel):
+        if not isinstance(expert, LwmSpectroForPreTraining):
+            raise ValueError(
+                f"Expert {index} is a {type(expert).__name__} without a decoder; LwmSpectroMoEForPreTraining is built "
+                "from LwmSpectroForPreTraining models."
+            )
+        super()._load_expert(index, expert)
+        self.decoders[index].load_state_dict(expert.decoder.state_dict())
+        self.projections[index].load_state_dict(expert.projection.state_dict())
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        bool_masked_pos: torch.Tensor | None = None,
+        noise: torch.Tensor | None = None,
+        contrastive_labels: torch.Tensor | None = None,
+        protocol_labels: torch.Tensor | None = None,
+        **kwargs,
+    ) -> LwmSpectroForPreTrainingOutput:
+        r"""
+        The router sees the spectrogram unmasked; masked modeling is always top-1.
+
+        Args:
+            input_values, bool_masked_pos, noise, contrastive_labels:
+                As in [`LwmSpectroForPreTraining`]; the contrastive loss compares rows of one expert, whose projection
+                they share.
+            protocol_labels (`torch.LongTensor` of shape `(batch,)`, *optional*): The true expert of each row. They
+                route the rows, and add the router's cross-entropy to the loss.
+
+        Returns:
+            [`LwmSpectroForPreTrainingOutput`]
+        """
+        expert_config = self.config.expert_config
+        moe = self.lwm_spectro_moe
+        mask = draw_mask(expert_config, input_values, bool_masked_pos, noise)
+        router_logits = moe.router(input_values)
+        chosen = router_logits.argmax(dim=-1) if protocol_labels is None else protocol_labels
+        parts, order, contrastive_losses = [], [], []
+        for expert, rows, _ in moe.dispatch(chosen[:, None]):
+            reconstruction, target, outputs = moe.experts[expert].masked_reconstruction(
+                self.decoders[expert], input_values[rows], mask[rows], **kwargs
+            )
+            projection = F.normalize(self.projections[expert](outputs.pooler_output), dim=-1)
+            parts.append((reconstruction, target, outputs.pooler_output, projection))
+            order.append(rows)
+            if contrastive_labels is not None:
+                expert_loss = supervised_contrastive_loss(
+                    projection, contrastive_labels[rows], expert_config.temperature
+                )
+                contrastive_losses.append(expert_loss * len(rows) / len(mask))
+        order = torch.cat(order).argsort()
+        reconstruction, target, embedding, projection = (torch.cat(part)[order] for part in zip(*parts, strict=True))
+
+        recon_loss = reconstruction_loss(reconstruction, target, mask)
+        loss = expert_config.reconstruction_loss_weight * recon_loss
+        contrastive_loss = sum(contrastive_losses) if contrastive_losses else None
+        if contrastive_loss is not None:
+            loss = loss + expert_config.contrastive_loss_weight * contrastive_loss
+        router_loss = None
+        if protocol_labels is not None:
+            router_loss = self._router_loss(router_logits, protocol_labels)
+            loss = loss + self.config.router_loss_weight * router_loss
+        return LwmSpectroForPreTrainingOutput(
+            loss=loss,
+            reconstruction_loss=recon_loss,
+            contrastive_loss=contrastive_loss,
+            router_loss=router_loss,
+            reconstruction=reconstruction,
+            mask=mask,
+            embedding=embedding,
+            projection=projection,
+            router_logits=router_logits,
+            expert_index=chosen,
+        )
+
+
+class LwmSpectroMoEForSequenceClassification(LwmSpectroMoEPreTrainedModel):
+    """One forward gives the protocol, the class of `config.task_name`, and those of `config.additional_tasks`."""
+
+    def __init__(self, config: LwmSpectroMoEConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        expert = config.expert_config
+        self.lwm_spectro_moe = LwmSpectroMoEModel(config)
+        self.classifier = LwmSpectroClassifier(expert, config.num_labels)
+        self.additional_classifiers = nn.ModuleDict(
+            {name: LwmSpectroClassifier(expert, len(labels)) for name, labels in config.additional_tasks.items()}
+        )
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        protocol_labels: torch.Tensor | None = None,
+        additional_labels: dict[str, torch.Tensor] | None = None,
+        **kwargs,
+    ) -> LwmSpectroMoEClassifierOutput:
+        r"""
+        Args:
+            input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
+            labels (`torch.LongTensor` of shape `(batch,)`, *optional*): Indices into `config.id2label`.
+            protocol_labels (`torch.LongTensor` of shape `(batch,)`, *optional*): Indices into `config.expert_names`,
+                for the router's loss. They do not route: the logits never depend on labels.
+            additional_labels (`dict[str, torch.LongTensor]`, *optional*): Labels of `config.additional_tasks`.
+
+        Returns:
+            [`LwmSpectroMoEClassifierOutput`]: The loss is the sum of those whose labels are given.
+        """
+        outputs = self.lwm_spectro_moe(input_values, return_dict=True, **kwargs)
+        logits = self.classifier(outputs.pooler_output)
+        additional_logits = {name: head(outputs.pooler_output) for name, head in self.additional_classifiers.items()}
+        losses, router_loss = [], None
+        if labels is not None:
+            losses.append(self.loss_function(labels, logits, self.config))
+        if protocol_labels is not None:
+            router_loss = self._router_loss(outputs.router_logits, protocol_labels)
+            losses.append(self.config.router_loss_weight * router_loss)
+        for name, task_labels in (additional_labels or {}).items():
+            losses.append(F.cross_entropy(additional_logits[name].float(), task_labels))
+        return LwmSpectroMoEClassifierOutput(
+            loss=sum(losses) if losses else None,
+            logits=logits,
+            additional_logits=additional_logits,
+            router_logits=outputs.router_logits,
+            router_loss=router_loss,
+            pooler_output=outputs.pooler_output,
+            expert_index=outputs.expert_index,
+        )
+
+
+__all__ = [
+    "LwmSpectroMoEClassifierOutput",
+    "LwmSpectroMoEForPreTraining",
+    "LwmSpectroMoEForSequenceClassification",
+    "LwmSpectroMoEModel",
+    "LwmSpectroMoEModelOutput",
+    "LwmSpectroMoEPreTrainedModel",
+    "LwmSpectroMoERouter",
+]
