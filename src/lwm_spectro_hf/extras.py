@@ -20,7 +20,7 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        # A module that is there but lacks one of its own dependencies is a broken install: that error must stay visible.
+        # A module that is there but lacks a dependency of its own is a broken install: that error must stay visible.
         if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
             raise
         raise ImportError(

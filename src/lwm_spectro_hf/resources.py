@@ -25,7 +25,7 @@ def default_checkpoint() -> Path:
     """The folder of the checkpoint that is used when none is named.
 
     Returns:
-        `Path` of a folder that `from_pretrained` reads: `config.json`, `preprocessor_config.json`, `model.safetensors`.
+        `Path`: A folder that `from_pretrained` reads (`config.json`, `preprocessor_config.json`, `model.safetensors`).
 
     Raises:
         FileNotFoundError: If the installation carries none.

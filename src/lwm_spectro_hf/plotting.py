@@ -1,0 +1,192 @@
+"""Pictures of recordings: the spectrogram with physical axes, and what the model says about it.
+
+Everything is drawn on a figure of its own with the Agg canvas: no display is needed and no state of pyplot is touched.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+# One color for each protocol, the same in every picture (Okabe and Ito: told apart with any color vision).
+PROTOCOL_COLORS = {"WiFi": "#E69F00", "LTE": "#0072B2", "5G": "#009E73"}
+OTHER_COLORS = ("#CC79A7", "#D55E00", "#56B4E9", "#999999")
+COLORMAP = "magma"
+# The color scale goes from the noise to the strongest cells but for a few, whatever the recording.
+COLOR_PERCENTILES = (2.0, 99.8)
+MIN_COLOR_RANGE_DB, MAX_COLOR_RANGE_DB = 10.0, 70.0
+
+
+@dataclass
+class Picture:
+    """What is drawn of one recording.
+
+    Attributes:
+        power_db (`np.ndarray` of shape `(num_rows, num_freq_bins)`): Power of the spectrogram, time down, DC in the
+            centre [dB].
+        duration_s (`float`): Time that the rows cover [s].
+        sampling_rate (`float`): Width of the band that the columns cover [Hz].
+        center_frequency_hz (`float`, *optional*): Of the middle of the band [Hz].
+        title (`str`): Name of the recording.
+        verdict (`Mapping`): An answer of the pipeline `"iq-classification"`; empty, if none was asked for.
+    """
+
+    power_db: np.ndarray
+    duration_s: float
+    sampling_rate: float
+    center_frequency_hz: float | None = None
+    title: str = ""
+    verdict: Mapping[str, Any] = field(default_factory=dict)
+
+
+def display_spectrogram(recording: Any, num_rows: int = 384, fft_size: int = 256, max_looks: int = 8) -> np.ndarray:
+    """Computes a spectrogram for the eye, of a recording of any length in constant memory.
+
+    Each row is the mean power of up to `max_looks` frames with a Hann window, evenly spaced over the row's time.
+
+    Args:
+        recording (`Recording`): An open recording, see [`open_recording`].
+        num_rows (`int`, *optional*, defaults to 384): Rows; fewer if the recording has not that many samples.
+        fft_size (`int`, *optional*, defaults to 256): Samples in a frame, and columns; at most half the recording.
+        max_looks (`int`, *optional*, defaults to 8): Frames averaged in a row.
+
+    Returns:
+        `np.ndarray` of shape `(num_rows, fft_size)`: Power, DC in the centre, the floor 120 dB below the peak [dB].
+
+    Raises:
+        ValueError: If the recording has fewer than two samples.
+    """
+    num_samples = recording.num_samples
+    if num_samples < 2:
+        raise ValueError(f"The recording has {num_samples} sample(s): nothing to draw. Expected at least 2.")
+    fft_size = min(fft_size, num_samples // 2)
+    window = np.hanning(fft_size + 2)[1:-1]
+    num_rows = min(num_rows, num_samples - fft_size + 1)
+    edges = np.linspace(0, num_samples - fft_size, num_rows + 1)
+    power = np.empty((num_rows, fft_size))
+    for row, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        looks = min(max_looks, max(1, math.ceil(2 * (stop - start) / fft_size)))
+        starts = (start + (np.arange(looks) + 0.5) * (stop - start) / looks).astype(int)
+        frames = np.stack([recording.read(int(first), fft_size) for first in starts])
+        power[row] = np.mean(np.abs(np.fft.fft(frames * window)) ** 2, axis=0)
+    peak = power.max()
+    floor = peak * 1e-12 if peak > 0 else 1.0
+    return 10 * np.log10(np.fft.fftshift(np.maximum(power, floor), axes=1))
+
+
+def picture_of(recording: Any, verdict: Mapping[str, Any] | None = None, title: str | None = None) -> Picture:
+    """Prepares one recording for [`draw`].
+
+    Args:
+        recording (`Recording`): An open recording.
+        verdict (`Mapping`, *optional*): The pipeline's answer for it.
+        title (`str`, *optional*): Defaults to the name of the file, without its suffix.
+
+    Returns:
+        [`Picture`].
+    """
+    return Picture(
+        power_db=display_spectrogram(recording),
+        duration_s=recording.num_samples / recording.sampling_rate,
+        sampling_rate=recording.sampling_rate,
+        center_frequency_hz=recording.center_frequency_hz,
+        title=Path(recording.path).stem if title is None else title,
+        verdict=verdict or {},
+    )
+
+
+def describe(verdict: Mapping[str, Any]) -> str:
+    """Says an answer of the pipeline in one line, e.g. `"LTE 98 %, QPSK 71 %, SNR 15 dB 60 %"`."""
+    if verdict.get("verdict") == "no signal":
+        return "no signal"
+    parts = []
+    for name, value in verdict.items():
+        if f"{name}_score" not in verdict or value is None:
+            continue
+        if isinstance(value, float):
+            unit = " dB" if name.endswith("_db") else ""
+            value = f"{name.removesuffix('_db').upper()} {value:g}{unit}"
+        parts.append(f"{value} {verdict[f'{name}_score']:.0%}".replace("%", " %"))
+    return ", ".join(parts)
+
+
+def draw(pictures: Sequence[Picture], max_columns: int = 3) -> Figure:
+    """Draws recordings side by side: spectrogram, verdict, and a bar for each protocol's score.
+
+    Args:
+        pictures (sequence of [`Picture`]): At least one.
+        max_columns (`int`, *optional*, defaults to 3): Recordings beside each other.
+
+    Returns:
+        `matplotlib.figure.Figure`, to be saved with `savefig`.
+
+    Raises:
+        ValueError: If there is nothing to draw.
+    """
+    if not pictures:
+        raise ValueError("There is nothing to draw. Expected at least one recording.")
+    columns = min(max_columns, len(pictures))
+    rows = math.ceil(len(pictures) / columns)
+    figure = Figure(figsize=(4.6 * columns + 0.4, 4.6 * rows), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subfigures(rows, columns, squeeze=False, wspace=0.04, hspace=0.04).flat
+    for panel, picture in zip(panels, pictures, strict=False):
+        _draw_one(panel, picture)
+    return figure
+
+
+def _draw_one(panel: Any, picture: Picture):
+    scores = picture.verdict.get("protocol_scores", {})
+    bar_height = 0.09 * len(scores)
+    axes = panel.subplots(2 if scores else 1, 1, squeeze=False, height_ratios=[1, bar_height] if scores else None)
+    _draw_spectrogram(panel, axes[0, 0], picture)
+    if scores:
+        _draw_scores(axes[1, 0], scores)
+
+
+def _draw_spectrogram(panel: Any, axis: Any, picture: Picture):
+    half_band = picture.sampling_rate / 2e6
+    low, high = np.percentile(picture.power_db, COLOR_PERCENTILES)
+    image = axis.imshow(
+        picture.power_db,
+        aspect="auto",
+        interpolation="nearest",
+        cmap=COLORMAP,
+        vmin=np.clip(low, high - MAX_COLOR_RANGE_DB, high - MIN_COLOR_RANGE_DB),
+        vmax=high,
+        extent=(-half_band, half_band, picture.duration_s * 1e3, 0),
+    )
+    center = picture.center_frequency_hz
+    around = f" around {center / 1e6:,.7g} MHz" if center else ""
+    axis.set_xlabel(f"frequency{around} [MHz]", fontsize=8)
+    axis.set_ylabel("time [ms]", fontsize=8)
+    axis.tick_params(labelsize=8)
+    axis.set_title(picture.title, fontsize=9, loc="left", color="0.3", pad=18 if picture.verdict else 6)
+    if picture.verdict:
+        axis.text(
+            0, 1.015, describe(picture.verdict), transform=axis.transAxes, fontsize=9, fontweight="bold", va="bottom"
+        )
+    colorbar = panel.colorbar(image, ax=axis, pad=0.02, aspect=30)
+    colorbar.set_label("power [dB]", fontsize=8)
+    colorbar.ax.tick_params(labelsize=7)
+    colorbar.outline.set_visible(False)
+
+
+def _draw_scores(axis: Any, scores: Mapping[str, float]):
+    # By name, not by rank: the same protocol has the same place in every panel.
+    names = [name for name in PROTOCOL_COLORS if name in scores] + sorted(scores.keys() - PROTOCOL_COLORS.keys())
+    others = iter(OTHER_COLORS * len(names))
+    colors = [PROTOCOL_COLORS.get(name) or next(others) for name in names]
+    bars = axis.barh(names, [scores[name] for name in names], color=colors, height=0.7)
+    axis.bar_label(bars, [f"{scores[name]:.2f}" for name in names], padding=3, fontsize=8)
+    axis.set_xlim(0, 1.12)
+    axis.invert_yaxis()
+    axis.set_xticks([])
+    axis.tick_params(left=False, labelsize=8)
+    axis.spines[:].set_visible(False)
+    axis.axvline(0, color="0.6", linewidth=0.8)
