@@ -1,0 +1,107 @@
+"""OFDM modulation of resource grids, batched (paper, eq. 4 with the inverse DFT as the pulse-shaping bank)."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Numerology:
+    """How a resource grid becomes samples.
+
+    Attributes:
+        sampling_rate (`float`): Native rate, `fft_size * subcarrier_spacing_hz` [Hz].
+        subcarrier_spacing_hz (`float`): Distance of neighbouring subcarriers [Hz].
+        fft_size (`int`): Samples of the useful symbol.
+        dc_used (`bool`): Whether the subcarrier at zero frequency carries a symbol (5G) or stays empty (LTE, WiFi).
+    """
+
+    sampling_rate: float
+    subcarrier_spacing_hz: float
+    fft_size: int
+    dc_used: bool
+
+    def bins(self, num_subcarriers: int) -> torch.Tensor:
+        """FFT bin, negative below DC, of each subcarrier from the lowest frequency up, shape `(num_subcarriers,)`."""
+        index = torch.arange(num_subcarriers) - num_subcarriers // 2
+        return index if self.dc_used else index + (index >= 0)
+
+    def frequencies_hz(self, num_subcarriers: int) -> torch.Tensor:
+        """Baseband frequency of each subcarrier, shape `(num_subcarriers,)` [Hz]."""
+        return self.bins(num_subcarriers) * self.subcarrier_spacing_hz
+
+
+@dataclass
+class GridBatch:
+    """Resource grids of one carrier configuration, before the channel.
+
+    Attributes:
+        grid (`torch.Tensor` of shape `(batch, num_symbols, num_subcarriers)`): Lowest frequency first.
+        data_share (`torch.Tensor` of shape `(batch, num_symbols)`): Share of the subcarriers that carry user data.
+        modulation (`torch.Tensor` of shape `(batch,)`): Index into the protocol's `MODULATIONS` of that data.
+    """
+
+    grid: torch.Tensor
+    data_share: torch.Tensor
+    modulation: torch.Tensor
+
+
+def symbols_to_samples(grid: torch.Tensor, numerology: Numerology) -> torch.Tensor:
+    """Inverse DFT of every OFDM symbol, without cyclic prefix. Unitary: a bin of power one stays one in the mean.
+
+    Args:
+        grid (`torch.Tensor` of shape `(batch, num_symbols, num_subcarriers)`): Lowest frequency first.
+        numerology (`Numerology`): The mapping of subcarriers to bins.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, num_symbols, fft_size)`, complex64.
+    """
+    num_subcarriers = grid.shape[-1]
+    if num_subcarriers >= numerology.fft_size + numerology.dc_used:
+        raise ValueError(f"{num_subcarriers} subcarriers do not fit a DFT of {numerology.fft_size} points.")
+    spectrum = grid.new_zeros(*grid.shape[:-1], numerology.fft_size)
+    spectrum[..., numerology.bins(num_subcarriers) % numerology.fft_size] = grid
+    return torch.fft.ifft(spectrum, norm="ortho")
+
+
+def modulate(
+    grid: torch.Tensor, numerology: Numerology, cyclic_prefix: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Resource grid to baseband samples with cyclic prefixes.
+
+    Args:
+        grid (`torch.Tensor` of shape `(batch, num_symbols, num_subcarriers)`): Lowest frequency first.
+        numerology (`Numerology`): Mapping and rate.
+        cyclic_prefix (`torch.Tensor` of shape `(num_symbols,)`, int64): Prefix of each symbol [samples].
+
+    Returns:
+        `tuple`: samples `(batch, num_samples)` and the first useful sample of each symbol, `(num_symbols,)`.
+    """
+    useful = symbols_to_samples(grid, numerology)
+    fft_size = numerology.fft_size
+    lengths = cyclic_prefix + fft_size
+    starts = torch.cumsum(lengths, 0) - lengths
+    symbol = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    position = (torch.arange(int(lengths.sum())) - starts[symbol] - cyclic_prefix[symbol]) % fft_size
+    index = (symbol * fft_size + position).to(grid.device)
+    return useful.flatten(1)[:, index], starts + cyclic_prefix
+
+
+def cyclic_prefix_3gpp(numerology: Numerology, num_symbols: int, first_symbol: int = 0) -> torch.Tensor:
+    """Normal cyclic prefixes of LTE and NR: 144/2048 of a symbol, 16/2048 of 15 kHz more every half millisecond.
+
+    TS 36.211, table 6.12-1; TS 38.211, clause 5.3.1.
+
+    Args:
+        numerology (`Numerology`): Its FFT size times the prefix must be whole samples.
+        num_symbols (`int`): How many.
+        first_symbol (`int`, *optional*, defaults to 0): Number of the first one, counted from the start of a subframe.
+
+    Returns:
+        `torch.Tensor` of shape `(num_symbols,)`, int64 [samples].
+    """
+    symbols_per_half_ms = 7 * round(numerology.subcarrier_spacing_hz / 15_000)
+    short = numerology.fft_size * 144 // 2048
+    extra = round(numerology.sampling_rate * 16 / 30_720_000)
+    number = torch.arange(first_symbol, first_symbol + num_symbols)
+    return short + extra * (number % symbols_per_half_ms == 0).long()

@@ -1,0 +1,130 @@
+"""The deterministic sequences and constellations that the three standards share."""
+
+from functools import cache
+
+import torch
+
+CONSTELLATION_ORDERS = {"BPSK": 1, "QPSK": 2, "16QAM": 4, "64QAM": 6, "256QAM": 8}
+
+
+def constellation(name: str) -> torch.Tensor:
+    """Gray-labelled constellation of unit mean power (3GPP TS 38.211, clause 5.1; 36.211, clause 7.1).
+
+    Point `i` carries the bits of `i`, most significant first; even bits select the in-phase, odd
+    bits the quadrature level.
+
+    Args:
+        name (`str`): One of "BPSK", "QPSK", "16QAM", "64QAM", "256QAM".
+
+    Returns:
+        `torch.Tensor` of shape `(2**bits_per_symbol,)`, complex64.
+
+    Raises:
+        ValueError: For a name that no standard here defines.
+    """
+    if name not in CONSTELLATION_ORDERS:
+        raise ValueError(f"Unknown modulation {name!r}; expected one of {', '.join(CONSTELLATION_ORDERS)}.")
+    order = CONSTELLATION_ORDERS[name]
+    index = torch.arange(2**order)
+    bits = [(index >> (order - 1 - position)) & 1 for position in range(order)]
+    if order == 1:  # both axes carry the one bit: (1 - 2b)(1 + j) / sqrt(2)
+        level = (1 - 2 * bits[0]).float()
+        return torch.complex(level, level) / 2**0.5
+
+    def amplitude(axis_bits: list[torch.Tensor]) -> torch.Tensor:
+        # The standard's nested form, innermost first: (1 - 2b0) (4 - (1 - 2b2) (2 - (1 - 2b4))) and so on.
+        level = torch.ones_like(index)
+        for depth, bit in enumerate(reversed(axis_bits[1:])):
+            level = 2 ** (depth + 1) - (1 - 2 * bit) * level
+        return (1 - 2 * axis_bits[0]) * level
+
+    points = torch.complex(amplitude(bits[0::2]).float(), amplitude(bits[1::2]).float())
+    return points / points.abs().square().mean().sqrt()
+
+
+@cache
+def _gold_matrices(length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first m-sequence, and the matrix over GF(2) that takes the 31 bits of `c_init` to the second one."""
+    advance, order = 1600, 31
+    first = torch.zeros(length + advance + order, dtype=torch.int64)
+    first[0] = 1
+    # Every bit of the second sequence is a sum of initial bits: keep which ones, as a 31-bit integer a position.
+    second = [1 << position for position in range(order)]
+    state = first.tolist()
+    for n in range(length + advance):
+        state[n + order] = state[n + 3] ^ state[n]
+        second.append(second[n + 3] ^ second[n + 2] ^ second[n + 1] ^ second[n])
+    masks = torch.tensor(second[advance : advance + length], dtype=torch.int64)
+    matrix = (masks[None, :] >> torch.arange(order)[:, None]) & 1
+    return torch.tensor(state[advance : advance + length]), matrix.float()
+
+
+def gold_sequence(c_init: torch.Tensor, length: int) -> torch.Tensor:
+    """Length-31 Gold sequence c(n) (TS 36.211, clause 7.2; TS 38.211, clause 5.2.1), for many seeds at once.
+
+    Args:
+        c_init (`torch.Tensor` of any shape, int64): Initial state of the second m-sequence.
+        length (`int`): Number of bits.
+
+    Returns:
+        `torch.Tensor` of shape `(*c_init.shape, length)`, float32 with values 0 and 1.
+    """
+    first, matrix = (tensor.to(c_init.device) for tensor in _gold_matrices(length))
+    bits = ((c_init[..., None] >> torch.arange(31, device=c_init.device)) & 1).float()
+    return (bits @ matrix + first) % 2
+
+
+def gold_qpsk(c_init: torch.Tensor, length: int) -> torch.Tensor:
+    """Pseudo-random QPSK reference signal r(m) (TS 36.211, clause 6.10.1.1; TS 38.211, clause 7.4.1.1.1).
+
+    Args:
+        c_init (`torch.Tensor` of any shape, int64): Seeds.
+        length (`int`): Number of symbols.
+
+    Returns:
+        `torch.Tensor` of shape `(*c_init.shape, length)`, complex64 of unit power.
+    """
+    signs = (1 - 2 * gold_sequence(c_init, 2 * length)) / 2**0.5
+    return torch.complex(signs[..., 0::2].contiguous(), signs[..., 1::2].contiguous())
+
+
+@cache
+def m_sequence(taps: tuple[int, ...], initial: tuple[int, ...]) -> torch.Tensor:
+    """Binary sequence x(n + order) = sum of x(n + tap) mod 2, over one period.
+
+    Args:
+        taps (`tuple[int, ...]`): Feedback positions.
+        initial (`tuple[int, ...]`): x(0), x(1), ...
+
+    Returns:
+        `torch.Tensor` of shape `(2**order - 1,)`, int64.
+    """
+    order = len(initial)
+    state = list(initial)
+    while len(state) < 2**order - 1:
+        state.append(sum(state[len(state) - order + tap] for tap in taps) % 2)
+    return torch.tensor(state)
+
+
+def random_symbols(
+    points: list[torch.Tensor], choice: torch.Tensor, shape: tuple[int, ...], generator: torch.Generator
+) -> torch.Tensor:
+    """Independent, uniformly drawn constellation points, with a constellation of its own for each row.
+
+    Args:
+        points (`list[torch.Tensor]`): The constellations, each of a power-of-two size.
+        choice (`torch.Tensor` of shape `(batch,)`, int64): Which one a row uses.
+        shape (`tuple[int, ...]`): Shape after the batch dimension.
+        generator (`torch.Generator`): Source of randomness, on the CPU or the target device.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, *shape)`, complex64.
+    """
+    device = generator.device
+    table = torch.zeros(len(points), max(len(p) for p in points), dtype=torch.complex64)
+    for row, p in enumerate(points):
+        # Sizes are powers of two, so a shorter constellation repeated over the width stays uniform.
+        table[row] = p.repeat(table.shape[1] // len(p))
+    draws = torch.randint(table.shape[1], (len(choice), *shape), generator=generator, device=device)
+    rows = choice.to(device).view(-1, *[1] * len(shape))
+    return table.to(device).flatten()[rows * table.shape[1] + draws]

@@ -1,0 +1,43 @@
+"""How loaded a cell is: which resource blocks are scheduled when."""
+
+import torch
+
+
+def draw_allocation(batch_size: int, num_slots: int, num_rb: int, generator: torch.Generator) -> torch.Tensor:
+    """Which resource blocks carry data in which scheduling interval: full, contiguous, scattered or idle cells.
+
+    Args:
+        batch_size (`int`): Rows; each draws how loaded it is.
+        num_slots (`int`): Scheduling intervals (subframes of LTE, slots of NR).
+        num_rb (`int`): Resource blocks.
+        generator (`torch.Generator`): Source of randomness.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, num_slots, num_rb)`, bool.
+    """
+
+    def uniform(*shape: int) -> torch.Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    traffic = uniform(batch_size, 1, 1)
+    activity = uniform(batch_size, 1, 1)  # how many of the intervals are used at all
+    used = uniform(batch_size, num_slots, 1) < activity
+    width = (uniform(batch_size, 1, 1) * (0.5 + 0.5 * uniform(batch_size, num_slots, 1)) * num_rb).ceil()
+    # Half of the partly loaded cells keep the block in place, the others move it every interval.
+    place = torch.where(uniform(batch_size, 1, 1) < 0.5, uniform(batch_size, 1, 1), uniform(batch_size, num_slots, 1))
+    first = (place * (num_rb - width + 1)).floor()
+    rb = torch.arange(num_rb)
+    contiguous = (rb >= first) & (rb < first + width) & used
+    group = max(1, num_rb // 12)
+    scattered_groups = uniform(batch_size, num_slots, num_rb // group + 1) < activity
+    scattered = scattered_groups.repeat_interleave(group, -1)[..., :num_rb] & used
+    full = torch.ones_like(contiguous)
+    idle = torch.zeros_like(contiguous)
+    return torch.where(
+        traffic < 0.3, full, torch.where(traffic < 0.7, contiguous, torch.where(traffic < 0.85, scattered, idle))
+    )
+
+
+def decibels(batch_size: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
+    """Random amplitude factors, uniform in dB between `low` and `high`, shape `(batch, 1, 1)`."""
+    return 10 ** ((low + (high - low) * torch.rand(batch_size, 1, 1, generator=generator)) / 20)
