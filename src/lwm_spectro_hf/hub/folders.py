@@ -1,0 +1,51 @@
+"""Folders that appear whole: written aside, then renamed."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_folder(output_dir: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give an empty folder to fill; it takes the name `output_dir` only if the block ends without an error.
+
+    The folder is filled beside its final place, on the same file system, so that the last step is a rename. Whatever
+    goes wrong, an interruption included, leaves nothing behind and an earlier `output_dir` untouched.
+
+    Args:
+        output_dir (`str` or `Path`): Where the finished folder goes. Missing parents are made.
+        overwrite (`bool`, *optional*, defaults to `False`): Replace a folder that has files in it.
+
+    Yields:
+        `Path`: The folder to write into.
+
+    Raises:
+        FileExistsError: `output_dir` is a file, or a folder with something in it and `overwrite` is false.
+    """
+    output_dir = Path(output_dir).expanduser().absolute()
+    if output_dir.exists() and not output_dir.is_dir():
+        raise FileExistsError(f"{output_dir} is a file; expected the name of a folder to write. Give another name.")
+    if output_dir.is_dir() and any(output_dir.iterdir()) and not overwrite:
+        raise FileExistsError(
+            f"{output_dir} already has files in it; expected a new or empty folder. "
+            "Give another name, or overwrite=True (--overwrite) to replace it."
+        )
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}.", dir=output_dir.parent))
+    try:
+        staged = aside / output_dir.name
+        staged.mkdir()  # mkdtemp's own folder is readable by its owner alone; this one follows the umask
+        yield staged
+        replaced = aside / "replaced"
+        if output_dir.exists():
+            output_dir.rename(replaced)
+        try:
+            staged.rename(output_dir)
+        except BaseException:
+            if replaced.exists():
+                replaced.rename(output_dir)
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

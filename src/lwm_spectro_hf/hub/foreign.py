@@ -1,0 +1,213 @@
+"""Read what a stranger saved: `.pth` files, opened without running any code they carry."""
+
+import json
+import logging
+import math
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+WRAPPERS = ("model_state_dict", "state_dict")
+EXPERT_MARK = "embedding.proj.weight"
+BUNDLE_MARK = "router_state_dict"
+NOT_A_WEIGHT = "lies beside the weights in their file, and is none itself"
+STATS_FILE = "dataset_stats.json"
+PROTOCOLS = ("WiFi", "LTE", "5G")
+
+StateDict = dict[str, torch.Tensor]
+
+
+class ConversionError(ValueError):
+    """A published checkpoint is not what it should be: what was found, what was expected, what to do."""
+
+
+@dataclass
+class Foreign:
+    """What a set of published files holds.
+
+    Attributes:
+        experts (`dict[str, StateDict]`): Weights of each expert file by the expert's name.
+        bundles (`dict[str, dict]`): Task bundles by file name.
+        stats (`dict`, *optional*): Content of `dataset_stats.json`.
+        unknown (`dict[str, str]`): Files of a folder that are neither, and what lies beside an expert's weights, each
+            with the reason why it is of no use.
+        files (`list[str]`): Every file that was read.
+    """
+
+    experts: dict[str, StateDict] = field(default_factory=dict)
+    bundles: dict[str, dict[str, Any]] = field(default_factory=dict)
+    stats: dict[str, Any] | None = None
+    unknown: dict[str, str] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
+
+
+def load_pth(path: Path) -> Any:
+    """Open one `.pth` file with `torch.load(weights_only=True)`.
+
+    Raises:
+        ConversionError: The file asks for code to be run, is cut short, or is no PyTorch file at all.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's own text recommends weights_only=False, so it is not passed on.
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        found = f"it asks for {wanted[1]}" if wanted else "it is no file of torch.save, or a pickle that runs code"
+        raise ConversionError(
+            f"{path} is refused: {found}. Expected plain tensors, numbers, strings, lists and dictionaries, which can "
+            "be read without running what the author of the file chose. If the file is yours, save "
+            "model.state_dict() again; if it was downloaded, check that it is not a Git LFS pointer."
+        ) from None
+    except (OSError, RuntimeError, EOFError, IndexError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise ConversionError(
+            f"{path} ({path.stat().st_size:,} bytes) cannot be read to its end: {str(error)[:200] or 'no more data'}. "
+            "Expected a whole file written by torch.save; it may be cut short or damaged. Download or copy it again."
+        ) from error
+
+
+def unwrap(content: Any) -> tuple[Any, list[str]]:
+    """Take off a `model_state_dict` / `state_dict` wrapper and the `module.` prefix that DataParallel leaves.
+
+    Returns:
+        `tuple[Any, list[str]]`: The state dict, and what lay beside it in the wrapper (epoch, optimizer...).
+    """
+    beside: list[str] = []
+    for name in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            beside = [str(key) for key in content if key != name]
+            content = content[name]
+            break
+    if isinstance(content, Mapping) and content and all(str(key).startswith("module.") for key in content):
+        content = {key.removeprefix("module."): value for key, value in content.items()}
+    return content, beside
+
+
+def check_tensors(state: Mapping[str, Any], where: str) -> StateDict:
+    """Weights as float32 (counters as they are); raises on anything that is no tensor, or not finite."""
+    if not isinstance(state, Mapping):
+        raise ConversionError(f"{where} should be a dictionary of tensors; found {type(state).__name__}.")
+    wrong = [f"{key}: {type(value).__name__}" for key, value in state.items() if not isinstance(value, torch.Tensor)]
+    if wrong:
+        raise ConversionError(f"{where} should hold tensors only, but it also holds {', '.join(wrong)}.")
+    broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise ConversionError(f"{where} has NaN or infinite values in {', '.join(broken)}; expected finite weights.")
+    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+
+
+def expert_name(path: Path) -> str:
+    """`LTE_expert.pth` → `LTE`, in the spelling of the paper where the name is one of its protocols."""
+    name = re.sub(r"[_-]?expert$", "", path.stem, flags=re.IGNORECASE) or path.stem
+    return canonical_name(name)
+
+
+def canonical_name(name: str) -> str:
+    return next((known for known in PROTOCOLS if known.casefold() == name.casefold()), name)
+
+
+def resolve_source(source: str | Path | Sequence[str | Path], **hub_kwargs) -> tuple[list[Path], Path | None]:
+    """Find the files of a source.
+
+    Args:
+        source (`str`, `Path` or a list of them): One `.pth` file, several, a folder, or a Hub repository's name.
+        **hub_kwargs: Passed to `huggingface_hub.snapshot_download` (`revision`, `token`, `cache_dir`...).
+
+    Returns:
+        `tuple[list[Path], Path | None]`: The `.pth` files, and the folder they were looked for in, if it was one.
+
+    Raises:
+        FileNotFoundError: Nothing of that name, or a folder without `.pth` files.
+    """
+    if not isinstance(source, str | Path):
+        paths = [Path(item).expanduser() for item in source]
+        missing = [str(path) for path in paths if not path.is_file()]
+        if missing or not paths:
+            raise FileNotFoundError(f"Expected a list of .pth files; not found: {missing or 'the list is empty'}.")
+        return paths, None
+    path = Path(source).expanduser()
+    if path.is_file():
+        return [path], None
+    if path.is_dir():
+        folder = path
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and not str(source).endswith((".pth", ".pt")):
+        from huggingface_hub import snapshot_download
+
+        logger.info("Downloading the checkpoints of %s", source)
+        folder = Path(snapshot_download(str(source), allow_patterns=["*.pth", f"*{STATS_FILE}"], **hub_kwargs))
+    else:
+        raise FileNotFoundError(
+            f"{source} is neither a file, nor a folder, nor the name of a Hub repository (owner/name). "
+            "Give one .pth file, several, a folder with .pth files, or a name such as wi-lab/lwm-spectro."
+        )
+    files = sorted(folder.rglob("*.pth"))
+    if not files:
+        raise FileNotFoundError(f"No .pth file in {source}; expected experts (LTE_expert.pth...) or a task bundle.")
+    return files, folder
+
+
+def read_sources(source: str | Path | Sequence[str | Path], **hub_kwargs) -> Foreign:
+    """Open every file of a source and tell experts from task bundles by what they hold.
+
+    Raises:
+        ConversionError: A file cannot be read safely, holds neither, or two files hold the same expert.
+    """
+    paths, folder = resolve_source(source, **hub_kwargs)
+    foreign = Foreign()
+    for path in paths:
+        label = path.relative_to(folder).as_posix() if folder else path.name
+        foreign.files.append(label)
+        content = load_pth(path)
+        state, beside = unwrap(content)
+        if isinstance(content, Mapping) and BUNDLE_MARK in content:
+            if label in foreign.bundles:
+                raise ConversionError(f"Two task bundles are called {label}; give one of them.")
+            foreign.bundles[label] = dict(content)
+        elif isinstance(state, Mapping) and EXPERT_MARK in state:
+            name = expert_name(path)
+            if name in foreign.experts:
+                raise ConversionError(f"Two files hold the expert {name!r}, one is {path}; give one of each.")
+            foreign.experts[name] = check_tensors(state, str(path))
+            foreign.unknown.update({f"{label}[{key!r}]": NOT_A_WEIGHT for key in beside})
+        else:
+            found = list(state)[:8] if isinstance(state, Mapping) else type(content).__name__
+            reason = f"neither an expert (no {EXPERT_MARK}) nor a task bundle (no {BUNDLE_MARK}); found {found}"
+            if folder is None:
+                raise ConversionError(f"{path} is {reason}. Give an expert's file or a task bundle.")
+            foreign.unknown[label] = reason
+    foreign.stats = read_stats(folder or paths[0].parent, below=folder is not None)
+    return foreign
+
+
+def read_stats(folder: Path, *, below: bool) -> dict[str, Any] | None:
+    """Read `dataset_stats.json` (`normalization`, `mean`, `std`), which lies in a folder, or also below it.
+
+    Returns:
+        `dict`, *optional*: `normalization` (`"dataset"` or `"per_sample"`), `mean` and `std` [dB]; None without one.
+
+    Raises:
+        ConversionError: There are several, or one is no JSON with a finite `mean` and a positive `std`.
+    """
+    found = sorted(folder.rglob(STATS_FILE) if below else folder.glob(STATS_FILE))
+    if not found:
+        return None
+    if len(found) > 1:
+        raise ConversionError(
+            f"Found {len(found)} files {STATS_FILE} in {folder}; expected one. Move the others away."
+        )
+    try:
+        stats = json.loads(found[0].read_text(encoding="utf-8"))
+        if "sample" in str(stats.get("normalization", "")):
+            return {"normalization": "per_sample", "mean": None, "std": None}
+        mean, std = float(stats["mean"]), float(stats["std"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConversionError(f"{found[0]}: expected JSON with the numbers `mean` and `std`; {error!r}.") from error
+    if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
+        raise ConversionError(f"{found[0]}: expected a finite mean and a positive std; found {mean} and {std}.")
+    return {"normalization": "dataset", "mean": mean, "std": std}
