@@ -1,0 +1,165 @@
+"""Write a folder that works on the Hub by itself, code included, and upload it."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, FeatureExtractionMixin, PreTrainedModel
+from transformers.dynamic_module_utils import get_relative_import_files
+
+from ..auto import auto_map_for
+from ..pipeline_lwm_spectro import IQClassificationPipeline
+from .folders import whole_folder
+
+logger = logging.getLogger(__name__)
+
+PIPELINE_TASK = "iq-classification"
+PIPELINE_CLASS = f"pipeline_lwm_spectro.{IQClassificationPipeline.__name__}"
+CONFIG_FILE, PREPROCESSOR_FILE, WEIGHTS_FILE = "config.json", "preprocessor_config.json", "model.safetensors"
+# Files that run code when they are opened, or may.
+PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".pkl", ".pickle", ".ckpt")
+
+
+def export(
+    model_or_folder: PreTrainedModel | str | Path,
+    output_dir: str | Path,
+    *,
+    feature_extractor: FeatureExtractionMixin | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a self-contained folder for the Hub: weights, configurations, and the code that reads them.
+
+    The folder loads with `trust_remote_code=True` where this package is not installed: AutoConfig, AutoModel,
+    AutoModelForPreTraining, AutoModelForSequenceClassification, AutoFeatureExtractor and
+    `pipeline("iq-classification")`.
+
+    Args:
+        model_or_folder (`PreTrainedModel`, `str` or `Path`): A model, or a folder that `save_pretrained` or `convert`
+            wrote; everything else in the folder (model card, evaluation results) is copied as it is.
+        output_dir (`str` or `Path`): The folder to write; appears whole or not at all.
+        feature_extractor (`FeatureExtractionMixin`, *optional*): Front-end saved beside the model; a folder may bring
+            its own `preprocessor_config.json`.
+        overwrite (`bool`, *optional*, defaults to `False`): Replace a folder that has files in it.
+
+    Returns:
+        `Path`: `output_dir`.
+
+    Raises:
+        FileNotFoundError: The folder has no `config.json` or no weights in safetensors.
+        FileExistsError: `output_dir` has files in it and `overwrite` is false.
+        ValueError: The folder holds pickled files, or no front-end is known.
+    """
+    with whole_folder(output_dir, overwrite=overwrite) as staged:
+        if isinstance(model_or_folder, PreTrainedModel):
+            model_or_folder.save_pretrained(staged)
+        else:
+            source = check_folder(Path(model_or_folder))
+            shutil.copytree(source, staged, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+        if feature_extractor is not None:
+            feature_extractor.save_pretrained(staged)
+        if not (staged / PREPROCESSOR_FILE).is_file():
+            raise ValueError(
+                f"No {PREPROCESSOR_FILE} beside the weights; expected the front-end that makes the model's input. "
+                "Pass feature_extractor=SpectrogramFeatureExtractor(...)."
+            )
+        add_code(staged)
+    return Path(output_dir)
+
+
+def add_code(folder: Path) -> None:
+    """Copy the model files into a folder and make its configurations name them."""
+    # Read through AutoConfig, so that an unknown model_type fails here and not at a user's.
+    auto_map = auto_map_for(AutoConfig.from_pretrained(folder))
+    config = _read_json(folder / CONFIG_FILE)
+    classes = list(auto_map.values())
+    config["auto_map"] = auto_map
+    if "AutoModelForSequenceClassification" in auto_map:
+        config["custom_pipelines"] = {
+            PIPELINE_TASK: {"impl": PIPELINE_CLASS, "pt": ["AutoModelForSequenceClassification"]}
+        }
+        classes.append(PIPELINE_CLASS)
+    _write_json(folder / CONFIG_FILE, config)
+    if "AutoFeatureExtractor" in auto_map:
+        preprocessor = _read_json(folder / PREPROCESSOR_FILE)
+        preprocessor["auto_map"] = {"AutoFeatureExtractor": auto_map["AutoFeatureExtractor"]}
+        _write_json(folder / PREPROCESSOR_FILE, preprocessor)
+
+    package = Path(__file__).resolve().parents[1]
+    files = {package / f"{name.split('.')[0]}.py" for name in classes}
+    for file in list(files):
+        files |= {Path(needed) for needed in get_relative_import_files(file)}
+    for file in sorted(files):
+        shutil.copyfile(file, folder / file.name)
+
+
+def check_folder(folder: Path) -> Path:
+    """Make sure that a folder holds a saved model, and nothing that has to be unpickled."""
+    folder = folder.expanduser()
+    for wanted in (CONFIG_FILE, "*.safetensors"):
+        if not any(folder.glob(wanted)):
+            raise FileNotFoundError(
+                f"No {wanted} in {folder}; expected a folder written by save_pretrained or `lwm-spectro convert`."
+            )
+    pickled = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix in PICKLE_SUFFIXES]
+    if pickled:
+        raise ValueError(
+            f"{folder} holds {', '.join(pickled)}; weights are published as safetensors only. Remove them."
+        )
+    return folder
+
+
+def publish(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    commit_message: str = "Upload the model",
+    token: str | None = None,
+) -> str:
+    """Upload an exported folder to the Hub, making the repository if it is new.
+
+    Args:
+        folder (`str` or `Path`): What [`export`] wrote, usually with a model card (`README.md`).
+        repo_id (`str`): The repository, `owner/name`.
+        private (`bool`, *optional*, defaults to `False`): Make a new repository private.
+        revision (`str`, *optional*): Branch to upload to.
+        commit_message (`str`, *optional*): Message of the commit.
+        token (`str`, *optional*): Access token; the one of `hf auth login` is used without it.
+
+    Returns:
+        `str`: Address of the commit.
+
+    Raises:
+        ValueError: The folder was not exported, so nobody could load it from the Hub without this package.
+    """
+    from huggingface_hub import HfApi
+
+    folder = check_folder(Path(folder))
+    auto_map = _read_json(folder / CONFIG_FILE).get("auto_map") or {}
+    files = {f"{name.split('.')[0]}.py" for name in auto_map.values()}
+    missing = sorted(name for name in files if not (folder / name).is_file())
+    if not auto_map or missing:
+        raise ValueError(
+            f"{folder} cannot be loaded from the Hub: its config.json has "
+            f"{f'an auto_map to {missing}, which are not there' if auto_map else 'no auto_map'}. "
+            "Expected a folder written by `export`."
+        )
+    if not (folder / "README.md").is_file():
+        logger.warning("%s has no README.md; the model will be published without a card.", folder)
+    api = HfApi(token=token)
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    commit = api.upload_folder(
+        repo_id=repo_id, folder_path=str(folder), revision=revision, commit_message=commit_message
+    )
+    return str(getattr(commit, "commit_url", commit))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,253 @@
+"""Folders for the Hub: they load where this package is not installed."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from lwm_spectro_hf import (
+    LwmSpectroConfig,
+    LwmSpectroForPreTraining,
+    LwmSpectroMoEConfig,
+    LwmSpectroMoEForPreTraining,
+    LwmSpectroMoEForSequenceClassification,
+    SpectrogramFeatureExtractor,
+)
+from lwm_spectro_hf.hub.publishing import export, publish
+
+SMALL = {
+    "num_frames": 16,
+    "num_freq_bins": 16,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
+LABELS = {0: "BPSK", 1: "QPSK", 2: "16QAM"}
+
+
+@pytest.fixture
+def extractor():
+    return SpectrogramFeatureExtractor(num_frames=16, num_freq_bins=16, fft_size=16)
+
+
+@pytest.fixture
+def encoder():
+    torch.manual_seed(0)
+    return LwmSpectroForPreTraining(LwmSpectroConfig(**SMALL)).eval()
+
+
+@pytest.fixture
+def mixture():
+    torch.manual_seed(1)
+    config = LwmSpectroMoEConfig(
+        expert_config=SMALL,
+        router_type="cnn",
+        id2label=LABELS,
+        label2id={label: index for index, label in LABELS.items()},
+        additional_tasks={"snr_db+mobility": ["0+static", "10+static"]},
+    )
+    return LwmSpectroMoEForSequenceClassification(config).eval()
+
+
+def read_json(path):
+    return json.loads(path.read_text())
+
+
+# Runs in a process of its own, in which the package cannot be found.
+USER = """
+import json, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "lwm_spectro_hf":
+            raise ModuleNotFoundError(f"{name} is not installed", name=name)
+
+sys.meta_path.insert(0, Blocked())
+
+import numpy as np
+import torch
+import transformers as tf
+
+encoder, mixture, iq = sys.argv[1], sys.argv[2], np.load(sys.argv[3])
+found = {}
+for folder in (encoder, mixture):
+    extractor = tf.AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True)
+    inputs = extractor(iq, return_tensors="pt")
+    found[folder] = {"AutoConfig": type(tf.AutoConfig.from_pretrained(folder, trust_remote_code=True)).__name__}
+    for name in ("AutoModel", "AutoModelForPreTraining", "AutoModelForSequenceClassification"):
+        model, info = getattr(tf, name).from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
+        found[folder][name] = [type(model).__name__, sorted(info["missing_keys"])]
+    model = tf.AutoModel.from_pretrained(folder, trust_remote_code=True)
+    with torch.no_grad():
+        found[folder]["embedding"] = model(**inputs).pooler_output.tolist()
+classify = tf.pipeline("iq-classification", model=mixture, trust_remote_code=True)
+found["pipeline"] = [type(classify).__name__, classify(iq[0], sampling_rate=1e6)]
+try:
+    classify("recording.sigmf-meta")
+except ImportError as error:
+    found["path"] = str(error)
+assert not any(name.partition(".")[0] == "lwm_spectro_hf" for name in sys.modules)
+print(json.dumps(found))
+"""
+
+
+def test_loads_without_the_package(tmp_path, encoder, mixture, extractor):
+    iq = np.random.default_rng(3).standard_normal((2, 2048)).astype(np.float32).view(np.complex64)
+    np.save(tmp_path / "iq.npy", iq)
+    folders = [export(encoder, tmp_path / "encoder", feature_extractor=extractor)]
+    folders += [export(mixture, tmp_path / "mixture", feature_extractor=extractor)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    process = subprocess.run(
+        [sys.executable, "-I", "-c", USER, *map(str, folders), str(tmp_path / "iq.npy")],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
+    assert process.returncode == 0, process.stderr
+    found = json.loads(process.stdout.splitlines()[-1])
+
+    inputs = extractor(iq, return_tensors="pt")
+    one, many = found[str(folders[0])], found[str(folders[1])]
+    with torch.no_grad():
+        for result, model in ((one, encoder), (many, mixture)):
+            np.testing.assert_allclose(result["embedding"], model.base_model(**inputs).pooler_output, atol=1e-6)
+    assert one["AutoConfig"] == "LwmSpectroConfig"
+    assert one["AutoModel"] == ["LwmSpectroModel", []]
+    assert one["AutoModelForPreTraining"] == ["LwmSpectroForPreTraining", []]
+    assert one["AutoModelForSequenceClassification"][0] == "LwmSpectroForSequenceClassification"
+    assert many["AutoConfig"] == "LwmSpectroMoEConfig"
+    assert many["AutoModel"] == ["LwmSpectroMoEModel", []]
+    assert many["AutoModelForPreTraining"][0] == "LwmSpectroMoEForPreTraining"
+    assert many["AutoModelForSequenceClassification"] == ["LwmSpectroMoEForSequenceClassification", []]
+    name, verdict = found["pipeline"]
+    assert name == "IQClassificationPipeline"
+    assert verdict["protocol"] in ("WiFi", "LTE", "5G")
+    assert verdict["modulation"] in LABELS.values()
+    assert "lwm-spectro-hf" in found["path"]
+
+
+def test_export_of_a_folder_keeps_its_files(tmp_path, mixture, extractor):
+    source = tmp_path / "source"
+    mixture.save_pretrained(source)
+    extractor.save_pretrained(source)
+    (source / "README.md").write_text("card")
+    (source / "results").mkdir()
+    (source / "results" / "table.csv").write_text("1")
+    before = read_json(source / "config.json")
+    folder = export(source, tmp_path / "hub")
+    assert (folder / "README.md").read_text() == "card"
+    assert (folder / "results" / "table.csv").read_text() == "1"
+    assert (folder / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+    after = read_json(folder / "config.json")
+    assert after.pop("auto_map")["AutoModel"] == "modeling_lwm_spectro_moe.LwmSpectroMoEModel"
+    assert after.pop("custom_pipelines")["iq-classification"]["pt"] == ["AutoModelForSequenceClassification"]
+    assert after == before == read_json(source / "config.json")
+    assert sorted(path.name for path in folder.glob("*.py")) == [
+        "configuration_lwm_spectro.py",
+        "feature_extraction_lwm_spectro.py",
+        "modeling_lwm_spectro.py",
+        "modeling_lwm_spectro_moe.py",
+        "pipeline_lwm_spectro.py",
+    ]
+
+
+def test_export_again_is_the_same(tmp_path, encoder, extractor):
+    first = export(encoder, tmp_path / "first", feature_extractor=extractor)
+    second = export(first, tmp_path / "second")
+    assert {path.name: path.read_bytes() for path in first.iterdir()} == {
+        path.name: path.read_bytes() for path in second.iterdir()
+    }
+
+
+def test_export_does_not_touch_the_model(tmp_path, encoder, extractor):
+    export(encoder, tmp_path / "hub", feature_extractor=extractor)
+    assert getattr(encoder.config, "auto_map", None) is None
+    assert getattr(extractor, "auto_map", None) is None
+
+
+def test_mixture_for_pretraining_loads_every_head_but_the_new_ones(tmp_path, extractor):
+    config = LwmSpectroMoEConfig(expert_config=SMALL, router_type="cnn")
+    folder = export(LwmSpectroMoEForPreTraining(config), tmp_path / "hub", feature_extractor=extractor)
+    _, info = LwmSpectroMoEForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+    assert all(key.startswith("classifier.") for key in info["missing_keys"])
+
+
+def test_export_needs_a_front_end(tmp_path, encoder):
+    with pytest.raises(ValueError, match="preprocessor_config.json.*feature_extractor="):
+        export(encoder, tmp_path / "hub")
+    assert not (tmp_path / "hub").exists()
+
+
+def test_export_refuses_what_is_no_model(tmp_path, encoder, extractor):
+    with pytest.raises(FileNotFoundError, match="config.json"):
+        export(tmp_path / "absent", tmp_path / "hub")
+    source = export(encoder, tmp_path / "source", feature_extractor=extractor)
+    torch.save({}, source / "optimizer.pt")
+    with pytest.raises(ValueError, match="optimizer.pt"):
+        export(source, tmp_path / "hub")
+    assert not (tmp_path / "hub").exists()
+
+
+def test_export_keeps_an_existing_folder(tmp_path, encoder, extractor):
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "mine.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="overwrite"):
+        export(encoder, tmp_path / "hub", feature_extractor=extractor)
+    export(encoder, tmp_path / "hub", feature_extractor=extractor, overwrite=True)
+    assert not (tmp_path / "hub" / "mine.txt").exists()
+
+
+class FakeApi:
+    """Stands in for `huggingface_hub.HfApi`; nothing goes over the network."""
+
+    calls = []
+
+    def __init__(self, token=None):
+        self.token = token
+
+    def create_repo(self, repo_id, **kwargs):
+        self.calls.append(("create_repo", repo_id, kwargs))
+
+    def upload_folder(self, **kwargs):
+        self.calls.append(("upload_folder", self.token, kwargs))
+        return "https://huggingface.co/someone/model/commit/1"
+
+
+def test_publish(tmp_path, encoder, extractor, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.HfApi", FakeApi)
+    monkeypatch.setattr(FakeApi, "calls", [])
+    folder = export(encoder, tmp_path / "hub", feature_extractor=extractor)
+    address = publish(folder, "someone/model", private=True, token="secret", commit_message="First")
+    assert address.endswith("/commit/1")
+    assert FakeApi.calls == [
+        ("create_repo", "someone/model", {"private": True, "exist_ok": True}),
+        (
+            "upload_folder",
+            "secret",
+            {
+                "repo_id": "someone/model",
+                "folder_path": str(folder),
+                "revision": None,
+                "commit_message": "First",
+            },
+        ),
+    ]
+
+
+def test_publish_refuses_what_could_not_be_loaded(tmp_path, encoder, extractor, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.HfApi", FakeApi)
+    monkeypatch.setattr(FakeApi, "calls", [])
+    encoder.save_pretrained(tmp_path / "saved")
+    with pytest.raises(ValueError, match="no auto_map.*export"):
+        publish(tmp_path / "saved", "someone/model")
+    folder = export(encoder, tmp_path / "hub", feature_extractor=extractor)
+    (folder / "modeling_lwm_spectro.py").unlink()
+    with pytest.raises(ValueError, match="modeling_lwm_spectro.py"):
+        publish(folder, "someone/model")
+    assert FakeApi.calls == []
