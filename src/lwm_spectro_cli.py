@@ -1,0 +1,197 @@
+"""Grammar of the command `lwm-spectro`. What the commands do is in `lwm_spectro_hf.cli`.
+
+This module stands beside the package, because importing the package imports PyTorch and Transformers: here `--help`
+and a mistyped option are answered at once.
+"""
+
+import argparse
+from importlib.metadata import PackageNotFoundError, version
+
+INPUTS = """\
+inputs:
+  SigMF recordings (.sigmf-meta, .sigmf-data or their common name), .npy arrays (complex, or float of shape (n, 2)),
+  raw samples (say --dtype and --sampling-rate), and folders, which are searched for SigMF and .npy.
+"""
+
+CLASSIFY = (
+    "Tell the protocol of recordings, and whatever else the model has heads for.",
+    INPUTS
+    + """
+examples:
+  lwm-spectro classify                                   the recordings that ship with the package
+  lwm-spectro classify capture.sigmf-meta --plot capture.png
+  lwm-spectro classify captures/ --json > verdicts.jsonl
+  lwm-spectro classify long.sigmf-meta --window-ms 100 --csv --output long.csv
+  lwm-spectro classify dump.bin --dtype ci16 --sampling-rate 20e6
+  lwm-spectro classify capture.npy --sampling-rate 1.92e6 --model ./my-checkpoint --device cpu
+""",
+)
+EMBED = (
+    "Write the embedding of recordings, or of each window of them.",
+    INPUTS
+    + """
+  One of --npz, --json and --csv says what to write. A recording without any power gets NaN (null in JSON).
+
+examples:
+  lwm-spectro embed captures/ --npz embeddings.npz       arrays embeddings, file, start_s, duration_s
+  lwm-spectro embed capture.sigmf-meta --window-ms 10 --csv --output embeddings.csv
+""",
+)
+PLOT = (
+    "Draw spectrograms with axes in MHz and ms, and what the model says.",
+    INPUTS
+    + """
+examples:
+  lwm-spectro plot captures/ --output captures.png
+  lwm-spectro plot capture.sigmf-meta --no-verdict --output capture.png
+""",
+)
+CONVERT = (
+    "Import published weights (.pth) as a checkpoint in safetensors. Nothing in them is run.",
+    """\
+examples:
+  lwm-spectro convert wi-lab/lwm-spectro --output lwm-spectro        from the Hub: experts, router, task
+  lwm-spectro convert LTE_expert.pth --output lte-expert             one expert
+  lwm-spectro convert LTE_expert.pth WiFi_expert.pth 5G_expert.pth checkpoint.pth --output lwm-spectro
+""",
+)
+EXPORT = (
+    "Write a checkpoint as a folder that works on the Hub by itself, code included.",
+    """\
+examples:
+  lwm-spectro export ./my-checkpoint --output ./for-the-hub
+  python -c "from transformers import AutoModel; AutoModel.from_pretrained('./for-the-hub', trust_remote_code=True)"
+""",
+)
+PUBLISH = (
+    "Upload an exported folder to the Hub. Log in first: hf auth login.",
+    """\
+examples:
+  lwm-spectro publish ./for-the-hub my-name/my-model --private
+""",
+)
+
+
+def positive(text: str) -> float:
+    """A number above zero, as an argument's type."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise ValueError(text)
+    return number
+
+
+def count(text: str) -> int:
+    """A whole number above zero, as an argument's type."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the whole command."""
+    parser = argparse.ArgumentParser(
+        prog="lwm-spectro",
+        description="LWM-Spectro, a foundation model for wireless spectrograms: what is in a piece of spectrum?",
+        epilog="Each command has examples: lwm-spectro classify --help",
+    )
+    try:
+        parser.add_argument("--version", action="version", version=version("lwm-spectro-hf"))
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        pass
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    classify = _command(commands, "classify", CLASSIFY)
+    _add_reading(classify)
+    _add_windows(classify)
+    _add_formats(classify)
+    classify.add_argument("--plot", metavar="PNG", help="also draw the recordings with their verdicts")
+
+    embed = _command(commands, "embed", EMBED)
+    _add_reading(embed)
+    _add_windows(embed)
+    _add_formats(embed).add_argument("--npz", metavar="FILE", help="write NumPy arrays to FILE")
+
+    plot = _command(commands, "plot", PLOT)
+    _add_reading(plot)
+    plot.add_argument("--output", metavar="PNG", default="lwm-spectro.png", help="file to write (%(default)s)")
+    plot.add_argument("--no-verdict", action="store_true", help="draw the spectrograms only; no model is loaded")
+
+    convert = _command(commands, "convert", CONVERT)
+    convert.add_argument("sources", nargs="+", help=".pth files, a folder of them, or the name of a Hub repository")
+    _add_folder(convert)
+    convert.add_argument("--no-cls-token", action="store_true", help="do not prepend the constant CLS token")
+    convert.add_argument("--num-attention-heads", type=count, default=8, metavar="N", help="heads (%(default)s)")
+    convert.add_argument(
+        "--input-shape", type=count, nargs=2, metavar=("ROWS", "COLUMNS"), help="of a spectrogram, if it is not square"
+    )
+    convert.add_argument("--bundle", metavar="FILE", help="the task bundle to use, where there are several")
+    convert.add_argument("--untrained-router", action="store_true", help="join experts that come without a bundle")
+    convert.add_argument("--revision", help="branch, tag or commit of the Hub repository")
+
+    export = _command(commands, "export", EXPORT)
+    export.add_argument("model", help="folder written by save_pretrained or `lwm-spectro convert`")
+    _add_folder(export)
+
+    publish = _command(commands, "publish", PUBLISH)
+    publish.add_argument("folder", help="folder written by `lwm-spectro export`")
+    publish.add_argument("repo_id", help="repository on the Hub: owner/name")
+    publish.add_argument("--private", action="store_true", help="make a new repository private")
+    publish.add_argument("--revision", help="branch to upload to")
+    publish.add_argument("--message", default="Upload the model", help="commit message (%(default)s)")
+    return parser
+
+
+def _command(commands, name: str, texts: tuple[str, str]) -> argparse.ArgumentParser:
+    summary, epilog = texts
+    command = commands.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("--debug", action="store_true", help="show where an error comes from")
+    return command
+
+
+def _add_reading(command: argparse.ArgumentParser):
+    command.add_argument("inputs", nargs="*", help="recordings and folders (none: those that ship with the package)")
+    command.add_argument("--dtype", help="sample type of raw files: cf32, ci16, ci8 ...")
+    command.add_argument("--sampling-rate", type=positive, metavar="HZ", help="of files that do not say it, e.g. 20e6")
+    command.add_argument("--model", help="checkpoint folder or Hub repository (default: the one in the package)")
+    command.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: an accelerator if there is one)")
+    command.add_argument("--batch-size", type=count, default=16, metavar="N", help="views at once (%(default)s)")
+
+
+def _add_windows(command: argparse.ArgumentParser):
+    command.add_argument("--window-ms", type=positive, metavar="MS", help="one answer a window of this length")
+
+
+def _add_formats(command: argparse.ArgumentParser):
+    command.add_argument("--output", metavar="FILE", help="write there instead of to the terminal")
+    formats = command.add_mutually_exclusive_group()
+    formats.add_argument("--json", action="store_true", help="one JSON object a line")
+    formats.add_argument("--csv", action="store_true", help="comma-separated values")
+    return formats
+
+
+def _add_folder(command: argparse.ArgumentParser):
+    command.add_argument("--output", metavar="FOLDER", required=True, help="folder to write; whole or not at all")
+    command.add_argument("--overwrite", action="store_true", help="replace a folder that has files in it")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        argv (`list[str]`, *optional*): Arguments; defaults to those of the process.
+
+    Returns:
+        `int`: 0 if all went well; 2 if an input or an option is wrong, also if others were right; 1 for a failure that
+        is no user's mistake; 130 if interrupted.
+    """
+    arguments = build_parser().parse_args(argv)
+    from lwm_spectro_hf import cli
+
+    return cli.run(arguments)

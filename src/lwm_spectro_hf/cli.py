@@ -1,0 +1,367 @@
+"""What the command `lwm-spectro` does. Its grammar is in `lwm_spectro_cli`, which answers `--help` without PyTorch."""
+
+import argparse
+import csv
+import io
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from lwm_spectro_cli import main  # noqa: F401  (the entry point, under the name users expect)
+
+from .data.recordings import Recording, open_recording
+from .resources import default_checkpoint, demo_recordings
+
+# What a folder is searched for: files that say themselves what they hold.
+SELF_DESCRIBING = (".sigmf-meta", ".sigmf", ".npy")
+USER_ERRORS = (OSError, ValueError, ImportError)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs a parsed command.
+
+    Args:
+        arguments (`argparse.Namespace`): From the parser of `lwm_spectro_cli`.
+
+    Returns:
+        `int`: The exit code.
+    """
+    try:
+        code = COMMANDS[arguments.command](arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader has what it wanted. Python would complain again when it closes the standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if arguments.debug:
+            raise
+        _complain(error)
+        return 2 if isinstance(error, USER_ERRORS) else 1
+
+
+def classify(arguments: argparse.Namespace) -> int:
+    """Verdicts as a table, JSON lines or CSV, and a picture if asked for."""
+    if arguments.plot and arguments.window_ms:
+        raise ValueError("--plot shows one verdict for each recording: leave out --window-ms, or plot separately.")
+    files = _Files(arguments)
+    pictures = []
+
+    def records() -> Iterator[dict]:
+        pipe = _load_pipeline(arguments)
+        for path in files.paths:
+            with files.survived(path):
+                recording, answers = files.hear(path, pipe)
+                for answer in answers:
+                    yield _record(path, answer)
+                if arguments.plot:
+                    from .plotting import picture_of
+
+                    pictures.append(picture_of(recording, answer))
+
+    if arguments.json:
+        lines = _json_lines(records())
+    elif arguments.csv:
+        lines = _csv_lines(records())
+    else:
+        lines = _table_lines(records(), files.paths)
+    _write_lines(lines, arguments.output)
+    if pictures:
+        _write_picture(pictures, arguments.plot)
+    return files.exit_code
+
+
+def embed(arguments: argparse.Namespace) -> int:
+    """Embeddings as NumPy arrays, JSON lines or CSV."""
+    if not (arguments.npz or arguments.json or arguments.csv):
+        raise ValueError("Say what to write: --npz FILE, --json or --csv.")
+    if arguments.npz and arguments.output:
+        raise ValueError("--npz names its file itself: leave out --output.")
+    files = _Files(arguments)
+    pipe = _load_pipeline(arguments)
+    config = pipe.model.config
+    hidden_size = getattr(config, "expert_config", config).hidden_size
+
+    def records() -> Iterator[dict]:
+        for path in files.paths:
+            with files.survived(path):
+                _, answers = files.hear(path, pipe, return_embedding=True)
+                for answer in answers:
+                    yield {**_record(path, answer, ()), "embedding": answer["embedding"]}
+
+    def vector(record: dict) -> np.ndarray:
+        return np.full(hidden_size, np.nan, np.float32) if record["embedding"] is None else record["embedding"]
+
+    def columns(record: dict) -> dict:
+        values = {f"embedding_{index}": value for index, value in enumerate(vector(record).tolist())}
+        return {name: value for name, value in record.items() if name != "embedding"} | values
+
+    if arguments.json:
+        plain = ({**record, "embedding": _as_list(record["embedding"])} for record in records())
+        _write_lines(_json_lines(plain), arguments.output)
+    elif arguments.csv:
+        _write_lines(_csv_lines(map(columns, records())), arguments.output)
+    else:
+        rows = list(records())
+        with _whole_file(arguments.npz) as stream:
+            np.savez(
+                stream,
+                embeddings=np.array([vector(row) for row in rows], np.float32).reshape(-1, hidden_size),
+                **{name: np.array([row[name] for row in rows]) for name in ("file", "start_s", "duration_s")},
+            )
+        _note(f"Wrote {arguments.npz}: {len(rows)} embeddings of {hidden_size} values")
+    return files.exit_code
+
+
+def plot(arguments: argparse.Namespace) -> int:
+    """A picture of recordings, with verdicts unless told otherwise."""
+    from .plotting import picture_of
+
+    files = _Files(arguments)
+    pipe = None if arguments.no_verdict else _load_pipeline(arguments)
+    pictures = []
+    for path in files.paths:
+        with files.survived(path):
+            if pipe is None:
+                pictures.append(picture_of(files.open(path)))
+            else:
+                recording, answers = files.hear(path, pipe)
+                pictures.append(picture_of(recording, *answers))
+    if pictures:
+        _write_picture(pictures, arguments.output)
+    return files.exit_code
+
+
+def convert(arguments: argparse.Namespace) -> int:
+    """Published weights to a checkpoint folder."""
+    from .hub.published import convert as convert_published
+
+    sources = arguments.sources
+    report = convert_published(
+        sources[0] if len(sources) == 1 else sources,
+        arguments.output,
+        use_cls_token=not arguments.no_cls_token,
+        num_attention_heads=arguments.num_attention_heads,
+        input_shape=tuple(arguments.input_shape) if arguments.input_shape else None,
+        bundle=arguments.bundle,
+        untrained_router=arguments.untrained_router,
+        overwrite=arguments.overwrite,
+        **({"revision": arguments.revision} if arguments.revision else {}),
+    )
+    print(report)
+    return 0
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """A checkpoint to a folder for the Hub."""
+    from .hub.publishing import export as export_folder
+
+    print(export_folder(arguments.model, arguments.output, overwrite=arguments.overwrite))
+    return 0
+
+
+def publish(arguments: argparse.Namespace) -> int:
+    """A folder to the Hub."""
+    from .hub.publishing import publish as publish_folder
+
+    address = publish_folder(
+        arguments.folder,
+        arguments.repo_id,
+        private=arguments.private,
+        revision=arguments.revision,
+        commit_message=arguments.message,
+    )
+    print(address)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "classify": classify,
+    "embed": embed,
+    "plot": plot,
+    "convert": convert,
+    "export": export,
+    "publish": publish,
+}
+
+
+class _Files:
+    """The recordings that were named. A bad one costs a line on the standard error and the exit code, not the rest."""
+
+    def __init__(self, arguments: argparse.Namespace):
+        self.arguments = arguments
+        self.exit_code = 0
+        self.paths: list[Path] = []
+        for name in arguments.inputs or [demo_recordings()]:
+            path = Path(name).expanduser()
+            found = _recordings_in(path) if path.is_dir() else [path]
+            if not found:
+                self._fail(path, ValueError(f"no recordings in this folder. Expected {', '.join(SELF_DESCRIBING)}."))
+            self.paths += found
+
+    def open(self, path: Path) -> Recording:
+        """Opens one of the recordings."""
+        return open_recording(path, dtype=self.arguments.dtype, sampling_rate=self.arguments.sampling_rate)
+
+    def hear(self, path: Path, pipe: Any, **options) -> tuple[Recording, Iterator[dict]]:
+        """Opens one of the recordings; what the pipeline says about it comes window by window."""
+        recording = self.open(path)
+        return recording, self._answers(recording, pipe, **options)
+
+    def _answers(self, recording: Recording, pipe: Any, **options) -> Iterator[dict]:
+        options["window_ms"] = getattr(self.arguments, "window_ms", None)
+        # Rows that come as they are ready show the progress themselves; a bar would only garble them.
+        hidden = True if options["window_ms"] and sys.stdout.isatty() else None
+        name = Path(recording.path).name
+        bar = tqdm(total=recording.duration_s, unit="s", desc=name, delay=1, leave=False, disable=hidden)
+
+        def advance(num_samples: int):
+            bar.update(num_samples / recording.sampling_rate)
+
+        with bar:
+            for answer in pipe.stream(recording, on_progress=advance, **options):
+                yield {"start_s": 0.0, "duration_s": recording.duration_s, **answer}
+
+    @contextmanager
+    def survived(self, path: Path) -> Iterator[None]:
+        """Whatever is wrong with this recording does not stop the work on the others."""
+        try:
+            yield
+        except USER_ERRORS as error:
+            if self.arguments.debug:
+                raise
+            self._fail(path, error)
+
+    def _fail(self, path: Path, error: Exception):
+        _complain(error, path)
+        self.exit_code = 2
+
+
+def _recordings_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix in SELF_DESCRIBING and path.is_file())
+
+
+def _load_pipeline(arguments: argparse.Namespace) -> Any:
+    from transformers import pipeline
+    from transformers.utils import logging
+
+    from .pipeline_lwm_spectro import IQClassificationPipeline
+
+    logging.disable_progress_bar()
+    return pipeline(
+        "iq-classification",
+        model=str(arguments.model or default_checkpoint()),
+        device=arguments.device,
+        batch_size=arguments.batch_size,
+        # The code of this package, also where a checkpoint brings a copy of its own.
+        pipeline_class=IQClassificationPipeline,
+    )
+
+
+def _quantities(answer: dict) -> list[str]:
+    """The heads in an answer of the pipeline: protocol, modulation, snr_db ..."""
+    return [name for name in answer if f"{name}_score" in answer]
+
+
+def _record(path: Path, answer: dict, quantities: Iterable[str] | None = None) -> dict:
+    """One line of output, from an answer of the pipeline."""
+    record = {"file": str(path), "start_s": round(answer["start_s"], 9), "duration_s": round(answer["duration_s"], 9)}
+    for quantity in _quantities(answer) if quantities is None else quantities:
+        record[quantity] = answer[quantity]
+        record[f"{quantity}_score"] = round(answer[f"{quantity}_score"], 6)
+    return record
+
+
+def _as_list(values: np.ndarray | None) -> list | None:
+    return None if values is None else values.tolist()
+
+
+def _json_lines(records: Iterable[dict]) -> Iterator[str]:
+    return (json.dumps(record) for record in records)
+
+
+def _csv_lines(records: Iterable[dict]) -> Iterator[str]:
+    for index, record in enumerate(records):
+        for row in [record.keys(), record.values()][index > 0 :]:
+            text = io.StringIO()
+            csv.writer(text, lineterminator="").writerow(row)
+            yield text.getvalue()
+
+
+def _table_lines(records: Iterable[dict], paths: list[Path]) -> Iterator[str]:
+    """Columns of fixed width, so that each row can be shown as soon as it is known."""
+    width = max([len("file"), *(len(str(path)) for path in paths)])
+    for index, record in enumerate(records):
+        quantities = _quantities(record)
+        if index == 0:
+            yield _row(["file", "start", "duration", *quantities], width)
+        cells = [record["file"], f"{record['start_s'] * 1e3:.6g} ms", f"{record['duration_s'] * 1e3:.6g} ms"]
+        for quantity in quantities:
+            value = record[quantity]
+            shown = f"{value:g}" if isinstance(value, float) else value
+            cells.append("-" if value is None else f"{shown} {record[f'{quantity}_score'] * 100:.0f} %")
+        if record.get("protocol", "") is None:
+            cells[3] = "no signal"
+        yield _row(cells, width)
+
+
+def _row(cells: list[str], first_width: int) -> str:
+    return "  ".join([cells[0].ljust(first_width), *(cell.ljust(13) for cell in cells[1:])]).rstrip()
+
+
+def _write_lines(lines: Iterable[str], output: str | None):
+    if output is None:
+        for line in lines:
+            print(line, flush=True)
+        return
+    with _whole_file(output) as stream:
+        for line in lines:
+            stream.write(f"{line}\n".encode())
+    _note(f"Wrote {output}")
+
+
+def _write_picture(pictures: list, output: str):
+    from .plotting import draw
+
+    with _whole_file(output) as stream:
+        draw(pictures).savefig(stream, format=Path(output).suffix.lstrip(".") or "png")
+    _note(f"Wrote {output}")
+
+
+@contextmanager
+def _whole_file(output: str) -> Iterator[io.BufferedIOBase]:
+    """A file that appears whole: written aside, then renamed; an error leaves nothing behind."""
+    path = Path(output).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            yield stream
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(aside, 0o666 & ~umask)  # mkstemp's own file is for its owner alone
+        os.replace(aside, path)
+    except BaseException:
+        os.unlink(aside)
+        raise
+
+
+def _note(text: str):
+    print(text, file=sys.stderr)
+
+
+def _complain(error: Exception, path: Path | None = None):
+    text = " ".join(str(error).split()) or type(error).__name__
+    about = f"{path}: " if path is not None and str(path) not in text else ""
+    _note(f"lwm-spectro: error: {about}{text}")
