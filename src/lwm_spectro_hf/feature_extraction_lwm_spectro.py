@@ -1,7 +1,7 @@
 """Feature extractor of LWM-Spectro: complex I/Q samples to spectrograms (paper, section II-B, equations 7 to 10)."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from numbers import Real
 
@@ -117,21 +117,21 @@ def _window_bank(windows: tuple[WindowLike, ...], fft_size: int, device: torch.d
         return torch.tensor(bank, dtype=torch.float32, device=device)
 
 
-def _pairwise_mean(values: torch.Tensor) -> torch.Tensor:
-    """Mean over the last dimension of `(rows, n)`, the same bit for bit whatever the number of rows.
+def _repeatable_mean(values: torch.Tensor) -> torch.Tensor:
+    """Mean over the last two dimensions of `(rows, num_frames, num_freq_bins)`, whatever the number of rows.
 
-    `torch.mean` splits its work by the shape of the whole tensor, so a recording alone and the same recording in a
-    batch could differ in the last bit. Adding halves is elementwise, hence exact to repeat, and as accurate as
-    pairwise summation.
+    A sum over both at once is split over threads by the shape of the whole tensor, so a recording alone and the same
+    recording in a batch could differ in the last bit. A sum over one short dimension is not split, and adding halves
+    is elementwise.
     """
-    count = values.shape[-1]
-    while (size := values.shape[-1]) > 1:
+    sums = values.sum(-1)
+    while (size := sums.shape[-1]) > 1:
         half = size // 2
-        folded = values[:, :half] + values[:, half : 2 * half]
+        folded = sums[:, :half] + sums[:, half : 2 * half]
         if size % 2:
-            folded[:, :1] += values[:, -1:]
-        values = folded
-    return values / count
+            folded[:, :1] += sums[:, -1:]
+        sums = folded
+    return (sums / (values.shape[-2] * values.shape[-1])).unsqueeze(-1)
 
 
 class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
@@ -203,9 +203,7 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         **kwargs,
     ):
         kwargs.setdefault("return_attention_mask", False)
-        super().__init__(
-            feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs
-        )
+        super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         self.num_frames = num_frames
         self.num_freq_bins = num_freq_bins
         self.fft_size = fft_size
@@ -230,16 +228,13 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
     def _validate_settings(self):
         for name, minimum in (("num_frames", 1), ("num_freq_bins", 1), ("fft_size", 2)):
             _check_integer(name, getattr(self, name), minimum)
-        if self.hop_length != "auto":
-            _check_integer("hop_length", self.hop_length, 1, or_else=" or 'auto'")
+        _check_hop_length(self.hop_length)
         if self.fft_size < self.num_freq_bins:
             raise ValueError(
                 f"`fft_size={self.fft_size}` gives fewer bins than `num_freq_bins={self.num_freq_bins}`. Expected "
                 "`fft_size >= num_freq_bins`: raise `fft_size` or lower `num_freq_bins`."
             )
-        if not self.window_function or not all(
-            isinstance(value, str | list | Real) for value in self.window_function
-        ):
+        if not self.window_function or not all(isinstance(value, str | list | Real) for value in self.window_function):
             raise ValueError(
                 f"`window_function={self.window_function!r}` is not a window. Expected a name, a list of "
                 "coefficients, or a list of such windows, one for each channel."
@@ -291,16 +286,16 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
     def _framed(self, iq: torch.Tensor, hop_length: int | None) -> tuple[torch.Tensor, int]:
         """Returns the part of `(..., num_samples)` that the frames cover, a view, and the hop [samples]."""
         num_samples = iq.shape[-1]
-        needed = self.num_samples_needed(hop_length)
+        hop = self.hop_length if hop_length is None else hop_length
+        _check_hop_length(hop)
+        needed = self.num_samples_needed(hop)
         if num_samples < needed:
-            hop = self.hop_length if hop_length is None else hop_length
             raise ValueError(
                 f"The recording has {num_samples} samples: too short. Expected at least {needed}, for "
                 f"`num_frames={self.num_frames}` frames of `fft_size={self.fft_size}` samples with "
                 f"`hop_length={hop!r}`. Pass a longer recording, or an extractor with fewer frames, a smaller FFT or "
                 "a smaller hop."
             )
-        hop = self.hop_length if hop_length is None else hop_length
         if hop == "auto":
             hop = max(1, (num_samples - self.fft_size) // max(1, self.num_frames - 1))
         covered = self.num_samples_needed(hop)
@@ -329,7 +324,7 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
                 f"`spectrogram` got a tensor of shape {tuple(iq.shape)} and type {iq.dtype}. Expected complex samples "
                 "of shape (batch, num_samples)."
             )
-        iq, hop = self._framed(iq, hop_length)
+        iq, hop = self._framed(iq.to(torch.complex64).resolve_conj(), hop_length)
         windows = _window_bank(self._windows, self.fft_size, iq.device)
         shape = (iq.shape[0], len(windows), self.num_frames, self.num_freq_bins)
         output = torch.empty(shape, dtype=torch.float32, device=iq.device)
@@ -344,45 +339,44 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
     def _power(self, iq: torch.Tensor, hop: int, windows: torch.Tensor, power: torch.Tensor):
         """Writes `P[t, k]` of equation 9 into `power`, in an arbitrary unit, DC in the centre."""
         # A power of two scales exactly: the result is unchanged, but no square leaves the range of float32.
-        samples = torch.view_as_real(iq.to(torch.complex64).resolve_conj())
-        _, exponent = torch.frexp(torch.linalg.vector_norm(samples.flatten(1), ord=math.inf, dim=1))
+        samples = torch.view_as_real(iq).flatten(1)  # I, Q, I, Q, ...
+        _, exponent = torch.frexp(samples.abs().amax(1))
         scale = torch.ldexp(torch.ones_like(exponent, dtype=torch.float32), -exponent.clamp(-126, 126))
-        samples = samples * scale[:, None, None]
-        frames = samples.unfold(1, self.fft_size, hop).transpose(-1, -2)
+        frames = samples.unfold(1, 2 * self.fft_size, 2 * hop)
 
         below = self.num_freq_bins // 2  # bins below DC
         above = self.num_freq_bins - below
         for channel, window in enumerate(windows):
-            weighted = torch.view_as_complex(frames * window[:, None])
-            spectrum = torch.view_as_real(torch.fft.fft(weighted)).square_()
+            weighted = frames * (window.repeat_interleave(2) * scale[:, None, None])
+            weighted = torch.view_as_complex(weighted.unflatten(-1, (self.fft_size, 2)))
+            squares = torch.view_as_real(torch.fft.fft(weighted)).square_()
             target = power[:, channel]
             # fftshift and crop in one step, without a copy
-            torch.add(spectrum[..., :above, 0], spectrum[..., :above, 1], out=target[..., below:])
+            torch.add(squares[..., :above, 0], squares[..., :above, 1], out=target[..., below:])
             if below:
-                torch.add(spectrum[..., -below:, 0], spectrum[..., -below:, 1], out=target[..., :below])
+                torch.add(squares[..., -below:, 0], squares[..., -below:, 1], out=target[..., :below])
 
     def _log_normalize(self, power: torch.Tensor):
         """Takes powers to normalized dB in place: the pipeline G of equation 10."""
-        channels = power.shape[1]
-        cells = power.view(-1, self.num_frames * self.num_freq_bins)
-        mean_power = _pairwise_mean(cells)
+        cells = power.flatten(0, 1)
+        mean_power = _repeatable_mean(cells)
         has_power = mean_power > 0
         cells.div_(torch.where(has_power, mean_power, 1.0)).clamp_(min=10 ** (self.log_floor_db / 10))
         cells.log10_().mul_(10)
         if self.normalization == "per_sample":
-            cells.sub_(_pairwise_mean(cells))
-            std = _pairwise_mean(cells.square()).sqrt_().clamp_(min=MIN_STD_DB)
+            cells.sub_(_repeatable_mean(cells))
+            std = _repeatable_mean(cells.square()).sqrt_().clamp_(min=MIN_STD_DB)
         elif self.normalization == "dataset":
-            mean, std = (self._per_channel(value, power.device) for value in (self.mean, self.std))
-            cells.view(-1, channels, cells.shape[-1]).sub_(mean)
-            std = std.expand(len(power), channels, 1).reshape(-1, 1)
+            mean, std = (self._per_channel(value, len(power), power.device) for value in (self.mean, self.std))
+            cells.sub_(mean)
         else:
             std = 1.0
         cells.mul_(has_power / std)
 
-    def _per_channel(self, value: float | list[float], device: torch.device) -> torch.Tensor:
-        values = torch.tensor(value, dtype=torch.float32, device=device).reshape(-1, 1)
-        return values.expand(len(self._windows), 1)
+    def _per_channel(self, value: float | list[float], batch: int, device: torch.device) -> torch.Tensor:
+        """Returns one value, or one a channel, as `(batch * num_channels, 1, 1)`."""
+        values = torch.tensor(value, dtype=torch.float32, device=device).expand(batch, len(self._windows))
+        return values.reshape(-1, 1, 1)
 
     def __call__(
         self,
@@ -413,38 +407,22 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         self._check_sampling_rate(sampling_rate)
         return_tensors = None if return_tensors is None else TensorType(return_tensors)
 
-        if isinstance(raw_iq, np.ndarray | torch.Tensor):
-            batch = _as_complex_tensor(raw_iq, "The recording" if raw_iq.ndim < 2 else "The batch", max_ndim=2)
-            recordings = list(batch) if batch.ndim == 2 else [batch]
-        elif isinstance(raw_iq, list | tuple):
-            if raw_iq and all(isinstance(value, Real | complex) for value in raw_iq):
-                raw_iq = [np.asarray(raw_iq)]
-            recordings = [_as_complex_tensor(iq, f"Recording {i}", max_ndim=1) for i, iq in enumerate(raw_iq)]
-        else:
-            raise ValueError(
-                f"`raw_iq` is of type {type(raw_iq).__name__}. Expected a complex array or tensor of shape "
-                "(num_samples,) or (batch, num_samples), or a list of recordings."
-            )
-        if not recordings:
-            raise ValueError("`raw_iq` holds no recording. Expected at least one; pass complex samples.")
-        if device is not None:
-            recordings = [iq.to(device) for iq in recordings]
-        for index, iq in enumerate(recordings):
-            if iq.numel() == 0:
-                raise ValueError(
-                    f"Recording {index} is empty. Expected at least {self.num_samples_needed()} complex samples."
-                )
-
-        # Recordings of one length are computed together: the hop may follow from the length.
-        by_length: dict[int, list[int]] = {}
-        for index, iq in enumerate(recordings):
-            by_length.setdefault(iq.shape[-1], []).append(index)
-        shape = (len(recordings), len(self._windows), self.num_frames, self.num_freq_bins)
-        input_values = torch.empty(shape, dtype=torch.float32, device=recordings[0].device)
-        for indices in by_length.values():
-            batch = torch.stack([recordings[index] for index in indices])
+        groups = list(_grouped_by_length(raw_iq, device))
+        count = sum(len(indices) for indices, _ in groups)
+        if not count:
+            raise ValueError("`raw_iq` holds no recording. Expected at least one: pass complex samples.")
+        shape = (count, len(self._windows), self.num_frames, self.num_freq_bins)
+        input_values = torch.empty(shape, dtype=torch.float32, device=groups[0][1].device)
+        for indices, batch in groups:
+            if not batch.shape[-1]:
+                needed = self.num_samples_needed()
+                raise ValueError(f"Recording {indices[0]} is empty. Expected at least {needed} complex samples.")
             _check_finite(batch, indices)
-            input_values[indices] = self.spectrogram(batch)
+            values = self.spectrogram(batch)
+            if len(groups) == 1:
+                input_values = values
+            else:
+                input_values[indices] = values
 
         if return_tensors == TensorType.PYTORCH:
             return BatchFeature({"input_values": input_values})
@@ -489,14 +467,39 @@ def _check_integer(name: str, value, minimum: int, or_else: str = ""):
         raise ValueError(f"`{name}={value!r}` is out of range. Expected an integer of at least {minimum}{or_else}.")
 
 
+def _check_hop_length(value):
+    if value != "auto":
+        _check_integer("hop_length", value, 1, or_else=" or 'auto'")
+
+
+def _grouped_by_length(raw_iq, device) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Yields the recordings of each length as their indices and a batch: the hop may follow from the length."""
+    if isinstance(raw_iq, np.ndarray | torch.Tensor):
+        batch = _as_complex_tensor(raw_iq, "The input", max_ndim=2).to(device)
+        batch = batch[None] if batch.ndim == 1 else batch
+        yield list(range(len(batch))), batch
+    elif isinstance(raw_iq, list | tuple):
+        recordings = [_as_complex_tensor(iq, f"Recording {index}", max_ndim=1) for index, iq in enumerate(raw_iq)]
+        by_length: dict[int, list[int]] = {}
+        for index, iq in enumerate(recordings):
+            by_length.setdefault(len(iq), []).append(index)
+        for indices in by_length.values():
+            yield indices, torch.stack([recordings[index] for index in indices]).to(device)
+    else:
+        raise ValueError(
+            f"`raw_iq` is of type {type(raw_iq).__name__}. Expected a complex array or tensor of shape (num_samples,) "
+            "or (batch, num_samples), or a list of arrays or tensors of shape (num_samples,)."
+        )
+
+
 def _as_complex_tensor(iq, what: str, max_ndim: int) -> torch.Tensor:
     """Checks shape and type of samples that a user passed, and returns them as complex64."""
-    iq = iq if isinstance(iq, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(iq))
-    shape, kind = tuple(iq.shape), str(iq.dtype).removeprefix("torch.")
-    if not iq.is_complex():
-        if iq.is_floating_point() and iq.ndim > 1 and shape[-1] == 2:
+    iq = iq if isinstance(iq, torch.Tensor) else np.asarray(iq)
+    shape, kind = tuple(iq.shape), getattr(iq.dtype, "name", str(iq.dtype).removeprefix("torch."))
+    if "complex" not in kind:
+        if "float" in kind and iq.ndim > 1 and shape[-1] == 2:
             advice = "If the last dimension is (I, Q): `torch.view_as_complex(iq)` or `iq[..., 0] + 1j * iq[..., 1]`."
-        elif iq.is_floating_point():
+        elif "float" in kind:
             advice = "Pass `I + 1j * Q`: a real signal has no sign of frequency."
         else:
             advice = "Pass `I + 1j * Q`; where integers I and Q are interleaved, `iq[0::2] + 1j * iq[1::2]`."
@@ -507,19 +510,24 @@ def _as_complex_tensor(iq, what: str, max_ndim: int) -> torch.Tensor:
             f"{what} has shape {shape}, {iq.ndim} dimensions. Expected {expected}: drop the others, or pass a list of "
             "recordings."
         )
-    return iq.to(torch.complex64)
+    if isinstance(iq, np.ndarray):  # torch takes neither read-only nor big-endian arrays
+        iq = torch.from_numpy(np.require(iq, np.complex64, ["C", "W"]))
+    return iq.to(torch.complex64).resolve_conj()
 
 
 def _check_finite(batch: torch.Tensor, indices: list[int]):
-    finite = torch.isfinite(torch.view_as_real(batch.resolve_conj())).all(-1)
-    if finite.all():
+    samples = torch.view_as_real(batch)
+    # One wrong value spoils the sum, which is far cheaper than looking at each; the sum may also overflow by itself.
+    if torch.isfinite(samples.sum()):
         return
-    row = int((~finite).any(-1).nonzero()[0])
-    wrong = (~finite[row]).nonzero()
-    raise ValueError(
-        f"Recording {indices[row]} has {len(wrong)} samples that are NaN or infinite, the first at sample "
-        f"{int(wrong[0])}. Expected finite samples: cut them out, or replace them by 0."
-    )
+    wrong = (~torch.isfinite(samples).all(-1)).nonzero()
+    if len(wrong):
+        row, first = wrong[0].tolist()
+        count = int((wrong[:, 0] == row).sum())
+        raise ValueError(
+            f"Recording {indices[row]} has {count} sample(s) that are NaN or infinite, the first at sample {first}. "
+            "Expected finite samples: cut them out, or replace them by 0."
+        )
 
 
 __all__ = ["SpectrogramFeatureExtractor", "analysis_window"]
