@@ -217,6 +217,14 @@ def test_values_that_are_not_finite(save, target):
         convert(save(state), target)
 
 
+def test_values_that_are_no_floating_point_numbers(save, target):
+    state = random_expert()
+    state["norm.bias"] = state["norm.bias"].long()
+    state["name"] = "LTE"
+    with pytest.raises(ConversionError, match=r"norm\.bias \(torch\.int64\), name \(str\)"):
+        convert(save(state), target)
+
+
 # Files that are not safe, or not whole ------------------------------------------------------------------------------
 
 
@@ -396,6 +404,37 @@ def test_foreign_file_in_a_folder_is_reported(published_folder, save, target):
     assert "neither an expert" in convert(published_folder, target).left_out["baseline.pth"]
 
 
+@pytest.mark.parametrize("use_cls_token", [True, False])
+def test_demo_data_tells_which_cls_option_is_right(published_folder, save, target, spectrogram, use_cls_token):
+    decibels = torch.from_numpy(spectrogram)[:, None] * 12 - 70
+    scaled = (spectrogram - spectrogram.mean((1, 2), keepdims=True)) / spectrogram.std((1, 2), keepdims=True)
+    chosen = random_router()(torch.from_numpy(scaled)[:, None]).argmax(dim=1).tolist()
+    names = sorted(ORDER, key=ORDER.get)
+    samples = [
+        {
+            "tech": names[expert],
+            "data": decibels[row],
+            "moe_embedding": torch.from_numpy(
+                Reference(EXPERTS[names[expert]]).embedding(patches(scaled), use_cls_token)[row]
+            ),
+        }
+        for row, expert in enumerate(chosen)
+    ]
+    save(samples, "demo_data.pt")
+    (note,) = [note for note in convert(published_folder, target).notes if "demo_data.pt" in note]
+    errors = [float(word) for word in note.split() if word[0].isdigit()][1:]
+    right, wrong = errors if use_cls_token else errors[::-1]
+    assert right < TOLERANCE < 1e-3 < wrong
+
+
+def test_demo_data_that_is_of_no_use(published_folder, save, target, tmp_path):
+    save([{"data": torch.zeros(1, 4, 4)}], "demo_data.pt")
+    assert any("nothing was compared" in note for note in convert(published_folder, target).notes)
+    save([Exploit(tmp_path / "executed")], "demo_data.pt")
+    assert "is refused" in convert(published_folder, target, overwrite=True).left_out["demo_data.pt"]
+    assert not (tmp_path / "executed").exists()
+
+
 def break_order(state):
     keys = list(state)
     keys[0], keys[1] = keys[1], keys[0]
@@ -445,7 +484,7 @@ def test_hub_name(published_folder, target, monkeypatch):
     assert asked == {
         "repo_id": "wi-lab/lwm-spectro",
         "revision": "v1",
-        "allow_patterns": ["*.pth", "*dataset_stats.json"],
+        "allow_patterns": ["*.pth", "*dataset_stats.json", "*demo_data.pt"],
     }
     assert LwmSpectroMoEModel.from_pretrained(target).config.num_experts == 3
 
@@ -484,6 +523,13 @@ def test_existing_folder_is_kept(save, target):
         "model.safetensors",
         "preprocessor_config.json",
     ]
+
+
+def test_source_is_not_replaced(published_folder):
+    for source in (published_folder, sorted(published_folder.rglob("*.pth"))):
+        with pytest.raises(ValueError, match="its own source"):
+            convert(source, published_folder, overwrite=True)
+    assert len(list(published_folder.rglob("*.pth"))) == 4
 
 
 @pytest.mark.parametrize("step", ["_build", "_save_preprocessor", "_check"])

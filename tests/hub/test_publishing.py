@@ -8,8 +8,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification, pipeline
 
 from lwm_spectro_hf import (
+    IQClassificationPipeline,
     LwmSpectroConfig,
     LwmSpectroForPreTraining,
     LwmSpectroMoEConfig,
@@ -201,6 +203,23 @@ def test_export_keeps_an_existing_folder(tmp_path, encoder, extractor):
         export(encoder, tmp_path / "hub", feature_extractor=extractor)
     export(encoder, tmp_path / "hub", feature_extractor=extractor, overwrite=True)
     assert not (tmp_path / "hub" / "mine.txt").exists()
+
+
+def test_export_does_not_replace_its_source(tmp_path, encoder, extractor):
+    folder = export(encoder, tmp_path / "hub", feature_extractor=extractor)
+    with pytest.raises(ValueError, match="its own source"):
+        export(folder, folder, overwrite=True)
+    assert (folder / "model.safetensors").exists()
+
+
+def test_installed_classes_come_first(tmp_path, mixture, extractor):
+    folder = export(mixture, tmp_path / "hub", feature_extractor=extractor)
+    assert type(AutoModelForSequenceClassification.from_pretrained(folder)) is LwmSpectroMoEForSequenceClassification
+    # `custom_pipelines` makes Transformers ask for trust, unless the class is given.
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        pipeline("iq-classification", model=str(folder))
+    classify = pipeline("iq-classification", model=str(folder), pipeline_class=IQClassificationPipeline)
+    assert type(classify.model) is LwmSpectroMoEForSequenceClassification
 
 
 class FakeApi:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_folder(output_dir: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+def whole_folder(output_dir: str | Path, *sources: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """Give an empty folder to fill; it takes the name `output_dir` only if the block ends without an error.
 
     The folder is filled beside its final place, on the same file system, so that the last step is a rename. Whatever
@@ -16,12 +16,14 @@ def whole_folder(output_dir: str | Path, *, overwrite: bool = False) -> Iterator
 
     Args:
         output_dir (`str` or `Path`): Where the finished folder goes. Missing parents are made.
+        *sources (`str` or `Path`): What the folder is made from; none may lie in `output_dir`, which is replaced.
         overwrite (`bool`, *optional*, defaults to `False`): Replace a folder that has files in it.
 
     Yields:
         `Path`: The folder to write into.
 
     Raises:
+        ValueError: A source lies in `output_dir`.
         FileExistsError: `output_dir` is a file, or a folder with something in it and `overwrite` is false.
     """
     output_dir = Path(output_dir).expanduser().absolute()
@@ -32,6 +34,10 @@ def whole_folder(output_dir: str | Path, *, overwrite: bool = False) -> Iterator
             f"{output_dir} already has files in it; expected a new or empty folder. "
             "Give another name, or overwrite=True (--overwrite) to replace it."
         )
+    for source in sources:
+        path = Path(source).expanduser().resolve()
+        if path.exists() and output_dir.resolve() in (path, *path.parents):
+            raise ValueError(f"{output_dir} would replace its own source {path}; write to another folder.")
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}.", dir=output_dir.parent))
     try:

@@ -15,10 +15,13 @@ import torch
 logger = logging.getLogger(__name__)
 
 WRAPPERS = ("model_state_dict", "state_dict")
+COUNTER = "num_batches_tracked"
 EXPERT_MARK = "embedding.proj.weight"
 BUNDLE_MARK = "router_state_dict"
 NOT_A_WEIGHT = "lies beside the weights in their file, and is none itself"
 STATS_FILE = "dataset_stats.json"
+DEMO_FILE = "demo_data.pt"
+HUB_PATTERNS = ("*.pth", f"*{STATS_FILE}", f"*{DEMO_FILE}")
 PROTOCOLS = ("WiFi", "LTE", "5G")
 
 StateDict = dict[str, torch.Tensor]
@@ -36,6 +39,7 @@ class Foreign:
         experts (`dict[str, StateDict]`): Weights of each expert file by the expert's name.
         bundles (`dict[str, dict]`): Task bundles by file name.
         stats (`dict`, *optional*): Content of `dataset_stats.json`.
+        demo (`list[dict]`, *optional*): Content of `demo_data.pt`, where a folder has it.
         unknown (`dict[str, str]`): Files of a folder that are neither, and what lies beside an expert's weights, each
             with the reason why it is of no use.
         files (`list[str]`): Every file that was read.
@@ -44,6 +48,7 @@ class Foreign:
     experts: dict[str, StateDict] = field(default_factory=dict)
     bundles: dict[str, dict[str, Any]] = field(default_factory=dict)
     stats: dict[str, Any] | None = None
+    demo: Any = None
     unknown: dict[str, str] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
 
@@ -93,9 +98,13 @@ def check_tensors(state: Mapping[str, Any], where: str) -> StateDict:
     """Weights as float32 (counters as they are); raises on anything that is no tensor, or not finite."""
     if not isinstance(state, Mapping):
         raise ConversionError(f"{where} should be a dictionary of tensors; found {type(state).__name__}.")
-    wrong = [f"{key}: {type(value).__name__}" for key, value in state.items() if not isinstance(value, torch.Tensor)]
+    wrong = [
+        f"{key} ({value.dtype if isinstance(value, torch.Tensor) else type(value).__name__})"
+        for key, value in state.items()
+        if not (isinstance(value, torch.Tensor) and (value.is_floating_point() or key.endswith(COUNTER)))
+    ]
     if wrong:
-        raise ConversionError(f"{where} should hold tensors only, but it also holds {', '.join(wrong)}.")
+        raise ConversionError(f"{where} should hold floating-point tensors only; found {', '.join(wrong)}.")
     broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise ConversionError(f"{where} has NaN or infinite values in {', '.join(broken)}; expected finite weights.")
@@ -140,7 +149,7 @@ def resolve_source(source: str | Path | Sequence[str | Path], **hub_kwargs) -> t
         from huggingface_hub import snapshot_download
 
         logger.info("Downloading the checkpoints of %s", source)
-        folder = Path(snapshot_download(str(source), allow_patterns=["*.pth", f"*{STATS_FILE}"], **hub_kwargs))
+        folder = Path(snapshot_download(str(source), allow_patterns=list(HUB_PATTERNS), **hub_kwargs))
     else:
         raise FileNotFoundError(
             f"{source} is neither a file, nor a folder, nor the name of a Hub repository (owner/name). "
@@ -182,6 +191,12 @@ def read_sources(source: str | Path | Sequence[str | Path], **hub_kwargs) -> For
                 raise ConversionError(f"{path} is {reason}. Give an expert's file or a task bundle.")
             foreign.unknown[label] = reason
     foreign.stats = read_stats(folder or paths[0].parent, below=folder is not None)
+    demo = next(iter(sorted(folder.rglob(DEMO_FILE))), None) if folder else None
+    if demo is not None:
+        try:
+            foreign.demo = load_pth(demo)
+        except ConversionError as error:  # the weights do not depend on it
+            foreign.unknown[demo.relative_to(folder).as_posix()] = str(error)
     return foreign
 
 

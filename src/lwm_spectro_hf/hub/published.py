@@ -19,6 +19,7 @@ from ..configuration_lwm_spectro import LwmSpectroConfig, LwmSpectroMoEConfig
 from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
 from ..modeling_lwm_spectro import LwmSpectroForPreTraining
 from ..modeling_lwm_spectro_moe import LwmSpectroMoEForPreTraining
+from .demo import compare_with_demo
 from .folders import whole_folder
 from .foreign import (
     NOT_A_WEIGHT,
@@ -120,7 +121,8 @@ def convert(
             repository (`"wi-lab/lwm-spectro"`).
         output_dir (`str` or `Path`): The folder to write; it appears whole, or not at all.
         use_cls_token (`bool`, *optional*, defaults to `True`): Prepend the constant CLS token. The sources disagree
-            whether it is used at inference; a config can be changed later (`cls_token_value`).
+            whether it is used at inference; the report says which agrees with `demo_data.pt`, if that is there. A
+            config can be changed later (`cls_token_value`).
         num_attention_heads (`int`, *optional*, defaults to 8): Heads; weights do not record them.
         input_shape (`tuple[int, int]`, *optional*): Rows and columns of the input. Without it, the square grid that
             fills the position table.
@@ -134,12 +136,14 @@ def convert(
         [`ConversionReport`]: What was read, written and left out.
 
     Raises:
+        ValueError: A source lies in `output_dir`.
         ConversionError: A file is not safe to read, or not what it should be; keys are missing, unexpected or of the
             wrong shape; or the configuration cannot express the architecture.
         FileNotFoundError: Nothing to read.
         FileExistsError: `output_dir` has files in it and `overwrite` is false.
     """
-    with whole_folder(output_dir, overwrite=overwrite) as staged:
+    sources = [source] if isinstance(source, str | Path) else list(source)
+    with whole_folder(output_dir, *sources, overwrite=overwrite) as staged:
         foreign = read_sources(source, **hub_kwargs)
         report = ConversionReport(Path(output_dir), files=foreign.files, left_out=dict(foreign.unknown))
         task_bundle = _choose_bundle(foreign, bundle, report)
@@ -165,6 +169,8 @@ def convert(
                     "the router's convolutions are padded by half their kernel; a checkpoint does not record this"
                 )
         model = _build(model_class, config, weights, report, untrained_router=task_bundle is None)
+        if foreign.demo is not None and task_bundle is not None:
+            report.notes.append(compare_with_demo(model, foreign.demo))
         model.save_pretrained(staged)
         _save_preprocessor(staged, expert_config, foreign.stats, report)
         _check(staged, model)

@@ -49,9 +49,10 @@ def export(
     Raises:
         FileNotFoundError: The folder has no `config.json` or no weights in safetensors.
         FileExistsError: `output_dir` has files in it and `overwrite` is false.
-        ValueError: The folder holds pickled files, or no front-end is known.
+        ValueError: The folder holds pickled files, no front-end is known, or `output_dir` is the folder itself.
     """
-    with whole_folder(output_dir, overwrite=overwrite) as staged:
+    sources = [] if isinstance(model_or_folder, PreTrainedModel) else [model_or_folder]
+    with whole_folder(output_dir, *sources, overwrite=overwrite) as staged:
         if isinstance(model_or_folder, PreTrainedModel):
             model_or_folder.save_pretrained(staged)
         else:
