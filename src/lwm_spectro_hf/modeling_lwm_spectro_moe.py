@@ -312,7 +312,10 @@ class LwmSpectroMoEForPreTraining(LwmSpectroMoEPreTrainedModel):
 
 
 class LwmSpectroMoEForSequenceClassification(LwmSpectroMoEPreTrainedModel):
-    """One forward gives the protocol, the class of `config.task_name`, and those of `config.additional_tasks`."""
+    """
+    One forward gives the protocol, the class of `config.task_name`, and those of `config.additional_tasks`. For an
+    `eval_loss`, `TrainingArguments` needs `label_names` to list the labels that the data set has.
+    """
 
     def __init__(self, config: LwmSpectroMoEConfig):
         super().__init__(config)

@@ -1,0 +1,120 @@
+"""The configurations: Table I by default, and one clear error for each contradiction."""
+
+import pytest
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, PreTrainedConfig
+
+from lwm_spectro_hf import LwmSpectroConfig, LwmSpectroMoEConfig, auto_map_for
+
+
+def test_defaults_are_table_1():
+    config = LwmSpectroConfig()
+    assert (config.patch_size, config.num_patches, config.sequence_length) == (4, 1024, 1024)
+    assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (12, 128, 8)
+    assert (config.mask_ratio, config.temperature) == (0.7, 0.2)
+    assert (config.reconstruction_loss_weight, config.contrastive_loss_weight) == (1.0, 0.3)
+    assert config.num_masked_patches == 717
+
+
+def test_properties_follow_a_rectangular_grid_with_channels():
+    config = LwmSpectroConfig(num_frames=24, num_freq_bins=40, num_channels=2, patch_size=8, cls_token_value=0.2)
+    assert config.num_patches == 3 * 5
+    assert config.patch_dim == 2 * 8 * 8
+    assert config.sequence_length == 16
+
+
+@pytest.mark.parametrize("strategy, layers", [("token", 0), ("drop", 1)])
+def test_decoder_depth_follows_the_mask_strategy(strategy, layers):
+    assert LwmSpectroConfig(mask_strategy=strategy).decoder_num_hidden_layers == layers
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"num_frames": 130}, "130 frames x 128 frequency bins is not divisible by `patch_size` = 4"),
+        ({"num_freq_bins": 0}, "`num_freq_bins` is 0"),
+        ({"num_attention_heads": 7}, "`hidden_size` = 128 is not divisible by `num_attention_heads` = 7"),
+        ({"max_position_embeddings": 1024, "cls_token_value": 0.2}, "less than the 1025 tokens"),
+        ({"mask_ratio": 1.0}, "`mask_ratio` is 1.0"),
+        ({"mask_strategy": "drop", "decoder_num_hidden_layers": 0}, "`decoder_num_hidden_layers` of at least 1"),
+        ({"temperature": 0.0}, "`temperature` is 0.0"),
+        ({"classifier_kernel_size": 4}, "must be odd"),
+        ({"norm_type": "batch"}, "unbiased_std"),
+        ({"hidden_size": "128"}, "hidden_size"),
+    ],
+)
+def test_contradictions_are_named(fields, message):
+    with pytest.raises(StrictDataclassError, match=message):
+        LwmSpectroConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"expert_names": []}, "at least one name"),
+        ({"expert_names": ["LTE", "LTE"]}, "none twice"),
+        ({"num_experts_per_sample": 4}, "from 1 to the number of experts, 3 \\(WiFi, LTE, 5G\\)"),
+        ({"additional_tasks": {"modulation": ["BPSK"]}}, "other than `task_name`"),
+        ({"additional_tasks": {"snr.db": ["-5"]}}, "without a dot"),
+        ({"additional_tasks": {"snr_db": []}}, "at least one label"),
+        ({"router_patch_size": 3}, "not divisible by `patch_size` = 3"),
+        ({"router_num_attention_heads": 5}, "`hidden_size` = 64"),
+        ({"expert_config": {"num_frames": 130}}, "130 frames"),
+    ],
+)
+def test_contradictions_of_the_mixture_are_named(fields, message):
+    with pytest.raises((StrictDataclassError, ValueError), match=message):
+        LwmSpectroMoEConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LwmSpectroConfig(num_channels=2, cls_token_value=0.2, id2label={0: "a", 1: "b", 2: "c"}),
+        LwmSpectroMoEConfig(
+            expert_config={"num_frames": 64, "norm_type": "unbiased_std"},
+            expert_names=["one", "two"],
+            additional_tasks={"snr_db+mobility": ["-5+static", "0+static"]},
+        ),
+    ],
+)
+def test_json_round_trip_through_auto_config(config, tmp_path):
+    config.save_pretrained(tmp_path)
+    again = AutoConfig.from_pretrained(tmp_path)
+    assert type(again) is type(config)
+    assert again.to_json_string() == config.to_json_string()
+
+
+def test_every_architecture_field_of_an_expert_is_kept():
+    config = LwmSpectroMoEConfig(expert_config=LwmSpectroConfig(num_hidden_layers=3))
+    assert config.expert_config.num_hidden_layers == 3
+    assert LwmSpectroMoEConfig.from_dict(config.to_dict()).expert_config.num_hidden_layers == 3
+
+
+def test_router_sees_the_grid_of_the_experts():
+    expert = LwmSpectroConfig(num_frames=32, num_freq_bins=64, num_channels=2)
+    router = LwmSpectroMoEConfig(expert_config=expert, router_patch_size=8).router_config
+    assert (router.num_patches, router.patch_dim) == (4 * 8, 2 * 8 * 8)
+    assert (router.hidden_size, router.num_hidden_layers) == (64, 2)
+
+
+@pytest.mark.parametrize("config", [LwmSpectroConfig(), LwmSpectroMoEConfig()])
+def test_auto_map_names_classes_that_exist(config):
+    import importlib
+
+    auto_map = auto_map_for(config)
+    assert set(auto_map) == {
+        "AutoConfig",
+        "AutoModel",
+        "AutoModelForPreTraining",
+        "AutoModelForSequenceClassification",
+        "AutoFeatureExtractor",
+    }
+    for target in auto_map.values():
+        module, name = target.split(".")
+        assert hasattr(importlib.import_module(f"lwm_spectro_hf.{module}"), name)
+
+
+def test_auto_map_of_a_stranger_is_an_error():
+    with pytest.raises(ValueError, match="LwmSpectroConfig, LwmSpectroMoEConfig"):
+        auto_map_for(PreTrainedConfig())

@@ -1,0 +1,88 @@
+"""Models small enough for tests, one entry for each class and each behaviour that changes its parameters."""
+
+import torch
+
+from lwm_spectro_hf import (
+    LwmSpectroConfig,
+    LwmSpectroForPreTraining,
+    LwmSpectroForSequenceClassification,
+    LwmSpectroModel,
+    LwmSpectroMoEConfig,
+    LwmSpectroMoEForPreTraining,
+    LwmSpectroMoEForSequenceClassification,
+    LwmSpectroMoEModel,
+)
+
+LABELS = {0: "BPSK", 1: "QPSK", 2: "16QAM"}
+PUBLISHED = {
+    "norm_type": "unbiased_std",
+    "hidden_act": "relu",
+    "use_embedding_norm": True,
+    "cls_token_value": 0.2,
+    "max_position_embeddings": 26,
+    "mask_token_value": 0.1,
+    "mask_ratio": 0.6,
+}
+
+
+def tiny_config(**kwargs) -> LwmSpectroConfig:
+    """16 frames x 24 bins, so 4 x 6 = 24 patches: not square, so that no test passes with the axes confused."""
+    small = {"num_frames": 16, "num_freq_bins": 24, "hidden_size": 32, "num_hidden_layers": 2}
+    small |= {"num_attention_heads": 2, "intermediate_size": 64, "projection_size": 16, "classifier_hidden_size": 8}
+    return LwmSpectroConfig(**{**small, "id2label": LABELS, **kwargs})
+
+
+def tiny_moe_config(expert: dict | None = None, **kwargs) -> LwmSpectroMoEConfig:
+    """Three tiny experts, a router as small, and two heads."""
+    small = {"router_hidden_size": 32, "router_num_attention_heads": 2, "router_intermediate_size": 32}
+    tasks = {"snr_db+mobility": ["-5+static", "-5+vehicular"]}
+    return LwmSpectroMoEConfig(
+        expert_config=tiny_config(**(expert or {})),
+        **{**small, "id2label": LABELS, "additional_tasks": tasks, **kwargs},
+    )
+
+
+MODELS = {
+    "model": lambda: LwmSpectroModel(tiny_config()),
+    "model-published": lambda: LwmSpectroModel(tiny_config(**PUBLISHED)),
+    "pretraining": lambda: LwmSpectroForPreTraining(tiny_config()),
+    "pretraining-drop": lambda: LwmSpectroForPreTraining(tiny_config(mask_strategy="drop", cls_token_value=0.2)),
+    "pretraining-published": lambda: LwmSpectroForPreTraining(tiny_config(**PUBLISHED)),
+    "classification": lambda: LwmSpectroForSequenceClassification(tiny_config()),
+    "classification-linear": lambda: LwmSpectroForSequenceClassification(tiny_config(classifier_type="linear")),
+    "moe-model": lambda: LwmSpectroMoEModel(tiny_moe_config(num_experts_per_sample=3)),
+    "moe-pretraining": lambda: LwmSpectroMoEForPreTraining(tiny_moe_config()),
+    "moe-classification": lambda: LwmSpectroMoEForSequenceClassification(tiny_moe_config()),
+    "moe-classification-cnn": lambda: LwmSpectroMoEForSequenceClassification(tiny_moe_config(router_type="cnn")),
+}
+
+
+def build(name: str) -> torch.nn.Module:
+    """The model of that name, with the same weights at each call, in evaluation mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return MODELS[name]().eval()
+
+
+def encoder_config(model: torch.nn.Module) -> LwmSpectroConfig:
+    """The configuration of the encoder, be it one or several."""
+    return getattr(model.config, "expert_config", model.config)
+
+
+def inputs_for(model: torch.nn.Module, batch: int = 4) -> dict[str, torch.Tensor]:
+    """Spectrograms, and for masked modeling the noise that fixes the mask."""
+    config = encoder_config(model)
+    generator = torch.Generator().manual_seed(1)
+    shape = (batch, config.num_channels, config.num_frames, config.num_freq_bins)
+    inputs = {"input_values": torch.randn(shape, generator=generator)}
+    if "PreTraining" in type(model).__name__:
+        inputs["noise"] = torch.rand(batch, config.num_patches, generator=generator)
+    return inputs
+
+
+def main_output(outputs) -> torch.Tensor:
+    """What the model is for: logits, a reconstruction, or the tokens."""
+    for name in ("logits", "reconstruction", "last_hidden_state"):
+        if outputs.get(name) is not None:
+            return outputs[name]
+    raise AssertionError(f"none of the expected outputs in {list(outputs)}")
