@@ -4,6 +4,7 @@ import importlib
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -199,7 +200,7 @@ class IQClassificationPipeline(ChunkPipeline):
         read, num_samples, sampling_rate = _open(inputs, sampling_rate, dtype)
         shortest = self._dense_view_samples()
         segment_samples = max(shortest, num_samples if sampling_rate is None else segment_ms * 1e-3 * sampling_rate)
-        windows = [(0, num_samples)]
+        windows = iter([(0, num_samples)])
         if window_ms is not None:
             if sampling_rate is None:
                 raise ValueError(
@@ -207,7 +208,9 @@ class IQClassificationPipeline(ChunkPipeline):
                     "`sampling_rate` in Hz."
                 )
             windows = window_bounds(num_samples, window_ms * 1e-3 * sampling_rate)
-        for window_start, window_stop in windows:
+        upcoming = next(windows)
+        while upcoming is not None:
+            (window_start, window_stop), upcoming = upcoming, next(windows, None)
             span = {}
             if window_ms is not None:
                 duration = window_stop - window_start
@@ -217,7 +220,7 @@ class IQClassificationPipeline(ChunkPipeline):
                 tags = {
                     "num_samples": stop - start,
                     "window": span if stop == window_stop else None,
-                    "ends_recording": window_stop == windows[-1][1],
+                    "ends_recording": upcoming is None,
                 }
                 for view in views:
                     yield {**view, "tags": tags, "is_last": False}
@@ -326,18 +329,17 @@ def register():
         )
 
 
-def segment_bounds(start: int, stop: int, segment_samples: float) -> list[tuple[int, int]]:
+def segment_bounds(start: int, stop: int, segment_samples: float) -> Iterator[tuple[int, int]]:
     """Cuts a range of samples into equal segments of about `segment_samples`: no remainder, none shorter than 2/3."""
     count = max(1, round((stop - start) / segment_samples))
-    edges = np.linspace(start, stop, count + 1).astype(np.int64).tolist()
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    edges = (start + (stop - start) * index // count for index in range(count + 1))
+    return pairwise(edges)
 
 
-def window_bounds(num_samples: int, window_samples: float) -> list[tuple[int, int]]:
+def window_bounds(num_samples: int, window_samples: float) -> Iterator[tuple[int, int]]:
     """Cuts a recording into windows of `window_samples`; a last one of less than half that is left out."""
     count = max(1, int(num_samples / window_samples + 0.5))
-    edges = [min(round(index * window_samples), num_samples) for index in range(count + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return pairwise(min(round(index * window_samples), num_samples) for index in range(count + 1))
 
 
 def _marginals(name: str, labels: list[str], scores: list[float]) -> dict[str, dict[str | float, float]]:

@@ -1,0 +1,352 @@
+"""The pipeline against the model and the feature extractor used by hand."""
+
+import importlib
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import build, tiny_config
+from transformers import AutoModelForSequenceClassification, pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from lwm_spectro_hf import IQClassificationPipeline, LwmSpectroForSequenceClassification
+from lwm_spectro_hf.pipeline_lwm_spectro import (
+    Evidence,
+    _marginals,
+    register,
+    segment_bounds,
+    view_weights,
+    window_bounds,
+)
+
+RATE = 1e6
+DENSE = 16 * 24  # samples of a dense view of the tiny extractor
+
+
+@pytest.fixture(scope="module")
+def classify(tiny_checkpoint):
+    return pipeline("iq-classification", model=str(tiny_checkpoint), device="cpu")
+
+
+@pytest.fixture
+def listened(classify, monkeypatch):
+    """The samples of every view that reaches the feature extractor."""
+    pieces = []
+    original = type(classify.feature_extractor).__call__
+
+    def spy(self, raw_iq, *args, **kwargs):
+        pieces.append(np.array(raw_iq))
+        return original(self, raw_iq, *args, **kwargs)
+
+    monkeypatch.setattr(type(classify.feature_extractor), "__call__", spy)
+    return pieces
+
+
+def model_outputs(classify, *pieces):
+    """The model's outputs for views, computed without the pipeline."""
+    values = torch.cat([classify.feature_extractor(piece, return_tensors="pt").input_values for piece in pieces])
+    with torch.no_grad():
+        return classify.model(values)
+
+
+def assert_same(one, other):
+    """Two answers are equal but for rounding."""
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        if isinstance(value, dict):
+            assert value == pytest.approx(other[name], abs=1e-5)
+        elif isinstance(value, float):
+            assert value == pytest.approx(other[name], abs=1e-5)
+        else:
+            assert value == other[name]
+
+
+class TestEvidence:
+    def test_a_view_that_says_nothing_has_no_weight_and_a_sure_one_has_all(self):
+        probabilities = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0]])
+        weights = view_weights(probabilities.log())
+        expected = [0, 1, 1 - np.log(2) / np.log(3)]
+        np.testing.assert_allclose(weights, expected, atol=2e-6)
+
+    def test_it_is_the_weighted_geometric_mean(self):
+        protocol = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]])
+        modulation = np.array([[0.9, 0.1], [0.4, 0.6]])
+        evidence = Evidence()
+        for row in range(2):  # view by view, which must not matter
+            log_probs = {"protocol": protocol[row : row + 1], "modulation": modulation[row : row + 1]}
+            evidence.add({name: torch.tensor(value).log() for name, value in log_probs.items()})
+
+        weights = 1 + (protocol * np.log(protocol)).sum(1) / np.log(3)
+        for name, values in (("protocol", protocol), ("modulation", modulation)):
+            mean = np.prod(values ** (weights / weights.sum())[:, None], axis=0)
+            np.testing.assert_allclose(evidence.probabilities()[name], mean / mean.sum(), rtol=1e-6)
+
+    def test_views_that_all_say_nothing_are_averaged_plainly(self):
+        evidence = Evidence()
+        modulation = torch.tensor([[0.9, 0.1], [0.4, 0.6]])
+        evidence.add({"protocol": torch.full((2, 3), 1 / 3).log(), "modulation": modulation.log()})
+        mean = modulation.prod(dim=0).sqrt()
+        np.testing.assert_allclose(evidence.probabilities()["modulation"], mean / mean.sum(), rtol=1e-5)
+
+
+class TestBounds:
+    @pytest.mark.parametrize("num_samples", [1, 99, 149, 151, 1000, 1049, 12345])
+    def test_segments_cover_everything_and_are_alike(self, num_samples):
+        bounds = list(segment_bounds(0, num_samples, 100))
+        assert bounds[0][0] == 0 and bounds[-1][1] == num_samples
+        assert all(one[1] == other[0] for one, other in zip(bounds, bounds[1:], strict=False))
+        lengths = {stop - start for start, stop in bounds}
+        assert max(lengths) - min(lengths) <= 1
+        assert len(bounds) == 1 or min(lengths) >= 66
+        # A segment is not cut again.
+        assert all(len(list(segment_bounds(start, stop, 100))) == 1 for start, stop in bounds)
+
+    def test_windows_keep_a_long_remainder_and_leave_out_a_short_one(self):
+        assert list(window_bounds(250, 100)) == [(0, 100), (100, 200), (200, 250)]
+        assert list(window_bounds(249, 100)) == [(0, 100), (100, 200)]
+        assert list(window_bounds(30, 100)) == [(0, 30)]
+
+    def test_windows_of_a_fractional_number_of_samples_do_not_drift(self):
+        bounds = list(window_bounds(100_000, 33.3))
+        assert bounds[-1][0] == pytest.approx(33.3 * (len(bounds) - 1), abs=1)
+
+
+class TestViews:
+    def test_a_short_recording_is_seen_once(self, classify, listened, noise):
+        iq = noise(DENSE * 3 // 2)
+        classify(iq)
+        assert [len(piece) for piece in listened] == [len(iq)]
+
+    def test_a_long_one_as_a_whole_and_in_dense_views(self, classify, listened, noise):
+        iq = noise(5 * DENSE + 7)
+        classify(iq)
+        whole, *dense = listened
+        np.testing.assert_array_equal(whole, iq)
+        starts = [0, 385, 771, 1157, 1543]  # evenly spaced, the last one ends with the recording
+        assert len(dense) == len(starts)
+        for piece, start in zip(dense, starts, strict=True):
+            np.testing.assert_array_equal(piece, iq[start : start + DENSE])
+
+    def test_no_more_than_asked_for(self, classify, listened, noise):
+        iq = noise(50 * DENSE)
+        classify(iq, max_views=4)
+        assert [len(piece) for piece in listened] == [len(iq), DENSE, DENSE, DENSE]
+        np.testing.assert_array_equal(listened[-1], iq[-DENSE:])
+
+    def test_a_fixed_hop_has_no_view_of_the_whole(self, classify, listened, noise, monkeypatch):
+        monkeypatch.setattr(classify.feature_extractor, "hop_length", 48)
+        needed = 15 * 48 + 24
+        classify(noise(3 * needed))
+        assert [len(piece) for piece in listened] == [needed] * 3
+
+    def test_views_without_power_are_left_out(self, classify, listened, noise):
+        iq = np.concatenate([np.zeros(4 * DENSE, np.complex64), noise(4 * DENSE)])
+        classify(iq)
+        assert len(listened) == 1 + 4
+        assert all(np.any(piece) for piece in listened)
+
+
+class TestAnswer:
+    def test_one_view_is_the_model_itself(self, classify, noise):
+        iq = noise(DENSE)
+        answer = classify(iq)
+        outputs = model_outputs(classify, iq)
+        router = outputs.router_logits[0].softmax(-1)
+        names = classify.model.config.expert_names
+        assert answer["protocol"] == names[router.argmax()]
+        assert answer["protocol_score"] == pytest.approx(router.max().item(), abs=1e-5)
+        assert answer["protocol_scores"] == pytest.approx(dict(zip(names, router.tolist(), strict=True)), abs=1e-5)
+        modulation = outputs.logits[0].softmax(-1)
+        assert answer["modulation"] == ["BPSK", "QPSK", "16QAM"][modulation.argmax()]
+        assert answer["modulation_score"] == pytest.approx(modulation.max().item(), abs=1e-5)
+        joint = outputs.additional_logits["snr_db+mobility"][0].softmax(-1)
+        assert answer["snr_db"] == -5.0 and isinstance(answer["snr_db"], float)
+        assert answer["snr_db_score"] == pytest.approx(1, abs=1e-5)
+        assert answer["mobility"] == ["static", "vehicular"][joint.argmax()]
+        assert answer["mobility_score"] == pytest.approx(joint.max().item(), abs=1e-5)
+
+    def test_several_views_and_segments_are_combined(self, classify, noise):
+        iq = noise(6 * DENSE)
+        segment_ms = 2 * DENSE / RATE * 1e3
+        answer = classify(iq, sampling_rate=RATE, segment_ms=segment_ms, return_embedding=True)
+        views = []
+        for start in range(0, len(iq), 2 * DENSE):
+            segment = iq[start : start + 2 * DENSE]
+            views += [segment, segment[:DENSE], segment[DENSE:]]
+        outputs = [model_outputs(classify, view) for view in views]
+        router = torch.cat([output.router_logits for output in outputs]).log_softmax(-1)
+        weights = view_weights(router)
+        mean = (weights @ router / weights.sum()).softmax(-1)
+        assert answer["protocol_score"] == pytest.approx(mean.max().item(), abs=1e-5)
+        modulation = torch.cat([output.logits for output in outputs]).log_softmax(-1)
+        mean = (weights @ modulation / weights.sum()).softmax(-1)
+        assert answer["modulation_score"] == pytest.approx(mean.max().item(), abs=1e-5)
+        embeddings = torch.cat([output.pooler_output for output in outputs])
+        np.testing.assert_allclose(answer["embedding"], weights @ embeddings / weights.sum(), atol=1e-5)
+
+    def test_the_batch_size_does_not_matter(self, classify, noise):
+        recordings = [noise(7 * DENSE, 1), noise(DENSE, 2), np.zeros(DENSE, np.complex64), noise(3 * DENSE, 3)]
+        alone = [classify(iq, batch_size=1) for iq in recordings]
+        for batch_size in (2, 5, 64):
+            for one, other in zip(alone, classify(recordings, batch_size=batch_size), strict=True):
+                assert_same(one, other)
+
+    def test_no_power_no_protocol(self, classify):
+        answer = classify(np.zeros(5 * DENSE, np.complex64), return_embedding=True)
+        assert answer["verdict"] == "no signal"
+        assert answer["protocol"] is None and answer["protocol_score"] == 0
+        assert answer["modulation"] is None and answer["snr_db"] is None and answer["embedding"] is None
+        assert set(answer["protocol_scores"].values()) == {0.0}
+
+    def test_top_k(self, classify, noise):
+        answer = classify(noise(DENSE), top_k=2)
+        assert len(answer["protocol_scores"]) == 2
+        assert list(answer["modulation_scores"])[0] == answer["modulation"]
+        assert list(answer["snr_db_scores"]) == [-5.0]
+
+    def test_windows_are_answered_one_by_one(self, classify, noise):
+        iq = noise(2500)
+        answers = classify(iq, sampling_rate=RATE, window_ms=1)
+        assert [(answer.pop("start_s"), answer.pop("duration_s")) for answer in answers] == [
+            (0, 1e-3),
+            (1e-3, 1e-3),
+            (2e-3, 0.5e-3),
+        ]
+        for index, answer in enumerate(answers):
+            assert_same(answer, classify(iq[1000 * index : 1000 * (index + 1)], sampling_rate=RATE))
+
+    def test_progress_adds_up(self, classify, noise):
+        done = []
+        classify(noise(5000), sampling_rate=RATE, segment_ms=1, on_progress=done.append)
+        assert done == [1000] * 5
+
+    def test_a_stream_reads_no_further_than_it_must(self, classify, noise):
+        class Endless:
+            num_samples, sampling_rate, furthest = 10**12, RATE, 0
+
+            def read(self, start, count):
+                self.furthest = max(self.furthest, start + count)
+                return noise(count, seed=start % 1000)
+
+        recording = Endless()
+        first = next(classify.stream(recording, window_ms=1, batch_size=2))
+        assert first["start_s"] == 0 and first["protocol"] is not None
+        assert recording.furthest <= 2000
+
+
+class TestInputs:
+    def test_every_form_of_the_same_samples(self, classify, noise, tmp_path, write_sigmf):
+        iq = noise(3 * DENSE)
+        expected = classify(iq)
+        np.save(tmp_path / "recording.npy", iq)
+        sigmf = write_sigmf(tmp_path / "recording", iq)
+        pairs = iq.view(np.float32).reshape(-1, 2)
+        for form in (
+            torch.from_numpy(iq),
+            torch.from_numpy(iq).conj().resolve_conj().conj(),  # a lazily conjugated tensor
+            iq.tolist(),
+            pairs,
+            {"iq": iq, "sampling_rate": RATE},
+            {"iq": pairs.tolist(), "sampling_rate": RATE},
+            sigmf,
+            str(sigmf),
+        ):
+            assert_same(classify(form), expected)
+        assert_same(classify(tmp_path / "recording.npy", sampling_rate=RATE), expected)
+
+    def test_many_in_the_form_they_came_in(self, classify, noise):
+        batch = np.stack([noise(DENSE, seed) for seed in range(3)])
+        expected = [classify(iq) for iq in batch]
+        lists = [batch, torch.from_numpy(batch), list(batch), {"iq": batch, "sampling_rate": RATE}]
+        for answers in (*map(classify, lists), list(classify(iq for iq in batch))):
+            assert len(answers) == 3
+            for answer, wanted in zip(answers, expected, strict=True):
+                assert_same(answer, wanted)
+        assert classify([]) == []
+
+    def test_generators_are_not_exhausted_at_once(self, classify, noise):
+        drawn = []
+
+        def recordings():
+            for seed in range(100):
+                drawn.append(seed)
+                yield noise(DENSE, seed)
+
+        answers = classify(recordings(), batch_size=2)
+        next(answers)
+        assert len(drawn) <= 3
+
+    def test_options_can_be_given_when_the_pipeline_is_made(self, tiny_checkpoint, noise):
+        windowed = pipeline(
+            "iq-classification", model=str(tiny_checkpoint), device="cpu", window_ms=1, sampling_rate=RATE
+        )
+        assert len(windowed(noise(3000))) == 3
+        assert len(windowed(noise(3000), window_ms=1.5)) == 2
+
+    @pytest.mark.parametrize(
+        ("inputs", "options", "message"),
+        [
+            (np.ones(500), {}, "complex"),
+            (np.ones(20, np.complex64), {}, "too short"),
+            (np.full(500, np.nan, np.complex64), {}, "(?i)nan|finite"),
+            ([np.ones((2, 500), np.complex64)], {}, r"\(2, 500\)"),
+            (np.ones(500, np.complex64), {"window_ms": 1}, "sampling_rate"),
+            (np.ones(500, np.complex64), {"window_ms": -1}, "window_ms"),
+            ([{"samples": np.ones(500, np.complex64)}], {}, "samples.*'iq'"),
+        ],
+    )
+    def test_wrong_values_are_named(self, classify, inputs, options, message):
+        with pytest.raises(ValueError, match=message):
+            classify(inputs, **options)
+
+    def test_wrong_types_are_named(self, classify):
+        with pytest.raises(TypeError, match="unknown argument 'windows_ms'"):
+            classify(np.ones(500, np.complex64), windows_ms=1)
+        with pytest.raises(TypeError, match="type int"):
+            classify(7)
+
+    def test_paths_need_the_package(self, classify, monkeypatch):
+        def fail(name):
+            raise ModuleNotFoundError(f"No module named {name!r}")
+
+        monkeypatch.setattr(importlib, "import_module", fail)
+        with pytest.raises(ImportError, match="pip install lwm-spectro-hf"):
+            classify("recording.sigmf-meta")
+
+
+class TestHeads:
+    def test_joint_labels_are_marginalized(self):
+        labels = ["-5+static", "-5+vehicular", "20+static", "20+vehicular"]
+        marginals = _marginals("snr_db+mobility", labels, [0.1, 0.2, 0.3, 0.4])
+        assert marginals["snr_db"] == pytest.approx({-5.0: 0.3, 20.0: 0.7})
+        assert marginals["mobility"] == pytest.approx({"static": 0.4, "vehicular": 0.6})
+
+    def test_labels_that_do_not_fit_the_name_are_an_error(self):
+        with pytest.raises(ValueError, match="'-5'.*1 part"):
+            _marginals("snr_db+mobility", ["-5"], [1.0])
+
+    def test_an_encoder_alone_tells_its_task_only(self, tiny_extractor, noise):
+        classify = IQClassificationPipeline(build("classification"), feature_extractor=tiny_extractor, device="cpu")
+        iq = noise(DENSE)
+        answer = classify(iq, return_embedding=True)
+        assert "protocol" not in answer and answer["modulation"] in ("BPSK", "QPSK", "16QAM")
+        values = tiny_extractor(iq, return_tensors="pt").input_values
+        with torch.no_grad():
+            embedding = classify.model.base_model(values).pooler_output[0]
+        np.testing.assert_allclose(answer["embedding"], embedding, atol=1e-5)
+
+    def test_an_encoder_whose_task_is_the_protocol_tells_it(self, tiny_extractor, noise):
+        config = tiny_config(task_name="protocol", id2label={0: "WiFi", 1: "LTE", 2: "5G"})
+        model = LwmSpectroForSequenceClassification(config).eval()
+        classify = IQClassificationPipeline(model, feature_extractor=tiny_extractor, device="cpu")
+        answer = classify(noise(4 * DENSE))
+        assert answer["protocol"] in ("WiFi", "LTE", "5G")
+        assert sum(answer["protocol_scores"].values()) == pytest.approx(1)
+        assert classify(np.zeros(DENSE, np.complex64))["verdict"] == "no signal"
+
+
+def test_registering_again_changes_nothing():
+    before = PIPELINE_REGISTRY.supported_tasks["iq-classification"]
+    register()
+    assert PIPELINE_REGISTRY.supported_tasks["iq-classification"] is before
+    assert before["pt"] == (AutoModelForSequenceClassification,)
