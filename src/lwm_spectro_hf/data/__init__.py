@@ -1,0 +1,1 @@
+"""Data: recordings in, recipes of generated data, and their synthesis."""

@@ -1,0 +1,521 @@
+"""Recordings of complex baseband samples on disk: SigMF, NumPy and raw files, read in windows of constant memory."""
+
+import json
+import math
+import os
+import re
+import tarfile
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sigmf
+from sigmf.error import SigMFError
+from sigmf.hashing import calculate_sha512
+from sigmf.sigmffile import get_dataset_filename_from_metadata, get_sigmf_filenames
+
+# Names that other programs give to SigMF's datatypes, for raw files.
+DATATYPE_ALIASES = {
+    "complex64": "cf32",
+    "complex128": "cf64",
+    "cfile": "cf32",  # GNU Radio
+    "fc32": "cf32",  # UHD
+    "fc64": "cf64",
+    "sc8": "ci8",
+    "sc16": "ci16",
+    "cs8": "ci8",  # HackRF, inspectrum
+    "cs16": "ci16",
+    "cs32": "ci32",
+}
+DATATYPES = ("cf32", "cf64", "ci8", "ci16", "ci32", "cu8", "cu16", "cu32")
+RAW_SUFFIXES = frozenset(f".{name}" for name in (*DATATYPES, *DATATYPE_ALIASES))
+SIGMF_SUFFIXES = (".sigmf-meta", ".sigmf-data", ".sigmf")
+
+# What each file holds, for error messages.
+_READABLE = (
+    "SigMF (.sigmf-meta beside .sigmf-data, or an uncompressed .sigmf archive), .npy (complex, or (num_samples, 2)), "
+    "or a raw file with `dtype` and `sampling_rate`"
+)
+
+
+@dataclass(frozen=True)
+class SampleFormat:
+    """How one complex sample is stored.
+
+    Args:
+        component (`np.dtype`): Type of I and of Q, which alternate.
+        midpoint (`float`): The number that stands for zero: half way through the range of an unsigned type.
+        scale (`float`): What a component is multiplied with; integers are brought to -1 ... 1.
+    """
+
+    component: np.dtype
+    midpoint: float = 0.0
+    scale: float = 1.0
+
+    @classmethod
+    def of(cls, component: np.dtype) -> "SampleFormat":
+        component = np.dtype(component)
+        if component.kind not in "iu":
+            return cls(component)
+        full_scale = 2.0 ** (8 * component.itemsize - 1)
+        return cls(component, midpoint=full_scale - 0.5 if component.kind == "u" else 0.0, scale=1 / full_scale)
+
+    @classmethod
+    def from_datatype(cls, datatype: str, where: str) -> "SampleFormat":
+        """Parses a SigMF datatype such as `"ci16_le"`, or an alias. Little-endian unless it says otherwise.
+
+        Raises:
+            ValueError: If the datatype is real-valued or unknown.
+        """
+        name, _, order = str(datatype).lower().partition("_")
+        name = DATATYPE_ALIASES.get(name, name)
+        if order in ("", "le", "be"):
+            if name in DATATYPES:
+                kind, bits = name[1], int(name[2:])
+                return cls.of(np.dtype(f"{'>' if order == 'be' else '<'}{kind}{bits // 8}"))
+            if re.fullmatch(r"r[fiu](8|16|32|64)", name):
+                raise ValueError(
+                    f"{where}: the datatype {datatype!r} is real-valued. Expected complex baseband samples, one of "
+                    f"{', '.join(DATATYPES)}. Make it complex first, for example with `scipy.signal.hilbert`."
+                )
+        raise ValueError(
+            f"{where}: unknown datatype {datatype!r}. Expected one of {', '.join(DATATYPES)} (with '_le' or '_be' at "
+            f"the end), or an alias: {', '.join(DATATYPE_ALIASES)}."
+        )
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording that stays on disk until its samples are asked for. Made by [`open_recording`].
+
+    The file is not held open, so a recording can be pickled and given to other processes.
+
+    Args:
+        path (`Path`): The file that was opened.
+        sampling_rate (`float`): [Hz].
+        num_samples (`int`): Complex samples of the chosen channel.
+        center_frequency_hz (`float`, *optional*): Carrier frequency of the first capture.
+        annotations (`list` of `dict`): As in the SigMF metadata, keys such as `core:label`.
+        metadata (`dict`): The whole SigMF metadata; empty for other files.
+    """
+
+    path: Path
+    sampling_rate: float
+    num_samples: int
+    center_frequency_hz: float | None = None
+    annotations: list[dict] = field(default_factory=list, repr=False)
+    metadata: dict = field(default_factory=dict, repr=False)
+    _data_path: Path = field(default=None, repr=False)
+    _offset: int = field(default=0, repr=False)  # of the first sample [bytes]
+    _format: SampleFormat = field(default=None, repr=False)
+    _num_channels: int = field(default=1, repr=False)
+    _channel: int = field(default=0, repr=False)
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the recording [s]."""
+        return self.num_samples / self.sampling_rate
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def read(self, start: int = 0, count: int | None = None) -> np.ndarray:
+        """Reads a part of the recording.
+
+        Args:
+            start (`int`, *optional*, defaults to 0): First sample.
+            count (`int`, *optional*): Number of samples; to the end if not given.
+
+        Returns:
+            `np.ndarray` of shape `(count,)`, complex64. Integers are scaled to -1 ... 1.
+
+        Raises:
+            ValueError: If the part does not lie within the recording.
+        """
+        count = self.num_samples - start if count is None else count
+        if start < 0 or count < 0 or start + count > self.num_samples:
+            raise ValueError(
+                f"{self.path}: {count} samples from sample {start} were asked for, but the recording has "
+                f"{self.num_samples}. Ask for a part within it."
+            )
+        iq = np.empty((count, 2), dtype=np.float32)
+        if count:
+            # Mapped anew each time: pages of one long-lived map would add up in memory as they are read.
+            stored = np.memmap(
+                self._data_path,
+                dtype=self._format.component,
+                mode="r",
+                offset=self._offset + start * self._num_channels * 2 * self._format.component.itemsize,
+                shape=(count, self._num_channels, 2),
+            )[:, self._channel]
+            np.subtract(stored, self._format.midpoint, out=iq, casting="same_kind")
+            iq *= np.float32(self._format.scale)
+        return iq.view(np.complex64)[:, 0]
+
+    def windows(self, window_samples: int, hop_samples: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
+        """Iterates over windows of the recording, one in memory at a time. A part at the end that is shorter is left.
+
+        Args:
+            window_samples (`int`): Length of each window [samples].
+            hop_samples (`int`, *optional*, defaults to `window_samples`): From one start to the next [samples].
+
+        Returns:
+            Iterator over `(start, iq)`: the first sample of the window, and `np.ndarray` of shape `(window_samples,)`,
+            complex64.
+
+        Raises:
+            ValueError: If the recording is shorter than one window, or the arguments are not positive.
+        """
+        hop_samples = window_samples if hop_samples is None else hop_samples
+        if window_samples < 1 or hop_samples < 1:
+            raise ValueError(
+                f"Expected positive `window_samples` and `hop_samples`, got {window_samples}, {hop_samples}."
+            )
+        if window_samples > self.num_samples:
+            raise ValueError(
+                f"{self.path}: the recording has {self.num_samples} samples, fewer than one window of "
+                f"{window_samples}. Take a shorter window or a longer recording."
+            )
+        starts = range(0, self.num_samples - window_samples + 1, hop_samples)
+        return ((start, self.read(start, window_samples)) for start in starts)
+
+
+def open_recording(
+    path: str | os.PathLike,
+    dtype: str | None = None,
+    sampling_rate: float | None = None,
+    channel: int | None = None,
+    check_hash: bool = True,
+) -> Recording:
+    """Opens a recording of complex baseband samples, without reading its samples.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            A SigMF recording (its `.sigmf-meta`, its `.sigmf-data`, their common name, or an uncompressed `.sigmf`
+            archive), a `.npy` file (complex `(num_samples,)`, or I and Q as `(num_samples, 2)`), or a raw file of
+            alternating I and Q.
+        dtype (`str`, *optional*):
+            Sample type of a raw file, such as `"cf32"`, `"ci16"`, `"cu8"` or `"ci16_be"`. Not needed where the suffix
+            is such a name.
+        sampling_rate (`float`, *optional*):
+            [Hz]. Required for `.npy` and raw files, and where SigMF metadata has none.
+        channel (`int`, *optional*): Which channel of a SigMF recording that has several.
+        check_hash (`bool`, *optional*, defaults to `True`):
+            Compare the data with the hash in SigMF metadata, if there is one. Reads the data once.
+
+    Returns:
+        [`Recording`].
+
+    Raises:
+        FileNotFoundError: If the file, or the data of a SigMF recording, is missing.
+        ValueError: If the file is truncated, empty, not complex, of an unknown kind, or lacks a sample type or rate.
+    """
+    path = Path(path)
+    if sampling_rate is not None:
+        _check_rate(sampling_rate, "`sampling_rate`")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder. Expected one recording: pass one of the files in it.")
+    names = get_sigmf_filenames(path)
+    is_base_name = not path.exists() and (names["meta_fn"].exists() or names["data_fn"].exists())
+    if path.suffix in SIGMF_SUFFIXES or is_base_name:
+        if dtype is not None:
+            raise ValueError(f"{path}: SigMF metadata names the sample type. Leave out `dtype={dtype!r}`.")
+        open_sigmf = _open_sigmf_archive if path.suffix == ".sigmf" else _open_sigmf_pair
+        return open_sigmf(path, sampling_rate, channel, check_hash)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no recording {path}. Expected {_READABLE}.")
+    if channel is not None:
+        raise ValueError(f"{path}: only SigMF recordings have channels. Leave out `channel={channel}`.")
+    if path.suffix == ".npy":
+        if dtype is not None:
+            raise ValueError(f"{path}: a .npy file names its sample type. Leave out `dtype={dtype!r}`.")
+        return _open_npy(path, sampling_rate)
+    return _open_raw(path, dtype, sampling_rate)
+
+
+def write_sigmf(
+    path: str | os.PathLike,
+    iq: np.ndarray,
+    sampling_rate: float,
+    annotations: Sequence[Mapping[str, Any]] | None = None,
+    description: str | None = None,
+    center_frequency_hz: float | None = None,
+    global_info: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes a SigMF recording, `cf32_le`. Both files appear whole: they are written aside, then renamed.
+
+    Args:
+        path (`str` or `os.PathLike`): Name of the recording, with or without a SigMF suffix.
+        iq (`np.ndarray` of shape `(num_samples,)`): Complex samples.
+        sampling_rate (`float`): [Hz].
+        annotations (list of `dict`, *optional*):
+            Keys as in SigMF (`core:label`, or of an extension, `lwm:protocol`). `core:sample_start` defaults to 0 and
+            `core:sample_count` to the rest of the recording.
+        description (`str`, *optional*): What the recording is.
+        center_frequency_hz (`float`, *optional*): Carrier frequency.
+        global_info (`dict`, *optional*): Further global fields, such as `core:author` or `core:license`.
+
+    Returns:
+        `Path` of the `.sigmf-meta` file.
+
+    Raises:
+        ValueError: If the samples are not complex, not one-dimensional or none, or the metadata is not valid SigMF.
+    """
+    iq = np.asarray(iq)
+    if iq.dtype.kind != "c" or iq.ndim != 1 or not iq.size:
+        raise ValueError(
+            f"Got samples of shape {iq.shape} and type {iq.dtype}. Expected complex samples of shape (num_samples,), "
+            "at least one."
+        )
+    info = {"core:datatype": "cf32_le", "core:sample_rate": _check_rate(sampling_rate, "`sampling_rate`")}
+    if description is not None:
+        info["core:description"] = description
+    capture = {} if center_frequency_hz is None else {"core:frequency": float(center_frequency_hz)}
+    info |= dict(global_info or {})
+    marks = [{"core:sample_start": 0} | dict(annotation) for annotation in annotations or []]
+    for mark in marks:
+        mark.setdefault("core:sample_count", iq.size - mark["core:sample_start"])
+    namespaces = {key.split(":")[0] for section in (info, *marks) for key in section} - {"core"}
+    if namespaces:
+        extensions = [{"name": name, "version": "1.0.0", "optional": True} for name in sorted(namespaces)]
+        info.setdefault("core:extensions", extensions)
+
+    final = get_sigmf_filenames(path)
+    final["base_fn"].parent.mkdir(parents=True, exist_ok=True)
+    aside = get_sigmf_filenames(final["base_fn"].with_name(f".{final['base_fn'].name}.{uuid.uuid4().hex}"))
+    try:
+        iq.astype("<c8", copy=False).tofile(aside["data_fn"])
+        metadata = sigmf.SigMFFile(global_info=info)
+        metadata.add_capture(0, capture)
+        for mark in marks:
+            metadata.add_annotation(mark.pop("core:sample_start"), mark.pop("core:sample_count"), mark)
+        metadata.set_data_file(aside["data_fn"])  # also computes the hash
+        try:
+            metadata.tofile(aside["base_fn"])
+        except Exception as error:  # of jsonschema, which sigmf does not wrap
+            raise ValueError(f"{path}: this is not valid SigMF metadata: {error}") from error
+        os.replace(aside["data_fn"], final["data_fn"])
+        os.replace(aside["meta_fn"], final["meta_fn"])
+    finally:
+        for name in ("data_fn", "meta_fn"):
+            aside[name].unlink(missing_ok=True)
+    return final["meta_fn"]
+
+
+def _check_rate(value, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value < math.inf:
+        raise ValueError(f"{where} is {value!r}. Expected the sampling rate, a positive number [Hz].")
+    return float(value)
+
+
+def _open_raw(path: Path, dtype: str | None, sampling_rate: float | None) -> Recording:
+    if dtype is None and path.suffix.lower() not in RAW_SUFFIXES:
+        raise ValueError(
+            f"{path}: the suffix {path.suffix!r} does not tell what the file holds. Expected {_READABLE}: if it is "
+            "raw, pass for example `dtype='ci16', sampling_rate=20e6`."
+        )
+    sample_format = SampleFormat.from_datatype(dtype or path.suffix[1:], str(path))
+    return _recording(path, path, sampling_rate, sample_format, 0, path.stat().st_size)
+
+
+def _open_npy(path: Path, sampling_rate: float | None) -> Recording:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        size = path.stat().st_size
+        raise ValueError(
+            f"{path}: {size} bytes that are not a whole .npy file ({error}). Expected an array of complex samples, "
+            "written with `numpy.save`; it may be truncated or hold Python objects: save it again."
+        ) from error
+    kind, shape = array.dtype.kind, array.shape
+    is_pairs = kind in "fiu" and array.ndim == 2 and shape[1] == 2 and array.dtype.itemsize <= 8
+    if not (kind == "c" and array.ndim == 1 and array.dtype.itemsize <= 16) and not is_pairs:
+        raise ValueError(
+            f"{path}: the array has shape {shape} and type {array.dtype}. Expected complex samples of shape "
+            "(num_samples,), or I and Q of shape (num_samples, 2)."
+        )
+    if not array.flags.c_contiguous:
+        raise ValueError(
+            f"{path}: the array is in Fortran order. Expected C order: save `numpy.ascontiguousarray(iq)`."
+        )
+    component = array.dtype if is_pairs else np.dtype(f"{array.dtype.byteorder}f{array.dtype.itemsize // 2}")
+    return _recording(path, path, sampling_rate, SampleFormat.of(component), array.offset, array.nbytes)
+
+
+def _open_sigmf_pair(path: Path, sampling_rate: float | None, channel: int | None, check_hash: bool) -> Recording:
+    names = get_sigmf_filenames(path)
+    meta_path, data_path = names["meta_fn"], names["data_fn"]
+    if not meta_path.exists():
+        raise FileNotFoundError(
+            f"{path}: its metadata {meta_path} is missing. Expected it beside the data; without it, open the data as "
+            "raw: rename it and pass `dtype` and `sampling_rate`."
+        )
+    try:
+        metadata = json.loads(meta_path.read_bytes())
+    except ValueError as error:
+        raise ValueError(
+            f"{meta_path}: not valid JSON ({error}). Expected SigMF metadata: correct it or write it again."
+        ) from error
+    _check_metadata(metadata, meta_path)
+    try:
+        data_path = get_dataset_filename_from_metadata(meta_path, metadata)
+    except SigMFError as error:
+        raise FileNotFoundError(f"{meta_path}: {error} Put that file beside the metadata.") from error
+    if data_path is None:
+        raise FileNotFoundError(
+            f"{meta_path}: its data {names['data_fn']} is missing. Expected it beside the metadata: copy it there."
+        )
+    return _open_sigmf(path, metadata, data_path, 0, data_path.stat().st_size, sampling_rate, channel, check_hash)
+
+
+def _open_sigmf_archive(path: Path, sampling_rate: float | None, channel: int | None, check_hash: bool) -> Recording:
+    if not path.exists():
+        raise FileNotFoundError(f"There is no recording {path}. Expected {_READABLE}.")
+    try:
+        with tarfile.open(path, "r:") as archive:
+            members = [member for member in archive.getmembers() if member.isfile()]
+            (meta,) = (member for member in members if member.name.endswith(".sigmf-meta"))
+            (data,) = (member for member in members if member.name.endswith(".sigmf-data"))
+            metadata = json.loads(archive.extractfile(meta).read())
+    except (tarfile.TarError, ValueError) as error:
+        raise ValueError(
+            f"{path}: not a SigMF archive that can be read ({error!r}). Expected an uncompressed tar file with one "
+            ".sigmf-meta and one .sigmf-data: it may be truncated; copy it again."
+        ) from error
+    _check_metadata(metadata, path)
+    size = min(data.size, path.stat().st_size - data.offset_data)
+    return _open_sigmf(path, metadata, path, data.offset_data, size, sampling_rate, channel, check_hash)
+
+
+def _check_metadata(metadata: Any, where: Path):
+    """Checks the shape of SigMF metadata, and the types of what is read from it."""
+    is_valid = isinstance(metadata, dict) and isinstance(metadata.get("global"), dict)
+    for section in ("captures", "annotations"):
+        entries = metadata.get(section, []) if is_valid else None
+        is_valid = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
+    if not is_valid:
+        raise ValueError(
+            f"{where}: not SigMF metadata. Expected an object with 'global' (an object), 'captures' and 'annotations' "
+            "(lists of objects): write it again with the `sigmf` package."
+        )
+    counts = ("core:num_channels", "core:offset", "core:trailing_bytes", "core:header_bytes")
+    sections = [metadata["global"], *metadata.get("captures", []), *metadata.get("annotations", [])]
+    for section in sections:
+        for key in (*counts, "core:sample_start", "core:sample_count"):
+            value = section.get(key, 0)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(f"{where}: {key!r} is {value!r}. Expected a whole number, at least 0: correct it.")
+
+
+def _open_sigmf(
+    path: Path,
+    metadata: dict,
+    data_path: Path,
+    offset: int,
+    size: int,
+    sampling_rate: float | None,
+    channel: int | None,
+    check_hash: bool,
+) -> Recording:
+    """Opens SigMF data that lie in `size` bytes of `data_path` from `offset`."""
+    info, captures = metadata["global"], metadata.get("captures", [])
+    annotations = metadata.get("annotations", [])
+    if "core:datatype" not in info:
+        raise ValueError(f"{path}: the metadata has no 'core:datatype'. Expected one, such as 'cf32_le': add it.")
+    sample_format = SampleFormat.from_datatype(info["core:datatype"], str(path))
+
+    if "core:sample_rate" in info:
+        declared_rate = _check_rate(info["core:sample_rate"], f"{path}: 'core:sample_rate'")
+        if sampling_rate is not None and not math.isclose(sampling_rate, declared_rate, rel_tol=1e-6):
+            raise ValueError(
+                f"{path}: the metadata says {declared_rate:,.0f} Hz, but `sampling_rate={sampling_rate:,.0f}` was "
+                "given. Leave it out, or correct the metadata."
+            )
+        sampling_rate = declared_rate
+
+    num_channels = info.get("core:num_channels", 1)
+    if channel is None and num_channels == 1:
+        channel = 0
+    if channel is None or not 0 <= channel < num_channels:
+        raise ValueError(
+            f"{path}: the recording has {num_channels} channel(s), and `channel={channel}` was asked for. Expected "
+            f"one of them: pass `channel=0` to `channel={num_channels - 1}`."
+        )
+
+    if any(capture.get("core:header_bytes") for capture in captures[1:]):
+        raise ValueError(
+            f"{path}: several captures have 'core:header_bytes' between their samples, which is not supported. "
+            "Expected contiguous samples: convert the recording with the `sigmf` package."
+        )
+    header = captures[0].get("core:header_bytes", 0) if captures else 0
+    recording = _recording(
+        path,
+        data_path,
+        sampling_rate,
+        sample_format,
+        offset + header,
+        size - header - info.get("core:trailing_bytes", 0),
+        num_channels=num_channels,
+        channel=channel,
+        center_frequency_hz=captures[0].get("core:frequency") if captures else None,
+        annotations=annotations,
+        metadata=metadata,
+    )
+
+    ends = [mark.get("core:sample_start", 0) + mark.get("core:sample_count", 0) for mark in (*captures, *annotations)]
+    declared = max(ends, default=0) - info.get("core:offset", 0)
+    if declared > recording.num_samples:
+        raise ValueError(
+            f"{path}: {data_path} is truncated: it holds {recording.num_samples} samples, but the captures and "
+            f"annotations reach to sample {declared}. Copy the data again."
+        )
+    declared_hash = info.get("core:sha512")
+    if check_hash and declared_hash and calculate_sha512(data_path, offset=offset, size=size) != declared_hash:
+        raise ValueError(
+            f"{path}: the {size} bytes of {data_path} do not match 'core:sha512' of the metadata: truncated, or "
+            "changed since. Copy the data again, or pass `check_hash=False` to read them as they are."
+        )
+    return recording
+
+
+def _recording(
+    path: Path,
+    data_path: Path,
+    sampling_rate: float | None,
+    sample_format: SampleFormat,
+    offset: int,
+    size: int,
+    num_channels: int = 1,
+    channel: int = 0,
+    **attributes,
+) -> Recording:
+    """Checks what is common to all kinds of files: a rate, and a whole number of samples."""
+    if sampling_rate is None:
+        raise ValueError(f"{path}: the sampling rate is not known. Pass `sampling_rate` [Hz].")
+    sample_bytes = 2 * sample_format.component.itemsize * num_channels
+    num_samples, remainder = divmod(size, sample_bytes)
+    if size > 0 and remainder:
+        raise ValueError(
+            f"{path}: {size} bytes of samples in {data_path} are not a multiple of the {sample_bytes} bytes of a "
+            f"sample: truncated, or of another type than {sample_format.component} for I and Q. Copy the data again, "
+            "or correct the type."
+        )
+    if size <= 0:
+        raise ValueError(f"{path}: {data_path} holds no samples. Expected at least one: record or copy it again.")
+    return Recording(
+        path=path,
+        sampling_rate=float(sampling_rate),
+        num_samples=num_samples,
+        _data_path=data_path,
+        _offset=offset,
+        _format=sample_format,
+        _num_channels=num_channels,
+        _channel=channel,
+        **attributes,
+    )
+
+
+__all__ = ["DATATYPES", "DATATYPE_ALIASES", "Recording", "open_recording", "write_sigmf"]

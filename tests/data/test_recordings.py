@@ -1,0 +1,410 @@
+"""Recordings on disk: what is read is what was written, in constant memory, and a bad file says why."""
+
+import json
+import pickle
+import tarfile
+import tracemalloc
+
+import numpy as np
+import pytest
+import sigmf
+
+from lwm_spectro_hf.data.recordings import open_recording, write_sigmf
+
+RATE = 20e6
+
+
+def noise(count: int, seed: int = 0) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    return (generator.uniform(-1, 1, count) + 1j * generator.uniform(-1, 1, count)).astype(np.complex64)
+
+
+def write_pair(folder, data: bytes, name="recording", captures=None, annotations=None, **info):
+    """A SigMF pair of any content. Fields of `info` that are None are left out."""
+    fields = {"core:datatype": "cf32_le", "core:sample_rate": RATE, "core:version": "1.2.0"}
+    fields |= {f"core:{key}": value for key, value in info.items()}
+    metadata = {
+        "global": {key: value for key, value in fields.items() if value is not None},
+        "captures": [{"core:sample_start": 0}] if captures is None else captures,
+        "annotations": annotations or [],
+    }
+    (folder / f"{name}.sigmf-data").write_bytes(data)
+    path = folder / f"{name}.sigmf-meta"
+    path.write_text(json.dumps(metadata))
+    return path
+
+
+class TestSigMF:
+    def test_round_trip(self, tmp_path):
+        iq = noise(500)
+        part = {"core:sample_start": 100, "core:sample_count": 9}
+        annotations = [{"core:label": "LTE", "lwm:protocol": "LTE"}, part]
+        path = write_sigmf(
+            tmp_path / "new" / "cell.1",
+            iq,
+            1.92e6,
+            annotations,
+            description="one cell",
+            center_frequency_hz=2.6e9,
+            global_info={"core:author": "nobody"},
+        )
+        assert path == tmp_path / "new" / "cell.1.sigmf-meta"
+        assert sorted(file.name for file in path.parent.iterdir()) == ["cell.1.sigmf-data", "cell.1.sigmf-meta"]
+
+        recording = open_recording(path)
+        np.testing.assert_array_equal(recording.read(), iq)
+        assert (recording.sampling_rate, recording.num_samples, len(recording)) == (1.92e6, 500, 500)
+        assert recording.duration_s == pytest.approx(500 / 1.92e6)
+        assert recording.center_frequency_hz == 2.6e9
+        assert recording.metadata["global"]["core:description"] == "one cell"
+        assert recording.metadata["global"]["core:author"] == "nobody"
+        assert recording.annotations[1] == part
+        assert recording.annotations[0] == {
+            "core:sample_start": 0,
+            "core:sample_count": 500,
+            "core:label": "LTE",
+            "lwm:protocol": "LTE",
+        }
+
+        # Another reader agrees, and finds nothing to complain about.
+        theirs = sigmf.fromfile(path)
+        theirs.validate()
+        np.testing.assert_array_equal(theirs.read_samples(), iq)
+
+    def test_any_of_its_names_opens_it(self, tmp_path):
+        write_sigmf(tmp_path / "cell", noise(50), RATE)
+        for name in ("cell", "cell.sigmf-meta", "cell.sigmf-data"):
+            np.testing.assert_array_equal(open_recording(str(tmp_path / name)).read(), noise(50))
+
+    def test_writing_again_replaces_and_failing_leaves_nothing(self, tmp_path):
+        write_sigmf(tmp_path / "cell", noise(50), RATE)
+        write_sigmf(tmp_path / "cell", noise(80, seed=1), RATE)
+        with pytest.raises(ValueError, match="not valid SigMF metadata"):
+            write_sigmf(tmp_path / "cell", noise(20), RATE, description=7)
+        np.testing.assert_array_equal(open_recording(tmp_path / "cell").read(), noise(80, seed=1))
+        assert len(list(tmp_path.iterdir())) == 2
+
+    @pytest.mark.parametrize("wrong", [np.ones(5), np.ones((2, 5), np.complex64), np.ones(0, np.complex64)])
+    def test_only_complex_samples_are_written(self, wrong, tmp_path):
+        with pytest.raises(ValueError, match=r"Expected complex samples of shape \(num_samples,\)"):
+            write_sigmf(tmp_path / "cell", wrong, RATE)
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("order", ["le", "be"])
+    @pytest.mark.parametrize("datatype", ["cf32", "cf64", "ci8", "ci16", "ci32"])
+    def test_datatypes_agree_with_the_sigmf_package(self, datatype, order, tmp_path):
+        kind = np.dtype(f"{'<' if order == 'le' else '>'}{datatype[1]}{int(datatype[2:]) // 8}")
+        values = np.random.default_rng(0).uniform(-1, 1, (100, 2))
+        if kind.kind == "i":
+            values = values * np.iinfo(kind).max
+        path = write_pair(tmp_path, values.astype(kind).tobytes(), datatype=f"{datatype}_{order}")
+        ours = open_recording(path).read(3, 90)
+        theirs = sigmf.fromfile(path).read_samples(3, 90)
+        assert ours.dtype == np.complex64 and np.abs(ours).max() <= 2**0.5
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+    @pytest.mark.parametrize("datatype", ["cu8", "cu16_be", "cu32_le"])
+    def test_unsigned_integers_are_symmetric_about_the_middle_of_their_range(self, datatype, tmp_path):
+        kind = np.dtype({"cu8": "u1", "cu16_be": ">u2", "cu32_le": "<u4"}[datatype])
+        top = np.iinfo(kind).max
+        path = write_pair(tmp_path, np.array([0, top, top, 0], kind).tobytes(), datatype=datatype)
+        almost_one = 1 - 2.0 ** -(8 * kind.itemsize)
+        np.testing.assert_allclose(open_recording(path).read(), np.array([-1 + 1j, 1 - 1j]) * almost_one, rtol=1e-6)
+
+    def test_channels(self, tmp_path):
+        two = np.stack([noise(40), noise(40, seed=1)], axis=1)
+        path = write_pair(tmp_path, two.tobytes(), num_channels=2)
+        np.testing.assert_array_equal(open_recording(path, channel=1).read(5, 30), two[5:35, 1])
+        for channel in (None, 2):
+            with pytest.raises(ValueError, match=rf"2 channel.*`channel={channel}`.*pass `channel=0` to `channel=1`"):
+                open_recording(path, channel=channel)
+
+    def test_header_and_trailing_bytes_are_skipped(self, tmp_path):
+        iq = noise(40)
+        captures = [{"core:sample_start": 0, "core:header_bytes": 12, "core:frequency": 1e9}]
+        path = write_pair(tmp_path, b"h" * 12 + iq.tobytes() + b"t" * 3, captures=captures, trailing_bytes=3)
+        recording = open_recording(path)
+        np.testing.assert_array_equal(recording.read(), iq)
+        assert recording.center_frequency_hz == 1e9
+
+    def test_archive_is_read_in_place(self, tmp_path):
+        iq = noise(300)
+        pair = write_sigmf(tmp_path / "cell", iq, RATE, [{"core:label": "LTE"}])
+        sigmf.fromfile(pair).archive(tmp_path / "packed.sigmf")
+        recording = open_recording(tmp_path / "packed.sigmf")
+        np.testing.assert_array_equal(recording.read(7, 200), iq[7:207])
+        assert recording.annotations[0]["core:label"] == "LTE"
+
+    def test_rate_may_be_given_where_the_metadata_has_none(self, tmp_path):
+        path = write_pair(tmp_path, noise(9).tobytes(), sample_rate=None)
+        assert open_recording(path, sampling_rate=5e6).sampling_rate == 5e6
+
+
+class TestOtherFiles:
+    @pytest.mark.parametrize(
+        ("name", "kind", "offset", "scale"),
+        [
+            ("cf32", "<f4", 0, 1),
+            ("complex128", "<f8", 0, 1),
+            ("ci16", "<i2", 0, 2**15),
+            ("cs16", "<i2", 0, 2**15),
+            ("ci16_be", ">i2", 0, 2**15),
+            ("ci8", "i1", 0, 2**7),
+            ("cu8", "u1", 127.5, 2**7),
+        ],
+    )
+    def test_raw(self, name, kind, offset, scale, tmp_path):
+        stored = (np.random.default_rng(0).uniform(-0.9, 0.9, (60, 2)) * scale + offset).astype(kind)
+        path = tmp_path / "recording.bin"
+        path.write_bytes(stored.tobytes())
+        recording = open_recording(path, dtype=name, sampling_rate=RATE)
+        values = (stored.astype(np.float64) - offset) / scale
+        np.testing.assert_allclose(recording.read(), values[:, 0] + 1j * values[:, 1], rtol=1e-6)
+        assert (recording.sampling_rate, recording.num_samples) == (RATE, 60)
+        assert recording.annotations == [] and recording.center_frequency_hz is None
+
+    @pytest.mark.parametrize("suffix", [".cf32", ".cfile", ".fc32"])
+    def test_a_suffix_may_name_the_type(self, suffix, tmp_path):
+        path = tmp_path / f"recording{suffix}"
+        path.write_bytes(noise(20).tobytes())
+        np.testing.assert_array_equal(open_recording(path, sampling_rate=RATE).read(), noise(20))
+
+    @pytest.mark.parametrize("kind", ["<c8", ">c8", "<c16", "pairs", "int16 pairs"])
+    def test_npy(self, kind, tmp_path):
+        iq = noise(50)
+        pairs = iq.view(np.float32).reshape(-1, 2)
+        stored = {"pairs": pairs, "int16 pairs": np.round(pairs * 32768 * 0.99).astype(np.int16)}
+        array = stored[kind] if kind in stored else iq.astype(kind)
+        np.save(tmp_path / "recording.npy", array)
+        recording = open_recording(tmp_path / "recording.npy", sampling_rate=RATE)
+        scale, tolerance = (0.99, 2**-15) if kind == "int16 pairs" else (1, 0)
+        np.testing.assert_allclose(recording.read(), iq * scale, atol=tolerance)
+        assert recording.read(10, 5).shape == (5,)
+
+
+class TestReading:
+    def test_parts(self, tmp_path):
+        iq = noise(100)
+        recording = open_recording(write_sigmf(tmp_path / "cell", iq, RATE))
+        np.testing.assert_array_equal(recording.read(90), iq[90:])
+        np.testing.assert_array_equal(recording.read(count=7), iq[:7])
+        assert recording.read(100).shape == (0,)
+        for start, count in ((-1, 5), (0, 101), (96, 5), (5, -1), (101, None)):
+            with pytest.raises(ValueError, match="the recording has 100. Ask for a part within it"):
+                recording.read(start, count)
+
+    @pytest.mark.parametrize(("hop", "starts"), [(None, [0, 30, 60]), (10, [0, 10, 20, 30, 40, 50, 60, 70])])
+    def test_windows(self, hop, starts, tmp_path):
+        iq = noise(100)
+        recording = open_recording(write_sigmf(tmp_path / "cell", iq, RATE))
+        windows = list(recording.windows(30, hop))
+        assert [start for start, _ in windows] == starts
+        for start, window in windows:
+            np.testing.assert_array_equal(window, iq[start : start + 30])
+
+    def test_wrong_windows(self, tmp_path):
+        recording = open_recording(write_sigmf(tmp_path / "cell", noise(100), RATE))
+        with pytest.raises(ValueError, match="100 samples, fewer than one window of 101. Take a shorter"):
+            recording.windows(101)
+        with pytest.raises(ValueError, match="Expected positive"):
+            recording.windows(10, 0)
+
+    def test_a_recording_can_be_pickled(self, tmp_path):
+        recording = open_recording(write_sigmf(tmp_path / "cell", noise(100), RATE))
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(recording)).read(), noise(100))
+
+    @pytest.mark.parametrize("suffix", [".sigmf-meta", ".npy", ".ci16"])
+    def test_two_gigabytes_are_read_in_constant_memory(self, suffix, tmp_path):
+        size, window = 2**31, 2**14
+        path = tmp_path / f"large{suffix}"
+        data = path
+        if suffix == ".sigmf-meta":
+            data = write_pair(tmp_path, b"", name="large").with_suffix(".sigmf-data")
+        elif suffix == ".npy":
+            with open(path, "wb") as file:
+                header = {"descr": "<c8", "fortran_order": False, "shape": (size // 8,)}
+                np.lib.format.write_array_header_1_0(file, header)
+                size += file.tell()
+        with open(data, "r+b" if data.exists() else "wb") as file:
+            file.truncate(size)  # sparse: no blocks on disk
+        tracemalloc.start()
+        try:
+            recording = open_recording(path, sampling_rate=RATE)
+            count = sum(1 for _ in recording.windows(window, 2**21))
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert recording.num_samples == 2**31 // (4 if suffix == ".ci16" else 8)
+        assert count == -(-recording.num_samples // 2**21)
+        assert peak < 2_000_000
+
+
+class TestErrors:
+    """Each says what was found, what was expected and what to do."""
+
+    def test_missing(self, tmp_path):
+        for name in ("none.npy", "none.bin", "none", "none.sigmf"):
+            with pytest.raises(FileNotFoundError, match=f"no recording .*{name}. Expected SigMF"):
+                open_recording(tmp_path / name)
+        with pytest.raises(ValueError, match="is a folder. Expected one recording"):
+            open_recording(tmp_path)
+
+    def test_sigmf_half_missing(self, tmp_path):
+        path = write_pair(tmp_path, noise(10).tobytes())
+        data = path.with_suffix(".sigmf-data")
+        kept = data.read_bytes()
+        data.unlink()
+        with pytest.raises(FileNotFoundError, match=r"its data .*recording.sigmf-data is missing.*copy it there"):
+            open_recording(path)
+        data.write_bytes(kept)
+        path.unlink()
+        with pytest.raises(FileNotFoundError, match=r"its metadata .*recording.sigmf-meta is missing"):
+            open_recording(data)
+
+    def test_named_dataset_missing(self, tmp_path):
+        path = write_pair(tmp_path, noise(10).tobytes(), dataset="other.bin")
+        path.with_suffix(".sigmf-data").unlink()
+        with pytest.raises(FileNotFoundError, match="other.bin.* Put that file beside"):
+            open_recording(path)
+        (tmp_path / "other.bin").write_bytes(noise(10).tobytes())
+        np.testing.assert_array_equal(open_recording(path).read(), noise(10))
+
+    def test_truncated_within_a_sample(self, tmp_path):
+        with pytest.raises(ValueError, match="77 bytes .*not a multiple of the 8 bytes of a sample: truncated.*again"):
+            open_recording(write_pair(tmp_path, noise(10).tobytes()[:-3]))
+        raw = tmp_path / "recording.ci16"
+        raw.write_bytes(bytes(41))
+        with pytest.raises(ValueError, match="41 bytes .*not a multiple of the 4 bytes"):
+            open_recording(raw, sampling_rate=RATE)
+
+    @pytest.mark.parametrize(
+        "marks",
+        [
+            {"annotations": [{"core:sample_start": 5, "core:sample_count": 6}]},
+            {"captures": [{"core:sample_start": 0}, {"core:sample_start": 11}]},
+        ],
+    )
+    def test_truncated_before_the_last_mark(self, marks, tmp_path):
+        with pytest.raises(ValueError, match="is truncated: it holds 10 samples, but .* reach to sample 11. Copy"):
+            open_recording(write_pair(tmp_path, noise(10).tobytes(), **marks))
+
+    def test_hash(self, tmp_path):
+        path = write_sigmf(tmp_path / "cell", noise(10), RATE)
+        path.with_suffix(".sigmf-data").write_bytes(noise(9).tobytes())
+        with pytest.raises(ValueError, match="72 bytes .* do not match 'core:sha512'.*truncated.*`check_hash=False`"):
+            open_recording(path)
+        assert open_recording(path, check_hash=False).num_samples == 9
+
+    def test_empty(self, tmp_path):
+        raw = tmp_path / "recording.cf32"
+        raw.write_bytes(b"")
+        np.save(tmp_path / "recording.npy", noise(0))
+        for path in (raw, tmp_path / "recording.npy", write_pair(tmp_path, b"")):
+            with pytest.raises(ValueError, match="holds no samples. Expected at least one"):
+                open_recording(path, sampling_rate=RATE)
+
+    @pytest.mark.parametrize("text", ["{", "", "\xff\xfe"])
+    def test_invalid_json(self, text, tmp_path):
+        path = write_pair(tmp_path, noise(10).tobytes())
+        path.write_text(text, encoding="latin-1")
+        with pytest.raises(ValueError, match="not valid JSON .*Expected SigMF metadata: correct it"):
+            open_recording(path)
+
+    @pytest.mark.parametrize(
+        "metadata",
+        [[], {"captures": []}, {"global": []}, {"global": {}, "captures": {}}, {"global": {}, "annotations": [1]}],
+    )
+    def test_not_sigmf(self, metadata, tmp_path):
+        path = write_pair(tmp_path, noise(10).tobytes())
+        path.write_text(json.dumps(metadata))
+        with pytest.raises(ValueError, match="not SigMF metadata. Expected an object with 'global'"):
+            open_recording(path)
+
+    @pytest.mark.parametrize(
+        ("info", "message"),
+        [
+            ({"sample_rate": None}, r"the sampling rate is not known. Pass `sampling_rate` \[Hz\]"),
+            ({"sample_rate": 0}, "'core:sample_rate' is 0. Expected .* a positive number"),
+            ({"sample_rate": "20 MHz"}, "'core:sample_rate' is '20 MHz'. Expected .* a positive number"),
+            ({"datatype": None}, "no 'core:datatype'. Expected one, such as 'cf32_le': add it"),
+            ({"datatype": "cf16_le"}, "unknown datatype 'cf16_le'. Expected one of cf32, cf64"),
+            ({"datatype": "cf32_middle"}, "unknown datatype 'cf32_middle'"),
+            ({"datatype": "rf32_le"}, "the datatype 'rf32_le' is real-valued. Expected complex.*Make it complex"),
+            ({"datatype": "ri16_le"}, "real-valued"),
+            ({"num_channels": "two"}, "'core:num_channels' is 'two'. Expected a whole number"),
+            ({"annotations": [{"core:sample_start": -4}]}, "'core:sample_start' is -4. Expected a whole number"),
+            (
+                {"captures": [{"core:sample_start": 0}, {"core:sample_start": 5, "core:header_bytes": 8}]},
+                "several captures have 'core:header_bytes'",
+            ),
+        ],
+    )
+    def test_wrong_metadata(self, info, message, tmp_path):
+        path = write_pair(tmp_path, noise(10).tobytes(), **info)
+        with pytest.raises(ValueError, match=message):
+            open_recording(path)
+
+    def test_arguments_that_contradict_the_file(self, tmp_path):
+        path = write_pair(tmp_path, noise(10).tobytes())
+        with pytest.raises(ValueError, match="metadata says 20,000,000 Hz, but `sampling_rate=1,000` was given"):
+            open_recording(path, sampling_rate=1e3)
+        with pytest.raises(ValueError, match="names the sample type. Leave out `dtype='cf32'`"):
+            open_recording(path, dtype="cf32")
+        np.save(tmp_path / "recording.npy", noise(10))
+        with pytest.raises(ValueError, match="names its sample type. Leave out `dtype='cf32'`"):
+            open_recording(tmp_path / "recording.npy", dtype="cf32", sampling_rate=RATE)
+        with pytest.raises(ValueError, match="only SigMF recordings have channels"):
+            open_recording(tmp_path / "recording.npy", sampling_rate=RATE, channel=0)
+
+    def test_raw_without_type_or_rate(self, tmp_path):
+        path = tmp_path / "recording.bin"
+        path.write_bytes(noise(10).tobytes())
+        with pytest.raises(ValueError, match="suffix '.bin' does not tell what the file holds.*`dtype='ci16'"):
+            open_recording(path, sampling_rate=RATE)
+        with pytest.raises(ValueError, match="sampling rate is not known"):
+            open_recording(path, dtype="cf32")
+        with pytest.raises(ValueError, match="unknown datatype 'float'"):
+            open_recording(path, dtype="float", sampling_rate=RATE)
+        with pytest.raises(ValueError, match=r"`sampling_rate` is -1. Expected .*positive"):
+            open_recording(path, dtype="cf32", sampling_rate=-1)
+
+    @pytest.mark.parametrize(
+        "array", [np.zeros(5), np.zeros((3, 5), np.complex64), np.zeros((5, 3), np.float32), np.zeros(5, np.int16)]
+    )
+    def test_npy_of_a_wrong_shape_or_type(self, array, tmp_path):
+        np.save(tmp_path / "recording.npy", array)
+        with pytest.raises(ValueError, match=r"has shape .* Expected complex samples of shape \(num_samples,\), or"):
+            open_recording(tmp_path / "recording.npy", sampling_rate=RATE)
+
+    def test_npy_in_fortran_order(self, tmp_path):
+        np.save(tmp_path / "recording.npy", np.asfortranarray(np.zeros((5, 2))))
+        with pytest.raises(ValueError, match="Fortran order. Expected C order"):
+            open_recording(tmp_path / "recording.npy", sampling_rate=RATE)
+
+    def test_npy_that_is_broken_or_holds_objects(self, tmp_path):
+        path = tmp_path / "recording.npy"
+        np.save(path, noise(1000))
+        path.write_bytes(path.read_bytes()[:-80])
+        with pytest.raises(ValueError, match="not a whole .npy file .*save it again"):
+            open_recording(path, sampling_rate=RATE)
+        path.write_bytes(b"")
+        with pytest.raises(ValueError, match="not a whole .npy file"):
+            open_recording(path, sampling_rate=RATE)
+        np.save(path, np.array([{}, 1], dtype=object))
+        with pytest.raises(ValueError, match="not a whole .npy file"):
+            open_recording(path, sampling_rate=RATE)
+
+    def test_broken_archive(self, tmp_path):
+        pair = write_sigmf(tmp_path / "cell", noise(3000), RATE)
+        path = tmp_path / "packed.sigmf"
+        with tarfile.open(path, "w") as archive:
+            archive.add(pair, "packed.sigmf-meta")
+        with pytest.raises(ValueError, match="Expected an uncompressed tar file with one .sigmf-meta and one"):
+            open_recording(path)
+        sigmf.fromfile(pair).archive(path, overwrite=True)
+        path.write_bytes(path.read_bytes()[:12_000])
+        with pytest.raises(ValueError, match="truncated"):
+            open_recording(path)
+        path.write_bytes(b"not a tar file")
+        with pytest.raises(ValueError, match="not a SigMF archive"):
+            open_recording(path)
