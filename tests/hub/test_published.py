@@ -326,7 +326,7 @@ def test_each_expert_of_the_mixture_keeps_its_decoder(published_folder, target, 
     assert_close(output.reconstruction[torch.from_numpy(mask)], expected)
 
 
-def test_what_the_bundle_says_about_its_task(published_folder, target):
+def test_what_the_bundle_says_about_its_task(published_folder, target, caplog):
     report = convert(published_folder, target)
     config = LwmSpectroMoEModel.from_pretrained(target).config
     assert config.task_name == "snr_db+mobility"
@@ -339,7 +339,7 @@ def test_what_the_bundle_says_about_its_task(published_folder, target):
         "classifier_state_dict.norm.weight",
         "classifier_state_dict.blocks.0.conv.weight",
     }
-    assert "classifier_state_dict.norm.weight" in str(report)
+    assert all(key in str(report) and key in caplog.text for key in report.left_out)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import logging
 import math
 import pickle
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +61,9 @@ def load_pth(path: Path) -> Any:
         ConversionError: The file asks for code to be run, is cut short, or is no PyTorch file at all.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about pickle protocols, before the refusal says it all
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own text recommends weights_only=False, so it is not passed on.
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -71,8 +74,9 @@ def load_pth(path: Path) -> Any:
             "model.state_dict() again; if it was downloaded, check that it is not a Git LFS pointer."
         ) from None
     except (OSError, RuntimeError, EOFError, IndexError, KeyError, ValueError, TypeError, AttributeError) as error:
+        reason = str(error).partition(". ")[0] or "no more data"
         raise ConversionError(
-            f"{path} ({path.stat().st_size:,} bytes) cannot be read to its end: {str(error)[:200] or 'no more data'}. "
+            f"{path} ({path.stat().st_size:,} bytes) cannot be read to its end: {reason}. "
             "Expected a whole file written by torch.save; it may be cut short or damaged. Download or copy it again."
         ) from error
 

@@ -174,8 +174,8 @@ def convert(
         model.save_pretrained(staged)
         _save_preprocessor(staged, expert_config, foreign.stats, report)
         _check(staged, model)
-    for key, reason in report.left_out.items():
-        logger.warning("Left out %s: %s", key, reason)
+    if report.left_out:
+        logger.warning("Left out, for the reasons in the report: %s", ", ".join(report.left_out))
     return report
 
 
