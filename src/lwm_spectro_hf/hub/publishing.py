@@ -33,7 +33,8 @@ def export(
 
     The folder loads with `trust_remote_code=True` where this package is not installed: AutoConfig, AutoModel,
     AutoModelForPreTraining, AutoModelForSequenceClassification, AutoFeatureExtractor and
-    `pipeline("iq-classification")`.
+    `pipeline("iq-classification")`. Where it is installed, the installed classes are used and no trust is needed, but
+    for `pipeline`: Transformers asks for trust, or for `pipeline_class=`, wherever a config has `custom_pipelines`.
 
     Args:
         model_or_folder (`PreTrainedModel`, `str` or `Path`): A model, or a folder that `save_pretrained` or `convert`
