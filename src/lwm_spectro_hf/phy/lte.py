@@ -27,10 +27,11 @@ def numerology(num_rb: int) -> Numerology:
 
 def primary_synchronization(sector_id: torch.Tensor) -> torch.Tensor:
     """PSS: a Zadoff-Chu sequence of length 63 without its middle (TS 36.211, clause 6.11.1), shape `(batch, 62)`."""
-    root = torch.tensor([25.0, 29.0, 34.0])[sector_id][:, None]
-    n = torch.arange(62.0)
-    phase = torch.where(n < 31, n * (n + 1), (n + 1) * (n + 2))
-    return torch.polar(torch.ones(len(root), 62), -torch.pi * root * phase / 63)
+    root = torch.tensor([25, 29, 34])[sector_id][:, None]
+    n = torch.arange(62)
+    # Reduced in integers: the phase itself runs to thousands of radians, where float32 has lost the fourth digit.
+    phase = root * torch.where(n < 31, n * (n + 1), (n + 1) * (n + 2)) % 126
+    return torch.polar(torch.ones(len(root), 62), -torch.pi / 63 * phase)
 
 
 def secondary_synchronization(group_id: torch.Tensor, sector_id: torch.Tensor, subframe: int) -> torch.Tensor:

@@ -1,0 +1,235 @@
+"""Train the small mixture of experts that ships with the package, from nothing, on a CPU.
+
+    python examples/train_tiny.py --num 3000 --minutes 2 --out runs/trial           # a trial of every stage
+    python examples/train_tiny.py --num 60000 --minutes 60 --out runs/tiny           # the shipped weights: two cores
+
+Four stages, each resumable: spectrograms are generated; every expert learns masked spectrogram modeling with the
+supervised contrastive objective (eq. 22) on its protocol; the router learns the protocol with frozen experts
+(sec. IV-C); heads for modulation and SNR x mobility are trained with the experts at a lower rate. The result is scored
+on recordings made from other seeds and written, with the scores, as a Hub-shaped folder.
+"""
+
+import argparse
+import json
+import platform
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import accuracy_score, f1_score
+from torch import nn
+
+from lwm_spectro_hf import (
+    LwmSpectroConfig,
+    LwmSpectroForPreTraining,
+    LwmSpectroMoEForPreTraining,
+    LwmSpectroMoEForSequenceClassification,
+    SpectrogramFeatureExtractor,
+)
+from lwm_spectro_hf.data.recipe import MOBILITIES, MODULATIONS, PROTOCOLS, SNRS_DB
+from lwm_spectro_hf.data.spectrograms import build_shards, load_shards
+from lwm_spectro_hf.training.loop import balanced_batches, train_for
+
+STAGE_SHARES = {"experts": 0.4, "router": 0.25, "heads": 0.35}
+JOINT_TASK = "snr_db+mobility"
+JOINT_LABELS = [f"{snr_db}+{mobility}" for snr_db in SNRS_DB for mobility in MOBILITIES]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num", type=int, default=60_000, help="spectrograms to train on (default: %(default)s)")
+    parser.add_argument("--num-test", type=int, default=6_000, help="spectrograms to score on (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=60, help="training time of all stages (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of data and weights (default: %(default)s)")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/tiny-work"), help="shards and states (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/tiny"), help="the finished checkpoint (default: %(default)s)"
+    )
+    return parser.parse_args()
+
+
+def expert_config() -> LwmSpectroConfig:
+    return LwmSpectroConfig(
+        num_channels=2,
+        patch_size=8,
+        hidden_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=256,
+        mask_strategy="drop",
+        reconstruction_loss_weight=1 / 128,  # eq. 17 sums over a patch, here of 2 x 8 x 8 values
+        classifier_type="residual_cnn",
+        classifier_num_layers=1,
+        classifier_hidden_size=32,
+    )
+
+
+class Columns:
+    """Spectrograms and labels in memory; batches come out as float32, mirrored in frequency half of the time."""
+
+    def __init__(self, columns: dict[str, torch.Tensor]):
+        self.input_values = columns["input_values"]
+        self.protocol, self.modulation = columns["protocol"], columns["modulation"]
+        snr = torch.bucketize(columns["snr_db"], torch.tensor(SNRS_DB))
+        self.joint = torch.where(self.protocol >= 0, snr * len(MOBILITIES) + columns["mobility"], -100)
+
+    def rows_of(self, protocol: int) -> torch.Tensor:
+        return (self.protocol == protocol).nonzero()[:, 0]
+
+    def batch(self, rows: torch.Tensor, mirror: bool = True) -> torch.Tensor:
+        values = self.input_values[rows].float()
+        if mirror and bool(rows.sum() % 2):  # an even coin that needs no generator of its own
+            # DC is the bin right of the middle, so the mirror image is one bin to the right.
+            values = values.flip(-1).roll(1, -1)
+        return values
+
+
+def train_experts(data: Columns, args: argparse.Namespace) -> tuple[list[LwmSpectroForPreTraining], dict]:
+    """Stage 1: an expert a protocol, on eq. 22; the contrastive labels are SNR x mobility."""
+    experts, log = [], {}
+    for index, protocol in enumerate(PROTOCOLS):
+        torch.manual_seed(args.seed + index)
+        expert = LwmSpectroForPreTraining(expert_config())
+
+        def loss_of(rows: torch.Tensor, expert=expert) -> torch.Tensor:
+            return expert(data.batch(rows), contrastive_labels=data.joint[rows]).loss
+
+        log[f"expert {protocol}"] = train_for(
+            args.minutes * STAGE_SHARES["experts"] / len(PROTOCOLS),
+            expert,
+            loss_of,
+            balanced_batches([data.rows_of(index)], 64, args.seed),
+            args.work / f"expert-{index}.pt",
+            learning_rate=1e-3,
+            description=f"stage 1, {protocol}",
+        )
+        experts.append(expert)
+    return experts, log
+
+
+def train_router(model: nn.Module, data: Columns, args: argparse.Namespace) -> dict:
+    """Stage 2: the router alone. Recordings of noise should leave it undecided: their target is uniform."""
+    router = model.base_model.router
+    # Row -1 of the targets, which the label -100 is taken to, is the uniform one.
+    targets = torch.cat([torch.eye(len(PROTOCOLS)), torch.full((1, len(PROTOCOLS)), 1 / len(PROTOCOLS))])
+
+    def loss_of(rows: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(router(data.batch(rows)), targets[data.protocol[rows].clamp(min=-1)])
+
+    return train_for(
+        args.minutes * STAGE_SHARES["router"],
+        router,
+        loss_of,
+        balanced_batches(
+            [data.rows_of(index) for index in range(len(PROTOCOLS))] + [data.rows_of(-100)], 64, args.seed
+        ),
+        args.work / "router.pt",
+        learning_rate=1e-3,
+        description="stage 2, router",
+    )
+
+
+def train_heads(
+    model: LwmSpectroMoEForSequenceClassification, pretraining: LwmSpectroMoEForPreTraining, data: Columns, args
+) -> dict:
+    """Stage 3: heads and experts on their labels and eq. 22 together, so that the decoders go on fitting the experts.
+
+    The router stays as it is. `pretraining` shares the experts of `model`.
+    """
+    model.base_model.router.requires_grad_(False)
+
+    def loss_of(rows: torch.Tensor) -> torch.Tensor:
+        values, labels = data.batch(rows), data.modulation[rows]
+        # Without a single labelled row the mean over labelled rows would be 0 / 0.
+        labels = labels if bool((labels >= 0).any()) else None
+        supervised = model(values, labels=labels, additional_labels={JOINT_TASK: data.joint[rows]}).loss
+        masked = pretraining(values, contrastive_labels=data.joint[rows], protocol_labels=data.protocol[rows])
+        return supervised + masked.loss - masked.router_loss
+
+    return train_for(
+        args.minutes * STAGE_SHARES["heads"],
+        nn.ModuleDict({"model": model, "pretraining": pretraining}),
+        loss_of,
+        balanced_batches([data.rows_of(index) for index in range(len(PROTOCOLS))], 48, args.seed),
+        args.work / "heads.pt",
+        learning_rate=5e-4,
+        description="stage 3, heads",
+    )
+
+
+@torch.inference_mode()
+def evaluate(model: LwmSpectroMoEForSequenceClassification, data: Columns) -> dict[str, dict[str, float]]:
+    """Accuracy and macro-F1 of single spectrograms, over all and by protocol; noise is not counted."""
+    predictions: dict[str, list[torch.Tensor]] = {"protocol": [], "modulation": [], JOINT_TASK: []}
+    for rows in torch.arange(len(data.protocol)).split(64):
+        output = model(data.batch(rows, mirror=False))
+        predictions["protocol"].append(output.router_logits.argmax(-1))
+        predictions["modulation"].append(output.logits.argmax(-1))
+        predictions[JOINT_TASK].append(output.additional_logits[JOINT_TASK].argmax(-1))
+    predicted = {name: torch.cat(parts) for name, parts in predictions.items()}
+    truth = {"protocol": data.protocol, "modulation": data.modulation, JOINT_TASK: data.joint}
+    predicted["snr_db"], truth["snr_db"] = (
+        torch.where(joint[JOINT_TASK] >= 0, joint[JOINT_TASK] // len(MOBILITIES), -100) for joint in (predicted, truth)
+    )
+    predicted["mobility"], truth["mobility"] = (
+        torch.where(joint[JOINT_TASK] >= 0, joint[JOINT_TASK] % len(MOBILITIES), -100) for joint in (predicted, truth)
+    )
+    table = {}
+    for name, labels in truth.items():
+        for group, protocol in [("all", None), *((p, i) for i, p in enumerate(PROTOCOLS))]:
+            keep = labels >= 0 if protocol is None else (labels >= 0) & (data.protocol == protocol)
+            scores = labels[keep].numpy(), predicted[name][keep].numpy()
+            table.setdefault(name, {})[group] = {
+                "accuracy": round(100 * accuracy_score(*scores), 2),
+                "macro_f1": round(100 * f1_score(*scores, average="macro", zero_division=0.0), 2),
+                "num": int(keep.sum()),
+            }
+    return table
+
+
+def main() -> None:
+    args = parse_args()
+    extractor = SpectrogramFeatureExtractor(window_function=["boxcar", "general_hamming:0.72"])
+    train = Columns(load_shards(build_shards(args.work / "train", args.num, args.seed, extractor)))
+    test = Columns(load_shards(build_shards(args.work / "test", args.num_test, args.seed + 900_000_000, extractor)))
+
+    experts, log = train_experts(train, args)
+    torch.manual_seed(args.seed)
+    fields = {
+        "expert_names": list(PROTOCOLS),
+        "task_name": "modulation",
+        "additional_tasks": {JOINT_TASK: JOINT_LABELS},
+    }
+    labels = {"id2label": dict(enumerate(MODULATIONS)), "label2id": {name: i for i, name in enumerate(MODULATIONS)}}
+    model = LwmSpectroMoEForSequenceClassification.from_experts(experts, **fields, **labels)
+    pretraining = LwmSpectroMoEForPreTraining.from_experts(experts, **fields, **labels)
+    pretraining.lwm_spectro_moe = model.lwm_spectro_moe
+    log["router"] = train_router(model, train, args)
+    log["heads"] = train_heads(model, pretraining, train, args)
+    scores = evaluate(model, test)
+
+    # One file for every Auto class: encoders, router and heads of the classifier, decoders of the pretraining model.
+    model.save_pretrained(args.out, state_dict={**pretraining.state_dict(), **model.state_dict()})
+    extractor.save_pretrained(args.out)
+    run = {
+        "arguments": {k: str(v) for k, v in vars(args).items()},
+        "machine": platform.processor(),
+        "log": log,
+        "scores": scores,
+    }
+    (args.out / "training.json").write_text(json.dumps(run, indent=2) + "\n")
+    print_table(log, scores)
+
+
+def print_table(log: dict, scores: dict) -> None:
+    for name, entry in log.items():
+        print(f"{name:14} {entry['seconds'] / 60:6.1f} min {entry['samples']:8d} samples  loss {entry['loss']:.3f}")
+    print(f"\n{'macro-F1 %':16}" + "".join(f"{group:>8}" for group in ("all", *PROTOCOLS)))
+    for name, groups in scores.items():
+        print(f"{name:16}" + "".join(f"{groups[group]['macro_f1']:8.1f}" for group in groups))
+
+
+if __name__ == "__main__":
+    main()

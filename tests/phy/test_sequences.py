@@ -1,0 +1,48 @@
+"""Constellations and sequences against the standards' own forms and py3gpp."""
+
+import numpy as np
+import pytest
+import torch
+
+from lwm_spectro_hf.phy.sequences import CONSTELLATION_ORDERS, constellation, gold_qpsk, gold_sequence, random_symbols
+
+py3gpp = pytest.importorskip("py3gpp")
+
+
+@pytest.mark.parametrize("name", CONSTELLATION_ORDERS)
+def test_constellation_agrees_with_py3gpp(name):
+    order = CONSTELLATION_ORDERS[name]
+    bits = (np.arange(2**order)[:, None] >> np.arange(order - 1, -1, -1)) & 1
+    expected = np.asarray(py3gpp.nrSymbolModulate(bits.reshape(-1), name)).reshape(-1)
+    np.testing.assert_allclose(constellation(name).numpy(), expected, atol=1e-6)
+
+
+def test_unknown_modulation_names_the_known_ones():
+    with pytest.raises(ValueError, match="'8PSK'.*256QAM"):
+        constellation("8PSK")
+
+
+def test_gold_sequence_agrees_with_py3gpp_for_many_seeds():
+    seeds = torch.tensor([[0, 1, 12345], [2**30 + 7, 2**31 - 1, 99]])
+    found = gold_sequence(seeds, 300)
+    assert found.shape == (2, 3, 300)
+    for seed, row in zip(seeds.flatten().tolist(), found.flatten(0, 1), strict=True):
+        expected = np.asarray(py3gpp.nrPRBS(seed, 300)).reshape(-1)
+        np.testing.assert_array_equal(row.numpy(), expected)
+
+
+def test_gold_qpsk_takes_two_bits_a_symbol():
+    seed = torch.tensor([4711])
+    bits = gold_sequence(seed, 20)[0]
+    expected = ((1 - 2 * bits[0::2]) + 1j * (1 - 2 * bits[1::2])) / 2**0.5
+    torch.testing.assert_close(gold_qpsk(seed, 10)[0], expected.to(torch.complex64))
+
+
+def test_random_symbols_take_the_constellation_of_their_row():
+    points = [constellation("QPSK"), constellation("64QAM")]
+    generator = torch.Generator().manual_seed(0)
+    symbols = random_symbols(points, torch.tensor([0, 1, 0]), (50, 40), generator)
+    assert symbols.shape == (3, 50, 40)
+    for row, expected in ((0, 4), (1, 64), (2, 4)):
+        assert len(torch.unique(torch.view_as_real(symbols[row]).round(decimals=4).flatten(0, 1), dim=0)) == expected
+    torch.testing.assert_close(symbols.abs().square().mean(), torch.tensor(1.0), atol=0.02, rtol=0)

@@ -1,0 +1,110 @@
+"""Synchronization and reference signals of the three standards against py3gpp and closed forms."""
+
+import numpy as np
+import pytest
+import torch
+
+from lwm_spectro_hf.phy import lte, nr, wifi
+from lwm_spectro_hf.phy.ofdm import symbols_to_samples
+from lwm_spectro_hf.phy.traffic import draw_allocation
+
+py3gpp = pytest.importorskip("py3gpp")
+CELLS = torch.tensor([0, 1, 100, 503, 777, 1007])
+
+
+def test_nr_synchronization_signals_agree_with_py3gpp():
+    pss = nr.primary_synchronization(CELLS % 3)
+    sss = nr.secondary_synchronization(CELLS // 3, CELLS % 3)
+    for row, cell in enumerate(CELLS.tolist()):
+        np.testing.assert_allclose(pss[row].numpy(), np.asarray(py3gpp.nrPSS(cell)).reshape(-1), atol=1e-6)
+        np.testing.assert_allclose(sss[row].numpy(), np.asarray(py3gpp.nrSSS(cell)).reshape(-1), atol=1e-6)
+
+
+def test_nr_ssb_carries_the_dmrs_of_py3gpp():
+    block = nr.ss_pbch_block(CELLS, 3, torch.zeros(len(CELLS), 4, 240, dtype=torch.complex64))
+    for row, cell in enumerate(CELLS.tolist()):
+        pilots = np.asarray(py3gpp.nrPBCHDMRS(cell, 3)).reshape(-1)
+        comb = np.arange(0, 240, 4) + cell % 4
+        found = block[row].numpy()
+        middle = np.concatenate([found[2, comb[:12]], found[2, comb[48:]]])
+        np.testing.assert_allclose(np.concatenate([found[1, comb], middle, found[3, comb]]), pilots, atol=1e-6)
+
+
+def test_lte_pss_has_constant_modulus_and_distinct_roots():
+    pss = lte.primary_synchronization(torch.arange(3))
+    torch.testing.assert_close(pss.abs(), torch.ones(3, 62))
+    cross = (pss @ pss.mH).abs() / 62
+    assert float((cross - torch.eye(3)).abs().max()) < 0.45
+    # Root 29 and 34 add up to 63: conjugates.
+    torch.testing.assert_close(pss[1], pss[2].conj(), atol=1e-4, rtol=0)
+
+
+def test_lte_sss_tells_the_168_groups_and_both_half_frames_apart():
+    groups = torch.arange(168)
+    sector = torch.ones(168).long()
+    first, second = (lte.secondary_synchronization(groups, sector, subframe).real for subframe in (0, 5))
+    correlation = torch.cat([first, second]) @ torch.cat([first, second]).T / 62
+    off_diagonal = correlation - torch.eye(336)
+    assert float(off_diagonal.abs().max()) < 0.75
+
+
+def test_lte_grid_carries_reference_and_synchronization_signals():
+    batch = lte.draw(15, 6, 10, torch.Generator().manual_seed(3))
+    assert batch.grid.shape == (6, 140, 180)
+    power = batch.grid.abs().square()
+    # The first symbol of every subframe carries port 0 on every sixth subcarrier, whatever the load.
+    for subframe in range(10):
+        comb = power[:, 14 * subframe].view(6, 30, 6)
+        assert bool((comb > 0.9).all(1).any(1).all())
+    # One PSS each half frame: the five subcarriers on both sides of the 62 are empty.
+    guard = power[:, :, 90 - 36 : 90 - 31].sum(-1) == 0
+    assert bool((guard.sum(1) >= 4).all())
+
+
+def test_nr_grid_is_lean():
+    batch = nr.draw(52, 15e3, 16, 20, torch.Generator().manual_seed(0))
+    assert batch.grid.shape == (16, 280, 624)
+    silent = (batch.grid.abs().square().sum(-1) == 0).float().mean(1)
+    assert float(silent.max()) > 0.7, "some cell should transmit its SS/PBCH blocks and little else"
+    assert bool(batch.grid.isfinite().all())
+
+
+def test_allocations_range_from_empty_to_full():
+    share = draw_allocation(400, 10, 50, torch.Generator().manual_seed(0)).float().mean((1, 2))
+    assert float((share == 0).float().mean()) > 0.1
+    assert float((share == 1).float().mean()) > 0.2
+    assert float(((share > 0.05) & (share < 0.95)).float().mean()) > 0.3
+
+
+def test_wifi_preamble_repeats_as_the_standard_says():
+    short = symbols_to_samples(wifi.short_training_field()[None, None], wifi.NUMEROLOGY)[0, 0]
+    torch.testing.assert_close(short, short.roll(16), atol=1e-6, rtol=0)
+    # Table I-2 of the standard gives the first sample of the short training symbol as 0.046 + 0.046j, in 64-point
+    # inverse-DFT units without the unitary factor 8.
+    torch.testing.assert_close(short[0] / 8, torch.tensor(0.046 + 0.046j), atol=5e-4, rtol=0)
+
+
+def test_wifi_long_training_field_occupies_52_subcarriers():
+    field = wifi.long_training_field()
+    assert int((field.abs() > 0).sum()) == 52
+    assert sorted(set(field.real.tolist())) == [-1.0, 0.0, 1.0]
+
+
+def test_wifi_timeline_holds_packets_that_a_correlator_finds():
+    batch = wifi.draw(4, 20_000, torch.Generator().manual_seed(5))
+    samples = wifi.assemble(batch, batch.grid, 20_000)
+    assert samples.shape == (4, 20_000)
+    short = symbols_to_samples(wifi.short_training_field()[None, None], wifi.NUMEROLOGY)[0, 0].repeat(2)
+    found = 0
+    for row in range(4):
+        pair = batch.start[row].diff()
+        kept = batch.start[row] < 20_000
+        assert bool((pair[kept[1:]] >= wifi.SYMBOL_SAMPLES).all()), "blocks never overlap"
+        correlation = np.abs(np.correlate(samples[row].numpy(), short.numpy(), "valid"))
+        found += int((correlation > 0.9 * float(short.abs().square().sum())).any())
+    assert found == 4
+
+
+def test_pilot_polarity_starts_as_in_the_standard():
+    expected = [1, 1, 1, 1, -1, -1, -1, 1, -1, -1, -1, -1, 1, 1, -1, 1]
+    assert wifi.pilot_polarity()[:16].tolist() == expected
