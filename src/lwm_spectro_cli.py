@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 INPUTS = """\
 inputs:
   SigMF recordings (.sigmf-meta, .sigmf-data or their common name), .npy arrays (complex, or float of shape (n, 2)),
-  raw samples (say --dtype and --sampling-rate), and folders, which are searched for SigMF and .npy.
+  raw samples (.cf32, .ci16 ..., or any name with --dtype; they need --sampling-rate), and folders of these.
 """
 
 CLASSIFY = (

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +18,12 @@ from tqdm import tqdm
 
 from lwm_spectro_cli import main  # noqa: F401  (the entry point, under the name users expect)
 
-from .data.recordings import Recording, open_recording
+from .data.recordings import RAW_SUFFIXES, Recording, open_recording
 from .resources import default_checkpoint, demo_recordings
 
-# What a folder is searched for: files that say themselves what they hold.
-SELF_DESCRIBING = (".sigmf-meta", ".sigmf", ".npy")
+SELF_DESCRIBING = (".sigmf-meta", ".sigmf-data", ".sigmf", ".npy")
+# What a folder is searched for: what says itself how its samples are stored.
+SEARCHED = {".sigmf-meta", ".sigmf", ".npy"} | RAW_SUFFIXES
 USER_ERRORS = (OSError, ValueError, ImportError)
 
 
@@ -75,7 +77,7 @@ def classify(arguments: argparse.Namespace) -> int:
     elif arguments.csv:
         lines = _csv_lines(records())
     else:
-        lines = _table_lines(records(), files.paths)
+        lines = _table_lines(records(), files.paths, windowed=bool(arguments.window_ms))
     _write_lines(lines, arguments.output)
     if pictures:
         _write_picture(pictures, arguments.plot)
@@ -114,12 +116,13 @@ def embed(arguments: argparse.Namespace) -> int:
         _write_lines(_csv_lines(map(columns, records())), arguments.output)
     else:
         rows = list(records())
-        with _whole_file(arguments.npz) as stream:
-            np.savez(
-                stream,
-                embeddings=np.array([vector(row) for row in rows], np.float32).reshape(-1, hidden_size),
-                **{name: np.array([row[name] for row in rows]) for name in ("file", "start_s", "duration_s")},
-            )
+        arrays = {name: np.array([row[name] for row in rows]) for name in ("file", "start_s", "duration_s")}
+        arrays["embeddings"] = np.array([vector(row) for row in rows], np.float32).reshape(-1, hidden_size)
+        # Not np.savez, which takes `file` for its own argument.
+        with _whole_file(arguments.npz) as stream, zipfile.ZipFile(stream, "w") as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w") as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
         _note(f"Wrote {arguments.npz}: {len(rows)} embeddings of {hidden_size} values")
     return files.exit_code
 
@@ -207,12 +210,16 @@ class _Files:
             path = Path(name).expanduser()
             found = _recordings_in(path) if path.is_dir() else [path]
             if not found:
-                self._fail(path, ValueError(f"no recordings in this folder. Expected {', '.join(SELF_DESCRIBING)}."))
+                wanted = ", ".join(sorted(SEARCHED))
+                self._fail(path, ValueError(f"no recordings in this folder. Expected files ending in {wanted}."))
             self.paths += found
+        # A shell's `lte*` names both files of a SigMF recording: it is still one.
+        self.paths = list(dict.fromkeys(map(_sigmf_meta, self.paths)))
 
     def open(self, path: Path) -> Recording:
-        """Opens one of the recordings."""
-        return open_recording(path, dtype=self.arguments.dtype, sampling_rate=self.arguments.sampling_rate)
+        """Opens one of the recordings; `--dtype` is for those that do not say it themselves."""
+        dtype = None if path.suffix in SELF_DESCRIBING else self.arguments.dtype
+        return open_recording(path, dtype=dtype, sampling_rate=self.arguments.sampling_rate)
 
     def hear(self, path: Path, pipe: Any, **options) -> tuple[Recording, Iterator[dict]]:
         """Opens one of the recordings; what the pipeline says about it comes window by window."""
@@ -248,8 +255,13 @@ class _Files:
         self.exit_code = 2
 
 
+def _sigmf_meta(path: Path) -> Path:
+    meta = path.with_suffix(".sigmf-meta")
+    return meta if path.suffix == ".sigmf-data" and meta.is_file() else path
+
+
 def _recordings_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix in SELF_DESCRIBING and path.is_file())
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SEARCHED and path.is_file())
 
 
 def _load_pipeline(arguments: argparse.Namespace) -> Any:
@@ -299,25 +311,31 @@ def _csv_lines(records: Iterable[dict]) -> Iterator[str]:
             yield text.getvalue()
 
 
-def _table_lines(records: Iterable[dict], paths: list[Path]) -> Iterator[str]:
+def _table_lines(records: Iterable[dict], paths: list[Path], windowed: bool) -> Iterator[str]:
     """Columns of fixed width, so that each row can be shown as soon as it is known."""
-    width = max([len("file"), *(len(str(path)) for path in paths)])
+    # Names without folders, where they tell the recordings apart.
+    short = {str(path): path.name for path in paths}
+    if len(set(short.values())) < len(short):
+        short = {name: name for name in short}
+    width = max([len("file"), *map(len, short.values())])
+
+    def row(name: str, *cells: str) -> str:
+        return "  ".join([name.ljust(width), *(cell.ljust(14) for cell in cells)]).rstrip()
+
     for index, record in enumerate(records):
         quantities = _quantities(record)
+        times = ["start", "duration"] if windowed else ["duration"]
         if index == 0:
-            yield _row(["file", "start", "duration", *quantities], width)
-        cells = [record["file"], f"{record['start_s'] * 1e3:.6g} ms", f"{record['duration_s'] * 1e3:.6g} ms"]
-        for quantity in quantities:
-            value = record[quantity]
-            shown = f"{value:g}" if isinstance(value, float) else value
-            cells.append("-" if value is None else f"{shown} {record[f'{quantity}_score'] * 100:.0f} %")
+            yield row("file", *times, *(quantity.removesuffix("_db") for quantity in quantities))
+        cells = {name: f"{record[f'{name}_s'] * 1e3:.6g} ms" for name in times}
+        for name in quantities:
+            value = record[name]
+            if isinstance(value, float):
+                value = f"{value:g} dB" if name.endswith("_db") else f"{value:g}"
+            cells[name] = "-" if value is None else f"{value} {record[f'{name}_score'] * 100:.0f} %"
         if record.get("protocol", "") is None:
-            cells[3] = "no signal"
-        yield _row(cells, width)
-
-
-def _row(cells: list[str], first_width: int) -> str:
-    return "  ".join([cells[0].ljust(first_width), *(cell.ljust(13) for cell in cells[1:])]).rstrip()
+            cells["protocol"] = "no signal"
+        yield row(short[record["file"]], *cells.values())
 
 
 def _write_lines(lines: Iterable[str], output: str | None):

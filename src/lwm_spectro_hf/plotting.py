@@ -168,9 +168,8 @@ def _draw_spectrogram(panel: Any, axis: Any, picture: Picture):
     axis.tick_params(labelsize=8)
     axis.set_title(picture.title, fontsize=9, loc="left", color="0.3", pad=18 if picture.verdict else 6)
     if picture.verdict:
-        axis.text(
-            0, 1.015, describe(picture.verdict), transform=axis.transAxes, fontsize=9, fontweight="bold", va="bottom"
-        )
+        text = axis.text(0, 1.015, describe(picture.verdict), transform=axis.transAxes, fontsize=9, fontweight="bold")
+        text.set_in_layout(False)  # it may be wider than the axes, which must not shrink for it
     colorbar = panel.colorbar(image, ax=axis, pad=0.02, aspect=30)
     colorbar.set_label("power [dB]", fontsize=8)
     colorbar.ax.tick_params(labelsize=7)
