@@ -1,0 +1,282 @@
+"""The command `lwm-spectro`, run in this process; what it prints is compared with the pipeline."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from transformers import pipeline
+
+from lwm_spectro_cli import build_parser, main
+from lwm_spectro_hf import cli
+from lwm_spectro_hf.plotting import draw
+
+RATE = 1e6
+
+
+@pytest.fixture
+def captures(tmp_path, noise, write_sigmf):
+    """A folder with two SigMF recordings, one of them silent, and a .npy file that says no rate."""
+    folder = tmp_path / "captures"
+    (folder / "more").mkdir(parents=True)
+    write_sigmf(folder / "a", noise(5000))
+    write_sigmf(folder / "more" / "silent", np.zeros(3000, np.complex64))
+    (folder / "notes.txt").write_text("not a recording")
+    return folder
+
+
+@pytest.fixture
+def spectro(tiny_checkpoint, capsys):
+    """Runs the command with the tiny checkpoint; gives the exit code and both outputs."""
+
+    def run(command, *arguments):
+        model = [] if command in ("convert", "export", "publish") else ["--model", str(tiny_checkpoint)]
+        code = main([command, *map(str, arguments), *model])
+        captured = capsys.readouterr()
+        return SimpleNamespace(code=code, out=captured.out, err=captured.err)
+
+    return run
+
+
+def assert_is_verdict(record, verdict):
+    for name in ("protocol", "modulation", "snr_db", "mobility"):
+        assert record[name] == verdict[name]
+        assert record[f"{name}_score"] == pytest.approx(verdict[f"{name}_score"], abs=1e-5)
+
+
+class TestClassify:
+    def test_json_is_what_the_pipeline_says(self, spectro, captures, tiny_checkpoint):
+        result = spectro("classify", captures, "--json")
+        assert result.code == 0
+        heard, silent = map(json.loads, result.out.splitlines())
+        assert heard["file"] == str(captures / "a.sigmf-meta")
+        assert heard["start_s"] == 0 and heard["duration_s"] == 5e-3
+        classify = pipeline("iq-classification", model=str(tiny_checkpoint), device="cpu")
+        assert_is_verdict(heard, classify(captures / "a.sigmf-meta"))
+        assert silent["file"] == str(captures / "more" / "silent.sigmf-meta")
+        assert silent["protocol"] is None and silent["protocol_score"] == 0
+
+    def test_windows(self, spectro, captures, tiny_checkpoint):
+        result = spectro("classify", captures / "a.sigmf-meta", "--json", "--window-ms", "2")
+        records = [json.loads(line) for line in result.out.splitlines()]
+        assert [(record["start_s"], record["duration_s"]) for record in records] == [
+            (0.0, 0.002),
+            (0.002, 0.002),
+            (0.004, 0.001),
+        ]
+        classify = pipeline("iq-classification", model=str(tiny_checkpoint), device="cpu")
+        for record, verdict in zip(records, classify(captures / "a.sigmf-meta", window_ms=2), strict=True):
+            assert_is_verdict(record, verdict)
+
+    def test_csv_has_the_same_numbers(self, spectro, captures):
+        records = [json.loads(line) for line in spectro("classify", captures, "--json").out.splitlines()]
+        rows = list(csv.DictReader(io.StringIO(spectro("classify", captures, "--csv").out)))
+        as_text = [{name: "" if value is None else str(value) for name, value in record.items()} for record in records]
+        assert rows == as_text
+
+    def test_table(self, spectro, captures):
+        header, heard, silent = spectro("classify", captures).out.splitlines()
+        assert header.split() == ["file", "duration", "protocol", "modulation", "snr", "mobility"]
+        assert heard.startswith("a.sigmf-meta") and "5 ms" in heard and "-5 dB 100 %" in heard
+        assert silent.startswith("silent.sigmf-meta") and "no signal" in silent
+        assert heard.index("5 ms") == header.index("duration")
+
+    def test_names_that_are_equal_are_shown_with_their_folders(self, spectro, captures, noise, write_sigmf):
+        write_sigmf(captures / "more" / "a", noise(3000))
+        rows = spectro("classify", captures).out.splitlines()
+        assert rows[1].startswith(str(captures / "a.sigmf-meta"))
+
+    def test_both_files_of_a_sigmf_recording_are_one(self, spectro, captures):
+        result = spectro("classify", captures / "a.sigmf-data", captures / "a.sigmf-meta", "--json")
+        assert len(result.out.splitlines()) == 1
+
+    def test_raw_and_npy_files_need_to_be_told_what_they_are(self, spectro, captures, noise, tmp_path):
+        expected = json.loads(spectro("classify", captures / "a.sigmf-meta", "--json").out)
+        (tmp_path / "dump.bin").write_bytes(noise(5000).tobytes())
+        np.save(tmp_path / "dump.npy", noise(5000))
+        files = [tmp_path / "dump.bin", tmp_path / "dump.npy", captures / "a.sigmf-meta"]
+        result = spectro("classify", *files, "--dtype", "cf32", "--sampling-rate", "1e6", "--json")
+        assert result.code == 0
+        for line in result.out.splitlines():
+            assert {**json.loads(line), "file": expected["file"]} == expected
+        assert spectro("classify", tmp_path / "dump.bin").code == 2
+
+    def test_a_bad_file_costs_a_line_and_the_exit_code_but_not_the_others(self, spectro, captures, tmp_path):
+        bad = captures / "bad.sigmf-meta"
+        bad.write_text("{")
+        missing = tmp_path / "missing.npy"
+        empty = tmp_path / "empty"
+        empty.mkdir()
+        result = spectro("classify", missing, captures, empty, "--json")
+        assert result.code == 2
+        assert [json.loads(line)["file"] for line in result.out.splitlines()] == [
+            str(captures / "a.sigmf-meta"),
+            str(captures / "more" / "silent.sigmf-meta"),
+        ]
+        complaints = result.err.splitlines()
+        assert len(complaints) == 3
+        for path in (missing, bad, empty):
+            assert sum(f"lwm-spectro: error: {path}" in line or str(path) in line for line in complaints) == 1
+
+    def test_debug_shows_where(self, spectro, tmp_path):
+        with pytest.raises(FileNotFoundError):
+            spectro("classify", tmp_path / "missing.npy", "--debug")
+
+    def test_a_model_that_is_not_there_is_one_line(self, captures, capsys, tmp_path):
+        assert main(["classify", str(captures), "--model", str(tmp_path / "nowhere")]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "nowhere" in line
+
+    def test_output_appears_whole_or_not_at_all(self, spectro, captures, tmp_path, monkeypatch):
+        output = tmp_path / "new" / "verdicts.jsonl"
+        result = spectro("classify", captures, "--json", "--output", output)
+        assert result.code == 0 and result.out == "" and "verdicts.jsonl" in result.err
+        assert len(output.read_text().splitlines()) == 2
+
+        before = output.read_text()
+
+        def fail(records):
+            yield "half"
+            raise RuntimeError("the disk is full")
+
+        monkeypatch.setattr(cli, "_json_lines", fail)
+        result = spectro("classify", captures, "--json", "--output", output)
+        assert result.code == 1 and "the disk is full" in result.err
+        assert output.read_text() == before
+        assert os.listdir(output.parent) == [output.name]
+
+    def test_a_picture_on_the_side(self, spectro, captures, tmp_path):
+        result = spectro("classify", captures, "--json", "--plot", tmp_path / "captures.png")
+        assert result.code == 0 and len(result.out.splitlines()) == 2
+        assert (tmp_path / "captures.png").read_bytes().startswith(b"\x89PNG")
+        assert spectro("classify", captures, "--plot", "x.png", "--window-ms", "1").code == 2
+
+    def test_a_reader_that_has_enough_is_no_error(self, captures, tiny_checkpoint, monkeypatch):
+        reader, writer = os.pipe()
+        os.close(reader)
+        with os.fdopen(writer, "w") as closed:
+            monkeypatch.setattr(sys, "stdout", closed)
+            assert main(["classify", str(captures), "--json", "--model", str(tiny_checkpoint)]) == 0
+
+
+class TestEmbed:
+    def test_arrays_are_what_the_pipeline_says(self, spectro, captures, tiny_checkpoint, tmp_path):
+        result = spectro("embed", captures, "--npz", tmp_path / "embeddings.npz")
+        assert result.code == 0
+        arrays = np.load(tmp_path / "embeddings.npz", allow_pickle=False)
+        assert arrays["file"].tolist() == [
+            str(captures / "a.sigmf-meta"),
+            str(captures / "more" / "silent.sigmf-meta"),
+        ]
+        assert arrays["duration_s"].tolist() == [5e-3, 3e-3] and arrays["start_s"].tolist() == [0, 0]
+        classify = pipeline("iq-classification", model=str(tiny_checkpoint), device="cpu")
+        expected = classify(captures / "a.sigmf-meta", return_embedding=True)["embedding"]
+        np.testing.assert_allclose(arrays["embeddings"][0], expected, atol=1e-5)
+        assert np.isnan(arrays["embeddings"][1]).all()
+
+    def test_text_has_the_same_numbers(self, spectro, captures, tmp_path):
+        command = ["embed", captures, "--window-ms", "1"]
+        spectro(*command, "--npz", tmp_path / "embeddings.npz")
+        arrays = np.load(tmp_path / "embeddings.npz")
+        records = [json.loads(line) for line in spectro(*command, "--json").out.splitlines()]
+        rows = list(csv.DictReader(io.StringIO(spectro(*command, "--csv").out)))
+        assert len(records) == len(rows) == len(arrays["embeddings"]) == 8
+        assert records[-1]["embedding"] is None
+        assert records[3]["start_s"] == float(rows[3]["start_s"]) == arrays["start_s"][3] == 3e-3
+        expected = arrays["embeddings"][3]
+        np.testing.assert_allclose(records[3]["embedding"], expected, rtol=1e-6)
+        columns = [float(rows[3][f"embedding_{index}"]) for index in range(len(expected))]
+        np.testing.assert_allclose(columns, expected, rtol=1e-6)
+
+    def test_it_must_be_told_what_to_write(self, spectro, captures):
+        result = spectro("embed", captures)
+        assert result.code == 2 and "--npz" in result.err
+
+
+class TestPlot:
+    def test_with_and_without_verdict(self, spectro, captures, tmp_path, monkeypatch):
+        drawn = []
+        monkeypatch.setattr("lwm_spectro_hf.plotting.draw", lambda pictures: drawn.append(pictures) or draw(pictures))
+        assert spectro("plot", captures, "--output", tmp_path / "one.png").code == 0
+        monkeypatch.setattr(cli, "_load_pipeline", None)  # not called
+        assert spectro("plot", captures, "--no-verdict", "--output", tmp_path / "other.png").code == 0
+        heard, unheard = drawn
+        assert [picture.title for picture in heard] == [picture.title for picture in unheard] == ["a", "silent"]
+        assert [picture.verdict.get("verdict") for picture in heard] == [None, "no signal"]
+        assert "protocol" in heard[0].verdict and not unheard[0].verdict
+        for name in ("one.png", "other.png"):
+            assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+class TestHub:
+    def test_export_writes_a_folder_that_names_its_code(self, spectro, tiny_checkpoint, tmp_path):
+        result = spectro("export", tiny_checkpoint, "--output", tmp_path / "hub")
+        assert result.code == 0 and result.out.strip() == str(tmp_path / "hub")
+        assert "auto_map" in json.loads((tmp_path / "hub" / "config.json").read_text())
+        again = spectro("export", tiny_checkpoint, "--output", tmp_path / "hub")
+        assert again.code == 2 and "--overwrite" in again.err
+
+    def test_options_reach_the_importer(self, spectro, monkeypatch):
+        calls = []
+
+        def convert(*arguments, **options):
+            calls.append((arguments, options))
+
+        monkeypatch.setattr("lwm_spectro_hf.hub.published.convert", convert)
+        options = ["--no-cls-token", "--input-shape", "64", "128", "--revision", "v1", "--overwrite"]
+        assert spectro("convert", "wi-lab/lwm-spectro", "--output", "here", *options).code == 0
+        ((source, output), found) = calls[0]
+        assert (source, output) == ("wi-lab/lwm-spectro", "here")
+        assert found["use_cls_token"] is False and found["input_shape"] == (64, 128) and found["overwrite"] is True
+        assert found["revision"] == "v1"
+
+    def test_a_file_that_is_no_checkpoint_is_one_line(self, spectro, tmp_path):
+        (tmp_path / "expert.pth").write_bytes(b"nothing")
+        result = spectro("convert", tmp_path / "expert.pth", "--output", tmp_path / "out")
+        assert result.code == 2 and len(result.err.splitlines()) == 1 and "expert.pth" in result.err
+        assert not (tmp_path / "out").exists()
+
+    def test_publish_says_where_it_went(self, spectro, monkeypatch):
+        def publish(folder, repo_id, **options):
+            assert options == {"private": True, "revision": None, "commit_message": "Upload the model"}
+            return f"address of {repo_id} from {folder}"
+
+        monkeypatch.setattr("lwm_spectro_hf.hub.publishing.publish", publish)
+        result = spectro("publish", "folder", "owner/name", "--private")
+        assert result.out.strip() == "address of owner/name from folder"
+
+
+class TestGrammar:
+    def test_help_needs_no_pytorch(self):
+        program = (
+            "import sys, lwm_spectro_cli\n"
+            "try: lwm_spectro_cli.main(['classify', '--help'])\n"
+            "except SystemExit as end: assert end.code == 0\n"
+            "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
+        )
+        result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        assert "examples:" in result.stdout
+
+    def test_every_command_teaches_with_examples_that_parse(self):
+        parser = build_parser()
+        commands = parser._subparsers._group_actions[0].choices
+        assert set(commands) == set(cli.COMMANDS)
+        for name, command in commands.items():
+            lines = [line.strip() for line in command.format_help().splitlines()]
+            examples = [line for line in lines if line.startswith("lwm-spectro")]
+            assert examples, name
+            for example in examples:
+                words = example.split("   ")[0].split(" > ")[0].split()[1:]
+                assert parser.parse_args(words).command == name
+
+    @pytest.mark.parametrize("option", [["--window-ms", "0"], ["--sampling-rate", "fast"], ["--batch-size", "-1"]])
+    def test_wrong_numbers_are_refused_at_once(self, option, capsys):
+        with pytest.raises(SystemExit) as end:
+            main(["classify", "x.npy", *option])
+        assert end.value.code == 2 and option[0] in capsys.readouterr().err

@@ -1,0 +1,85 @@
+"""What is installed: packages, extras, shipped files."""
+
+import configparser
+import re
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from setuptools import find_packages
+
+from lwm_spectro_hf import resources
+from lwm_spectro_hf.extras import require
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ROOT / "src" / "lwm_spectro_hf"
+
+
+@pytest.fixture(scope="module")
+def setup_cfg():
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    return parser
+
+
+def test_every_folder_with_code_is_a_package():
+    folders = {path.parent for path in SOURCES.rglob("*.py")}
+    expected = {".".join(folder.relative_to(ROOT / "src").parts) for folder in folders}
+    assert set(find_packages(ROOT / "src")) == expected
+
+
+def test_every_extra_that_an_error_names_exists(setup_cfg):
+    named = set()
+    for file in SOURCES.rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        named |= set(re.findall(r"""require\([^)]*extra=["'](\w+)["']""", text))
+        named |= set(re.findall(r"lwm-spectro-hf\[(\w+)\]", text))
+    assert named <= set(setup_cfg["options.extras_require"]), named
+
+
+def test_what_is_tested_is_what_is_allowed(setup_cfg):
+    """The pinned versions lie within the ranges of setup.cfg, and pin each of its packages for `make test`."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    versions = {pin.name: next(iter(pin.specifier)).version for pin in pins}
+    wanted = setup_cfg["options"]["install_requires"] + setup_cfg["options.extras_require"]["dev"]
+    for line in wanted.split():
+        requirement = Requirement(line)
+        name = requirement.name.replace("_", "-")
+        assert requirement.specifier.contains(versions[name]), (line, versions[name])
+
+
+def test_an_extra_that_is_missing_is_named():
+    with pytest.raises(ImportError, match=r"`no_such_module.part`.*lwm-spectro-hf\[data\]"):
+        require("no_such_module.part", extra="data")
+    assert require("json", extra="data").loads("1") == 1
+
+
+def test_a_broken_extra_is_not_called_missing(tmp_path, monkeypatch):
+    (tmp_path / "broken_extra.py").write_text("import no_such_module")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="no_such_module") as error:
+        require("broken_extra", extra="data")
+    assert "extra" not in str(error.value)
+
+
+@pytest.mark.parametrize("find", [resources.default_checkpoint, resources.demo_recordings])
+def test_shipped_files_are_found_installed_or_in_a_checkout(find, tmp_path, monkeypatch):
+    package = tmp_path / "src" / "lwm_spectro_hf"
+    monkeypatch.setattr(resources, "_PACKAGE", package)
+    monkeypatch.setattr(resources, "_CHECKOUT", tmp_path)
+    with pytest.raises(FileNotFoundError, match="Reinstall"):
+        find()
+    in_checkout = {"default_checkpoint": "model_cards/lwm-spectro-tiny", "demo_recordings": "examples/recordings"}
+    folder = tmp_path / in_checkout[find.__name__]
+    folder.mkdir(parents=True)
+    assert find() == folder
+    (package / find.__name__).mkdir(parents=True)
+    assert find() == package / find.__name__
+
+
+def test_setup_maps_what_is_looked_for():
+    """setup.py puts the folders into the package under the names by which `resources` looks for them."""
+    text = (ROOT / "setup.py").read_text(encoding="utf-8")
+    mapped = dict(re.findall(r'"lwm_spectro_hf\.(\w+)": "([\w/-]+)"', text))
+    assert mapped == {"default_checkpoint": "model_cards/lwm-spectro-tiny", "demo_recordings": "examples/recordings"}

@@ -1,0 +1,102 @@
+"""Pictures: what is where on them, and that any recording can be drawn."""
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lwm_spectro_hf.data.recordings import open_recording
+from lwm_spectro_hf.plotting import Picture, describe, display_spectrogram, draw, picture_of
+
+RATE = 1e6
+VERDICT = {
+    "protocol": "LTE",
+    "protocol_score": 0.934,
+    "protocol_scores": {"LTE": 0.934, "5G": 0.05, "WiFi": 0.016},
+    "modulation": "QPSK",
+    "modulation_score": 0.6,
+    "snr_db": -5.0,
+    "snr_db_score": 0.4,
+}
+
+
+class Memory:
+    """A recording in memory, which counts what is read of it."""
+
+    sampling_rate = RATE
+
+    def __init__(self, iq):
+        self.iq, self.num_samples, self.num_read = iq, len(iq), 0
+
+    def read(self, start, count):
+        assert 0 <= start and start + count <= self.num_samples
+        self.num_read += count
+        return self.iq[start : start + count]
+
+
+def test_a_tone_is_where_it_should_be_in_time_and_frequency():
+    iq = 1e-3 * np.exp(0.1j * np.arange(100_000)).astype(np.complex64)
+    iq[50_000:] += np.exp(2j * np.pi * 0.25 * np.arange(50_000))  # a quarter of the rate, in the second half
+    power_db = display_spectrogram(Memory(iq), num_rows=100, fft_size=64)
+    assert power_db.shape == (100, 64)
+    column = 32 + 16
+    assert (power_db[51:].argmax(axis=1) == column).all()
+    assert (power_db[:49].argmax(axis=1) == 32 + 1).all()  # 0.1 rad a sample is 1.02 bins
+    assert power_db[51:, column].min() > power_db[:49, column].max() + 40
+
+
+def test_memory_does_not_grow_with_the_recording(noise):
+    short, long = Memory(noise(100_000)), Memory(noise(1_000_000))
+    for recording in (short, long):
+        display_spectrogram(recording, num_rows=10, fft_size=64, max_looks=4)
+    assert short.num_read == long.num_read == 10 * 4 * 64
+
+
+@pytest.mark.parametrize("num_samples", [2, 3, 100, 300, 5000])
+def test_short_recordings_can_be_drawn(num_samples, noise):
+    power_db = display_spectrogram(Memory(noise(num_samples)))
+    assert np.isfinite(power_db).all()
+    draw([Picture(power_db, num_samples / RATE, RATE)])
+
+
+def test_silence_and_nothing():
+    assert np.isfinite(display_spectrogram(Memory(np.zeros(1000, np.complex64)))).all()
+    with pytest.raises(ValueError, match="1 sample"):
+        display_spectrogram(Memory(np.ones(1, np.complex64)))
+    with pytest.raises(ValueError, match="nothing to draw"):
+        draw([])
+
+
+def test_axes_are_physical(tmp_path, noise, write_sigmf):
+    recording = open_recording(write_sigmf(tmp_path / "capture", noise(5000)))
+    figure = draw([picture_of(recording, VERDICT)])
+    spectrogram, scores = (axis for axis in figure.axes if axis.get_label() != "<colorbar>")
+    assert spectrogram.get_images()[0].get_extent() == [-0.5, 0.5, 5.0, 0]  # MHz; ms, time down
+    assert "2,412 MHz" in spectrogram.get_xlabel() and "ms" in spectrogram.get_ylabel()
+    assert spectrogram.get_title(loc="left") == "capture"
+    assert spectrogram.texts[0].get_text() == describe(VERDICT)
+    bars = dict(zip([label.get_text() for label in scores.get_yticklabels()], scores.patches, strict=True))
+    assert {name: bar.get_width() for name, bar in bars.items()} == VERDICT["protocol_scores"]
+
+
+def test_many_recordings_make_a_grid(noise):
+    power_db = display_spectrogram(Memory(noise(3000)), num_rows=8, fft_size=8)
+    verdicts = [VERDICT, {"protocol": None, "protocol_score": 0.0, "verdict": "no signal"}, {}, VERDICT]
+    figure = draw([Picture(power_db, 1e-3, RATE, title=str(i), verdict=v) for i, v in enumerate(verdicts)])
+    assert len(figure.subfigs) == 6  # two rows of three
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    assert stream.getvalue().startswith(b"\x89PNG")
+
+
+def test_words():
+    assert describe(VERDICT) == "LTE 93 %, QPSK 60 %, SNR -5 dB 40 %"
+    assert describe({"protocol": None, "protocol_score": 0.0, "verdict": "no signal"}) == "no signal"
+    assert describe({}) == ""
+
+
+def test_no_state_of_pyplot_is_touched():
+    program = "import sys, lwm_spectro_hf.plotting; assert 'matplotlib.pyplot' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
