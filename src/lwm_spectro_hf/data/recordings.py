@@ -87,7 +87,7 @@ class SampleFormat:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Recording:
     """A recording that stays on disk until its samples are asked for. Made by [`open_recording`].
 
