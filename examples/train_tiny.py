@@ -34,8 +34,8 @@ from lwm_spectro_hf.training.loop import balanced_batches, train_for
 
 STAGE_SHARES = {"experts": 0.35, "router": 0.35, "heads": 0.3}
 TEST_SEED = 900_000_000
-# In so few steps convolutions learn faster than the transformer of the paper: after four minutes on a core they told 69 %
-# of the test recordings apart, the transformer 58 %.
+# In so few steps convolutions learn faster than the transformer of the paper: after four minutes on one core they told
+# 69 % of the test recordings apart, the transformer 58 %.
 ROUTER = {"router_type": "cnn"}
 JOINT_TASK = "snr_db+mobility"
 JOINT_LABELS = [f"{snr_db}+{mobility}" for snr_db in SNRS_DB for mobility in MOBILITIES]

@@ -1,0 +1,69 @@
+"""Model cards, rendered from the record of the run that made the weights."""
+
+from typing import Any
+
+_FRONT_MATTER = """---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: feature-extraction
+tags:
+- wireless
+- spectrogram
+- iq
+- lte
+- 5g-nr
+- wifi
+- lwm-spectro
+---
+"""
+_NOT_EVALUATED = "No evaluation results were recorded for these weights."
+
+
+def render(name: str, run: dict[str, Any]) -> str:
+    """The README.md of a checkpoint.
+
+    Args:
+        name (`str`): Of the checkpoint.
+        run (`dict`): As `examples/train_tiny.py` writes it to training.json: `summary` (what the model is), `data`,
+            `machine`, `log` (stage to `seconds`, `samples`, `loss`), `scores` (task to group to `accuracy`,
+            `macro_f1`, `num`), `limits`. What is missing is said to be missing.
+
+    Returns:
+        `str`: Markdown with the Hub's front matter.
+    """
+    parts = [_FRONT_MATTER, f"# {name}\n", run.get("summary", "").strip() + "\n"]
+    parts.append(
+        "## Use\n\n```python\nfrom transformers import pipeline\nimport lwm_spectro_hf\n\n"
+        f'classify = pipeline("iq-classification", model="{name}")  # a folder, or its name on the Hub\n'
+        'classify("recording.sigmf-meta")                      # or complex samples, with sampling_rate=...\n```\n'
+    )
+    parts.append("## Training data\n\n" + run.get("data", "Not recorded.").strip() + "\n")
+    parts.append("## Training\n\n" + _training_table(run.get("log", {}), run.get("machine", "an unrecorded machine")))
+    parts.append("## Evaluation\n\n" + _scores_table(run.get("scores", {})))
+    if run.get("limits"):
+        parts.append("## Limits\n\n" + run["limits"].strip() + "\n")
+    return "\n".join(parts)
+
+
+def _training_table(log: dict[str, dict[str, float]], machine: str) -> str:
+    if not log:
+        return "Not recorded.\n"
+    rows = [f"On {machine}.\n", "| stage | minutes | samples | loss at the end |", "| --- | --- | --- | --- |"]
+    for stage, entry in log.items():
+        rows.append(f"| {stage} | {entry['seconds'] / 60:.1f} | {entry['samples']:,} | {entry['loss']:.3f} |")
+    return "\n".join(rows) + "\n"
+
+
+def _scores_table(scores: dict[str, dict[str, dict[str, float]]]) -> str:
+    if not scores:
+        return _NOT_EVALUATED + "\n"
+    groups = list(next(iter(scores.values())))
+    rows = [
+        "Macro-F1 / accuracy in %, of single spectrograms generated from seeds that training never saw.\n",
+        "| task | " + " | ".join(groups) + " |",
+        "| --- " * (len(groups) + 1) + "|",
+    ]
+    for task, by_group in scores.items():
+        cells = [f"{by_group[group]['macro_f1']:.1f} / {by_group[group]['accuracy']:.1f}" for group in groups]
+        rows.append(f"| {task} | " + " | ".join(cells) + " |")
+    return "\n".join(rows) + "\n"

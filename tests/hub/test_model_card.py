@@ -1,0 +1,22 @@
+"""Model cards say what the run recorded, and what it did not."""
+
+from lwm_spectro_hf.hub.model_card import render
+
+
+def test_a_card_shows_the_figures_of_the_run():
+    run = {
+        "summary": "A small one.",
+        "data": "Generated.",
+        "machine": "two cores",
+        "log": {"router": {"seconds": 90.0, "samples": 12345, "loss": 0.25}},
+        "scores": {"protocol": {"all": {"accuracy": 91.25, "macro_f1": 90.5, "num": 10}}},
+        "limits": "Many.",
+    }
+    card = render("lwm-spectro-test", run)
+    assert card.startswith("---\nlicense: apache-2.0")
+    assert "| router | 1.5 | 12,345 | 0.250 |" in card and "| protocol | 90.5 / 91.2 |" in card
+    assert "two cores" in card and "Many." in card
+
+
+def test_a_card_without_scores_says_so():
+    assert "No evaluation results" in render("lwm-spectro-test", {})
