@@ -470,6 +470,12 @@ def test_one_forward_gives_protocol_and_every_task():
     torch.testing.assert_close(without.logits, outputs.logits)
 
 
+def test_labels_of_an_unknown_task_are_named():
+    model = build("moe-classification")
+    with pytest.raises(ValueError, match=r"the task 'snr', but this model has \['snr_db\+mobility'\]"):
+        model(**inputs_for(model), additional_labels={"snr": torch.zeros(4, dtype=torch.long)})
+
+
 def test_router_loss_moves_the_router_only():
     model = build("moe-classification")
     model(**inputs_for(model), protocol_labels=torch.tensor([0, 1, 2, 0])).loss.backward()

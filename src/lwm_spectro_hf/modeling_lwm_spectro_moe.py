@@ -358,6 +358,11 @@ class LwmSpectroMoEForSequenceClassification(LwmSpectroMoEPreTrainedModel):
             router_loss = self._router_loss(outputs.router_logits, protocol_labels)
             losses.append(self.config.router_loss_weight * router_loss)
         for name, task_labels in (additional_labels or {}).items():
+            if name not in additional_logits:
+                raise ValueError(
+                    f"`additional_labels` has the task {name!r}, but this model has {list(additional_logits)}; "
+                    "list it in `config.additional_tasks`."
+                )
             losses.append(F.cross_entropy(additional_logits[name].float(), task_labels))
         return LwmSpectroMoEClassifierOutput(
             loss=sum(losses) if losses else None,
