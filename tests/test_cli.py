@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -274,6 +275,13 @@ class TestGrammar:
             for example in examples:
                 words = example.split("   ")[0].split(" > ")[0].split()[1:]
                 assert parser.parse_args(words).command == name
+
+    def test_the_commands_of_the_readme_parse(self):
+        readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+        commands = [line.split(" #")[0].split()[1:] for line in readme.splitlines() if line.startswith("lwm-spectro ")]
+        assert {command[0] for command in commands} == set(cli.COMMANDS)
+        for command in commands:
+            build_parser().parse_args(command)
 
     @pytest.mark.parametrize("option", [["--window-ms", "0"], ["--sampling-rate", "fast"], ["--batch-size", "-1"]])
     def test_wrong_numbers_are_refused_at_once(self, option, capsys):
