@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_models import build
 
 from lwm_spectro_hf import SpectrogramFeatureExtractor
+from tiny_models import build
 
 SAMPLING_RATE = 1e6
 

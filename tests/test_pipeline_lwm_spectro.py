@@ -5,7 +5,6 @@ import importlib
 import numpy as np
 import pytest
 import torch
-from tiny_models import build, tiny_config
 from transformers import AutoModelForSequenceClassification, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -18,6 +17,7 @@ from lwm_spectro_hf.pipeline_lwm_spectro import (
     view_weights,
     window_bounds,
 )
+from tiny_models import build, tiny_config
 
 RATE = 1e6
 DENSE = 16 * 24  # samples of a dense view of the tiny extractor
