@@ -1,6 +1,8 @@
 """What is installed: packages, extras, shipped files."""
 
 import configparser
+import json
+import os
 import re
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from packaging.requirements import Requirement
 from setuptools import find_packages
 
 from lwm_spectro_hf import resources
+from lwm_spectro_hf.data.recordings import open_recording
 from lwm_spectro_hf.extras import require
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,3 +86,18 @@ def test_setup_maps_what_is_looked_for():
     text = (ROOT / "setup.py").read_text(encoding="utf-8")
     mapped = dict(re.findall(r'"lwm_spectro_hf\.(\w+)": "([\w/-]+)"', text))
     assert mapped == {"default_checkpoint": "model_cards/lwm-spectro-tiny", "demo_recordings": "examples/recordings"}
+
+
+def test_demo_recordings_are_small_and_open():
+    folder = resources.demo_recordings()
+    recordings = [open_recording(path) for path in sorted(folder.glob("*.sigmf-meta"))]
+    assert len(recordings) >= 3
+    assert all(recording.num_samples > 1000 for recording in recordings)
+    assert all(path.stat().st_size <= 200_000 for path in folder.iterdir())
+
+
+def test_released_checkpoints_are_whole_and_need_no_trust():
+    """README's two lines pass no `trust_remote_code`: `lwm-spectro export` adds the code that a Hub repository needs."""
+    for folder in (ROOT / "model_cards").glob("*/"):
+        assert {"README.md", "config.json", "preprocessor_config.json", "model.safetensors"} <= set(os.listdir(folder))
+        assert not {"auto_map", "custom_pipelines"} & json.loads((folder / "config.json").read_text()).keys()
