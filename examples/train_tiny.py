@@ -55,9 +55,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         "--only",
-        choices=["data", "router", *(f"expert-{index}" for index in range(len(PROTOCOLS)))],
-        help="do this part alone and stop: parts keep their state in --work, so several may run side by side with one "
-        "thread each (OMP_NUM_THREADS=1), which on two cores is faster than one part with two threads",
+        choices=["data", "router", "heads", *(f"expert-{index}" for index in range(len(PROTOCOLS)))],
+        help="do this part alone and stop (the heads need the experts): parts keep their state in --work, so several "
+        "may run side by side, one thread each (OMP_NUM_THREADS=1): faster than one part on two threads",
     )
     return parser.parse_args()
 
@@ -163,24 +163,37 @@ def train_router(router: nn.Module, data: Columns, args: argparse.Namespace) -> 
     )
 
 
-def train_heads(
-    model: LwmSpectroMoEForSequenceClassification, pretraining: LwmSpectroMoEForPreTraining, data: Columns, args
-) -> dict:
+def train_heads(experts: list[LwmSpectroForPreTraining], data: Columns, args: argparse.Namespace) -> tuple:
     """Stage 3: heads and experts on their labels and eq. 22 together, so that the decoders go on fitting the experts.
 
-    The router stays as it is. `pretraining` shares the experts of `model`.
+    Rows go to the expert of their true protocol, so this stage does not depend on the router.
+
+    Returns:
+        `tuple`: the classifier, the pretraining model that shares its experts, and the log of the loop.
     """
-    model.base_model.router.requires_grad_(False)
+    torch.manual_seed(args.seed)
+    config = {
+        "expert_names": list(PROTOCOLS),
+        "additional_tasks": {JOINT_TASK: JOINT_LABELS},
+        "id2label": dict(enumerate(MODULATIONS)),
+        "label2id": {name: index for index, name in enumerate(MODULATIONS)},
+        **ROUTER,
+    }
+    model = LwmSpectroMoEForSequenceClassification.from_experts(experts, **config)
+    pretraining = LwmSpectroMoEForPreTraining.from_experts(experts, **config)
+    pretraining.lwm_spectro_moe = model.lwm_spectro_moe
+    model.lwm_spectro_moe.router.requires_grad_(False)
 
     def loss_of(rows: torch.Tensor) -> torch.Tensor:
-        values, labels = data.batch(rows), data.modulation[rows]
+        values, labels, protocol = data.batch(rows), data.modulation[rows], data.protocol[rows]
         # Without a single labelled row the mean over labelled rows would be 0 / 0.
         labels = labels if bool((labels >= 0).any()) else None
-        supervised = model(values, labels=labels, additional_labels={JOINT_TASK: data.joint[rows]}).loss
-        masked = pretraining(values, contrastive_labels=data.joint[rows], protocol_labels=data.protocol[rows])
-        return supervised + masked.loss - masked.router_loss
+        joint = {JOINT_TASK: data.joint[rows]}
+        supervised = model(values, labels=labels, additional_labels=joint, expert_index=protocol)
+        masked = pretraining(values, contrastive_labels=data.joint[rows], protocol_labels=protocol)
+        return supervised.loss + masked.loss - masked.router_loss
 
-    return train_for(
+    log = train_for(
         args.minutes * STAGE_SHARES["heads"],
         nn.ModuleDict({"model": model, "pretraining": pretraining}),
         loss_of,
@@ -189,6 +202,7 @@ def train_heads(
         learning_rate=5e-4,
         description="stage 3, heads",
     )
+    return model, pretraining, log
 
 
 @torch.inference_mode()
@@ -232,28 +246,20 @@ def main() -> None:
     if args.only == "router":
         train_router(router, train, args)
         return
-    if args.only is not None:
+    if args.only in [f"expert-{index}" for index in range(len(PROTOCOLS))]:
         train_expert(int(args.only.rpartition("-")[2]), train, args)
         return
 
-    test = Columns(load_shards(build_shards(args.work / "test", args.num_test, TEST_SEED, extractor)))
     experts, log = [], {}
     for index, protocol in enumerate(PROTOCOLS):
         expert, log[f"expert {protocol}"] = train_expert(index, train, args)
         experts.append(expert)
+    model, pretraining, log["heads"] = train_heads(experts, train, args)
+    if args.only == "heads":
+        return
     log["router"] = train_router(router, train, args)
-    torch.manual_seed(args.seed)
-    config = {
-        "expert_names": list(PROTOCOLS),
-        "additional_tasks": {JOINT_TASK: JOINT_LABELS},
-        "id2label": dict(enumerate(MODULATIONS)),
-        "label2id": {name: index for index, name in enumerate(MODULATIONS)},
-        **ROUTER,
-    }
-    model = LwmSpectroMoEForSequenceClassification.from_experts(experts, router, **config)
-    pretraining = LwmSpectroMoEForPreTraining.from_experts(experts, router, **config)
-    pretraining.lwm_spectro_moe = model.lwm_spectro_moe
-    log["heads"] = train_heads(model, pretraining, train, args)
+    model.lwm_spectro_moe.router.load_state_dict(router.state_dict())
+    test = Columns(load_shards(build_shards(args.work / "test", args.num_test, TEST_SEED, extractor)))
     scores = evaluate(model, test)
 
     # One file for every Auto class: encoders, router and heads of the classifier, decoders of the pretraining model.
