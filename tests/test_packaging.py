@@ -97,7 +97,7 @@ def test_demo_recordings_are_small_and_open():
 
 
 def test_released_checkpoints_are_whole_and_need_no_trust():
-    """README's two lines pass no `trust_remote_code`: `lwm-spectro export` adds the code that a Hub repository needs."""
+    """The README passes no `trust_remote_code`: `lwm-spectro export` adds what a Hub repository needs."""
     for folder in (ROOT / "model_cards").glob("*/"):
         assert {"README.md", "config.json", "preprocessor_config.json", "model.safetensors"} <= set(os.listdir(folder))
         assert not {"auto_map", "custom_pipelines"} & json.loads((folder / "config.json").read_text()).keys()
