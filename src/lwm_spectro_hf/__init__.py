@@ -19,6 +19,7 @@ from .modeling_lwm_spectro_moe import (
 )
 from .pipeline_lwm_spectro import IQClassificationPipeline
 from .pipeline_lwm_spectro import register as _register_pipeline
+from .resources import default_checkpoint
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,7 @@ __all__ = [
     "LwmSpectroMoERouter",
     "SpectrogramFeatureExtractor",
     "auto_map_for",
+    "default_checkpoint",
     "patchify",
     "supervised_contrastive_loss",
     "unpatchify",
