@@ -1,12 +1,11 @@
 """Constellations and sequences against the standards' own forms and py3gpp."""
 
 import numpy as np
+import py3gpp
 import pytest
 import torch
 
 from lwm_spectro_hf.phy.sequences import CONSTELLATION_ORDERS, constellation, gold_qpsk, gold_sequence, random_symbols
-
-py3gpp = pytest.importorskip("py3gpp")
 
 
 @pytest.mark.parametrize("name", CONSTELLATION_ORDERS)

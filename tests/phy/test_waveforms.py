@@ -1,14 +1,13 @@
 """Synchronization and reference signals of the three standards against py3gpp and closed forms."""
 
 import numpy as np
-import pytest
+import py3gpp
 import torch
 
 from lwm_spectro_hf.phy import lte, nr, wifi
 from lwm_spectro_hf.phy.ofdm import symbols_to_samples
 from lwm_spectro_hf.phy.traffic import draw_allocation
 
-py3gpp = pytest.importorskip("py3gpp")
 CELLS = torch.tensor([0, 1, 100, 503, 777, 1007])
 
 
