@@ -292,6 +292,8 @@ def _record(path: Path, answer: dict, quantities: Iterable[str] | None = None) -
     for quantity in _quantities(answer) if quantities is None else quantities:
         record[quantity] = answer[quantity]
         record[f"{quantity}_score"] = round(answer[f"{quantity}_score"], 6)
+    if "verdict" in answer:
+        record["verdict"] = answer["verdict"]
     return record
 
 
@@ -305,6 +307,7 @@ def _json_lines(records: Iterable[dict]) -> Iterator[str]:
 
 def _csv_lines(records: Iterable[dict]) -> Iterator[str]:
     for index, record in enumerate(records):
+        record.pop("verdict", None)  # only silent recordings have one, and a table has the same columns in every row
         for row in [record.keys(), record.values()][index > 0 :]:
             text = io.StringIO()
             csv.writer(text, lineterminator="").writerow(row)
