@@ -12,6 +12,7 @@ from .recipe import MOBILITIES, MODULATIONS, PROTOCOLS, Recipe
 
 NO_LABEL = -100  # what torch's cross entropy ignores
 _MIN_DATA_SHARE = 0.05
+_MIN_SNR = 10**-1.5  # over the whole view and occupied band; below, nobody could tell that something is there
 
 
 @dataclass
@@ -21,7 +22,7 @@ class LabelledRecordings:
     Attributes:
         iq (`torch.Tensor` of shape `(batch, num_samples)`): Complex baseband, complex64.
         sampling_rate (`float`): [Hz].
-        protocol (`torch.Tensor` of shape `(batch,)`): Index into `PROTOCOLS`; -100 where nothing was transmitted.
+        protocol (`torch.Tensor` of shape `(batch,)`): Index into `PROTOCOLS`; -100 where nothing can be heard.
         modulation (`torch.Tensor` of shape `(batch,)`): Index into `MODULATIONS`; -100 where no user data is heard.
         snr_db (`torch.Tensor` of shape `(batch,)`): In the occupied band [dB].
         mobility (`torch.Tensor` of shape `(batch,)`): Index into `MOBILITIES`.
@@ -39,13 +40,16 @@ class LabelledRecordings:
 
 @dataclass
 class _Clean:
-    """Noise-free received samples at the native rate, and what they carry."""
+    """Noise-free received samples at the native rate, and what they carry.
+
+    `occupancy` is the mean power over all resource elements of the view, over that of the elements in use.
+    """
 
     samples: torch.Tensor
     element_power: torch.Tensor
     data_share: torch.Tensor
     modulation: torch.Tensor
-    heard: torch.Tensor
+    occupancy: torch.Tensor
 
 
 def draw_recordings(
@@ -96,9 +100,8 @@ def draw_recordings(
     if protocol is None:
         silence = torch.zeros(batch_size, num_in, dtype=torch.complex64)
         nothing = torch.full((batch_size,), NO_LABEL)
-        clean = _Clean(
-            silence, torch.ones(batch_size), torch.zeros(batch_size), nothing, torch.zeros(batch_size).bool()
-        )
+        zeros = torch.zeros(batch_size)
+        clean = _Clean(silence, torch.ones(batch_size), zeros, nothing, zeros)
     else:
         low, high = (math.log(value) for value in recipe.delay_spreads_s[protocol])
         k_db = uniform(*recipe.rician_k_db, batch_size)
@@ -131,11 +134,12 @@ def draw_recordings(
     dc_db = torch.where(leaky, uniform(-40, 5, batch_size), -100.0)
     iq = imperfect_mixer(iq, dc_db, uniform(-60, -25, batch_size), generator)
     index = PROTOCOLS.index(protocol) if protocol else NO_LABEL
+    heard = clean.occupancy * 10 ** (snr_db / 10) > _MIN_SNR
     return LabelledRecordings(
         iq=iq,
         sampling_rate=rate,
-        protocol=torch.where(clean.heard, index, NO_LABEL),
-        modulation=torch.where(clean.data_share > _MIN_DATA_SHARE, clean.modulation, NO_LABEL),
+        protocol=torch.where(heard, index, NO_LABEL),
+        modulation=torch.where(heard & (clean.data_share > _MIN_DATA_SHARE), clean.modulation, NO_LABEL),
         snr_db=snr_db,
         mobility=mobility,
         speed_mps=speed,
@@ -204,7 +208,7 @@ def _make_cellular(
         element_power=_element_power(batch.grid * response),
         data_share=(batch.data_share * within).sum(1) / within.sum(1).clamp(min=1),
         modulation=torch.tensor([MODULATIONS.index(name) for name in names])[batch.modulation],
-        heard=(energy * within).sum(1) > 0,
+        occupancy=(energy * within).sum(1) / (within.sum(1) * batch.grid.shape[2] * _element_power(batch.grid)),
     )
 
 
@@ -223,5 +227,5 @@ def _make_wifi(
         element_power=_element_power(grid),
         data_share=share,
         modulation=torch.tensor([MODULATIONS.index(name) for name in wifi.MODULATIONS])[batch.modulation],
-        heard=share > 0.02,
+        occupancy=share,
     )

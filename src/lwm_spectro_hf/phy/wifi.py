@@ -15,6 +15,7 @@ NUMEROLOGY = Numerology(sampling_rate=20e6, subcarrier_spacing_hz=312_500.0, fft
 SYMBOL_SAMPLES = 80  # 64 and a prefix of 16
 SIFS_S, SLOT_S = 16e-6, 9e-6
 MODULATIONS = ("BPSK", "QPSK", "16QAM", "64QAM")
+DATA_BITS_PER_SYMBOL = ((24, 36), (48, 72), (96, 144), (192, 216))  # of each modulation's two rates, table 17-4
 _LEGACY, _HT = 52, 56  # occupied subcarriers of 802.11a/g and 802.11n
 _WIDTH = _HT
 _PREFIX_OFFSET, _LTF_OFFSET = 48, 32  # where in the useful 64 samples an 80-sample block starts to read
@@ -90,7 +91,7 @@ def draw(batch_size: int, num_samples: int, generator: torch.Generator) -> WifiB
     max_blocks = num_samples // SYMBOL_SAMPLES + 2
     kinds, starts = [], []
     for row in range(batch_size):
-        kind, start = _timeline(num_samples, max_blocks, uniform[row], generator)
+        kind, start = _timeline(num_samples, max_blocks, int(modulation[row]), uniform[row], generator)
         kinds.append(kind)
         starts.append(start)
     kind = torch.nn.utils.rnn.pad_sequence(kinds, batch_first=True, padding_value=_SILENCE)
@@ -103,12 +104,17 @@ _SILENCE, _STF, _LTF1, _LTF2, _SIGNAL, _HT_SIGNAL, _HT_STF, _HT_LTF, _DATA, _HT_
 
 
 def _timeline(
-    num_samples: int, max_blocks: int, uniform: list[float], generator: torch.Generator
+    num_samples: int, max_blocks: int, modulation: int, uniform: list[float], generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Kinds and starts of the blocks of one row; it starts anywhere in the row's traffic."""
+    # Stations that hold a transmission opportunity (clause 10.23) leave no more than a SIFS between exchanges.
+    opportunity = uniform[3] < 0.3
     high_throughput = uniform[0] < 0.4
     acknowledged = uniform[1] < 0.8
-    typical_symbols = int(2 + 150 * uniform[2] ** 3)
+    # From a bare header to the largest frame: short and full packets are the common ones.
+    typical_bytes = 30 * 76 ** min(1.0, 1.3 * uniform[2])
+    bits_per_symbol = DATA_BITS_PER_SYMBOL[modulation][int(2 * uniform[5])]
+    typical_symbols = 1 + int(8 * typical_bytes / bits_per_symbol)
     # From saturated, packets a back-off apart, to mostly idle.
     idle_s = 20e-6 * (150 ** (2 * uniform[3] - 1) if uniform[3] > 0.5 else 1.0)
     preamble = [_STF, _STF, _LTF1, _LTF2, _SIGNAL]
@@ -120,7 +126,7 @@ def _timeline(
     rate = NUMEROLOGY.sampling_rate
     while now < num_samples and len(kinds) < 4 * max_blocks:
         draws = torch.rand(4, generator=generator).tolist()
-        num_data = max(1, int(typical_symbols * (0.5 + draws[0])))
+        num_data = max(1, int(typical_symbols * (1.0 if draws[0] < 0.5 else 2 * draws[0] - 1)))
         head, body = (ht_preamble, _HT_DATA) if high_throughput else (preamble, _DATA)
         packet = head + [body] * num_data
         kinds += packet
@@ -132,8 +138,10 @@ def _timeline(
             kinds += packet
             starts += range(now, now + SYMBOL_SAMPLES * len(packet), SYMBOL_SAMPLES)
             now += SYMBOL_SAMPLES * len(packet)
-        backoff_s = SIFS_S + (2 + int(15 * draws[2])) * SLOT_S
-        now += round((backoff_s - idle_s * math.log(1 - draws[3])) * rate)
+        pause_s = SIFS_S
+        if not opportunity:
+            pause_s += (2 + int(15 * draws[2])) * SLOT_S - idle_s * math.log(1 - draws[3])
+        now += round(pause_s * rate)
     kind, start = torch.tensor(kinds), torch.tensor(starts)
     heard = (start > -SYMBOL_SAMPLES) & (start < num_samples)
     return kind[heard], start[heard]
