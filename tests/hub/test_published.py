@@ -389,14 +389,21 @@ def test_experts_that_differ(save, target):
         convert(paths, target, untrained_router=True)
 
 
-def test_two_bundles_need_a_choice(published_folder, save, target):
+def test_of_several_bundles_checkpoint_is_taken_or_the_one_asked_for(published_folder, save, target):
     save(random_bundle(random_router(seed=1), ORDER), "checkpoints/moe_checkpoint.pth")
-    with pytest.raises(ConversionError, match="Found 2 task bundles"):
-        convert(published_folder, target)
-    report = convert(published_folder, target, bundle="checkpoints/moe_checkpoint.pth")
+    report = convert(published_folder, target)
+    assert "checkpoints/checkpoint.pth was taken" in report.left_out["checkpoints/moe_checkpoint.pth"]
+    report = convert(published_folder, target, bundle="checkpoints/moe_checkpoint.pth", overwrite=True)
     assert "checkpoints/checkpoint.pth" in report.left_out
     bias = LwmSpectroMoEModel.from_pretrained(target).router.gate.bias
     assert torch.equal(bias, list(random_router(seed=1).parameters())[-1])
+
+
+def test_several_bundles_of_other_names_need_a_choice(published_folder, save, target):
+    (published_folder / "checkpoints/checkpoint.pth").rename(published_folder / "checkpoints/first.pth")
+    save(random_bundle(random_router(seed=1), ORDER), "checkpoints/second.pth")
+    with pytest.raises(ConversionError, match="Found 2 task bundles"):
+        convert(published_folder, target)
 
 
 def test_foreign_file_in_a_folder_is_reported(published_folder, save, target):

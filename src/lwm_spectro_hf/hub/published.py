@@ -126,7 +126,8 @@ def convert(
         num_attention_heads (`int`, *optional*, defaults to 8): Heads; weights do not record them.
         input_shape (`tuple[int, int]`, *optional*): Rows and columns of the input. Without it, the square grid that
             fills the position table.
-        bundle (`str`, *optional*): Which task bundle to use, by file name, where a folder has several.
+        bundle (`str`, *optional*): Which task bundle to use, by file name, where a folder has several; by default the
+            one named `checkpoint.pth`.
         untrained_router (`bool`, *optional*, defaults to `False`): Join several experts without a bundle, with a
             router at its initial values.
         overwrite (`bool`, *optional*, defaults to `False`): Replace a folder that has files in it.
@@ -183,19 +184,23 @@ def convert(
 
 
 def _choose_bundle(foreign: Foreign, wanted: str | None, report: ConversionReport) -> dict[str, Any] | None:
-    """The one task bundle to use."""
+    """The one task bundle to use: the one asked for, else `checkpoint.pth`, which the published repository's own
+    scripts load and beside which it keeps others, else the only one."""
     if wanted is not None and wanted not in foreign.bundles:
         raise ConversionError(f"No task bundle {wanted!r}; found {', '.join(foreign.bundles) or 'none'}.")
-    if wanted is None and len(foreign.bundles) > 1:
+    if not foreign.bundles:
+        return None
+    candidates = [wanted] if wanted is not None else list(foreign.bundles)
+    if len(candidates) > 1:
+        candidates = [name for name in candidates if Path(name).name == "checkpoint.pth"]
+    if len(candidates) != 1:
         raise ConversionError(
             f"Found {len(foreign.bundles)} task bundles: {', '.join(foreign.bundles)}. Choose one (bundle=, --bundle)."
         )
-    for name in foreign.bundles:
-        if wanted not in (None, name):
-            report.left_out[name] = f"the bundle {wanted} was chosen"
-    if not foreign.bundles:
-        return None
-    name = wanted or next(iter(foreign.bundles))
+    (name,) = candidates
+    for other in foreign.bundles:
+        if other != name:
+            report.left_out[other] = f"the bundle {name} was taken; choose another with bundle= or --bundle"
     bundle = dict(foreign.bundles[name])
     missing = [key for key in BUNDLE_REQUIRED if key not in bundle]
     if missing:
