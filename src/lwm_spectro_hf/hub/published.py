@@ -184,7 +184,7 @@ def convert(
 
 
 def _choose_bundle(foreign: Foreign, wanted: str | None, report: ConversionReport) -> dict[str, Any] | None:
-    """The one task bundle to use: the one asked for, else the only one, else `checkpoint.pth`, the repository's main."""
+    """The one task bundle to use: the one asked for, else the only one, else `checkpoint.pth`."""
     if wanted is not None and wanted not in foreign.bundles:
         raise ConversionError(f"No task bundle {wanted!r}; found {', '.join(foreign.bundles) or 'none'}.")
     if not foreign.bundles:
