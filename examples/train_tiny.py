@@ -107,23 +107,30 @@ LIMITS = """
 
 
 class Columns:
-    """Spectrograms and labels in memory; batches come out as float32, mirrored in frequency half of the time."""
+    """Spectrograms and labels in memory. Batches for training are turned round in time and mirrored in frequency."""
 
-    def __init__(self, columns: dict[str, torch.Tensor]):
+    def __init__(self, columns: dict[str, torch.Tensor], seed: int = 0):
         self.input_values = columns["input_values"]
         self.protocol, self.modulation = columns["protocol"], columns["modulation"]
         snr = torch.bucketize(columns["snr_db"], torch.tensor(SNRS_DB))
         self.joint = torch.where(self.protocol >= 0, snr * len(MOBILITIES) + columns["mobility"], -100)
+        self.generator = torch.Generator().manual_seed(seed)
 
     def rows_of(self, protocol: int) -> torch.Tensor:
         return (self.protocol == protocol).nonzero()[:, 0]
 
-    def batch(self, rows: torch.Tensor, mirror: bool = True) -> torch.Tensor:
+    def batch(self, rows: torch.Tensor, augment: bool = True) -> torch.Tensor:
+        """Spectrograms of these rows, float32. Augmented, each starts at another frame and half the batches mirror."""
         values = self.input_values[rows].float()
-        if mirror and bool(rows.sum() % 2):  # an even coin that needs no generator of its own
+        if not augment:
+            return values
+        if bool(torch.rand(1, generator=self.generator) < 0.5):
             # DC is the bin right of the middle, so the mirror image is one bin to the right.
             values = values.flip(-1).roll(1, -1)
-        return values
+        num_frames = values.shape[2]
+        shift = torch.randint(num_frames, (len(rows), 1), generator=self.generator)
+        frames = (torch.arange(num_frames) + shift) % num_frames
+        return values.gather(2, frames[:, None, :, None].expand_as(values))
 
 
 def train_expert(index: int, data: Columns, args: argparse.Namespace) -> tuple[LwmSpectroForPreTraining, dict]:
@@ -212,7 +219,7 @@ def train_heads(experts: list[LwmSpectroForPreTraining], data: Columns, args: ar
 @torch.inference_mode()
 def evaluate(model: LwmSpectroMoEForSequenceClassification, data: Columns) -> tuple[dict, float]:
     """Accuracy and macro-F1 of single spectrograms, over all and by protocol; and the router's mean score on noise."""
-    outputs = [model(data.batch(rows, mirror=False)) for rows in torch.arange(len(data.protocol)).split(64)]
+    outputs = [model(data.batch(rows, augment=False)) for rows in torch.arange(len(data.protocol)).split(64)]
     router = torch.cat([output.router_logits for output in outputs]).softmax(-1)
     joint = torch.cat([output.additional_logits[JOINT_TASK] for output in outputs]).argmax(-1)
     known = data.joint >= 0
