@@ -71,9 +71,7 @@ CASES = {
         num_rb=25, num_ports=4, cfi=3, mcs=22, allocation=run_of(25, 8, 17), phich_resource=3, aggregation_level=4
     ),
     "10 MHz, 256-QAM": dict(num_rb=50, mcs=24, qam_256=True, allocation=run_of(50, 48, 2), aggregation_level=8),
-    "15 MHz, system information": dict(
-        num_rb=75, mcs=6, rnti=0xFFFF, type_0=False, allocation=run_of(75, 36, 4), aggregation_level=4
-    ),
+    "15 MHz, system information": dict(num_rb=75, mcs=6, rnti=0xFFFF, type_0=False, allocation=run_of(75, 36, 4)),
     "20 MHz, format 1A, long run": dict(num_rb=100, cfi=1, mcs=0, type_0=False, allocation=run_of(100, 30, 60)),
 }
 
@@ -197,6 +195,7 @@ def test_codes_agree_with_sionna():
         (dict(num_rb=7), "no carrier of 7"),
         (dict(qam_256=True, type_0=False), "256-QAM"),
         (dict(rnti=0xFFFF), "System information"),
+        (dict(rnti=0xFFFF, type_0=False, cfi=1), "common search space"),
         (dict(allocation=run_of(25, 1, 3)), "groups of 2"),
         (dict(allocation=run_of(25, 1, 3) | run_of(25, 6, 1), type_0=False), "gaps"),
     ],

@@ -48,7 +48,7 @@ class Downlink:
             the next lower one of the same modulation that fits; where none does, nothing is scheduled.
         qam_256 (`torch.Tensor` or `bool`): Read `mcs` in table 7.1.7.1-1A; needs `type_0`.
         aggregation_level* (`torch.Tensor` or `int`): Control channel elements of the grant: 1, 2, 4 or 8, at most as
-            many as there are.
+            many as there are, and at least 4 for system information.
         other_messages* (`torch.Tensor` or `int`): Uplink grants to other terminals, at most.
         data_gain (`torch.Tensor` or `float`): Amplitude of the PDSCH, reference signals being 1.
         synchronization_gain (`torch.Tensor` or `float`): Amplitude of PSS and SSS.
@@ -407,7 +407,14 @@ def _add_control(
         num_symbols = cfi + (downlink.num_rb <= 10)
         region = lte_control.control_region(downlink.num_rb, cell_id, num_symbols, bool(has_four), resource)
         most = 2 ** (region.num_cce.bit_length() - 1)
-        level = downlink.aggregation_level[rows].clamp(max=most) * scheduled[rows]
+        system = (downlink.rnti[rows] == lte_control.SYSTEM_INFORMATION_RNTI) & scheduled[rows]
+        if most < 4 and bool(system.any()):
+            raise ValueError(
+                f"The common search space starts at 4 control channel elements, and there are {region.num_cce} with "
+                f"cfi={cfi} on {downlink.num_rb} resource blocks; raise cfi to schedule system information."
+            )
+        level = torch.where(system, downlink.aggregation_level[rows].clamp(min=4), downlink.aggregation_level[rows])
+        level = level.clamp(max=most) * scheduled[rows]
         messages = [lte_control.ControlMessage(own[rows], downlink.rnti[rows], level)]
         for number, other in enumerate(crowd):
             level = other.level[rows].clamp(max=most) * (number < downlink.other_messages[rows])
