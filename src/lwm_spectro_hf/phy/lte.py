@@ -1,13 +1,16 @@
-"""LTE downlink resource grids: frame structure type 1 (FDD), normal cyclic prefix (3GPP TS 36.211).
+"""LTE downlink resource grids: frame structure type 1 (FDD), normal cyclic prefix (3GPP TS 36.211, 36.212, 36.213).
 
-Synchronisation, cell-specific reference and control-region structure follow the standard; channels carry uncoded
-random symbols, over full, partial, scattered and empty allocations.
+Everything a terminal needs is there and decodes: synchronisation and reference signals, MIB, control format, control
+messages, and coded transport blocks, from one antenna port or with transmit diversity from two or four.
 """
+
+from dataclasses import dataclass
 
 import torch
 
+from . import lte_coding, lte_control
 from .ofdm import GridBatch, Numerology
-from .sequences import constellation, gold_qpsk, random_symbols
+from .sequences import gold_bits, gold_qpsk
 from .traffic import decibels, draw_allocation
 
 SYMBOLS_PER_SUBFRAME = 14
@@ -15,6 +18,114 @@ MODULATIONS = ("QPSK", "16QAM", "64QAM", "256QAM")
 # Resource blocks of a carrier and the usual DFT size (TS 36.101, table 5.6-1; TS 36.104).
 FFT_SIZES = {6: 128, 15: 256, 25: 512, 50: 1024, 75: 1536, 100: 2048}
 _MAX_RB = 110
+_MAX_CODE_RATE = 0.93  # a terminal may skip what is coded with a higher one (TS 36.213, clause 7.1.7)
+# P_A, the power of data over that of reference signals (TS 36.331, PDSCH-ConfigDedicated) [dB].
+_DATA_POWERS_DB = (-6.0, -4.77, -3.0, -1.77, 0.0, 1.0, 2.0, 3.0)
+
+
+@dataclass
+class Downlink:
+    """What the cells of a batch transmit: one grant a subframe, to one terminal.
+
+    Values that are one number for all rows may be given as such; tensors have shape `(batch,)`, and those marked with
+    a star `(batch, num_subframes)`.
+
+    Attributes:
+        num_rb (`int`): Resource blocks of the carrier: 6, 15, 25, 50, 75 or 100.
+        num_subframes (`int`): Length [ms].
+        cell_id (`torch.Tensor` or `int`): Physical cell identity, 0 to 503.
+        num_ports (`torch.Tensor` or `int`): Antenna ports: 1, or 2 or 4 with transmit diversity.
+        frame_number (`torch.Tensor` or `int`): System frame number of the first subframe, 0 to 1023.
+        first_subframe (`int`): Number of the first subframe within its frame, 0 to 9.
+        phich_resource (`torch.Tensor` or `int`): N_g as an index of 1/6, 1/2, 1, 2. Its elements stay empty.
+        cfi (`torch.Tensor` or `int`): Control format indicator, 1 to 3: the control symbols, less one for 6 blocks.
+        rnti* (`torch.Tensor` or `int`): The terminal; 0xFFFF is system information in the common search space.
+        allocation* (`torch.Tensor` of shape `(batch, num_subframes, num_rb)`, bool, *optional*): Scheduled resource
+            blocks; all of them where it is left out.
+        type_0 (`torch.Tensor` or `bool`): Resource allocation type 0 by DCI format 1, in groups of resource blocks,
+            instead of one run of them by format 1A.
+        mcs* (`torch.Tensor` or `int`): Highest I_MCS. Where the subframe leaves no room for it within code rate 0.93,
+            the next lower one of the same modulation that fits; where none does, nothing is scheduled.
+        qam_256 (`torch.Tensor` or `bool`): Read `mcs` in table 7.1.7.1-1A; needs `type_0`.
+        aggregation_level* (`torch.Tensor` or `int`): Control channel elements of the grant: 1, 2, 4 or 8, at most as
+            many as there are, and at least 4 for system information.
+        other_messages* (`torch.Tensor` or `int`): Uplink grants to other terminals, at most.
+        data_gain (`torch.Tensor` or `float`): Amplitude of the PDSCH, reference signals being 1.
+        synchronization_gain (`torch.Tensor` or `float`): Amplitude of PSS and SSS.
+    """
+
+    num_rb: int
+    num_subframes: int
+    cell_id: torch.Tensor | int
+    num_ports: torch.Tensor | int = 1
+    frame_number: torch.Tensor | int = 0
+    first_subframe: int = 0
+    phich_resource: torch.Tensor | int = 2
+    cfi: torch.Tensor | int = 2
+    rnti: torch.Tensor | int = 0x1234
+    allocation: torch.Tensor | None = None
+    type_0: torch.Tensor | bool = True
+    mcs: torch.Tensor | int = 9
+    qam_256: torch.Tensor | bool = False
+    aggregation_level: torch.Tensor | int = 2
+    other_messages: torch.Tensor | int = 0
+    data_gain: torch.Tensor | float = 1.0
+    synchronization_gain: torch.Tensor | float = 1.0
+
+    def expanded(self, device: torch.device) -> "Downlink":
+        """The same with every value as a tensor of its full shape.
+
+        Raises:
+            ValueError: For values outside their range.
+        """
+        numerology(self.num_rb)
+        cell_id = torch.as_tensor(self.cell_id, device=device).view(-1)
+        batch_size, num_subframes = len(cell_id), self.num_subframes
+
+        def rows(name: str) -> torch.Tensor:
+            return torch.as_tensor(getattr(self, name), device=device).expand(batch_size)
+
+        def subframes(name: str) -> torch.Tensor:
+            value = torch.as_tensor(getattr(self, name), device=device)
+            return (value[:, None] if value.ndim == 1 else value).expand(batch_size, num_subframes)
+
+        if self.allocation is None:
+            allocation = torch.ones(1, 1, self.num_rb, dtype=torch.bool, device=device)
+        else:
+            allocation = self.allocation.to(device)
+        per_row = ("num_ports", "frame_number", "phich_resource", "cfi", "type_0", "qam_256")
+        per_subframe = ("rnti", "mcs", "aggregation_level", "other_messages")
+        full = Downlink(
+            self.num_rb,
+            num_subframes,
+            cell_id,
+            first_subframe=self.first_subframe,
+            allocation=allocation.expand(batch_size, num_subframes, self.num_rb),
+            data_gain=rows("data_gain"),
+            synchronization_gain=rows("synchronization_gain"),
+            **{name: rows(name) for name in per_row},
+            **{name: subframes(name) for name in per_subframe},
+        )
+        for name, allowed in (
+            ("cell_id", range(504)),
+            ("num_ports", (1, 2, 4)),
+            ("phich_resource", range(4)),
+            ("cfi", (1, 2, 3)),
+            ("mcs", range(29)),
+            ("aggregation_level", (1, 2, 4, 8)),
+        ):
+            found = getattr(full, name).unique().tolist()
+            wrong = [value for value in found if value not in allowed]
+            if wrong:
+                raise ValueError(f"{name} is {wrong[0]} in some row; expected one of {list(allowed)}.")
+        if bool((full.qam_256[:, None] & (full.mcs > 27)).any()):
+            raise ValueError("mcs is 28 in a row with qam_256; expected at most 27 (TS 36.213, table 7.1.7.1-1A).")
+        system = full.rnti == lte_control.SYSTEM_INFORMATION_RNTI
+        if bool((full.qam_256 & ~full.type_0).any()):
+            raise ValueError("256-QAM is scheduled by DCI format 1 alone: set type_0 in the rows of qam_256.")
+        if bool((system & full.type_0[:, None]).any()):
+            raise ValueError("System information is scheduled by DCI format 1A alone: clear type_0 in its rows.")
+        return full
 
 
 def numerology(num_rb: int) -> Numerology:
@@ -27,11 +138,12 @@ def numerology(num_rb: int) -> Numerology:
 
 def primary_synchronization(sector_id: torch.Tensor) -> torch.Tensor:
     """PSS: a Zadoff-Chu sequence of length 63 without its middle (TS 36.211, clause 6.11.1), shape `(batch, 62)`."""
-    root = torch.tensor([25, 29, 34])[sector_id][:, None]
-    n = torch.arange(62)
+    root = torch.tensor([25, 29, 34], device=sector_id.device)[sector_id][:, None]
+    n = torch.arange(62, device=sector_id.device)
     # Reduced in integers: the phase itself runs to thousands of radians, where float32 has lost the fourth digit.
     phase = root * torch.where(n < 31, n * (n + 1), (n + 1) * (n + 2)) % 126
-    return torch.polar(torch.ones(len(root), 62), -torch.pi / 63 * phase)
+    angle = -torch.pi / 63 * phase
+    return torch.polar(torch.ones_like(angle), angle)
 
 
 def secondary_synchronization(group_id: torch.Tensor, sector_id: torch.Tensor, subframe: int) -> torch.Tensor:
@@ -50,7 +162,7 @@ def secondary_synchronization(group_id: torch.Tensor, sector_id: torch.Tensor, s
         state = [0, 0, 0, 0, 1]
         while len(state) < 31:
             state.append(sum(state[len(state) - 5 + tap] for tap in taps) % 2)
-        return 1.0 - 2.0 * torch.tensor(state)
+        return 1.0 - 2.0 * torch.tensor(state, device=group_id.device)
 
     s, c, z = signs((0, 2)), signs((0, 3)), signs((0, 1, 2, 4))
     q_prime = group_id // 30
@@ -58,7 +170,7 @@ def secondary_synchronization(group_id: torch.Tensor, sector_id: torch.Tensor, s
     m_prime = group_id + q * (q + 1) // 2
     m0 = m_prime % 31
     m1 = (m0 + m_prime // 31 + 1) % 31
-    n = torch.arange(31)
+    n = torch.arange(31, device=group_id.device)
 
     def shifted(sequence: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
         return sequence[(n + shift[:, None]) % 31]
@@ -67,6 +179,55 @@ def secondary_synchronization(group_id: torch.Tensor, sector_id: torch.Tensor, s
     even = shifted(s, first) * shifted(c, sector_id)
     odd = shifted(s, second) * shifted(c, sector_id + 3) * shifted(z, first % 8)
     return torch.stack([even, odd], -1).flatten(1).to(torch.complex64)
+
+
+def resource_grid(downlink: Downlink, generator: torch.Generator) -> GridBatch:
+    """Fill the grids of a batch of cells.
+
+    Transport blocks carry random bits. Grants of one size and length carry the same block, each scrambled for its own
+    cell and subframe.
+
+    Args:
+        downlink ([`Downlink`]): What is transmitted.
+        generator (`torch.Generator`): Source of the payload, on the device to work on.
+
+    Returns:
+        [`GridBatch`] with `14 * num_subframes` symbols and `12 * num_rb` subcarriers: the sum of all antenna ports.
+    """
+    device = generator.device
+    downlink = downlink.expanded(device)
+    subframe = (downlink.first_subframe + torch.arange(downlink.num_subframes, device=device)) % 10
+    batch_size, width = len(downlink.cell_id), 12 * downlink.num_rb
+    shape = (batch_size, downlink.num_subframes, SYMBOLS_PER_SUBFRAME, width)
+    grid = torch.zeros(shape, dtype=torch.complex64, device=device)
+    reserved = torch.zeros(shape, dtype=torch.bool, device=device)
+
+    _add_reference_signals(grid, reserved, downlink, subframe)
+    _add_synchronization(grid, reserved, downlink, subframe)
+    control_symbols = downlink.cfi + (downlink.num_rb <= 10)
+    symbol = torch.arange(SYMBOLS_PER_SUBFRAME, device=device)
+    reserved |= (symbol < control_symbols[:, None])[:, None, :, None]
+
+    data = ~reserved
+    data &= downlink.allocation.repeat_interleave(12, -1)[:, :, None]
+    mcs, order, size = _schedule(downlink, data.sum((2, 3)))
+    data &= (size > 0)[..., None, None]
+    _add_control(grid, downlink, subframe, mcs, size > 0, generator)
+    row, slot = (size > 0).nonzero(as_tuple=True)  # in the order in which a mask reads the grid
+    if len(row):
+        length = data.sum((2, 3))[row, slot] * order[row, slot]
+        c_init = downlink.rnti * 2**14 + subframe * 2**9 + downlink.cell_id[:, None]
+        grid[data] = _shared_channel(
+            size[row, slot],
+            length,
+            order[row, slot],
+            c_init[row, slot],
+            downlink.num_ports[row],
+            downlink.data_gain[row],
+            generator,
+        )
+    label = lte_coding.mcs_table().to(device)[downlink.qam_256.long(), downlink.mcs[:, 0], 0] // 2 - 1
+    return GridBatch(grid.flatten(1, 2), data.float().mean(-1).flatten(1), label)
 
 
 def draw(num_rb: int, batch_size: int, num_subframes: int, generator: torch.Generator) -> GridBatch:
@@ -81,90 +242,243 @@ def draw(num_rb: int, batch_size: int, num_subframes: int, generator: torch.Gene
     Returns:
         [`GridBatch`] with `14 * num_subframes` symbols and `12 * num_rb` subcarriers.
     """
-    num_subcarriers, num_symbols = 12 * num_rb, SYMBOLS_PER_SUBFRAME * num_subframes
+    device = generator.device
 
     def integers(high: int, *shape: int) -> torch.Tensor:
-        return torch.randint(high, shape, generator=generator)
+        return torch.randint(high, shape, generator=generator, device=device)
 
-    cell_id = integers(504, batch_size)
+    def pick(values: tuple) -> torch.Tensor:
+        return torch.tensor(values, device=device)[integers(len(values), batch_size)]
+
     modulation = integers(len(MODULATIONS), batch_size)
-    first_subframe = int(integers(10, 1))
-    subframes = (first_subframe + torch.arange(num_subframes)) % 10
+    # First I_MCS and number of them: 256-QAM by table 7.1.7.1-1A, the others by 7.1.7.1-1.
+    first, count = torch.tensor([(0, 10), (10, 7), (17, 12), (20, 8)], device=device)[modulation].T
+    mcs = first + integers(2520, batch_size) % count
 
-    symbols = random_symbols(
-        [constellation(name) for name in MODULATIONS], modulation, (num_symbols, num_subcarriers), generator
-    )
-    allocated = draw_allocation(batch_size, num_subframes, num_rb, generator)
-    data_mask = allocated.repeat_interleave(12, -1).repeat_interleave(SYMBOLS_PER_SUBFRAME, 1)
-    symbol_in_subframe = torch.arange(num_symbols) % SYMBOLS_PER_SUBFRAME
-    # Control region: up to three symbols, four for the narrowest carrier (36.211, table 6.7-1).
-    control_symbols = 1 + integers(3, batch_size, 1) + (num_rb <= 10)
-    in_control = (symbol_in_subframe < control_symbols)[..., None]
-    quads = torch.rand(batch_size, num_symbols, num_subcarriers // 4, generator=generator)
-    occupancy = torch.rand(batch_size, 1, 1, generator=generator) ** 1.5
-    control_mask = (quads < occupancy).repeat_interleave(4, -1)
-    qpsk = random_symbols(
-        [constellation("QPSK")], torch.zeros(batch_size).long(), (num_symbols, num_subcarriers), generator
-    )
-    grid = symbols * data_mask * decibels(batch_size, -6.0, 3.0, generator)
-    grid = torch.where(in_control, qpsk * control_mask, grid)
-    data_share = (data_mask & ~in_control).float().mean(-1)
+    allocation = draw_allocation(batch_size, num_subframes, num_rb, generator)
+    edges = (allocation[..., 1:] & ~allocation[..., :-1]).sum(-1) + allocation[..., 0]
+    one_run = (edges <= 1).all(1)
+    type_0 = (modulation == 3) | ~one_run | (integers(2, batch_size) == 0)
+    group = lte_control.group_size(num_rb)
+    aligned = allocation[..., ::group].repeat_interleave(group, -1)[..., :num_rb]
+    allocation = torch.where(type_0[:, None, None], aligned, allocation)
 
-    _add_reference_signals(grid, cell_id, subframes, num_rb, generator)
-    _add_synchronization(grid, qpsk, cell_id, subframes, generator)
-    return GridBatch(grid, data_share, modulation)
+    # Half of the cells send data as strong as their reference signals.
+    power_db = torch.where(integers(2, batch_size) == 0, pick(_DATA_POWERS_DB), 0.0)
+    busy = integers(5, batch_size, 1)
+    downlink = Downlink(
+        num_rb,
+        num_subframes,
+        integers(504, batch_size),
+        num_ports=pick((1, 2, 4)),
+        frame_number=integers(1024, batch_size),
+        first_subframe=int(integers(10, 1)),
+        phich_resource=int(integers(4, 1)),
+        cfi=1 + integers(3, batch_size),
+        rnti=0x3D + integers(0xFFF4 - 0x3D, batch_size),  # what is left to terminals (TS 36.321, table 7.1-1)
+        allocation=allocation,
+        type_0=type_0,
+        mcs=mcs,
+        qam_256=modulation == 3,
+        aggregation_level=2 ** integers(4, batch_size),
+        other_messages=integers(5, batch_size, num_subframes) * busy // 4,
+        data_gain=10 ** (power_db / 20),
+        synchronization_gain=decibels(batch_size, -3.0, 3.0, generator)[:, 0, 0],
+    )
+    return resource_grid(downlink, generator)
+
+
+def _schedule(downlink: Downlink, num_elements: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Modulation and coding that fit each subframe (TS 36.213, clause 7.1.7).
+
+    Args:
+        downlink ([`Downlink`]): Expanded.
+        num_elements (`torch.Tensor` of shape `(batch, num_subframes)`): Resource elements of the allocation.
+
+    Returns:
+        `tuple` of three tensors of shape `(batch, num_subframes)`: I_MCS, modulation order, and transport block size,
+        0 where nothing is scheduled.
+    """
+    device = num_elements.device
+    sizes = lte_coding.transport_block_sizes().to(device)
+    table = lte_coding.mcs_table().to(device)[downlink.qam_256.long()][:, None]
+    system = (downlink.rnti == lte_control.SYSTEM_INFORMATION_RNTI)[..., None]
+    # System information is QPSK, its I_MCS is I_TBS, and its column is that of three resource blocks.
+    index = torch.arange(table.shape[2], device=device)
+    order = torch.where(system, 2, table[..., 0])
+    column = torch.where(system, 3, downlink.allocation.sum(-1, keepdim=True)) - 1
+    size = sizes[torch.where(system, index, table[..., 1]), column]
+    fits = (size + 24 <= _MAX_CODE_RATE * order * num_elements[..., None]) & (index <= downlink.mcs[..., None])
+    fits &= (order == order.gather(2, downlink.mcs[..., None])) & (column >= 0)
+    mcs = torch.where(fits, index, -1).amax(-1, keepdim=True)
+    chosen = mcs.clamp(min=0)
+    size = torch.where(mcs >= 0, size.gather(2, chosen), 0)
+    return chosen[..., 0], order.gather(2, chosen)[..., 0], size[..., 0]
+
+
+def _shared_channel(
+    size: torch.Tensor,
+    length: torch.Tensor,
+    order: torch.Tensor,
+    c_init: torch.Tensor,
+    num_ports: torch.Tensor,
+    gain: torch.Tensor,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """PDSCH symbols of many grants, one after the other (TS 36.211, clause 6.3; TS 36.212, clause 5.3.2).
+
+    Args:
+        size (`torch.Tensor` of shape `(grants,)`): Transport block sizes [bit].
+        length (`torch.Tensor` of shape `(grants,)`): Coded bits.
+        order (`torch.Tensor` of shape `(grants,)`): Bits of a symbol.
+        c_init (`torch.Tensor` of shape `(grants,)`): Seeds of the scrambling sequences.
+        num_ports (`torch.Tensor` of shape `(grants,)`): Antenna ports.
+        gain (`torch.Tensor` of shape `(grants,)`): Amplitudes.
+        generator (`torch.Generator`): Source of the transport blocks.
+
+    Returns:
+        `torch.Tensor` of shape `(sum of length / order,)`, complex64.
+    """
+    layers = torch.where(num_ports > 1, 2, 1)
+    keys = list(zip(size.tolist(), length.tolist(), (order * layers).tolist(), strict=True))
+    by_size: dict[int, list] = {}
+    for key in dict.fromkeys(keys):
+        by_size.setdefault(key[0], []).append(key)
+    codewords = {}
+    for block_size, group in by_size.items():
+        coded = lte_coding.encode_transport_blocks(block_size, [key[1:] for key in group], generator)
+        codewords.update(zip(group, coded, strict=True))
+    symbols: list[torch.Tensor] = [torch.empty(0)] * len(keys)
+    for value in order.unique().tolist():
+        chosen = (order == value).nonzero()[:, 0]
+        sequences = gold_bits(c_init[chosen], int(length[chosen].max()))
+        names = [keys[grant] for grant in chosen.tolist()]
+        scrambling = torch.cat([sequence[: key[1]] for sequence, key in zip(sequences, names, strict=True)])
+        points = lte_control.modulate(torch.cat([codewords[key] for key in names]) ^ scrambling, value)
+        parts = points.split([key[1] // value for key in names])
+        for grant, part, diversity, amplitude in zip(
+            chosen.tolist(), parts, (num_ports[chosen] > 1).tolist(), gain[chosen].tolist(), strict=True
+        ):
+            symbols[grant] = _amplify(part, diversity, amplitude)
+    return torch.cat(symbols)
+
+
+def _amplify(symbols: torch.Tensor, diversity: bool, gain: float) -> torch.Tensor:
+    if diversity:
+        symbols = lte_control.combine_ports(symbols[None], torch.full((1,), 2, device=symbols.device))[0]
+    return symbols if gain == 1.0 else gain * symbols
+
+
+def _add_control(
+    grid: torch.Tensor,
+    downlink: Downlink,
+    subframe: torch.Tensor,
+    mcs: torch.Tensor,
+    scheduled: torch.Tensor,
+    generator: torch.Generator,
+) -> None:
+    """PCFICH and PDCCH, with the assignment of each scheduled subframe and uplink grants to others, in place."""
+    device = grid.device
+    batch_size, num_subframes = scheduled.shape
+    row, slot = scheduled.nonzero(as_tuple=True)
+    own = torch.zeros(batch_size, num_subframes, 576, dtype=torch.uint8, device=device)
+    for type_0 in (False, True):
+        of_type = downlink.type_0[row] == type_0
+        at = (row[of_type], slot[of_type])
+        payload = lte_control.downlink_assignment(downlink.allocation[at], mcs[at], type_0)
+        own[at] = lte_control.encode_control_information(payload, downlink.rnti[at])
+
+    def others() -> lte_control.ControlMessage:
+        size = lte_control.assignment_sizes(downlink.num_rb)[0]
+        bits = torch.randint(2, (*scheduled.shape, size), generator=generator, device=device, dtype=torch.uint8)
+        bits[..., 0] = 0  # format 0, of the size of format 1A
+        rnti = torch.randint(0x3D, 0xFFF4, scheduled.shape, generator=generator, device=device)
+        level = 2 ** torch.randint(4, scheduled.shape, generator=generator, device=device)
+        return lte_control.ControlMessage(lte_control.encode_control_information(bits, rnti), rnti, level)
+
+    crowd = [others() for _ in range(int(downlink.other_messages.max()))]
+    flat = grid.flatten(2)
+    four_ports = (downlink.num_ports == 4).long()
+    kinds = torch.stack([downlink.cfi, four_ports, downlink.phich_resource], 1)
+    for kind in kinds.unique(dim=0):
+        rows = (kinds == kind).all(1).nonzero()[:, 0]
+        cfi, has_four, resource = kind.tolist()
+        cell_id, num_ports = downlink.cell_id[rows], downlink.num_ports[rows]
+        num_symbols = cfi + (downlink.num_rb <= 10)
+        region = lte_control.control_region(downlink.num_rb, cell_id, num_symbols, bool(has_four), resource)
+        most = 2 ** (region.num_cce.bit_length() - 1)
+        system = (downlink.rnti[rows] == lte_control.SYSTEM_INFORMATION_RNTI) & scheduled[rows]
+        if most < 4 and bool(system.any()):
+            raise ValueError(
+                f"The common search space starts at 4 control channel elements, and there are {region.num_cce} with "
+                f"cfi={cfi} on {downlink.num_rb} resource blocks; raise cfi to schedule system information."
+            )
+        level = torch.where(system, downlink.aggregation_level[rows].clamp(min=4), downlink.aggregation_level[rows])
+        level = level.clamp(max=most) * scheduled[rows]
+        messages = [lte_control.ControlMessage(own[rows], downlink.rnti[rows], level)]
+        for number, other in enumerate(crowd):
+            level = other.level[rows].clamp(max=most) * (number < downlink.other_messages[rows])
+            messages.append(lte_control.ControlMessage(other.coded[rows], other.rnti[rows], level))
+        symbols = torch.cat(
+            [
+                lte_control.indicator_symbols(cell_id, cfi, subframe),
+                lte_control.control_symbols(region, cell_id, subframe, messages),
+            ],
+            -1,
+        )
+        elements = torch.cat([region.indicator, region.quadruplets.flatten(1)], 1)
+        place = (rows[:, None, None], torch.arange(num_subframes, device=device)[:, None], elements[:, None])
+        flat[place] = lte_control.combine_ports(symbols, num_ports)
 
 
 def _add_reference_signals(
-    grid: torch.Tensor, cell_id: torch.Tensor, subframes: torch.Tensor, num_rb: int, generator: torch.Generator
+    grid: torch.Tensor, reserved: torch.Tensor, downlink: Downlink, subframe: torch.Tensor
 ) -> None:
     """Cell-specific reference signals of one, two or four antenna ports (TS 36.211, clause 6.10.1), in place.
 
     All ports reach the one receive antenna; they stand on resource elements of their own.
     """
-    batch_size = len(grid)
-    num_ports = torch.tensor([1, 2, 4])[torch.randint(3, (batch_size,), generator=generator)]
-    boost = torch.tensor([1.0, 2**0.5, 2.0])[torch.randint(3, (batch_size,), generator=generator)]
-    rows = torch.arange(batch_size)[:, None]
-    m = torch.arange(2 * num_rb)
-    for position, subframe in enumerate(subframes.tolist()):
-        for slot in (2 * subframe, 2 * subframe + 1):
-            # (symbol, port, offset v) of clause 6.10.1.2
-            odd = 3 * (slot % 2)
-            for symbol, port, v in ((0, 0, 0), (0, 1, 3), (4, 0, 3), (4, 1, 0), (1, 2, odd), (1, 3, 3 + odd)):
-                active = num_ports > port
-                if not bool(active.any()):
-                    continue
-                c_init = 2**10 * (7 * (slot + 1) + symbol + 1) * (2 * cell_id + 1) + 2 * cell_id + 1
-                pilots = gold_qpsk(c_init, 2 * _MAX_RB)[:, _MAX_RB - num_rb : _MAX_RB + num_rb]
-                subcarrier = 6 * m + ((v + cell_id % 6) % 6)[:, None]
-                time = SYMBOLS_PER_SUBFRAME * position + 7 * (slot % 2) + symbol
-                current = grid[rows, time, subcarrier]
-                grid[rows, time, subcarrier] = torch.where(active[:, None], pilots * boost[:, None], current)
+    device = grid.device
+    num_rb, cell_id = downlink.num_rb, downlink.cell_id[:, None]
+    time = torch.arange(len(subframe), device=device)[:, None]
+    m = torch.arange(2 * num_rb, device=device)
+    for half in (0, 1):
+        # Symbols with the (port, offset v) of clause 6.10.1.2.
+        for symbol, ports in ((0, ((0, 0), (1, 3))), (4, ((0, 3), (1, 0))), (1, ((2, 3 * half), (3, 3 + 3 * half)))):
+            if not bool((downlink.num_ports > ports[0][0]).any()):
+                continue
+            slot = 2 * subframe + half
+            c_init = 2**10 * (7 * (slot + 1) + symbol + 1) * (2 * cell_id + 1) + 2 * cell_id + 1
+            pilots = gold_qpsk(c_init, 2 * _MAX_RB)[..., _MAX_RB - num_rb : _MAX_RB + num_rb]
+            for port, v in ports:
+                rows = (downlink.num_ports > port).nonzero()[:, 0]
+                subcarrier = 6 * m + (v + cell_id[rows]) % 6
+                place = (rows[:, None, None], time, 7 * half + symbol, subcarrier[:, None])
+                grid[place] = pilots[rows]
+                reserved[place] = True
 
 
 def _add_synchronization(
-    grid: torch.Tensor, qpsk: torch.Tensor, cell_id: torch.Tensor, subframes: torch.Tensor, generator: torch.Generator
+    grid: torch.Tensor, reserved: torch.Tensor, downlink: Downlink, subframe: torch.Tensor
 ) -> None:
-    """PSS and SSS of subframes 0 and 5, and the PBCH region of subframe 0 (clauses 6.6, 6.11), in place."""
+    """PSS and SSS of subframes 0 and 5, and the PBCH of subframe 0 (clauses 6.6, 6.11), in place."""
     centre = grid.shape[-1] // 2
-    group_id, sector_id = cell_id // 3, cell_id % 3
-    gain = decibels(len(grid), -3.0, 3.0, generator)[..., 0]
-    for position, subframe in enumerate(subframes.tolist()):
-        if subframe not in (0, 5):
+    cell_id, num_ports = downlink.cell_id, downlink.num_ports
+    gain = downlink.synchronization_gain[:, None]
+    # The broadcast channel keeps clear of the reference signals of four ports, however many there are (clause 6.6.4).
+    clear = torch.ones(len(cell_id), 4, 72, dtype=torch.bool, device=grid.device)
+    clear[:, :2] = ((torch.arange(72, device=grid.device) - cell_id[:, None]) % 3 != 0)[:, None]
+    for position, number in enumerate(subframe.tolist()):
+        if number not in (0, 5):
             continue
-        first = SYMBOLS_PER_SUBFRAME * position
-        for symbol, sequence in (
-            (5, secondary_synchronization(group_id, sector_id, subframe)),
-            (6, primary_synchronization(sector_id)),
-        ):
-            grid[:, first + symbol, centre - 36 : centre + 36] = 0
-            grid[:, first + symbol, centre - 31 : centre + 31] = sequence * gain
-        if subframe == 0:
-            block = grid[:, first + 7 : first + 11, centre - 36 : centre + 36]
-            broadcast = qpsk[:, first + 7 : first + 11, centre - 36 : centre + 36]
-            # The two first symbols carry reference signals; there the broadcast channel fills what they leave.
-            reference = torch.zeros_like(block, dtype=torch.bool)
-            offset = torch.arange(72)[None] - (cell_id % 3)[:, None]
-            reference[:, :2] = ((offset % 3) == 0)[:, None]
-            grid[:, first + 7 : first + 11, centre - 36 : centre + 36] = torch.where(reference, block, broadcast)
+        block = grid[:, position, :, centre - 36 : centre + 36]
+        block[:, 5, 5:67] = secondary_synchronization(cell_id // 3, cell_id % 3, number) * gain
+        block[:, 6, 5:67] = primary_synchronization(cell_id % 3) * gain
+        reserved[:, position, 5:7, centre - 36 : centre + 36] = True
+        if number == 0:
+            frame = (downlink.frame_number + (downlink.first_subframe + position) // 10) % 1024
+            symbols = lte_control.broadcast_symbols(
+                downlink.num_rb, cell_id, num_ports, downlink.phich_resource, frame
+            )
+            block[:, 7:11][clear] = symbols.flatten()
+            reserved[:, position, 7:11, centre - 36 : centre + 36] = True

@@ -43,23 +43,28 @@ def constellation(name: str) -> torch.Tensor:
 
 
 @cache
-def _gold_matrices(length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first m-sequence, and the matrix over GF(2) that takes the 31 bits of `c_init` to the second one."""
+def _gold_bytes(length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first m-sequence, and what each bit of `c_init` adds to the second, eight bits a byte."""
     advance, order = 1600, 31
-    first = torch.zeros(length + advance + order, dtype=torch.int64)
-    first[0] = 1
+    first = [1] + [0] * (order - 1)
     # Every bit of the second sequence is a sum of initial bits: keep which ones, as a 31-bit integer a position.
     second = [1 << position for position in range(order)]
-    state = first.tolist()
-    for n in range(length + advance):
-        state[n + order] = state[n + 3] ^ state[n]
+    for n in range(length + advance - order):
+        first.append(first[n + 3] ^ first[n])
         second.append(second[n + 3] ^ second[n + 2] ^ second[n + 1] ^ second[n])
-    masks = torch.tensor(second[advance : advance + length], dtype=torch.int64)
-    matrix = (masks[None, :] >> torch.arange(order)[:, None]) & 1
-    return torch.tensor(state[advance : advance + length]), matrix.float()
+    masks = torch.tensor(second[advance : advance + length])
+    bits = torch.stack([torch.tensor(first[advance : advance + length]), *((masks >> k) & 1 for k in range(order))])
+    packed = (bits.view(order + 1, -1, 8) << torch.arange(7, -1, -1)).sum(-1).to(torch.uint8)
+    return packed[0], packed[1:]
 
 
-def gold_sequence(c_init: torch.Tensor, length: int) -> torch.Tensor:
+@cache
+def _byte_bits() -> torch.Tensor:
+    """The eight bits of each byte, highest first, shape `(256, 8)`, uint8."""
+    return ((torch.arange(256)[:, None] >> torch.arange(7, -1, -1)) & 1).to(torch.uint8)
+
+
+def gold_bits(c_init: torch.Tensor, length: int) -> torch.Tensor:
     """Length-31 Gold sequence c(n) (TS 36.211, clause 7.2; TS 38.211, clause 5.2.1), for many seeds at once.
 
     Args:
@@ -67,11 +72,20 @@ def gold_sequence(c_init: torch.Tensor, length: int) -> torch.Tensor:
         length (`int`): Number of bits.
 
     Returns:
-        `torch.Tensor` of shape `(*c_init.shape, length)`, float32 with values 0 and 1.
+        `torch.Tensor` of shape `(*c_init.shape, length)`, uint8.
     """
-    first, matrix = (tensor.to(c_init.device) for tensor in _gold_matrices(length))
-    bits = ((c_init[..., None] >> torch.arange(31, device=c_init.device)) & 1).float()
-    return (bits @ matrix + first) % 2
+    # One table serves every length up to the next power of two.
+    tables = _gold_bytes(max(8, 1 << (length - 1).bit_length()))
+    first, second = (table[..., : -(-length // 8)].to(c_init.device) for table in tables)
+    packed = first.expand(*c_init.shape, -1).clone()
+    for position, sequence in enumerate(second):
+        packed ^= ((c_init >> position) & 1).to(torch.uint8)[..., None] * sequence
+    return _byte_bits().to(c_init.device)[packed.int()].flatten(-2)[..., :length]
+
+
+def gold_sequence(c_init: torch.Tensor, length: int) -> torch.Tensor:
+    """[`gold_bits`] as numbers, float32."""
+    return gold_bits(c_init, length).float()
 
 
 def gold_qpsk(c_init: torch.Tensor, length: int) -> torch.Tensor:

@@ -17,7 +17,7 @@ def draw_allocation(batch_size: int, num_slots: int, num_rb: int, generator: tor
     """
 
     def uniform(*shape: int) -> torch.Tensor:
-        return torch.rand(*shape, generator=generator)
+        return torch.rand(*shape, generator=generator, device=generator.device)
 
     traffic = uniform(batch_size, 1, 1)
     activity = uniform(batch_size, 1, 1)  # how many of the intervals are used at all
@@ -26,7 +26,7 @@ def draw_allocation(batch_size: int, num_slots: int, num_rb: int, generator: tor
     # Half of the partly loaded cells keep the block in place, the others move it every interval.
     place = torch.where(uniform(batch_size, 1, 1) < 0.5, uniform(batch_size, 1, 1), uniform(batch_size, num_slots, 1))
     first = (place * (num_rb - width + 1)).floor()
-    rb = torch.arange(num_rb)
+    rb = torch.arange(num_rb, device=generator.device)
     contiguous = (rb >= first) & (rb < first + width) & used
     group = max(1, num_rb // 12)
     scattered_groups = uniform(batch_size, num_slots, num_rb // group + 1) < activity
@@ -40,4 +40,5 @@ def draw_allocation(batch_size: int, num_slots: int, num_rb: int, generator: tor
 
 def decibels(batch_size: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
     """Random amplitude factors, uniform in dB between `low` and `high`, shape `(batch, 1, 1)`."""
-    return 10 ** ((low + (high - low) * torch.rand(batch_size, 1, 1, generator=generator)) / 20)
+    draws = torch.rand(batch_size, 1, 1, generator=generator, device=generator.device)
+    return 10 ** ((low + (high - low) * draws) / 20)
