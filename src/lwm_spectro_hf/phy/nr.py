@@ -1,20 +1,33 @@
-"""5G NR downlink resource grids, 15 and 30 kHz (3GPP TS 38.211).
+"""5G NR downlink resource grids, 15 and 30 kHz (3GPP TS 38.211 to 38.214).
 
-SS/PBCH blocks, DMRS and CORESET structure follow the standard; channels carry uncoded random symbols, over full,
-partial, scattered and empty allocations, FDD and TDD. A lean carrier: what is not scheduled is silent.
+SS/PBCH blocks with a true broadcast channel, a CORESET with coded messages, and one user's coded data with its DMRS,
+over full, partial, scattered and empty allocations, FDD and TDD. A lean carrier: what is not scheduled is silent.
 """
+
+from dataclasses import dataclass, replace
 
 import torch
 
+from .nr_cells import (
+    NO_SIB1,
+    SSB_BLOCKS,
+    SSB_FIRST_SYMBOLS,
+    SSB_RB,
+    SYMBOLS_PER_SLOT,
+    TRACKING_SYMBOLS,
+    Cells,
+    mcs_entry,
+)
+from .nr_coding import BROADCAST_BITS, MCS_TABLES, SharedChannelCode, encode_broadcast, to_bits
+from .nr_control import ControlMessages, add_control
 from .ofdm import GridBatch, Numerology
-from .sequences import constellation, gold_qpsk, m_sequence, random_symbols
+from .sequences import CONSTELLATION_ORDERS, constellation, gold_qpsk, gold_sequence, m_sequence
 from .traffic import decibels, draw_allocation
 
-SYMBOLS_PER_SLOT = 14
 MODULATIONS = ("QPSK", "16QAM", "64QAM", "256QAM")
 # Carrier widths in resource blocks (TS 38.101-1, table 5.3.2-1), by subcarrier spacing [kHz], to 40 MHz.
 CARRIERS_RB = {15: (25, 52, 79, 106, 160, 216), 30: (11, 24, 38, 51, 65, 78, 106)}
-_SSB_SUBCARRIERS = 240
+_SSB_SUBCARRIERS = 12 * SSB_RB
 _FFT_SIZES = (256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 
 
@@ -31,47 +44,235 @@ def numerology(num_rb: int, subcarrier_spacing_hz: float) -> Numerology:
 
 def primary_synchronization(sector_id: torch.Tensor) -> torch.Tensor:
     """PSS (TS 38.211, clause 7.4.2.2), shape `(batch, 127)`, complex64."""
-    x = m_sequence((0, 4), (0, 1, 1, 0, 1, 1, 1))
-    n = torch.arange(127)
+    x = m_sequence((0, 4), (0, 1, 1, 0, 1, 1, 1)).to(sector_id.device)
+    n = torch.arange(127, device=sector_id.device)
     return (1.0 - 2.0 * x[(n + 43 * sector_id[:, None]) % 127]).to(torch.complex64)
 
 
 def secondary_synchronization(group_id: torch.Tensor, sector_id: torch.Tensor) -> torch.Tensor:
     """SSS (TS 38.211, clause 7.4.2.3), shape `(batch, 127)`, complex64."""
-    x0, x1 = m_sequence((0, 4), (1, 0, 0, 0, 0, 0, 0)), m_sequence((0, 1), (1, 0, 0, 0, 0, 0, 0))
-    n = torch.arange(127)
+    x0, x1 = (m_sequence(taps, (1, 0, 0, 0, 0, 0, 0)).to(sector_id.device) for taps in ((0, 4), (0, 1)))
+    n = torch.arange(127, device=sector_id.device)
     m0 = 15 * (group_id // 112) + 5 * sector_id
     m1 = group_id % 112
     signs = (1.0 - 2.0 * x0[(n + m0[:, None]) % 127]) * (1.0 - 2.0 * x1[(n + m1[:, None]) % 127])
     return signs.to(torch.complex64)
 
 
-def ss_pbch_block(cell_id: torch.Tensor, block_index: int, qpsk: torch.Tensor) -> torch.Tensor:
-    """One SS/PBCH block (TS 38.211, table 7.4.3.1-1) with its DMRS (clause 7.4.1.4).
+def ss_pbch_block(cell_id: torch.Tensor, block_index: torch.Tensor | int, content: torch.Tensor) -> torch.Tensor:
+    """SS/PBCH blocks (TS 38.211, table 7.4.3.1-1) with their DMRS (clause 7.4.1.4).
 
     Args:
         cell_id (`torch.Tensor` of shape `(batch,)`): 0 to 1007.
-        block_index (`int`): Index of the block within the half frame, modulo 8.
-        qpsk (`torch.Tensor` of shape `(batch, 4, 240)`): What the broadcast channel carries.
+        block_index (`torch.Tensor` of shape `(batch,)`, or `int`): Index of the block within the half frame; for the
+            carriers with at most four blocks, 4 more in the second half of a frame.
+        content (`torch.Tensor` of shape `(batch, 4, 240)`): The broadcast channel in its places.
 
     Returns:
         `torch.Tensor` of shape `(batch, 4, 240)`, complex64.
     """
-    block = qpsk.clone()
+    block = content.clone()
     block[:, 0] = 0
     block[:, 2, 48:192] = 0
     group_id, sector_id = cell_id // 3, cell_id % 3
     block[:, 0, 56:183] = primary_synchronization(sector_id)
     block[:, 2, 56:183] = secondary_synchronization(group_id, sector_id)
     c_init = 2**11 * (block_index + 1) * (cell_id // 4 + 1) + 2**6 * (block_index + 1) + cell_id % 4
-    pilots = gold_qpsk(c_init, 144)
-    rows = torch.arange(len(cell_id))[:, None]
-    comb = (4 * torch.arange(60))[None] + (cell_id % 4)[:, None]
-    block[rows, 1, comb] = pilots[:, :60]
-    block[rows, 3, comb] = pilots[:, 84:]
-    block[rows, 2, comb[:, :12]] = pilots[:, 60:72]
-    block[rows, 2, comb[:, 48:]] = pilots[:, 72:84]
-    return block
+    return block.masked_scatter_(_broadcast_places(cell_id)[1], gold_qpsk(c_init, 144))
+
+
+def _broadcast_places(cell_id: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Resource elements of the PBCH and of its DMRS in a block, each of shape `(batch, 4, 240)`, bool."""
+    subcarrier = torch.arange(_SSB_SUBCARRIERS, device=cell_id.device)
+    used = torch.zeros(4, _SSB_SUBCARRIERS, dtype=torch.bool, device=cell_id.device)
+    used[[1, 3]] = True
+    used[2] = (subcarrier < 48) | (subcarrier >= 192)
+    comb = (subcarrier % 4 == (cell_id % 4)[:, None])[:, None]
+    return used & ~comb, used & comb
+
+
+def broadcast_symbols(cells: Cells, row: torch.Tensor, slot_number: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """PBCH of some blocks: MIB (TS 38.331), coding (TS 38.212), scrambling and QPSK (TS 38.211, clause 7.3.3).
+
+    Args:
+        cells ([`Cells`]): The cells.
+        row (`torch.Tensor` of shape `(num_blocks,)`): Which cell sends the block.
+        slot_number (`torch.Tensor` of shape `(num_blocks,)`): In which slot.
+        index (`torch.Tensor` of shape `(num_blocks,)`): Block index.
+
+    Returns:
+        `torch.Tensor` of shape `(num_blocks, 432)`, complex64.
+    """
+    frame, slot = slot_number // cells.slots_per_frame, slot_number % cells.slots_per_frame
+    half_frame = (slot >= cells.slots_per_frame // 2).long()
+    k_ssb = cells.k_ssb[row]
+    zero = torch.zeros_like(row)
+    fields = (
+        (zero, 1),  # this is a MIB
+        (frame >> 4, 6),  # systemFrameNumber
+        (zero + (cells.subcarrier_spacing_hz == 30e3), 1),  # subCarrierSpacingCommon
+        (k_ssb & 15, 4),  # ssb-SubcarrierOffset
+        (cells.dmrs_position[row] - 2, 1),  # dmrs-TypeA-Position
+        (cells.pdcch_config_sib1[row], 8),
+        (zero + 1, 1),  # cellBarred: notBarred
+        (zero, 1),  # intraFreqReselection: allowed
+        (zero, 1),  # spare
+    )
+    mib = torch.cat([to_bits(value, width) for value, width in fields], 1)
+    coded = encode_broadcast(mib, frame, half_frame, k_ssb, cells.cell_id[row])
+    phase = torch.where(cells.ssb_maximum[row] == 4, index % 4, index)
+    sequence = gold_sequence(cells.cell_id[row], SSB_BLOCKS * BROADCAST_BITS).to(torch.uint8)
+    place = BROADCAST_BITS * phase[:, None] + torch.arange(BROADCAST_BITS, device=row.device)
+    return modulate_bits(coded ^ sequence.gather(1, place), "QPSK")
+
+
+def modulate_bits(bits: torch.Tensor, modulation: str) -> torch.Tensor:
+    """Bits to symbols (TS 38.211, clause 5.1): `(batch, num_bits)` to `(batch, num_symbols)`, complex64."""
+    bits = bits.unflatten(1, (-1, CONSTELLATION_ORDERS[modulation]))
+    index = bits[..., 0].clone()
+    for position in range(1, bits.shape[-1]):
+        index = 2 * index + bits[..., position]
+    return constellation(modulation).to(bits.device)[index.int()]
+
+
+@dataclass
+class TransportBlocks:
+    """Transport blocks of one size and coding.
+
+    Attributes:
+        row, slot (`torch.Tensor` of shape `(num_blocks,)`): Where each was sent.
+        code ([`SharedChannelCode`]): How.
+        bits (`torch.Tensor` of shape `(num_blocks, size)`, uint8): What.
+    """
+
+    row: torch.Tensor
+    slot: torch.Tensor
+    code: SharedChannelCode
+    bits: torch.Tensor
+
+
+@dataclass
+class Transmission:
+    """Resource grids, and the messages in them.
+
+    Attributes:
+        grid (`torch.Tensor` of shape `(batch, 14 * num_slots, 12 * num_rb)`): Lowest frequency first.
+        blocks (`list[TransportBlocks]`): The user's data.
+        control (`list[ControlMessages]`): Control information, the user's and others'.
+    """
+
+    grid: torch.Tensor
+    blocks: list[TransportBlocks]
+    control: list[ControlMessages]
+
+
+def transmit(cells: Cells, generator: torch.Generator) -> Transmission:
+    """Resource grids of a batch of cells.
+
+    Args:
+        cells ([`Cells`]): What they send.
+        generator (`torch.Generator`): Source of the payloads, on the device of the cells.
+
+    Returns:
+        [`Transmission`].
+
+    Raises:
+        ValueError: If the MCS of a slot leaves a code rate above 0.95, which no receiver has to decode (TS 38.214,
+            clause 5.1.3); reserved elements do that to the highest ones.
+    """
+    symbols, blocks = _shared_channel(cells, generator)
+    mask = cells.data_elements
+    grid = torch.zeros(mask.shape, dtype=torch.complex64, device=mask.device).masked_scatter_(mask, symbols)
+    grid *= cells.data_gain[:, None, None, None]
+    _add_dmrs(grid, cells)
+    if bool(cells.tracking.any()):
+        _add_tracking(grid, cells)
+    control = add_control(grid, cells, generator)
+    _add_ss_pbch_blocks(grid, cells)
+    return Transmission(grid.flatten(1, 2), blocks, control)
+
+
+def _shared_channel(cells: Cells, generator: torch.Generator) -> tuple[torch.Tensor, list[TransportBlocks]]:
+    """PDSCH symbols of all slots, one after the other (clause 7.3.1), and the transport blocks in them."""
+    device = cells.cell_id.device
+    row, slot = (cells.num_elements > 0).nonzero(as_tuple=True)
+    elements = cells.num_elements[row, slot]
+    size = cells.block_sizes()[row, slot]
+    order, rate = mcs_entry(cells.mcs_table[row], cells.mcs[row, slot])
+    if bool((size > 0.95 * elements * order).any()):
+        worst = (size / (elements * order)).max()
+        raise ValueError(f"A transport block would have a code rate of {worst:.2f}, at most 0.95: take a lower mcs.")
+    flat = torch.empty(int(elements.sum()), dtype=torch.complex64, device=device)
+    first = elements.cumsum(0) - elements
+    most_bits = int((elements * order).max()) if len(row) else 1
+    seeds = cells.rnti * 2**15 + cells.cell_id
+    # Rounded up, for sequences.py keeps a matrix for every length.
+    scrambling = gold_sequence(seeds, 1 << (most_bits - 1).bit_length()).to(torch.uint8)
+    classes, of_class = torch.stack([size, elements, order, (2048 * rate).long()], 1).unique(
+        dim=0, return_inverse=True
+    )
+    blocks = []
+    for number, (bits, count, bits_per_symbol, double_rate) in enumerate(classes.tolist()):
+        chosen = (of_class == number).nonzero()[:, 0]
+        code = SharedChannelCode(bits, count * bits_per_symbol, bits_per_symbol, double_rate / 2048)
+        payload = torch.randint(
+            2, (len(chosen), bits), dtype=torch.uint8, generator=generator, device=generator.device
+        )
+        coded = code.encode(payload) ^ scrambling[row[chosen], : code.num_coded]
+        place = first[chosen, None] + torch.arange(count, device=device)
+        flat[place] = modulate_bits(coded, MODULATIONS[bits_per_symbol // 2 - 1])
+        blocks.append(TransportBlocks(row[chosen], slot[chosen], code, payload))
+    return flat, blocks
+
+
+def _add_dmrs(grid: torch.Tensor, cells: Cells) -> None:
+    """DMRS of the PDSCH, configuration type 1 (clause 7.4.1.1), in place."""
+    row, slot, symbol = (cells.dmrs_symbols & cells.allocated.any(-1)[..., None]).nonzero(as_tuple=True)
+    number = SYMBOLS_PER_SLOT * cells.slot_in_frame[row, slot] + symbol + 1
+    cell_id, port = cells.cell_id[row], cells.dmrs_port[row]
+    c_init = (2**17 * number * (2 * cell_id + 1) + 2 * cell_id) % 2**31
+    pilots = gold_qpsk(c_init, 6 * cells.num_rb)
+    pilots[:, 1::2] *= (1 - 2 * (port % 2))[:, None]  # cover code, table 7.4.1.1.2-1
+    amplitude = cells.data_gain[row] * torch.where(cells.cdm_groups[row] == 2, 2**0.5, 1.0)
+    combs = grid.unflatten(-1, (-1, 2))
+    comb = port // 2
+    sent = cells.allocated[row, slot].repeat_interleave(6, 1)
+    combs[row, slot, symbol, :, comb] = torch.where(
+        sent, pilots * amplitude[:, None], combs[row, slot, symbol, :, comb]
+    )
+
+
+def _add_tracking(grid: torch.Tensor, cells: Cells) -> None:
+    """CSI-RS for tracking: one port, density 3 (clause 7.4.1.5, table 7.4.1.5.3-1, row 1), in place."""
+    row, slot = cells.tracking.nonzero(as_tuple=True)
+    for symbol in TRACKING_SYMBOLS:
+        number = SYMBOLS_PER_SLOT * cells.slot_in_frame[row, slot] + symbol + 1
+        cell_id = cells.cell_id[row]
+        c_init = (2**10 * number * (2 * cell_id + 1) + cell_id) % 2**31
+        place = cells.tracking_elements[row, slot, symbol]
+        # The sequence starts at common resource block 0, whatever part of it is sent.
+        sequence = gold_qpsk(c_init, 3 * cells.num_rb).repeat_interleave(4, 1)
+        grid[row, slot, symbol] = torch.where(place, sequence, grid[row, slot, symbol])
+
+
+def _add_ss_pbch_blocks(grid: torch.Tensor, cells: Cells) -> None:
+    """SS/PBCH blocks (TS 38.213, clause 4.1, cases A and C), in place."""
+    row, slot, place = (cells.ssb_index >= 0).nonzero(as_tuple=True)
+    if len(row) == 0:
+        return
+    index, slot_number = cells.ssb_index[row, slot, place], cells.slot_number[row, slot]
+    second_half = slot_number % cells.slots_per_frame >= cells.slots_per_frame // 2
+    content = torch.zeros(len(row), 4, _SSB_SUBCARRIERS, dtype=torch.complex64, device=grid.device)
+    content.masked_scatter_(
+        _broadcast_places(cells.cell_id[row])[0], broadcast_symbols(cells, row, slot_number, index)
+    )
+    dmrs_index = torch.where((cells.ssb_maximum[row] == 4) & second_half, index + 4, index)
+    block = ss_pbch_block(cells.cell_id[row], dmrs_index, content) * cells.ssb_gain[row][:, None, None]
+    first_symbol = torch.tensor(SSB_FIRST_SYMBOLS, device=grid.device)[place]
+    first_subcarrier = (12 * cells.ssb_first_rb + cells.ssb_shift)[row]
+    time = first_symbol[:, None, None] + torch.arange(4, device=grid.device)[:, None]
+    frequency = first_subcarrier[:, None, None] + torch.arange(_SSB_SUBCARRIERS, device=grid.device)
+    grid[row[:, None, None], slot[:, None, None], time, frequency] = block
 
 
 def draw(
@@ -89,116 +290,115 @@ def draw(
     Returns:
         [`GridBatch`] with `14 * num_slots` symbols and `12 * num_rb` subcarriers.
     """
-    num_subcarriers, num_symbols = 12 * num_rb, SYMBOLS_PER_SLOT * num_slots
+    cells, modulation = draw_cells(num_rb, subcarrier_spacing_hz, batch_size, num_slots, generator)
+    grid = transmit(cells, generator).grid
+    return GridBatch(grid, cells.data_elements.float().mean(-1).flatten(1), modulation)
+
+
+def draw_cells(
+    num_rb: int, subcarrier_spacing_hz: float, batch_size: int, num_slots: int, generator: torch.Generator
+) -> tuple[Cells, torch.Tensor]:
+    """Draw what [`draw`] transmits: the cells, and the index of each one's modulation."""
+    device = generator.device
 
     def integers(high: int, *shape: int) -> torch.Tensor:
-        return torch.randint(high, shape, generator=generator)
+        return torch.randint(high, shape or (batch_size,), generator=generator, device=device)
 
     def uniform(*shape: int) -> torch.Tensor:
-        return torch.rand(*shape, generator=generator)
+        return torch.rand(*(shape or (batch_size,)), generator=generator, device=device)
 
-    cell_id = integers(1008, batch_size)
-    modulation = integers(len(MODULATIONS), batch_size)
+    def gain(low: float, high: float) -> torch.Tensor:
+        return decibels(batch_size, low, high, generator)[:, 0, 0]
+
     slots_per_frame = round(10 * subcarrier_spacing_hz / 15e3)
-    first_slot = integers(2 * slots_per_frame, batch_size)
-    slot_number = first_slot[:, None] + torch.arange(num_slots)
+    first_slot = integers(1024 * slots_per_frame)
+    patterns, pattern = _duplex_pattern(batch_size, generator)
+    slot_number = first_slot[:, None] + torch.arange(num_slots, device=device)
+    downlink_symbols = patterns[pattern].gather(1, slot_number % 10)
 
-    shape = (num_symbols, num_subcarriers)
-    symbols = random_symbols([constellation(name) for name in MODULATIONS], modulation, shape, generator)
-    qpsk = random_symbols([constellation("QPSK")], torch.zeros(batch_size).long(), shape, generator)
-    symbol_in_slot = torch.arange(num_symbols) % SYMBOLS_PER_SLOT
+    modulation = integers(len(MODULATIONS))
+    mcs_table = torch.where(modulation == 3, 2, 1 + integers(2))
+    mcs = torch.zeros_like(modulation)
+    for number, table in MCS_TABLES.items():
+        orders = torch.tensor([order // 2 - 1 for order, _ in table], device=device)
+        fitting = (orders == modulation[:, None]).float() + 1e-9  # a row of the other table must not fail here
+        drawn = torch.multinomial(fitting, 1, generator=generator)[:, 0]
+        mcs = torch.where(mcs_table == number, drawn, mcs)
 
+    partial = uniform() < 0.3  # a bandwidth part of at least half the carrier
+    bwp_size = torch.where(partial, ((0.5 + 0.5 * uniform()) * num_rb).long().clamp(min=min(num_rb, 11)), num_rb)
+    bwp_start = (uniform() * (num_rb - bwp_size + 1)).long()
+
+    # A CORESET of one to three symbols; scheduled slots carry a few other messages, idle ones seldom any.
+    control_symbols = 1 + integers(3)
+    dmrs_position = torch.where((control_symbols == 3) | (uniform() < 0.3), 3, 2)
     allocated = draw_allocation(batch_size, num_slots, num_rb, generator)
-    downlink, last_symbol = _duplex_pattern(slot_number, generator)
-    allocated &= downlink[..., None]
-    last_symbol = last_symbol.repeat_interleave(SYMBOLS_PER_SLOT, 1)[..., None]
-    in_downlink = symbol_in_slot[:, None] < last_symbol
+    load = uniform(batch_size, num_slots) ** 2 * (allocated.any(-1) | (uniform(batch_size, 1) < 0.3))
 
-    # A CORESET of one to three symbols over part of the carrier; scheduled slots carry a few control elements.
-    control_symbols = 1 + integers(3, batch_size, 1)
-    in_control = (symbol_in_slot < control_symbols)[..., None]
-    control_load = uniform(batch_size, num_slots, 1) ** 2 * (
-        allocated.any(-1, keepdim=True) | (uniform(batch_size, 1, 1) < 0.3)
+    # Blocks that the TDD pattern leaves no room for are never sent; with TDD they stay in the first half of a frame.
+    places = torch.tensor(SSB_FIRST_SYMBOLS, device=device) + 4
+    fits = (patterns[pattern, : SSB_BLOCKS // 2, None] >= places).flatten(1)
+    paired = pattern == 0
+    cells = Cells(
+        num_rb,
+        subcarrier_spacing_hz,
+        num_slots,
+        cell_id=integers(1008),
+        first_slot=first_slot,
+        downlink_symbols=downlink_symbols,
+        allocated=allocated,
+        rnti=1 + integers(65519),
+        mcs_table=mcs_table,
+        mcs=mcs[:, None],
+        bwp_start=bwp_start,
+        bwp_size=bwp_size,
+        dmrs_position=dmrs_position,
+        dmrs_additional=integers(3),
+        dmrs_port=(port := torch.where(uniform() < 0.4, integers(4), 0)),
+        cdm_groups=torch.where((port > 1) | (uniform() < 0.6), 2, 1),
+        control_symbols=control_symbols,
+        coreset_groups=torch.where(uniform() < 0.5, 0, 1 + integers(max(1, num_rb // 6))),
+        bundle_size=torch.where(uniform() < 0.5, 6, torch.where(control_symbols == 3, 3, 2)),
+        interleaver_rows=torch.tensor([0, 2, 3, 6], device=device)[integers(4)],
+        aggregation=1 << integers(4),
+        control_load=load,
+        ssb_blocks=(uniform(batch_size, SSB_BLOCKS) < uniform(batch_size, 1)) & fits,
+        ssb_first_rb=(uniform() * (num_rb - SSB_RB + 1)).long().clamp(min=0),
+        ssb_half_frames=torch.where(paired, 1 << integers(3), 2 << integers(2)),
+        ssb_second_half=torch.where(paired, integers(2), 0),
+        ssb_maximum=4 + 4 * integers(2),
+        k_ssb=NO_SIB1,
+        tracking=(slot_number % 40 == integers(40, batch_size, 1)) & (uniform(batch_size, 1) < 0.5),
+        tracking_offset=integers(4),
+        data_gain=gain(-6.0, 3.0),
+        control_gain=gain(-3.0, 3.0),
+        ssb_gain=gain(-3.0, 6.0),
     )
-    bundles = uniform(batch_size, num_slots, num_rb // 6 + 1) < control_load
-    control_mask = bundles.repeat_interleave(6, -1)[..., :num_rb] & downlink[..., None]
-    control_mask = control_mask.repeat_interleave(12, -1).repeat_interleave(SYMBOLS_PER_SLOT, 1)
-
-    data_mask = allocated.repeat_interleave(12, -1).repeat_interleave(SYMBOLS_PER_SLOT, 1) & ~in_control & in_downlink
-    gain = decibels(batch_size, -6.0, 3.0, generator)
-    grid = symbols * data_mask * gain
-    data_share = data_mask.float().mean(-1)
-
-    # PDSCH DMRS: mapping type A from symbol 2 or 3, up to two additional positions (38.211, table 7.4.1.1.2-3),
-    # configuration type 1; the other comb carries data or nothing, with the pilots then 3 dB up.
-    first_dmrs = torch.maximum(torch.full((batch_size, 1), 2), control_symbols.clamp(max=3))
-    additional = integers(3, batch_size, 1)
-    is_dmrs = symbol_in_slot == first_dmrs
-    is_dmrs |= (symbol_in_slot == 11) & (additional > 0) | (symbol_in_slot == 7) & (additional > 1)
-    comb_offset = integers(2, batch_size, 1, 1)
-    on_comb = torch.arange(num_subcarriers) % 2 == comb_offset
-    silent_comb = (uniform(batch_size, 1, 1) < 0.6).expand_as(gain)
-    pilot_gain = torch.where(silent_comb, 2**0.5, 1.0) * gain
-    pilots = torch.where(on_comb, qpsk * pilot_gain, grid * ~silent_comb)
-    grid = torch.where(is_dmrs[..., None] & data_mask, pilots, grid)
-    grid = torch.where(in_control, qpsk * control_mask * decibels(batch_size, -3.0, 3.0, generator), grid)
-
-    # Tracking reference signal (clause 7.4.1.5): every fourth subcarrier, two symbols a slot, in some cells and slots.
-    tracking = (slot_number % 40 == integers(40, batch_size, 1)) & (uniform(batch_size, 1) < 0.5) & downlink
-    tracking = tracking.repeat_interleave(SYMBOLS_PER_SLOT, 1) & ((symbol_in_slot == 4) | (symbol_in_slot == 8))
-    every_fourth = torch.arange(num_subcarriers) % 4 == integers(4, batch_size, 1, 1)
-    grid = torch.where(tracking[..., None] & every_fourth, qpsk, grid)
-
-    if num_subcarriers >= _SSB_SUBCARRIERS:
-        _add_ss_pbch_blocks(grid, qpsk, cell_id, slot_number, slots_per_frame, generator)
-    return GridBatch(grid, data_share, modulation)
+    return _keep_decodable(cells), modulation
 
 
-def _duplex_pattern(slot_number: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which slots are downlink, and how many of their symbols: FDD, or TDD with DDDSU-like patterns.
+def _keep_decodable(cells: Cells) -> Cells:
+    """Lower code rates until unreserved elements hold every transport block, or leave the slot empty."""
+    for _ in range(len(MCS_TABLES[1])):
+        order, _ = mcs_entry(cells.mcs_table[:, None], cells.mcs)
+        tight = cells.block_sizes() + 24 > 0.94 * cells.num_elements * order
+        tight &= cells.num_elements > 0
+        lower = (cells.mcs - tight.long()).clamp(min=0)
+        lower = torch.where(mcs_entry(cells.mcs_table[:, None], lower)[0] == order, lower, cells.mcs)
+        if torch.equal(lower, cells.mcs):
+            break
+        cells.mcs = lower
+    if bool(tight.any()):
+        return replace(cells, allocated=cells.allocated & ~tight[..., None])
+    return cells
 
-    Args:
-        slot_number (`torch.Tensor` of shape `(batch, num_slots)`): Number of each slot.
-        generator (`torch.Generator`): Source of randomness.
 
-    Returns:
-        `tuple` of two tensors of shape `(batch, num_slots)`: downlink slot (bool), downlink symbols (int64).
-    """
-    batch_size = len(slot_number)
+def _duplex_pattern(batch_size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Downlink symbols of ten slots: FDD first, then TDD with DDDSU-like patterns; and the choice of each row."""
+    device = generator.device
     patterns = torch.tensor(
-        [[14] * 10, [14, 14, 14, 10, 0] * 2, [14] * 7 + [6, 0, 0], [14, 14, 14, 14, 10, 0, 0, 0, 0, 0]]
+        [[14] * 10, [14, 14, 14, 10, 0] * 2, [14] * 7 + [6, 0, 0], [14, 14, 14, 14, 10, 0, 0, 0, 0, 0]], device=device
     )
-    choice = torch.randint(len(patterns), (batch_size,), generator=generator)
-    choice = torch.where(torch.rand(batch_size, generator=generator) < 0.4, 0, choice)
-    symbols = patterns[choice].gather(1, slot_number % 10)
-    return symbols > 0, symbols
-
-
-def _add_ss_pbch_blocks(
-    grid: torch.Tensor,
-    qpsk: torch.Tensor,
-    cell_id: torch.Tensor,
-    slot_number: torch.Tensor,
-    slots_per_frame: int,
-    generator: torch.Generator,
-) -> None:
-    """SS/PBCH blocks in the first half frame of every period (TS 38.213, clause 4.1, cases A and C), in place."""
-    batch_size, num_slots = slot_number.shape
-    period_slots = (
-        slots_per_frame * torch.tensor([0.5, 1.0, 2.0])[torch.randint(3, (batch_size,), generator=generator)]
-    )
-    num_blocks = 1 + torch.randint(8, (batch_size,), generator=generator)
-    place = torch.rand(batch_size, generator=generator) * (grid.shape[-1] - _SSB_SUBCARRIERS)
-    first_subcarrier = (place / 12).floor().long() * 12
-    gain = decibels(batch_size, -3.0, 6.0, generator)[..., 0, 0]
-    slot_in_period = slot_number % period_slots.long()[:, None]
-    for block_index in range(int(num_blocks.max())):
-        at = (slot_in_period == block_index // 2) & (block_index < num_blocks)[:, None]
-        row, slot = at.nonzero(as_tuple=True)
-        if len(row) == 0:
-            continue
-        first = SYMBOLS_PER_SLOT * slot + (2, 8)[block_index % 2]
-        block = ss_pbch_block(cell_id[row], block_index, qpsk[row, :4, :_SSB_SUBCARRIERS])
-        time = first[:, None, None] + torch.arange(4)[:, None]
-        frequency = first_subcarrier[row][:, None, None] + torch.arange(_SSB_SUBCARRIERS)
-        grid[row[:, None, None], time, frequency] = block * gain[row][:, None, None]
+    choice = torch.randint(len(patterns), (batch_size,), generator=generator, device=device)
+    keep = torch.rand(batch_size, generator=generator, device=device) >= 0.4
+    return patterns, choice * keep

@@ -1,0 +1,192 @@
+"""The control channel of 5G NR: a CORESET with coded downlink control information (3GPP TS 38.211 to 38.214)."""
+
+from dataclasses import dataclass
+
+import torch
+
+from .nr_cells import SSB_FIRST_SYMBOLS, SYMBOLS_PER_SLOT, Cells
+from .nr_coding import encode_control, to_bits
+from .sequences import gold_qpsk, gold_sequence
+
+
+@dataclass
+class ControlMessages:
+    """Control messages of one length at one aggregation level.
+
+    Attributes:
+        row, slot, first_element (`torch.Tensor` of shape `(num_messages,)`): Cell, slot, control channel element.
+        rnti (`torch.Tensor` of shape `(num_messages,)`): Whom each is for.
+        payload (`torch.Tensor` of shape `(num_messages, num_bits)`, uint8): Its bits.
+        aggregation (`int`): Control channel elements of each.
+    """
+
+    row: torch.Tensor
+    slot: torch.Tensor
+    first_element: torch.Tensor
+    rnti: torch.Tensor
+    payload: torch.Tensor
+    aggregation: int
+
+
+def resource_indication(start: torch.Tensor, length: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+    """Resource indication value of contiguous blocks (TS 38.214, clause 5.1.2.2.2)."""
+    short = length - 1 <= size // 2
+    return torch.where(short, size * (length - 1) + start, size * (size - length + 1) + size - 1 - start)
+
+
+def grant(cells: Cells, row: torch.Tensor, slot: torch.Tensor, fallback: bool) -> torch.Tensor:
+    """The message that schedules the PDSCH: format 1_0, or 1_1 with dynamic allocation type (TS 38.212, 7.3.1.2).
+
+    Args:
+        cells ([`Cells`]): The cells; those chosen must have bandwidth parts of one size.
+        row, slot (`torch.Tensor` of shape `(num_messages,)`): Which transmissions.
+        fallback (`bool`): Format 1_0.
+
+    Returns:
+        `torch.Tensor` of shape `(num_messages, num_bits)`, uint8.
+    """
+    size = int(cells.bwp_size[row[0]])
+    allocated = cells.allocated[row, slot]
+    first, count = allocated.long().argmax(1), allocated.sum(1)
+    value_bits = (size * (size + 1) // 2 - 1).bit_length()
+    blocks = to_bits(resource_indication(first - cells.bwp_start[row], count, cells.bwp_size[row]), value_bits)
+    zero = torch.zeros_like(row)
+    # One entry of the time-domain list for each length of downlink that occurs, the whole slot first.
+    time = (cells.downlink_symbols[row, slot] < SYMBOLS_PER_SLOT).long()
+    mcs = cells.mcs[row, slot]
+    # MCS, new data 1, redundancy version 0, HARQ process 0; assignment index, power control, PUCCH resource, timing.
+    common = ((mcs, 5), (zero + 1, 1), (zero, 2), (zero, 4), (zero, 2), (zero + 1, 2), (zero, 3), (zero + 3, 3))
+    if fallback:
+        # Identifier of downlink; blocks; time; VRB-to-PRB mapping without interleaving.
+        head = [to_bits(zero + 1, 1), blocks, to_bits(time, 4), to_bits(zero, 1)]
+        tail = []
+    else:
+        group = cells.rb_groups[row]
+        num_groups = int(cells.rb_groups[row].max()) + 1
+        bitmap = torch.zeros(len(row), num_groups, dtype=torch.uint8, device=row.device)
+        bitmap.scatter_reduce_(1, group.clamp(min=0), (allocated & (group >= 0)).to(torch.uint8), "amax")
+        width = max(num_groups, value_bits)
+        contiguous = count == allocated.shape[1] - allocated.flip(1).long().argmax(1) - first
+        chosen = torch.where(
+            contiguous[:, None],
+            torch.nn.functional.pad(blocks, (width - value_bits, 0)),
+            torch.nn.functional.pad(bitmap, (width - num_groups, 0)),
+        )
+        # Antenna ports (table 7.3.1.2.2-1): entries 0 and 1 with one CDM group without data, from 3 on with two.
+        ports = cells.dmrs_port[row] + torch.where(cells.cdm_groups[row] == 2, 3, 0)
+        # No bit for the VRB-to-PRB mapping: interleaving is not configured.
+        head = [to_bits(zero + 1, 1), to_bits(contiguous.long(), 1), chosen, to_bits(time, 1)]
+        tail = [to_bits(ports, 4), to_bits(zero, 2), to_bits(zero, 1)]  # with SRS request and DMRS initialisation
+    message = torch.cat(head + [to_bits(value, width) for value, width in common] + tail, 1)
+    # The two formats must differ in length (clause 7.3.1.0).
+    same_length = not fallback and message.shape[1] == value_bits + 28
+    return torch.nn.functional.pad(message, (0, 1)) if same_length else message
+
+
+def _element_groups(cells: Cells, row: torch.Tensor, first: torch.Tensor, aggregation: int) -> torch.Tensor:
+    """Resource element groups of some messages, in the order of the mapping, as `symbol * num_rb + block`.
+
+    Bundles and interleaver of clause 7.3.2.2; numbered in time first.
+
+    Returns:
+        `torch.Tensor` of shape `(num_messages, 6 * aggregation)`, int64.
+    """
+    duration = cells.control_symbols[row, None]
+    rows = cells.interleaver_rows[row, None]
+    total = 6 * cells.coreset_groups[row, None] * duration
+    bundle = torch.where(rows > 0, cells.bundle_size[row, None], 6)
+    place = 6 * first[:, None] + torch.arange(6 * aggregation, device=row.device)
+    number = place // bundle
+    columns = total // (bundle * rows.clamp(min=1))
+    mixed = (number % rows.clamp(min=1)) * columns + number // rows.clamp(min=1) + cells.cell_id[row, None]
+    number = torch.where(rows > 0, mixed % (total // bundle), number)
+    group = number * bundle + place % bundle
+    block = cells.coreset_first_rb[row, None] + group // duration
+    return (group % duration * cells.num_rb + block).sort(1).values
+
+
+def _user_candidate(cells: Cells, row: torch.Tensor, slot: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """First candidate of the user's search space, CORESET 0 mod 3, in messages (TS 38.213, clause 10.1)."""
+    powers = torch.tensor([pow(39827, n + 1, 65537) for n in range(cells.slots_per_frame)], device=row.device)
+    return cells.rnti[row] * powers[cells.slot_in_frame[row, slot]] % 65537 % places
+
+
+def add_control(grid: torch.Tensor, cells: Cells, generator: torch.Generator) -> list[ControlMessages]:
+    """Control channel with its DMRS (clauses 7.3.2 and 7.4.1.3), in place.
+
+    The grant of each scheduled slot, and messages of random content for other users, as many as `control_load` says.
+
+    Args:
+        grid (`torch.Tensor` of shape `(batch, num_slots, 14, 12 * num_rb)`): Where to add it.
+        cells ([`Cells`]): What the cells send.
+        generator (`torch.Generator`): Source of randomness.
+
+    Returns:
+        `list[ControlMessages]`.
+    """
+    device = cells.cell_id.device
+    room = cells.coreset_groups * cells.control_symbols  # control channel elements
+    level = torch.minimum(cells.aggregation, 1 << (room.clamp(min=1).double().log2().floor().long()))
+    places = room // level
+    most = int(places.max())
+    # A CORESET of three symbols stays silent where it would meet an SS/PBCH block.
+    free = (cells.control_symbols[:, None] <= SSB_FIRST_SYMBOLS[0]) | (cells.ssb_index[..., 0] < 0)
+    free &= cells.downlink_symbols >= cells.control_symbols[:, None]
+    draws = torch.rand(*free.shape, most, generator=generator, device=device)
+    used = (draws < cells.control_load[..., None]) & (torch.arange(most, device=device) < places[:, None, None])
+    used &= free[..., None]
+    scheduled = cells.allocated.any(-1) & (places > 0)[:, None]
+    row, slot = scheduled.nonzero(as_tuple=True)
+    own = torch.zeros_like(used)
+    own[row, slot, _user_candidate(cells, row, slot, places[row])] = True
+    row, slot, place = (used | own).nonzero(as_tuple=True)
+    own = own[row, slot, place]
+    allocated = torch.nn.functional.pad(cells.allocated, (1, 0))
+    scattered = (allocated[..., 1:] & ~allocated[..., :-1]).sum(-1) > 1
+    simple = (cells.mcs_table == 1) & (cells.dmrs_port == 0) & (cells.cdm_groups == 2)
+    fallback = simple[row] & ~scattered[row, slot]
+    rnti = torch.where(own, cells.rnti[row], torch.randint(1, 65520, row.shape, generator=generator, device=device))
+
+    keys, of_class = torch.stack([cells.bwp_size[row], level[row], fallback.long()], 1).unique(
+        dim=0, return_inverse=True
+    )
+    messages = []
+    for number, (_, aggregation, simple_format) in enumerate(keys.tolist()):
+        chosen = (of_class == number).nonzero()[:, 0]
+        payload = grant(cells, row[chosen], slot[chosen], bool(simple_format))
+        noise = torch.randint(2, payload.shape, dtype=torch.uint8, generator=generator, device=device)
+        payload = torch.where(own[chosen, None], payload, noise)
+        found = ControlMessages(
+            row[chosen], slot[chosen], aggregation * place[chosen], rnti[chosen], payload, aggregation
+        )
+        _map(grid, cells, found)
+        messages.append(found)
+    return messages
+
+
+def _map(grid: torch.Tensor, cells: Cells, messages: ControlMessages) -> None:
+    """Scrambled QPSK symbols and DMRS of some messages, in place."""
+    row, slot = messages.row[:, None], messages.slot[:, None]
+    groups = _element_groups(cells, messages.row, messages.first_element, messages.aggregation)
+    symbol, block = groups // cells.num_rb, groups % cells.num_rb
+    gain = cells.control_gain[messages.row, None, None]
+    num_coded = 108 * messages.aggregation
+    bits = encode_control(messages.payload, messages.rnti, num_coded)
+    # No scrambling identity is configured: the cell's, without RNTI (clause 7.3.2.3).
+    signs = 1.0 - 2.0 * (bits ^ gold_sequence(cells.cell_id[messages.row], num_coded).to(torch.uint8))
+    symbols = torch.complex(signs[:, 0::2].contiguous(), signs[:, 1::2].contiguous()) / 2**0.5
+    data = torch.tensor([k for k in range(12) if k % 4 != 1], device=grid.device)
+    subcarrier = 12 * block[..., None]
+    grid[row[..., None], slot[..., None], symbol[..., None], subcarrier + data] = symbols.unflatten(1, (-1, 9)) * gain
+
+    cell_id = cells.cell_id[messages.row, None]
+    number = SYMBOLS_PER_SLOT * cells.slot_in_frame[messages.row, messages.slot][:, None] + torch.arange(
+        1, 4, device=grid.device
+    )
+    sequence = gold_qpsk((2**17 * number * (2 * cell_id + 1) + 2 * cell_id) % 2**31, 3 * cells.num_rb)
+    index = 3 * block[..., None] + torch.arange(3, device=grid.device)
+    message = torch.arange(len(groups), device=grid.device)[:, None, None]
+    pilots = torch.tensor([1, 5, 9], device=grid.device)
+    grid[row[..., None], slot[..., None], symbol[..., None], subcarrier + pilots] = (
+        sequence[message, symbol[..., None], index] * gain
+    )

@@ -1,0 +1,303 @@
+"""5G NR grids received by py3gpp and by receivers written here in NumPy from the standard."""
+
+import numpy as np
+import pytest
+import torch
+
+from lwm_spectro_hf.phy import nr
+from lwm_spectro_hf.phy.nr_cells import Cells
+from lwm_spectro_hf.phy.nr_coding import PolarCode
+from lwm_spectro_hf.phy.ofdm import cyclic_prefix_3gpp, modulate
+
+py3gpp = pytest.importorskip("py3gpp")
+pytest.importorskip("sionna.phy")
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def find_cell(samples, numerology, num_subcarriers, first_subcarrier):
+    """Cell search at a known raster position: timing of the PSS symbol and the cell identity."""
+    fft_size = numerology.fft_size
+    bins = numerology.bins(num_subcarriers).numpy()[first_subcarrier : first_subcarrier + 240] % fft_size
+    peaks = []
+    for sector in range(3):
+        spectrum = np.zeros(fft_size, complex)
+        spectrum[bins[56:183]] = np.asarray(py3gpp.nrPSS(sector)).reshape(-1)
+        replica = np.fft.fft(np.fft.ifft(spectrum), len(samples))
+        correlation = np.abs(np.fft.ifft(np.fft.fft(samples) * replica.conj()))
+        peaks.append((correlation.max(), int(correlation.argmax()), sector))
+    _, start, sector = max(peaks)
+    step = fft_size + fft_size * 144 // 2048
+    block = np.stack(
+        [np.fft.fft(samples[start + i * step : start + i * step + fft_size])[bins] for i in range(4)]
+    ) / np.sqrt(fft_size)
+    scores = [abs(np.vdot(np.asarray(py3gpp.nrSSS(3 * g + sector)).reshape(-1), block[2, 56:183])) for g in range(336)]
+    return start, 3 * int(np.argmax(scores)) + sector, block
+
+
+@pytest.mark.parametrize(
+    ("spacing", "num_rb", "maximum", "first_slot"), [(15e3, 25, 8, 10 * 333), (30e3, 24, 4, 20 * 1021 + 10)]
+)
+def test_py3gpp_finds_the_cell_and_reads_its_broadcast_channel_in_noise(spacing, num_rb, maximum, first_slot):
+    index = 2
+    cells = Cells(
+        num_rb,
+        spacing,
+        6,
+        cell_id=torch.tensor([0, 321, 1007]),
+        first_slot=first_slot,
+        ssb_blocks=torch.arange(8) == index,
+        ssb_half_frames=1,
+        ssb_maximum=maximum,
+        ssb_first_rb=3,
+        k_ssb=16,
+        pdcch_config_sib1=0b10100110,
+        dmrs_position=3,
+    )
+    numerology = nr.numerology(num_rb, spacing)
+    grid = nr.transmit(cells, seeded(0)).grid
+    samples, starts = modulate(grid, numerology, cyclic_prefix_3gpp(numerology, grid.shape[1]))
+    samples = samples + 0.3 * torch.randn(samples.shape, dtype=torch.complex64, generator=seeded(1))
+    shift = 16 // round(spacing / 15e3)
+    for row, cell_id in enumerate(cells.cell_id.tolist()):
+        start, found, block = find_cell(samples[row].numpy(), numerology, 12 * num_rb, 36 + shift)
+        assert (start, found) == (int(starts[14 + 2]), cell_id)
+        # Which of the eight DMRS sequences it is tells the block; with L_max 4, the half frame too.
+        comb = np.arange(240) % 4 == cell_id % 4
+        used = np.zeros((4, 240), bool)
+        used[[1, 3]] = True
+        used[2, :48] = used[2, 192:] = True
+        received = block[used & comb]
+        channels = [np.vdot(np.asarray(py3gpp.nrPBCHDMRS(cell_id, i)).reshape(-1), received) for i in range(8)]
+        second_half = spacing == 30e3  # slot 10 of 20
+        assert int(np.argmax(np.abs(channels))) == index + 4 * second_half
+        softbits = py3gpp.nrSymbolDemodulate(block[used & ~comb], "QPSK", 0.1)
+        signs = 1 - 2 * np.asarray(py3gpp.nrPBCHPRBS(cell_id, index, 864))
+        _, checksum, mib, low_bits, half_frame, _ = py3gpp.nrBCHDecode(softbits * signs, 8, 8, cell_id)
+        assert checksum == 0
+        frame = int("".join(map(str, [*mib[1:7], *low_bits])), 2)
+        assert frame == first_slot // cells.slots_per_frame
+        assert half_frame == second_half
+        assert mib[7] == (spacing == 30e3)
+        assert mib[8:12].tolist() == [0, 0, 0, 0] and mib[12] == 1, "k_SSB without its high bit; DMRS position 3"
+        assert mib[13:21].tolist() == [1, 0, 1, 0, 0, 1, 1, 0]
+
+
+def demap(symbols, order, noise=0.01):
+    """Max-log likelihood ratios, positive for 0."""
+    points = nr.constellation(nr.MODULATIONS[order // 2 - 1]).numpy()
+    distance = np.abs(symbols[:, None] - points) ** 2 / noise
+    bits = (np.arange(len(points))[:, None] >> np.arange(order - 1, -1, -1)) & 1
+    ratios = [distance[:, bits[:, i] == 1].min(1) - distance[:, bits[:, i] == 0].min(1) for i in range(order)]
+    return np.stack(ratios, 1).reshape(-1)
+
+
+@pytest.mark.parametrize(
+    ("table", "mcs", "groups", "additional"), [(1, 2, 2, 1), (1, 12, 1, 2), (1, 20, 2, 0), (2, 25, 2, 1)]
+)
+def test_py3gpp_decodes_the_transport_blocks(table, mcs, groups, additional):
+    first_rb, num_rb = 5, 9
+    allocated = torch.zeros(25, dtype=torch.bool)
+    allocated[first_rb : first_rb + num_rb] = True
+    cells = Cells(
+        25,
+        15e3,
+        2,
+        cell_id=torch.tensor([71, 680]),
+        first_slot=14,
+        allocated=allocated,
+        rnti=torch.tensor([4711, 65000]),
+        mcs_table=table,
+        mcs=mcs,
+        cdm_groups=groups,
+        dmrs_additional=additional,
+    )
+    sent = nr.transmit(cells, seeded(0))
+    order, rate = nr.MCS_TABLES[table][mcs][0], nr.MCS_TABLES[table][mcs][1] / 1024
+    dmrs = {0: [2], 1: [2, 11], 2: [2, 7, 11]}[additional]
+    (blocks,) = sent.blocks
+    for block, (row, slot) in enumerate(zip(blocks.row.tolist(), blocks.slot.tolist(), strict=True)):
+        symbols = sent.grid[row, 14 * slot : 14 * slot + 14, 12 * first_rb : 12 * (first_rb + num_rb)].numpy()
+        pdsch, carrier = py3gpp.nrPDSCHConfig(), py3gpp.nrCarrierConfig()
+        carrier.NSlot = (14 + slot) % 10
+        pdsch.NSizeBWP, pdsch.PRBSet = 25, list(range(first_rb, first_rb + num_rb))
+        pdsch.DMRS.DMRSAdditionalPosition, pdsch.DMRS.NIDNSCID = additional, int(cells.cell_id[row])
+        expected = np.asarray(py3gpp.nrPDSCHDMRS(pdsch, carrier)).reshape(len(dmrs), -1)
+        boost = 2**0.5 if groups == 2 else 1
+        np.testing.assert_allclose(symbols[dmrs, 0::2], boost * expected, atol=1e-5)
+        received = []
+        for symbol in range(2, 14):
+            if symbol not in dmrs:
+                received.append(symbols[symbol])
+            elif groups == 1:
+                received.append(symbols[symbol, 1::2])
+            else:
+                assert not symbols[symbol, 1::2].any()
+        received = np.concatenate(received)
+        name = ("QPSK", "16QAM", "64QAM", "256QAM")[order // 2 - 1]
+        size = py3gpp.nrTBS(name, 1, num_rb, 12 * 12 - 6 * groups * len(dmrs), rate)
+        assert size == blocks.code.size
+        noise = np.random.default_rng(0).standard_normal((len(received), 2)) @ [0.02, 0.02j]
+        ratios = demap(received + noise, order)
+        seed = int(cells.rnti[row]) * 2**15 + int(cells.cell_id[row])
+        ratios = ratios * (1 - 2 * np.asarray(py3gpp.nrPRBS(seed, len(ratios))))
+        recovered = py3gpp.nrRateRecoverLDPC(ratios, size, rate, 0, name, 1)
+        info = py3gpp.nrDLSCHInfo(size, rate)
+        recovered = np.clip(recovered, -1e3, 1e3)
+        decoded, _ = py3gpp.nrLDPCDecode(recovered, info["BGN"], 8)
+        transport, failed = py3gpp.nrCodeBlockDesegmentLDPC(decoded, info["BGN"], size + info["L"])
+        assert not failed
+        found, checksum = py3gpp.nrCRCDecode(transport.astype(int), info["CRC"])
+        assert checksum == 0
+        np.testing.assert_array_equal(found[:, 0], blocks.bits[block].numpy())
+
+
+def remainder_24c(bits):
+    register = 0
+    for bit in bits:
+        register = (register << 1) | int(bit)
+        if register >> 24:
+            register ^= 0x1B2B117
+    return register
+
+
+def element_groups(first, level, total, duration, bundle, rows, shift):
+    """Clause 7.3.2.2 of TS 38.211, as written: numbers of the resource element groups of a candidate."""
+    groups = []
+    for element in range(first, first + level):
+        for number in range(6 * element // bundle, 6 * element // bundle + 6 // bundle):
+            if rows:
+                columns = total // (bundle * rows)
+                c, r = divmod(number, rows)
+                number = (r * columns + c + shift) % (total // bundle)
+            groups += range(number * bundle, (number + 1) * bundle)
+    return [(group % duration, group // duration) for group in groups]
+
+
+@pytest.mark.parametrize(
+    ("level", "duration", "bundle", "rows", "port"),
+    [(1, 2, 6, 0, 0), (2, 1, 2, 2, 0), (4, 3, 3, 2, 2), (8, 2, 6, 2, 0), (8, 3, 6, 3, 0), (16, 3, 6, 0, 0)],
+)
+def test_control_messages_are_found_and_decoded(level, duration, bundle, rows, port):
+    from sionna.phy.fec.polar import PolarSCLDecoder
+
+    width = 6
+    cells = Cells(
+        52,
+        15e3,
+        1,
+        cell_id=torch.tensor([500]),
+        first_slot=7,
+        rnti=40123,
+        control_symbols=duration,
+        dmrs_position=3 if duration == 3 else 2,
+        bwp_start=3,
+        bwp_size=49,
+        coreset_groups=width,
+        bundle_size=bundle,
+        interleaver_rows=rows,
+        aggregation=level,
+        dmrs_port=port,
+        control_load=0.7,
+    )
+    sent = nr.transmit(cells, seeded(3))
+    total = 6 * width * duration
+    # TS 38.213, clause 10.1: the user's first candidate, in slot 7.
+    candidate = 40123
+    for _ in range(8):
+        candidate = candidate * 39827 % 65537
+    first = level * (candidate % (total // 6 // level))
+    grid = sent.grid[0].numpy()
+    places = element_groups(first, level, total, duration, bundle, rows, 500)
+    received, sequences = [], {}
+    for symbol in range(duration):
+        seed = (2**17 * (14 * 7 + symbol + 1) * (2 * 500 + 1) + 2 * 500) % 2**31
+        bits = 1 - 2 * np.asarray(py3gpp.nrPRBS(seed, 2 * 3 * 52)).astype(float)
+        sequences[symbol] = (bits[0::2] + 1j * bits[1::2]) / 2**0.5
+    for symbol, block in sorted(places):
+        block += 6  # the first whole group of six blocks from 3 on
+        pilots = grid[symbol, 12 * block + 1 : 12 * block + 12 : 4]
+        np.testing.assert_allclose(pilots, sequences[symbol][3 * block : 3 * block + 3], atol=1e-5)
+        received.append(np.delete(grid[symbol, 12 * block : 12 * block + 12], [1, 5, 9]))
+    received = np.concatenate(received)
+    ratios = np.stack([received.real, received.imag], 1).reshape(-1)
+    ratios = 4 * ratios * (1 - 2 * np.asarray(py3gpp.nrPRBS(500, len(ratios))).astype(float))
+    # RIV of 49 blocks: 11 bits; 28 more in format 1_0. Format 1_1: 13 groups, of 4 blocks but the first, and 32 more.
+    num_bits = 39 if port == 0 else 45
+    message = next(m for m in sent.control if m.payload.shape[1] == num_bits)
+    code = PolarCode.of(num_bits + 24, len(ratios))
+    mother = np.zeros(code.encoder.n)
+    np.add.at(mother, code.selection.numpy(), ratios)
+    if len(ratios) < code.encoder.n and (num_bits + 24) / len(ratios) > 7 / 16:
+        mother[np.setdiff1d(np.arange(code.encoder.n), code.selection.numpy())] = 100  # shortened: known zeros
+    decoder = PolarSCLDecoder(code.encoder.frozen_pos, code.encoder.n, list_size=4)
+    decoded = decoder(-torch.tensor(mother, dtype=torch.float32)[None])[0].numpy().astype(int)
+    bits = np.empty_like(decoded)
+    bits[code.interleaver.numpy()] = decoded
+    assert remainder_24c([*[1] * 24, *bits]) == 40123, "what the mask of the CRC leaves is the RNTI"
+    at = (message.first_element == first).nonzero()[0, 0]
+    np.testing.assert_array_equal(bits[:num_bits], message.payload[at].numpy())
+    if port == 0:  # format 1_0: all 49 blocks from 0 on
+        assert bits[0] == 1 and int("".join(map(str, bits[1:12])), 2) == 49 * (49 - 49 + 1) + 49 - 1
+        assert int("".join(map(str, bits[17:22])), 2) == 10, "the MCS"
+
+
+def test_data_leave_room_for_blocks_and_tracking_signals():
+    cells = Cells(
+        52,
+        15e3,
+        4,
+        cell_id=torch.tensor([10]),
+        ssb_blocks=torch.tensor([0, 1, 0, 0, 0, 0, 0, 0]).bool(),
+        ssb_first_rb=16,
+        dmrs_additional=0,
+        tracking=torch.tensor([[True, False, True, False]]),
+        tracking_offset=1,
+        mcs=3,
+    )
+    assert cells.tracking.tolist() == [[False, False, True, False]], "none in the slot of the SS/PBCH block"
+    assert bool(cells.allocated.all()), "DMRS in symbol 2 do not meet a block in symbols 8 to 11"
+    empty = cells.data_elements[0, 0, 8:12].any(0)
+    assert not bool(empty[192:432].any()) and bool(empty[:192].all()) and bool(empty[432:].all())
+    per_slot = 11 * 52 * 12
+    assert cells.num_elements.tolist() == [[per_slot - 4 * 240, per_slot, per_slot - 2 * 52 * 3, per_slot]]
+    seed = (2**10 * (14 * 2 + 8 + 1) * (2 * 10 + 1) + 10) % 2**31
+    bits = 1 - 2 * np.asarray(py3gpp.nrPRBS(seed, 2 * 3 * 52)).astype(float)
+    found = nr.transmit(cells, seeded(0)).grid[0, 2 * 14 + 8, 1::4]
+    np.testing.assert_allclose(found.numpy(), (bits[0::2] + 1j * bits[1::2]) / 2**0.5, atol=1e-5)
+
+
+def test_blocks_that_would_cover_dmrs_are_left_out_in_whole_groups():
+    cells = Cells(52, 15e3, 1, cell_id=torch.tensor([1]), ssb_blocks=torch.arange(8) == 0, ssb_first_rb=10)
+    # Blocks 10 to 29 are taken; groups of 4 leave 0 to 7 and 32 to 51.
+    assert cells.allocated[0, 0].nonzero()[:, 0].tolist() == [*range(8), *range(32, 52)]
+
+
+def test_impossible_cells_are_errors():
+    cell_id = torch.tensor([1, 2])
+    with pytest.raises(ValueError, match="bandwidth part must lie within 25.*row 1"):
+        Cells(25, 15e3, 1, cell_id, bwp_start=torch.tensor([0, 20]), bwp_size=10)
+    with pytest.raises(ValueError, match="mcs is not in its table; row 0"):
+        Cells(25, 15e3, 1, cell_id, mcs=29)
+    with pytest.raises(ValueError, match="control_symbols must be 1 to dmrs_position"):
+        Cells(25, 15e3, 1, cell_id, control_symbols=3)
+    with pytest.raises(ValueError, match="code rate of .* take a lower mcs"):
+        cells = Cells(25, 15e3, 1, cell_id, ssb_blocks=torch.arange(8) == 1, dmrs_additional=0, mcs=28)
+        nr.transmit(cells, seeded(0))
+
+
+@pytest.mark.parametrize(("num_rb", "spacing"), [(11, 30e3), (25, 15e3), (106, 30e3)])
+def test_drawn_cells_transmit_what_they_say(num_rb, spacing):
+    cells, modulation = nr.draw_cells(num_rb, spacing, 24, 6, seeded(num_rb))
+    sent = nr.transmit(cells, seeded(0))
+    assert bool(sent.grid.isfinite().all())
+    for blocks in sent.blocks:
+        assert set((2 * modulation[blocks.row] + 2).tolist()) == {blocks.code.bits_per_symbol}
+    silent = sent.grid.view(24, 6, 14, -1)[cells.downlink_symbols == 0]
+    assert not bool(silent.any())
+    batch = nr.draw(num_rb, spacing, 24, 6, seeded(num_rb))
+    assert batch.grid.shape == (24, 84, 12 * num_rb) and batch.data_share.shape == (24, 84)
+    loaded = batch.data_share > 0
+    assert bool((batch.grid.abs().square().sum(-1) > 0)[loaded].all())
