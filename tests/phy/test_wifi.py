@@ -93,6 +93,8 @@ def test_wrong_packets_are_refused():
         wifi.ht_ppdu(frames(1, 50), 8, torch.tensor([1]))
     with pytest.raises(ValueError, match="1 to 4095 bytes, found 5000"):
         wifi.ppdu(frames(1, 5000), 6, torch.tensor([1]))
+    with pytest.raises(ValueError, match="At MCS 0 .* found 5000"):
+        wifi.ht_ppdu(frames(1, 5000), 0, torch.tensor([1]))
 
 
 def test_timeline_holds_exchanges_that_a_receiver_follows():
@@ -149,8 +151,8 @@ def test_preamble_repeats_as_the_standard_says():
     short = symbols_to_samples(wifi.short_training_field()[None, None], wifi.NUMEROLOGY)[0, 0]
     torch.testing.assert_close(short, short.roll(16), atol=1e-6, rtol=0)
     samples = wifi.packet_samples(wifi.ppdu(frames(1, 40), 6, torch.tensor([1])))[0] / 8
-    # Table I-24, in 64-point inverse-DFT units without the unitary factor 8: the short training field's period, the
-    # long one's prefix and start.
+    # Table G.24 of 802.11a-1999, in 64-point inverse-DFT units without the unitary factor 8: the period of the short
+    # training field, prefix and start of the long one.
     period = [0.046 + 0.046j, -0.132 + 0.002j, -0.013 - 0.079j, 0.143 - 0.013j, 0.092, 0.143 - 0.013j]
     torch.testing.assert_close(samples[16:22], torch.tensor(period), atol=1e-3, rtol=0)
     torch.testing.assert_close(samples[:144], samples[16:160])
@@ -163,7 +165,7 @@ def test_preamble_repeats_as_the_standard_says():
 
 def test_annex_i_signal_symbol_in_time():
     samples = wifi.packet_samples(wifi.ppdu(frames(1, 100), 36, torch.tensor([93])))[0, 320:400] / 8
-    # Table I-12, from the second sample: the first one is halved there by a window.
+    # Table G.24, from the second sample: the first one is halved there by a window.
     expected = [0.033 - 0.044j, -0.002 - 0.038j, -0.081 + 0.084j, 0.007 - 0.1j, -0.001 - 0.113j, -0.021 - 0.005j]
     torch.testing.assert_close(samples[1:7], torch.tensor(expected), atol=1e-3, rtol=0)
     torch.testing.assert_close(

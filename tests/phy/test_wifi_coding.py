@@ -9,7 +9,8 @@ import torch
 from lwm_spectro_hf.phy import wifi, wifi_coding, wifi_frames
 from lwm_spectro_hf.phy.wifi_coding import HT_MODES, LEGACY_MODES
 
-# Table I-1: 100 bytes sent at 36 Mbit/s; the scrambler starts from 1011101. The edition of 1999 had other last bytes.
+# Table I-1: 100 bytes sent at 36 Mbit/s; the scrambler starts from 1011101. Tables G are those of the same example in
+# 802.11a-1999, where it had other last bytes.
 HEADER = bytes.fromhex("0402002E006008CD37A60020D6013CF1006008AD3BAF0000")
 MESSAGE = HEADER + b"Joy, bright spark of divinity,\nDaughter of Elysium,\nFire-insired we trea"
 FCS, FCS_1999 = bytes.fromhex("673321B6"), bytes.fromhex("DA5799ED")
@@ -19,7 +20,7 @@ SEQUENCE = (
     "011011000001100110101001110011110110100001010101111101001010001101110001111111000011101111001011001001000000"
     "1000100110001011101"
 )
-# The first data symbol in the frequency domain (table I-20), subcarriers -26 to 26, times sqrt(10).
+# The first data symbol in the frequency domain (table G.22), subcarriers -26 to 26, times sqrt(10).
 FIRST_SYMBOL = """
     -1+1j -1+1j 1+1j -3-3j 1+3j pilot 1+1j 1-3j -1-3j -1+1j -3+1j -3-3j -3-3j 3+1j 1+1j -3-1j -3-1j -3-1j -3-3j pilot
     3-1j 3+3j -3-1j 1-1j -3-1j -3+3j -1+3j 1+3j -3+1j 3-3j 1+1j -1-1j pilot -1+3j 3-1j -3-1j 3+1j -1+3j 3+1j 3-1j 3-3j
@@ -62,13 +63,13 @@ def test_annex_i_scrambling_sequence_repeats_after_127_bits():
 
 def test_annex_i_data_bits():
     scrambled = scrambled_example(FCS_1999)[0]
-    assert packed(scrambled[:144]) == "6c19898f6821f4a5614fd7ae240cf33ae4bc"  # table I-15
-    assert packed(scrambled[-144:]) == "7d8a27173915a0ec28308cca00dc7f0ef2c9"
+    assert packed(scrambled[:144]) == "6c19898f6821f4a5614fd7ae240cf33ae4bc"  # table G.16
+    assert packed(scrambled[-144:]) == "7d8a27173915a0ec28308cca00dc7f0ef2c9"  # table G.17
     sent = wifi_coding.punctured_positions(MODE.code_rate, 144)
     coded = wifi_coding.convolutional_code(scrambled)[:288][sent]
-    assert packed(coded) == "2b08a1f09db59a1d4afbe8c28fc0c873c043e019e0d3ebb2"  # table I-17
+    assert packed(coded) == "2b08a1f09db59a1d4afbe8c28fc0c873c043e019e0d3ebb2"  # table G.18
     interleaved = coded[wifi_coding.interleaver(48, 4)]
-    assert packed(interleaved) == "77f0efc47300bf11109a1d126e38f5691b6b9843000db36d"  # table I-19
+    assert packed(interleaved) == "77f0efc47300bf11109a1d126e38f5691b6b9843000db36d"  # table G.21
 
 
 def test_annex_i_data_symbols():

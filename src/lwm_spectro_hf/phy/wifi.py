@@ -5,7 +5,7 @@ HT-mixed format, one spatial stream, long guard interval, binary convolutional c
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 
@@ -15,7 +15,7 @@ from .wifi_coding import HT_MODES, LEGACY_MODES, Mode, crc, data_field, encode, 
 
 NUMEROLOGY = Numerology(sampling_rate=20e6, subcarrier_spacing_hz=312_500.0, fft_size=64, dc_used=False)
 SYMBOL_SAMPLES = 80  # 64 and a prefix of 16
-# Table 17-21. In the 2.4 GHz band the shorter SIFS and the signal extension add up to the same (18.3.2.4, 18.4.5).
+# Table 17-21. In the 2.4 GHz band the shorter SIFS and the signal extension add up to the same (clause 18).
 SIFS_S, SLOT_S = 16e-6, 9e-6
 CONTENTION_WINDOW = 15  # of a first attempt, aCWmin [slots]
 MODULATIONS = ("BPSK", "QPSK", "16QAM", "64QAM")
@@ -23,6 +23,7 @@ BASIC_RATES = (6, 12, 24)  # the mandatory ones, with which control frames are s
 _LEGACY, _HT = 52, 56  # occupied subcarriers of 802.11a/g and 802.11n
 _WIDTH = _HT
 _HT_SCALE = (_LEGACY / _HT) ** 0.5  # the same transmit power over more subcarriers
+_MAX_SYMBOLS = 4095 // 3 + 1  # after L-SIG, as many as its LENGTH can announce
 _SIGNAL_MODE = LEGACY_MODES[6]
 
 # Where in the useful 64 samples a block of 80 starts to read. The two useful symbols of the L-LTF share one prefix of
@@ -141,6 +142,7 @@ def _symbols(points: torch.Tensor, first_polarity: int) -> torch.Tensor:
     return grid
 
 
+@lru_cache(maxsize=4096)  # the packets of all draws share some thousand lengths
 def _legacy_preamble(rate_mbps: int, length: int) -> torch.Tensor:
     """L-STF, L-LTF and SIGNAL, shape `(5, 56)`; the same blocks begin both kinds of packets."""
     training = [short_training_field()] * 2 + [long_training_field()] * 2
@@ -148,11 +150,16 @@ def _legacy_preamble(rate_mbps: int, length: int) -> torch.Tensor:
     return torch.cat([torch.stack(training), _symbols(signal, 0)[0]])
 
 
+@lru_cache(maxsize=4096)
 def _ht_preamble(mcs: int, psdu_length: int) -> torch.Tensor:
     """The legacy preamble, HT-SIG, HT-STF and HT-LTF, shape `(9, 56)` (19.3.9)."""
+    num_symbols = 4 + HT_MODES[mcs].num_symbols(psdu_length)
+    if num_symbols > _MAX_SYMBOLS:
+        longest = HT_MODES[mcs].num_bytes(_MAX_SYMBOLS - 4)
+        raise ValueError(f"At MCS {mcs} a packet has at most {longest} bytes, found {psdu_length}; split it.")
     # To stations of 802.11a/g the rest of the packet lasts as long as this many bytes at 6 Mbit/s (10.27.4): three for
     # each OFDM symbol after L-SIG, less the three of SERVICE and tail.
-    legacy = _legacy_preamble(6, 3 * (4 + HT_MODES[mcs].num_symbols(psdu_length)) - 3)
+    legacy = _legacy_preamble(6, 3 * num_symbols - 3)
     # BPSK on the imaginary axis tells an HT packet; the pilots stay as they are (19.3.9.4.3).
     signal = _symbols(1j * encode(ht_signal_field(mcs, psdu_length)[None], _SIGNAL_MODE), 1)[0]
     training = torch.stack([short_training_field(), _HT_SCALE * ht_long_training_field()])
@@ -195,7 +202,8 @@ def ht_ppdu(psdu: torch.Tensor, mcs: int, scrambler_state: torch.Tensor) -> torc
         of HT-STF and one of HT-LTF between SIGNAL and data.
 
     Raises:
-        ValueError: For another scheme, a packet longer than SIGNAL can announce or a scrambler state out of range.
+        ValueError: For another scheme, a packet that lasts longer than SIGNAL can announce, or a scrambler state out
+            of range.
     """
     if not 0 <= mcs < len(HT_MODES):
         raise ValueError(f"A single stream of 802.11n has MCS 0 to {len(HT_MODES) - 1}, found {mcs}.")
