@@ -1,11 +1,10 @@
-"""Synchronization and reference signals of the three standards against py3gpp and closed forms."""
+"""Synchronization and reference signals of LTE and NR against py3gpp and closed forms."""
 
 import numpy as np
 import py3gpp
 import torch
 
-from lwm_spectro_hf.phy import lte, nr, wifi
-from lwm_spectro_hf.phy.ofdm import symbols_to_samples
+from lwm_spectro_hf.phy import lte, nr
 from lwm_spectro_hf.phy.traffic import draw_allocation
 
 CELLS = torch.tensor([0, 1, 100, 503, 777, 1007])
@@ -73,37 +72,3 @@ def test_allocations_range_from_empty_to_full():
     assert float((share == 0).float().mean()) > 0.1
     assert float((share == 1).float().mean()) > 0.2
     assert float(((share > 0.05) & (share < 0.95)).float().mean()) > 0.3
-
-
-def test_wifi_preamble_repeats_as_the_standard_says():
-    short = symbols_to_samples(wifi.short_training_field()[None, None], wifi.NUMEROLOGY)[0, 0]
-    torch.testing.assert_close(short, short.roll(16), atol=1e-6, rtol=0)
-    # Table I-2 of the standard gives the first sample of the short training symbol as 0.046 + 0.046j, in 64-point
-    # inverse-DFT units without the unitary factor 8.
-    torch.testing.assert_close(short[0] / 8, torch.tensor(0.046 + 0.046j), atol=5e-4, rtol=0)
-
-
-def test_wifi_long_training_field_occupies_52_subcarriers():
-    field = wifi.long_training_field()
-    assert int((field.abs() > 0).sum()) == 52
-    assert sorted(set(field.real.tolist())) == [-1.0, 0.0, 1.0]
-
-
-def test_wifi_timeline_holds_packets_that_a_correlator_finds():
-    batch = wifi.draw(4, 20_000, torch.Generator().manual_seed(5))
-    samples = wifi.assemble(batch, batch.grid, 20_000)
-    assert samples.shape == (4, 20_000)
-    short = symbols_to_samples(wifi.short_training_field()[None, None], wifi.NUMEROLOGY)[0, 0].repeat(2)
-    found = 0
-    for row in range(4):
-        pair = batch.start[row].diff()
-        kept = batch.start[row] < 20_000
-        assert bool((pair[kept[1:]] >= wifi.SYMBOL_SAMPLES).all()), "blocks never overlap"
-        correlation = np.abs(np.correlate(samples[row].numpy(), short.numpy(), "valid"))
-        found += int((correlation > 0.9 * float(short.abs().square().sum())).any())
-    assert found == 4
-
-
-def test_pilot_polarity_starts_as_in_the_standard():
-    expected = [1, 1, 1, 1, -1, -1, -1, 1, -1, -1, -1, -1, 1, 1, -1, 1]
-    assert wifi.pilot_polarity()[:16].tolist() == expected

@@ -1,0 +1,78 @@
+"""MAC frames that WiFi packets carry: data and acknowledgement frames with their check sequence (802.11-2020, 9)."""
+
+import torch
+
+from .wifi_coding import bytes_to_bits, crc
+
+_HEADER_BYTES, _QOS_BYTES, _FCS_BYTES = 24, 2, 4
+ACK_BYTES = 14
+MAX_PAYLOAD_BYTES = 2304  # of one MSDU (9.2.4.7.1)
+_FCS_POLYNOMIAL = 0x04C11DB7
+# Frame Control (9.2.4.1), protocol version 0: type and subtype, then the flag From DS of an access point's frames.
+_DATA, _QOS_DATA, _ACK = (0x08, 0x02), (0x88, 0x02), (0xD4, 0x00)
+
+
+def overhead_bytes(qos: bool) -> int:
+    """Bytes of a data frame beside its body: header, QoS Control where there is one, check sequence."""
+    return _HEADER_BYTES + _QOS_BYTES * qos + _FCS_BYTES
+
+
+def mpdu(frame: torch.Tensor) -> torch.Tensor:
+    """Append the frame check sequence (9.2.4.8).
+
+    Args:
+        frame (`torch.Tensor` of shape `(batch, num_bytes)`, uint8): MAC header and frame body.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, num_bytes + 4)`, uint8.
+    """
+    bits = crc(bytes_to_bits(frame), _FCS_POLYNOMIAL, 32).unflatten(-1, (_FCS_BYTES, 8))
+    # The highest power is sent first, and so it is the least significant bit of the first octet.
+    fcs = (bits << torch.arange(8, dtype=torch.uint8, device=bits.device)).sum(-1, dtype=torch.uint8)
+    return torch.cat([frame, fcs], -1)
+
+
+def _octets(values: torch.Tensor, num_bytes: int) -> torch.Tensor:
+    """Integers as little-endian octets, shape `(batch, num_bytes)`, uint8 (9.2.2)."""
+    return ((values[:, None] >> (8 * torch.arange(num_bytes, device=values.device))) & 255).to(torch.uint8)
+
+
+def data_frame(
+    receiver: torch.Tensor,
+    transmitter: torch.Tensor,
+    sequence: torch.Tensor,
+    duration_us: torch.Tensor,
+    payload: torch.Tensor,
+    qos: bool = False,
+) -> torch.Tensor:
+    """Data frames of an access point that is also the source (9.3.2.1), with FCS.
+
+    Args:
+        receiver (`torch.Tensor` of shape `(batch, 6)`, uint8): Address 1.
+        transmitter (`torch.Tensor` of shape `(batch, 6)`, uint8): Addresses 2 and 3, the BSSID.
+        sequence (`torch.Tensor` of shape `(batch,)`, int64): Sequence number, modulo 4096.
+        duration_us (`torch.Tensor` of shape `(batch,)`, int64): For how long the medium stays reserved [µs].
+        payload (`torch.Tensor` of shape `(batch, num_bytes)`, uint8): Frame body.
+        qos (`bool`, *optional*, defaults to `False`): With a QoS Control field, as between 802.11n stations.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, 28 + num_bytes)`, uint8, or two more with QoS.
+    """
+    control = payload.new_tensor(_QOS_DATA if qos else _DATA).expand(len(payload), 2)
+    quality = payload.new_zeros(len(payload), _QOS_BYTES if qos else 0)  # best effort, normal acknowledgement
+    addresses = [receiver, transmitter, transmitter]
+    numbers = _octets(sequence % 4096 << 4, 2)
+    return mpdu(torch.cat([control, _octets(duration_us, 2), *addresses, numbers, quality, payload], -1))
+
+
+def ack_frame(receiver: torch.Tensor) -> torch.Tensor:
+    """Acknowledgement frames (9.3.1.4), with FCS. Nothing follows: their duration is zero.
+
+    Args:
+        receiver (`torch.Tensor` of shape `(batch, 6)`, uint8): Transmitter of the frame that is acknowledged.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, 14)`, uint8.
+    """
+    control = receiver.new_tensor((*_ACK, 0, 0)).expand(len(receiver), 4)
+    return mpdu(torch.cat([control, receiver], -1))

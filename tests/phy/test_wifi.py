@@ -1,0 +1,178 @@
+"""WiFi packets and exchanges, decoded by a receiver that itself decodes a real recording."""
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import wifi_receiver
+
+from lwm_spectro_hf.phy import wifi, wifi_frames
+from lwm_spectro_hf.phy.ofdm import symbols_to_samples
+from lwm_spectro_hf.phy.wifi_coding import HT_MODES, LEGACY_MODES
+
+RECORDING = Path(__file__).parents[2] / "examples/recordings/wifi_11a_16qam_36mbps"
+BITS = {"BPSK": 1, "QPSK": 2, "16QAM": 4, "64QAM": 6}
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def frames(num, num_bytes, seed=0):
+    return wifi_frames.mpdu(torch.randint(0, 256, (num, num_bytes - 4), generator=seeded(seed)).byte())
+
+
+def through_multipath(samples, seed):
+    """Seven Rayleigh taps, decaying by 3 dB each, within the prefix; noise 35 dB below."""
+    draw = np.random.default_rng(seed)
+    taps = (draw.standard_normal(7) + 1j * draw.standard_normal(7)) * 10 ** (-0.15 * np.arange(7))
+    received = np.convolve(samples, taps)[: len(samples)]
+    noise = draw.standard_normal((2, len(received))).T @ [1, 1j] / 2**0.5
+    return received + noise * 10 ** (-35 / 20) * np.abs(received).std()
+
+
+def test_the_receiver_decodes_a_real_recording():
+    # Otherwise it would prove nothing about generated packets. Where the packets start was found by correlation.
+    iq = np.fromfile(RECORDING.with_suffix(".sigmf-data"), "<c8").astype(complex)
+    assert json.loads(RECORDING.with_suffix(".sigmf-meta").read_text())["global"]["core:sample_rate"] == 20e6
+    found = []
+    for start in (54, 1160):
+        samples = iq[start : start + 2000]
+        # Carrier offset, from the repetition within the short and then the long training field.
+        for first, last, lag in ((16, 144, 16), (192, 256, 64)):
+            turn = np.angle(np.vdot(samples[first:last], samples[first + lag : last + lag])) / lag
+            samples = samples * np.exp(-1j * turn * np.arange(len(samples)))
+        found.append(wifi_receiver.receive(samples))
+    data, acknowledgement = found
+    assert data.fcs_is_right and data.rate_mbps == 36 and data.psdu[0] == 0x88
+    assert acknowledgement.fcs_is_right and acknowledgement.psdu[0] == 0xD4 and len(acknowledgement.psdu) == 14
+
+
+@pytest.mark.parametrize("rate_mbps", LEGACY_MODES)
+def test_legacy_packets_are_received_at_every_rate(rate_mbps):
+    psdu, states = frames(2, 57 + rate_mbps, rate_mbps), torch.tensor([1, 93])
+    packets = wifi.packet_samples(wifi.ppdu(psdu, rate_mbps, states)).numpy()
+    for row, samples in enumerate(packets):
+        for received in (samples, through_multipath(samples, rate_mbps + row)):
+            found = wifi_receiver.receive(received)
+            assert found.psdu == psdu[row].numpy().tobytes() and found.fcs_is_right
+            assert (found.rate_mbps, found.mcs, found.num_samples) == (rate_mbps, None, len(samples))
+            assert Fraction(found.code_rate) == LEGACY_MODES[rate_mbps].code_rate
+
+
+@pytest.mark.parametrize("mcs", range(8))
+def test_ht_packets_are_received_at_every_scheme(mcs):
+    psdu, states = frames(2, 60 + 31 * mcs, mcs), torch.tensor([127, 64])
+    packets = wifi.packet_samples(wifi.ht_ppdu(psdu, mcs, states)).numpy()
+    for row, samples in enumerate(packets):
+        for received in (samples, through_multipath(samples, mcs + row)):
+            found = wifi_receiver.receive(received)
+            assert found.psdu == psdu[row].numpy().tobytes() and found.fcs_is_right
+            assert (found.rate_mbps, found.mcs, found.num_samples) == (6, mcs, len(samples))
+            # To stations that know only SIGNAL, the packet ends where it ends.
+            assert found.legacy_num_samples == found.num_samples
+            assert Fraction(found.code_rate) == HT_MODES[mcs].code_rate
+
+
+def test_both_kinds_of_packets_have_the_same_power():
+    legacy = wifi.ppdu(frames(1, 800), 54, torch.tensor([5]))[0]
+    ht = wifi.ht_ppdu(frames(1, 800), 7, torch.tensor([5]))[0]
+    for grid in (legacy, ht):
+        power = grid.abs().square().sum(1)
+        torch.testing.assert_close(power[:4], torch.full((4,), 52.0))
+        assert abs(float(power[9:].mean()) / 52 - 1) < 0.1
+
+
+def test_wrong_packets_are_refused():
+    with pytest.raises(ValueError, match="no rate of 11 Mbit/s.*6, 9, 12"):
+        wifi.ppdu(frames(1, 50), 11, torch.tensor([1]))
+    with pytest.raises(ValueError, match="MCS 0 to 7, found 8"):
+        wifi.ht_ppdu(frames(1, 50), 8, torch.tensor([1]))
+    with pytest.raises(ValueError, match="1 to 4095 bytes, found 5000"):
+        wifi.ppdu(frames(1, 5000), 6, torch.tensor([1]))
+    with pytest.raises(ValueError, match="At MCS 0 .* found 5000"):
+        wifi.ht_ppdu(frames(1, 5000), 0, torch.tensor([1]))
+
+
+def test_timeline_holds_exchanges_that_a_receiver_follows():
+    num_samples = 30_000
+    batch = wifi.draw(10, num_samples, seeded(0))
+    iq = wifi.assemble(batch, batch.grid, num_samples).numpy()
+    assert iq.shape == (10, num_samples)
+    num_received, num_answers, kinds = 0, 0, set()
+    for row in range(10):
+        starts = batch.start[row]
+        heard = starts < num_samples
+        assert bool((starts[heard].diff() >= wifi.SYMBOL_SAMPLES).all()), "blocks never overlap"
+        # The first block of the L-LTF is the only one that reads the prefix of 32, and the third of its packet.
+        packets = (starts[heard & (batch.read_offset[row] == 32)] - 160).tolist()
+        last, end, sequence = None, 0, None
+        for start in packets[:8]:
+            if start < 0:
+                continue
+            try:
+                found = wifi_receiver.receive(iq[row, start:])
+            except EOFError:
+                break
+            assert found.fcs_is_right
+            num_received += 1
+            if found.psdu[0] == 0xD4:
+                if last is not None:
+                    num_answers += 1
+                    assert start - end == 16 * 20, "an acknowledgement comes after exactly SIFS"
+                    assert found.psdu[4:10] == last.psdu[10:16]
+                    assert int.from_bytes(last.psdu[2:4], "little") == 16 + found.num_samples // 20
+                    assert found.rate_mbps in (6, 12, 24)
+            else:
+                assert found.bits_per_carrier == BITS[wifi.MODULATIONS[int(batch.modulation[row])]]
+                assert float(Fraction(found.code_rate)) == pytest.approx(float(batch.code_rate[row]))
+                header = 24 + 2 * (found.mcs is not None)
+                assert found.psdu[0] == (0x08 if found.mcs is None else 0x88) and len(found.psdu) > header + 4
+                number = int.from_bytes(found.psdu[22:24], "little") >> 4
+                assert sequence is None or (number - sequence) % 4096 == 1
+                sequence = number
+                kinds.add(found.mcs is None)
+            last, end = found, start + found.num_samples
+    assert num_received > 20 and num_answers > 5 and kinds == {True, False}
+
+
+def test_timelines_are_repeatable_and_leave_out_what_is_not_heard():
+    first, again = (wifi.draw(6, 9_000, seeded(3)) for _ in range(2))
+    assert torch.equal(first.grid, again.grid) and torch.equal(first.start, again.start)
+    used = first.grid.abs().square().sum(2) > 0
+    assert torch.equal(used, first.start < 9_000)
+    assert bool((first.start > -wifi.SYMBOL_SAMPLES).all())
+
+
+def test_preamble_repeats_as_the_standard_says():
+    short = symbols_to_samples(wifi.short_training_field()[None, None], wifi.NUMEROLOGY)[0, 0]
+    torch.testing.assert_close(short, short.roll(16), atol=1e-6, rtol=0)
+    samples = wifi.packet_samples(wifi.ppdu(frames(1, 40), 6, torch.tensor([1])))[0] / 8
+    # Table G.24 of 802.11a-1999, in 64-point inverse-DFT units without the unitary factor 8: the period of the short
+    # training field, prefix and start of the long one.
+    period = [0.046 + 0.046j, -0.132 + 0.002j, -0.013 - 0.079j, 0.143 - 0.013j, 0.092, 0.143 - 0.013j]
+    torch.testing.assert_close(samples[16:22], torch.tensor(period), atol=1e-3, rtol=0)
+    torch.testing.assert_close(samples[:144], samples[16:160])
+    long = [-0.005 - 0.12j, 0.04 - 0.111j, 0.097 + 0.083j, 0.021 + 0.028j]
+    torch.testing.assert_close(samples[193:197], torch.tensor(long), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        samples[161:164], torch.tensor([0.012 - 0.098j, 0.092 - 0.106j, -0.092 - 0.115j]), atol=1e-3, rtol=0
+    )
+
+
+def test_annex_i_signal_symbol_in_time():
+    samples = wifi.packet_samples(wifi.ppdu(frames(1, 100), 36, torch.tensor([93])))[0, 320:400] / 8
+    # Table G.24, from the second sample: the first one is halved there by a window.
+    expected = [0.033 - 0.044j, -0.002 - 0.038j, -0.081 + 0.084j, 0.007 - 0.1j, -0.001 - 0.113j, -0.021 - 0.005j]
+    torch.testing.assert_close(samples[1:7], torch.tensor(expected), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        samples[32:35], torch.tensor([0.062, 0.057 + 0.052j, 0.016 + 0.174j]), atol=1e-3, rtol=0
+    )
+
+
+def test_pilot_polarity_is_that_of_the_standard():
+    expected = [1.0 if sign == "+" else -1.0 for sign in wifi_receiver.POLARITY]
+    assert wifi.pilot_polarity().tolist() == expected
