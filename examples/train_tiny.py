@@ -90,9 +90,9 @@ weights are not.
 DATA = """
 {num} spectrograms of generated recordings (seed {seed}), as a blind receiver hears them: random start, carrier off
 centre, sampling rates from 1.92 to 61.44 Msps, spans from 0.3 to 12 ms, full, partial and empty cells, Rayleigh and
-Rician fading to 35 m/s, SNR from -5 to 25 dB. Preambles, synchronization and reference signals follow the standards;
-the payload is uncoded random symbols and the channels are not ray-traced. No real recording was used. The command:
-`python examples/train_tiny.py --num {num} --seed {seed}`, with the minutes below.
+Rician fading to 35 m/s, SNR from -5 to 25 dB. The waveforms are coded and framed as the standards say; the channels
+are not ray-traced. No real recording was used. The command: `python examples/train_tiny.py --num {num} --seed {seed}`,
+with the minutes below.
 """
 LIMITS = """
 - Modulation can hardly be read from a blind power spectrogram, whose frames straddle symbols: take that head as a

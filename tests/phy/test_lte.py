@@ -176,7 +176,6 @@ def test_turbo_interleavers_are_permutations():
 
 
 def test_codes_agree_with_sionna():
-    pytest.importorskip("sionna.phy")
     from sionna.phy.fec.crc import CRCEncoder
     from sionna.phy.fec.turbo import TurboEncoder
 

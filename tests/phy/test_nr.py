@@ -9,8 +9,7 @@ from lwm_spectro_hf.phy.nr_cells import Cells
 from lwm_spectro_hf.phy.nr_coding import PolarCode
 from lwm_spectro_hf.phy.ofdm import cyclic_prefix_3gpp, modulate
 
-py3gpp = pytest.importorskip("py3gpp")
-pytest.importorskip("sionna.phy")
+import py3gpp
 
 
 def seeded(seed):

@@ -6,8 +6,7 @@ import torch
 
 from lwm_spectro_hf.phy import nr_coding
 
-py3gpp = pytest.importorskip("py3gpp")
-pytest.importorskip("sionna.phy")
+import py3gpp
 MODULATIONS = {2: "QPSK", 4: "16QAM", 6: "64QAM", 8: "256QAM"}
 
 
