@@ -1,6 +1,7 @@
 """5G NR grids received by py3gpp and by receivers written here in NumPy from the standard."""
 
 import numpy as np
+import py3gpp
 import pytest
 import torch
 
@@ -8,8 +9,6 @@ from lwm_spectro_hf.phy import nr
 from lwm_spectro_hf.phy.nr_cells import Cells
 from lwm_spectro_hf.phy.nr_coding import PolarCode
 from lwm_spectro_hf.phy.ofdm import cyclic_prefix_3gpp, modulate
-
-import py3gpp
 
 
 def seeded(seed):

@@ -1,12 +1,12 @@
 """Bits of TS 38.212 and block sizes of TS 38.214 against py3gpp and Sionna."""
 
 import numpy as np
+import py3gpp
 import pytest
 import torch
 
 from lwm_spectro_hf.phy import nr_coding
 
-import py3gpp
 MODULATIONS = {2: "QPSK", 4: "16QAM", 6: "64QAM", 8: "256QAM"}
 
 
