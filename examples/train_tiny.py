@@ -6,8 +6,9 @@
 
 Needs the extras `data` and `train`. Four stages, each resumable: spectrograms are generated; every expert learns
 masked spectrogram modeling with the supervised contrastive objective (eq. 22) on its protocol; the router learns the
-protocol with frozen experts (sec. IV-C); heads for modulation and SNR x mobility are trained with the experts at a lower rate.
-The result is scored on recordings made from other seeds and written, with the scores, as a Hub-shaped folder.
+protocol with frozen experts (sec. IV-C); heads for modulation and SNR x mobility are trained with the experts at a
+lower rate. The result is scored on recordings made from other seeds and written, with the scores, as a folder shaped
+like a Hub repository.
 """
 
 import argparse
