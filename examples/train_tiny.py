@@ -98,7 +98,8 @@ with the minutes below.
 LIMITS = """
 - Modulation can hardly be read from a blind power spectrogram, whose frames straddle symbols: take that head as a
   demonstration of the interface, not as a measurement.
-- Mobility shows only where a recording lasts a good part of the channel's coherence time, several milliseconds.
+- Mobility shows only where a recording lasts a good part of the channel's coherence time, several
+  milliseconds: compare its score with a third, which is chance.
 - LTE uplink, 5G uplink, WiFi 6 and 40 MHz channels, and every protocol other than the three were never seen; the
   verdict on such a signal is one of the three all the same.
 - There is no class for noise: on recordings that hold nothing else the mean score of the winning protocol is
