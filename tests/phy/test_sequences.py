@@ -5,7 +5,7 @@ import py3gpp
 import pytest
 import torch
 
-from lwm_spectro_hf.phy.sequences import CONSTELLATION_ORDERS, constellation, gold_qpsk, gold_sequence, random_symbols
+from lwm_spectro_hf.phy.sequences import CONSTELLATION_ORDERS, constellation, gold_qpsk, gold_sequence
 
 
 @pytest.mark.parametrize("name", CONSTELLATION_ORDERS)
@@ -35,13 +35,3 @@ def test_gold_qpsk_takes_two_bits_a_symbol():
     bits = gold_sequence(seed, 20)[0]
     expected = ((1 - 2 * bits[0::2]) + 1j * (1 - 2 * bits[1::2])) / 2**0.5
     torch.testing.assert_close(gold_qpsk(seed, 10)[0], expected.to(torch.complex64))
-
-
-def test_random_symbols_take_the_constellation_of_their_row():
-    points = [constellation("QPSK"), constellation("64QAM")]
-    generator = torch.Generator().manual_seed(0)
-    symbols = random_symbols(points, torch.tensor([0, 1, 0]), (50, 40), generator)
-    assert symbols.shape == (3, 50, 40)
-    for row, expected in ((0, 4), (1, 64), (2, 4)):
-        assert len(torch.unique(torch.view_as_real(symbols[row]).round(decimals=4).flatten(0, 1), dim=0)) == expected
-    torch.testing.assert_close(symbols.abs().square().mean(), torch.tensor(1.0), atol=0.02, rtol=0)

@@ -10,8 +10,8 @@ from importlib import resources
 
 import torch
 
-# Generator polynomials without their leading term (TS 36.212, clause 5.1.1).
-_CRC_POLYNOMIALS = {"24A": (24, 0x864CFB), "24B": (24, 0x800063), "16": (16, 0x1021)}
+from .bits import crc
+
 # Octal 133, 171, 165 (clause 5.1.3.1), the present bit first.
 _CONVOLUTIONAL_TAPS = ((1, 0, 1, 1, 0, 1, 1), (1, 1, 1, 1, 0, 0, 1), (1, 1, 1, 0, 1, 0, 1))
 _MAX_CODE_BLOCK = 6144
@@ -48,23 +48,6 @@ def mcs_table() -> torch.Tensor:
     return torch.tensor(_MCS_TABLES)
 
 
-def to_bits(value: torch.Tensor, width: int) -> torch.Tensor:
-    """Binary digits, most significant first, shape `(*value.shape, width)`, uint8."""
-    shifts = torch.arange(width - 1, -1, -1, device=value.device)
-    return ((value[..., None] >> shifts) & 1).to(torch.uint8)
-
-
-@cache
-def _crc_rows(kind: str, length: int) -> torch.Tensor:
-    """Parity bits of each single information bit, the one farthest from the parity first, `(length, order)`."""
-    order, polynomial = _CRC_POLYNOMIALS[kind]
-    remainders, remainder = [], polynomial
-    for _ in range(length):
-        remainders.append(remainder)
-        remainder = ((remainder << 1) & (2**order - 1)) ^ (polynomial if remainder >> (order - 1) else 0)
-    return to_bits(torch.tensor(remainders[::-1]), order).float()
-
-
 def append_crc(bits: torch.Tensor, kind: str, mask: torch.Tensor | None = None) -> torch.Tensor:
     """Attach cyclic redundancy bits (TS 36.212, clause 5.1.1).
 
@@ -76,10 +59,7 @@ def append_crc(bits: torch.Tensor, kind: str, mask: torch.Tensor | None = None) 
     Returns:
         `torch.Tensor` of shape `(..., length + order)`, uint8.
     """
-    length = bits.shape[-1]
-    # The rows of a longer block end in those of a shorter one: one cached table for each power of two.
-    rows = _crc_rows(kind, 1 << (length - 1).bit_length())[-length:].to(bits.device)
-    parity = ((bits.float() @ rows) % 2).to(torch.uint8)
+    parity = crc(bits, kind)
     return torch.cat([bits, parity if mask is None else parity ^ mask], -1)
 
 

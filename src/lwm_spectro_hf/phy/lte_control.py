@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .lte_coding import append_crc, circular_buffer, convolutional_rate_match, to_bits
+from .bits import to_bits
+from .lte_coding import append_crc, circular_buffer, convolutional_rate_match
 from .sequences import constellation, gold_bits
 
 BANDWIDTHS_RB = (6, 15, 25, 50, 75, 100)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from .bits import to_bits
 from .nr_cells import (
     NO_SIB1,
     SSB_BLOCKS,
@@ -18,7 +19,7 @@ from .nr_cells import (
     Cells,
     mcs_entry,
 )
-from .nr_coding import BROADCAST_BITS, MCS_TABLES, SharedChannelCode, encode_broadcast, to_bits
+from .nr_coding import BROADCAST_BITS, MCS_TABLES, SharedChannelCode, encode_broadcast
 from .nr_control import ControlMessages, add_control
 from .ofdm import GridBatch, Numerology
 from .sequences import CONSTELLATION_ORDERS, constellation, gold_qpsk, gold_sequence, m_sequence

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..extras import require
+from .bits import crc, to_bits
 from .sequences import gold_sequence
 
 # Modulation order and 1024 times the code rate of each MCS (TS 38.214, tables 5.1.3.1-1 to 64QAM, -2 to 256QAM).
@@ -27,7 +28,6 @@ MCS_TABLES = {
     + tuple((8, rate) for rate in (682.5, 711, 754, 797, 841, 885, 916.5, 948)),
 }
 BROADCAST_BITS = 864
-_CRC_POLYNOMIALS = {"24A": 0x1864CFB, "24B": 0x1800063, "24C": 0x1B2B117, "16": 0x11021}
 # TS 38.212, table 7.1.1-1: where the bits of the broadcast payload go.
 _BROADCAST_INTERLEAVER = (
     *(16, 23, 18, 17, 8, 30, 10, 6, 24, 7, 0, 5, 3, 2, 1, 4),
@@ -47,43 +47,6 @@ _SMALL_BLOCK_SIZES = (
 _LIFTING_SIZES = tuple(
     tuple(base << power for power in range(8) if base << power <= 384) for base in (2, 3, 5, 7, 9, 11, 13, 15)
 )
-
-
-def to_bits(value: torch.Tensor, width: int) -> torch.Tensor:
-    """Binary digits of integers, most significant first: `(*shape,)` to `(*shape, width)`, uint8."""
-    shifts = torch.arange(width - 1, -1, -1, device=value.device)
-    return ((value[..., None] >> shifts) & 1).to(torch.uint8)
-
-
-@cache
-def _crc_matrix(name: str, length: int) -> torch.Tensor:
-    """Remainder of each power of x, highest power first, shape `(length, num_parity)`, float32."""
-    polynomial = _CRC_POLYNOMIALS[name]
-    order = polynomial.bit_length() - 1
-    remainder, remainders = polynomial ^ (1 << order), []
-    for _ in range(length):
-        remainders.append(remainder)
-        remainder <<= 1
-        if remainder >> order:
-            remainder ^= polynomial
-    return to_bits(torch.tensor(remainders[::-1]), order).float()
-
-
-def crc(bits: torch.Tensor, name: str) -> torch.Tensor:
-    """Parity bits of a cyclic redundancy check (TS 38.212, clause 5.1).
-
-    Sionna's encoder is built for one length in as many Python steps; here one matrix of powers serves all lengths.
-
-    Args:
-        bits (`torch.Tensor` of shape `(*shape, num_bits)`, uint8): The message.
-        name (`str`): "24A", "24B", "24C" or "16".
-
-    Returns:
-        `torch.Tensor` of shape `(*shape, 24)`, or 16 for "16", uint8.
-    """
-    num_bits = bits.shape[-1]
-    matrix = _crc_matrix(name, max(1 << 14, 1 << (num_bits - 1).bit_length()))[-num_bits:].to(bits.device)
-    return (bits.float() @ matrix).remainder(2).to(torch.uint8)
 
 
 @dataclass(frozen=True)

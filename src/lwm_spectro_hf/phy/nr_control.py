@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
+from .bits import to_bits
 from .nr_cells import SSB_FIRST_SYMBOLS, SYMBOLS_PER_SLOT, Cells
-from .nr_coding import encode_control, to_bits
+from .nr_coding import encode_control
 from .sequences import gold_qpsk, gold_sequence
 
 

@@ -118,27 +118,3 @@ def m_sequence(taps: tuple[int, ...], initial: tuple[int, ...]) -> torch.Tensor:
     while len(state) < 2**order - 1:
         state.append(sum(state[len(state) - order + tap] for tap in taps) % 2)
     return torch.tensor(state)
-
-
-def random_symbols(
-    points: list[torch.Tensor], choice: torch.Tensor, shape: tuple[int, ...], generator: torch.Generator
-) -> torch.Tensor:
-    """Independent, uniformly drawn constellation points, with a constellation of its own for each row.
-
-    Args:
-        points (`list[torch.Tensor]`): The constellations, each of a power-of-two size.
-        choice (`torch.Tensor` of shape `(batch,)`, int64): Which one a row uses.
-        shape (`tuple[int, ...]`): Shape after the batch dimension.
-        generator (`torch.Generator`): Source of randomness, on the CPU or the target device.
-
-    Returns:
-        `torch.Tensor` of shape `(batch, *shape)`, complex64.
-    """
-    device = generator.device
-    table = torch.zeros(len(points), max(len(p) for p in points), dtype=torch.complex64)
-    for row, p in enumerate(points):
-        # Sizes are powers of two, so a shorter constellation repeated over the width stays uniform.
-        table[row] = p.repeat(table.shape[1] // len(p))
-    draws = torch.randint(table.shape[1], (len(choice), *shape), generator=generator, device=device)
-    rows = choice.to(device).view(-1, *[1] * len(shape))
-    return table.to(device).flatten()[rows * table.shape[1] + draws]

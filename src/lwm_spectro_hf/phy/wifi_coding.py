@@ -10,6 +10,7 @@ from functools import cache, cached_property
 
 import torch
 
+from .bits import crc_remainders
 from .sequences import CONSTELLATION_ORDERS, m_sequence
 
 SERVICE_BITS, TAIL_BITS = 16, 6  # 17.3.5.2 and 17.3.5.3
@@ -96,16 +97,6 @@ def integer_bits(values: torch.Tensor, width: int) -> torch.Tensor:
     return ((values[..., None] >> places) & 1).to(torch.uint8)
 
 
-@cache
-def _remainders(polynomial: int, width: int, length: int) -> torch.Tensor:
-    """Remainders of ..., x^(width + 1), x^width modulo the generator, highest power first, `(length, width)`."""
-    remainder, remainders = polynomial, []
-    for _ in range(length):
-        remainders.append(remainder)
-        remainder = (remainder << 1) ^ (remainder >> (width - 1)) * (1 << width | polynomial)
-    return integer_bits(torch.tensor(remainders), width).flip(0, 1).float()
-
-
 def crc(bits: torch.Tensor, polynomial: int, width: int) -> torch.Tensor:
     """Cyclic redundancy check with a register started with ones and sent complemented, highest power first.
 
@@ -120,9 +111,7 @@ def crc(bits: torch.Tensor, polynomial: int, width: int) -> torch.Tensor:
     Returns:
         `torch.Tensor` of shape `(..., width)`, uint8.
     """
-    num_bits = bits.shape[-1]
-    # Powers of two in the cache, not every length of a frame. The sums stay far below 2^24: exact in float32.
-    remainders = _remainders(polynomial, width, 1 << (num_bits - 1).bit_length())[-num_bits:].to(bits.device)
+    remainders = crc_remainders(polynomial, width, bits.shape[-1]).to(bits.device)
     # A register started with ones does what complementing the first bits does: it adds their remainders.
     sums = bits.float() @ remainders + remainders[:width].sum(0)
     return 1 - (sums % 2).to(torch.uint8)
