@@ -1,0 +1,41 @@
+"""What leaves a transmitter: samples at the native rate of a carrier, and what is known about them."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from .ofdm import Numerology
+
+
+@dataclass
+class Waveform:
+    """Transmissions of a batch of senders with one carrier configuration, before the channel.
+
+    Attributes:
+        samples (`torch.Tensor` of shape `(batch, num_samples)`): Complex baseband at `numerology.sampling_rate`,
+            complex64. The DFT is unitary: a resource element of power one adds `1 / fft_size` to the mean power.
+        numerology ([`Numerology`]): Rate and subcarriers.
+        occupied_hz (`float`): Width of all subcarriers of the carrier, used or not [Hz].
+        element_power (`torch.Tensor` of shape `(batch,)`): Mean power of the resource elements in use. Divided by the
+            SNR in the occupied band it is the variance of the noise in a sample. One where nothing is sent.
+        symbol_start (`torch.Tensor` of shape `(batch, num_symbols)`, int64): First useful sample, after the cyclic
+            prefix, of each OFDM symbol; a symbol that the timeline does not hold lies outside of it.
+        occupancy (`torch.Tensor` of shape `(batch,)`): Mean power over all resource elements of the timeline, gaps
+            included, over `element_power`.
+        data_share (`torch.Tensor` of shape `(batch,)`): Share of all those resource elements that carry user data.
+        modulation (`torch.Tensor` of shape `(batch,)`, int64): Index into the protocol's `MODULATIONS`.
+        code_rate (`torch.Tensor` of shape `(batch,)`): Information bits over coded bits of the user's data.
+        parameters (`dict[str, torch.Tensor]`): By name, one number a row: what a receiver of that standard is told
+            or finds, for instance `cell_id` and `rnti`.
+    """
+
+    samples: torch.Tensor
+    numerology: Numerology
+    occupied_hz: float
+    element_power: torch.Tensor
+    symbol_start: torch.Tensor
+    occupancy: torch.Tensor
+    data_share: torch.Tensor
+    modulation: torch.Tensor
+    code_rate: torch.Tensor
+    parameters: dict[str, torch.Tensor] = field(default_factory=dict)
