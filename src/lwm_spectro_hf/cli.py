@@ -6,7 +6,6 @@ import io
 import json
 import os
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from lwm_spectro_cli import main  # noqa: F401  (the entry point, under the name users expect)
 
 from .data.recordings import RAW_SUFFIXES, Recording, open_recording
+from .files import whole_file
 from .resources import default_checkpoint, demo_recordings
 
 SELF_DESCRIBING = (".sigmf-meta", ".sigmf-data", ".sigmf", ".npy")
@@ -119,7 +119,7 @@ def embed(arguments: argparse.Namespace) -> int:
         arrays = {name: np.array([row[name] for row in rows]) for name in ("file", "start_s", "duration_s")}
         arrays["embeddings"] = np.array([vector(row) for row in rows], np.float32).reshape(-1, hidden_size)
         # Not np.savez, which takes `file` for its own argument.
-        with _whole_file(arguments.npz) as stream, zipfile.ZipFile(stream, "w") as archive:
+        with whole_file(arguments.npz) as stream, zipfile.ZipFile(stream, "w") as archive:
             for name, array in arrays.items():
                 with archive.open(f"{name}.npy", "w") as member:
                     np.lib.format.write_array(member, array, allow_pickle=False)
@@ -346,7 +346,7 @@ def _write_lines(lines: Iterable[str], output: str | None):
         for line in lines:
             print(line, flush=True)
         return
-    with _whole_file(output) as stream:
+    with whole_file(output) as stream:
         for line in lines:
             stream.write(f"{line}\n".encode())
     _note(f"Wrote {output}")
@@ -355,27 +355,9 @@ def _write_lines(lines: Iterable[str], output: str | None):
 def _write_picture(pictures: list, output: str):
     from .plotting import draw
 
-    with _whole_file(output) as stream:
+    with whole_file(output) as stream:
         draw(pictures).savefig(stream, format=Path(output).suffix.lstrip(".") or "png")
     _note(f"Wrote {output}")
-
-
-@contextmanager
-def _whole_file(output: str) -> Iterator[io.BufferedIOBase]:
-    """A file that appears whole: written aside, then renamed; an error leaves nothing behind."""
-    path = Path(output).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            yield stream
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(aside, 0o666 & ~umask)  # mkstemp's own file is for its owner alone
-        os.replace(aside, path)
-    except BaseException:
-        os.unlink(aside)
-        raise
 
 
 def _note(text: str):

@@ -17,10 +17,10 @@ from transformers import PreTrainedModel
 
 from ..configuration_lwm_spectro import LwmSpectroConfig, LwmSpectroMoEConfig
 from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
+from ..files import whole_folder
 from ..modeling_lwm_spectro import LwmSpectroForPreTraining
 from ..modeling_lwm_spectro_moe import LwmSpectroMoEForPreTraining
 from .demo import compare_with_demo
-from .folders import whole_folder
 from .foreign import (
     NOT_A_WEIGHT,
     ConversionError,

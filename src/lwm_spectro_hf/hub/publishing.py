@@ -10,8 +10,8 @@ from transformers import AutoConfig, FeatureExtractionMixin, PreTrainedModel
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..auto import auto_map_for
+from ..files import whole_folder
 from ..pipeline_lwm_spectro import IQClassificationPipeline
-from .folders import whole_folder
 
 logger = logging.getLogger(__name__)
 

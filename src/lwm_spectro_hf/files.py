@@ -1,10 +1,37 @@
-"""Folders that appear whole: written aside, then renamed."""
+"""Files and folders that appear whole: written aside, then renamed."""
 
+import io
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[io.BufferedIOBase]:
+    """Open a file that takes its name only if the block ends without an error; else nothing is left behind.
+
+    Args:
+        path (`str` or `Path`): Where the finished file goes; replaced if there. Missing parents are made.
+
+    Yields:
+        A binary stream.
+    """
+    path = Path(path).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            yield stream
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(aside, 0o666 & ~umask)  # mkstemp's own file is for its owner alone
+        os.replace(aside, path)
+    except BaseException:
+        os.unlink(aside)
+        raise
 
 
 @contextmanager
