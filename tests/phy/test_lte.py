@@ -80,7 +80,7 @@ CASES = {
 def test_a_receiver_decodes_every_channel(name):
     case = CASES[name]
     num_rb, cell_id = case["num_rb"], 3 * len(name) + 301
-    batch = lte.resource_grid(lte.Downlink(num_subframes=6, cell_id=cell_id, first_subframe=0, **case), seeded(1))
+    batch = lte.transmit(lte.Downlink(num_subframes=6, cell_id=cell_id, first_subframe=0, **case), seeded(1))
     found, start, information, subframe = listen(samples_of(batch.grid, num_rb)[0], num_rb)
     assert (found, start) == (cell_id, 0)
     resource = (1 / 6, 1 / 2, 1, 2)[case.get("phich_resource", 2)]
@@ -105,27 +105,87 @@ def test_a_receiver_decodes_every_channel(name):
 
 
 def test_drawn_cells_tell_the_truth_about_themselves():
-    batch = lte.draw(6, 24, 11, seeded(4))
-    assert batch.grid.shape == (24, 154, 72) and batch.data_share.shape == (24, 154)
-    assert bool(batch.grid.isfinite().all()) and set(batch.modulation.tolist()) == {0, 1, 2, 3}
+    length = 15 * lte.FFT_SIZES[6]
+    batch = lte.draw(6, 24, 13 * length, seeded(5))  # from subframe 3 on
+    assert batch.samples.shape == (24, 13 * length) and bool(batch.samples.isfinite().all())
+    assert set(batch.modulation.tolist()) == {0, 1, 2, 3}
+    told = {name: values.tolist() for name, values in batch.parameters.items()}
     decoded, ports = 0, set()
-    for row in samples_of(batch.grid, 6)[:5]:
-        length = 15 * lte.FFT_SIZES[6]
-        cell_id, start, information, subframe = listen(np.concatenate([row, np.zeros(length)]), 6)
-        if start == 10:
+    for row in range(5):
+        cell_id, start, information, subframe = listen(batch.samples[row].numpy(), 6)
+        if start + 2 * length > 13 * length:
             continue
-        assert information is not None and information[0] == 6
+        frame = (told["frame_number"][row] + 1) % 1024  # a beginning lies before the first sample
+        resource = (1 / 6, 1 / 2, 1, 2)[told["phich_resource"][row]]
+        assert cell_id == told["cell_id"][row]
+        assert information == (6, resource, frame, told["num_ports"][row])
         ports.add(information[3])
-        for number in range(min(3, 11 - start)):
-            assert receiver.format_indicator(subframe(number), cell_id, 6, information[3], number)[1] == 0
+        for number in range(2):
+            found = receiver.format_indicator(subframe(number), cell_id, 6, information[3], number)
+            assert found == (told["cfi"][row], 0)
         decoded += 1
-    assert decoded >= 4 and len(ports) > 1
+    assert decoded >= 3 and len(ports) > 1
+
+
+def test_asked_modulation_and_code_rate_are_in_the_grants():
+    """Aligned: MIB, control format, grant and transport block, from the first sample on."""
+    asked = [(0, 1 / 3), (1, 1 / 2), (2, 5 / 6), (3, 3 / 4)]
+    length = 15 * lte.FFT_SIZES[6]
+    modulation, rate = torch.tensor([kind for kind, _ in asked]), torch.tensor([value for _, value in asked])
+    full = torch.ones(4, dtype=torch.bool)
+    batch = lte.draw(6, 4, 5 * length, seeded(2), modulation=modulation, code_rate=rate, full=full, aligned=True)
+    assert torch.equal(batch.modulation, modulation)
+    torch.testing.assert_close(batch.code_rate, rate, atol=0.1, rtol=0)
+    told = {name: values.tolist() for name, values in batch.parameters.items()}
+    for row in range(4):
+        samples = batch.samples[row].numpy()
+        cell_id, num_ports, rnti = (told[name][row] for name in ("cell_id", "num_ports", "rnti"))
+        resource = (1 / 6, 1 / 2, 1, 2)[told["phich_resource"][row]]
+        first = receiver.demodulate(samples, 0, 6)
+        assert receiver.broadcast_channel(first, cell_id) == (6, resource, told["frame_number"][row], num_ports)
+        grid = receiver.demodulate(samples, 3 * length, 6)
+        cfi, grant, good = decode(grid, cell_id, 6, num_ports, resource, 3, rnti, row == 3)
+        assert cfi == told["cfi"][row] and good
+        assert grant[1:] == (list(range(6)), told["mcs"][row])
+        order, size = receiver.modulation_and_size(grant[2], 6, row == 3, False, SIZES)
+        assert order == 2 * asked[row][0] + 2
+        pilots = {place for port in range(num_ports) for place in receiver.reference_signal(cell_id, 6, 3, port)}
+        elements = sum((symbol, k) not in pilots for symbol in range(cfi + 1, 14) for k in range(72))
+        assert (size + 24) / (order * elements) == pytest.approx(asked[row][1], abs=0.06)
+
+
+def test_full_rows_are_full():
+    full = torch.tensor([True, False] * 8)
+    length = 15 * lte.FFT_SIZES[25]
+    batch = lte.draw(25, 16, 10 * length, seeded(5), full=full, code_rate=torch.full((16,), 0.8))
+    # What is left are control symbols, reference and synchronisation signals, and the broadcast channel.
+    assert float(batch.data_share[full].min()) > 0.65
+    assert float(batch.data_share[~full].min()) < 0.5
+    assert bool((batch.code_rate <= 0.93).all())
+
+
+def test_a_waveform_is_what_it_says():
+    length = 15 * lte.FFT_SIZES[6]
+    batch = lte.draw(6, 8, 10 * length, seeded(6))
+    again = lte.draw(6, 8, 10 * length, seeded(6))
+    assert torch.equal(batch.samples, again.samples)
+    power = batch.samples.abs().square().mean(1)
+    torch.testing.assert_close(batch.occupancy * batch.element_power * 72 / 128, power, rtol=0.03, atol=0)
+    for row in range(8):
+        starts = batch.symbol_start[row]
+        inside = starts[(starts >= 0) & (starts + 128 <= 10 * length)]
+        bins = torch.fft.fft(batch.samples[row].unfold(0, 128, 1)[inside], norm="ortho")
+        assert float(bins[:, 0].abs().max()) < 1e-4 and float(bins[:, 37:92].abs().max()) < 1e-4
+        elements = bins.abs().square()
+        used = elements > 1e-6
+        assert float(elements[used].mean()) == pytest.approx(float(batch.element_power[row]), rel=0.01)
+        assert float(used.float().mean() * 128 / 72) == pytest.approx(float(batch.occupancy[row]), rel=0.02)
 
 
 def test_silence_is_drawn_where_nothing_is_scheduled():
     nothing = torch.zeros(1, 1, 6, dtype=torch.bool)
-    batch = lte.resource_grid(lte.Downlink(6, 2, 7, first_subframe=1, allocation=nothing), seeded(0))
-    assert float(batch.data_share.sum()) == 0
+    batch = lte.transmit(lte.Downlink(6, 2, 7, first_subframe=1, allocation=nothing), seeded(0))
+    assert int(batch.data_elements.sum()) == 0 and float(batch.code_rate.sum()) == 0
     used = batch.grid.abs()[0] > 0
     # Past the control region, the reference signal of one port alone: two symbols of every seven, on every sixth.
     assert used[2:14].sum(1).tolist() == [0, 0, 12, 0, 0, 12, 0, 0, 0, 12, 0, 0]
@@ -201,4 +261,4 @@ def test_codes_agree_with_sionna():
 )
 def test_what_the_standard_cannot_express_is_an_error(change, message):
     with pytest.raises(ValueError, match=message):
-        lte.resource_grid(lte.Downlink(**{"num_rb": 25, "num_subframes": 1, "cell_id": 1, **change}), seeded(0))
+        lte.transmit(lte.Downlink(**{"num_rb": 25, "num_subframes": 1, "cell_id": 1, **change}), seeded(0))

@@ -47,9 +47,11 @@ def test_lte_sss_tells_the_168_groups_and_both_half_frames_apart():
 
 
 def test_lte_grid_carries_reference_and_synchronization_signals():
-    batch = lte.draw(15, 6, 10, torch.Generator().manual_seed(3))
-    assert batch.grid.shape == (6, 140, 180)
-    power = batch.grid.abs().square()
+    scheduled = draw_allocation(6, 10, 15, torch.Generator().manual_seed(3))
+    scheduled = scheduled[..., ::2].repeat_interleave(2, -1)[..., :15]
+    cells = lte.Downlink(15, 10, torch.arange(6), allocation=scheduled)
+    power = lte.transmit(cells, torch.Generator().manual_seed(3)).grid.abs().square()
+    assert power.shape == (6, 140, 180)
     # The first symbol of every subframe carries port 0 on every sixth subcarrier, whatever the load.
     for subframe in range(10):
         comb = power[:, 14 * subframe].view(6, 30, 6)

@@ -97,22 +97,23 @@ def test_wrong_packets_are_refused():
         wifi.ht_ppdu(frames(1, 5000), 0, torch.tensor([1]))
 
 
+def packet_starts(symbol_start, num_samples):
+    """First samples of the packets: only the two symbols of the L-LTF follow each other without a prefix."""
+    first = symbol_start[:-1][symbol_start.diff() == 64] - 192
+    return [start for start in first.tolist() if 0 <= start < num_samples]
+
+
 def test_timeline_holds_exchanges_that_a_receiver_follows():
     num_samples = 30_000
     batch = wifi.draw(10, num_samples, seeded(0))
-    iq = wifi.assemble(batch, batch.grid, num_samples).numpy()
+    iq = batch.samples.numpy()
     assert iq.shape == (10, num_samples)
     num_received, num_answers, kinds = 0, 0, set()
     for row in range(10):
-        starts = batch.start[row]
-        heard = starts < num_samples
-        assert bool((starts[heard].diff() >= wifi.SYMBOL_SAMPLES).all()), "blocks never overlap"
-        # The first block of the L-LTF is the only one that reads the prefix of 32, and the third of its packet.
-        packets = (starts[heard & (batch.read_offset[row] == 32)] - 160).tolist()
+        starts = batch.symbol_start[row]
+        packets = packet_starts(starts[starts < num_samples], num_samples)
         last, end, sequence = None, 0, None
         for start in packets[:8]:
-            if start < 0:
-                continue
             try:
                 found = wifi_receiver.receive(iq[row, start:])
             except EOFError:
@@ -139,12 +140,67 @@ def test_timeline_holds_exchanges_that_a_receiver_follows():
     assert num_received > 20 and num_answers > 5 and kinds == {True, False}
 
 
-def test_timelines_are_repeatable_and_leave_out_what_is_not_heard():
-    first, again = (wifi.draw(6, 9_000, seeded(3)) for _ in range(2))
-    assert torch.equal(first.grid, again.grid) and torch.equal(first.start, again.start)
-    used = first.grid.abs().square().sum(2) > 0
-    assert torch.equal(used, first.start < 9_000)
-    assert bool((first.start > -wifi.SYMBOL_SAMPLES).all())
+@pytest.mark.parametrize("modes", [LEGACY_MODES.values(), HT_MODES])
+def test_asked_modes_are_in_the_air(modes):
+    modes = list(modes)
+    modulation = torch.tensor([wifi.MODULATIONS.index(mode.modulation) for mode in modes])
+    code_rate = torch.tensor([float(mode.code_rate) for mode in modes])
+    num_samples, num_received = 30_000, 0
+    # A target between two rates goes to the nearest one.
+    batch = wifi.draw(8, num_samples, seeded(9), modulation=modulation, code_rate=code_rate + 0.02)
+    assert torch.equal(batch.modulation, modulation)
+    torch.testing.assert_close(batch.code_rate, code_rate)
+    for row in range(8):
+        for start in packet_starts(batch.symbol_start[row], num_samples):
+            try:
+                found = wifi_receiver.receive(batch.samples[row, start:].numpy())
+            except EOFError:
+                break
+            assert found.fcs_is_right
+            if found.psdu[0] != 0xD4:
+                told = {name: values[row] for name, values in batch.parameters.items()}
+                assert found.bits_per_carrier == BITS[modes[row].modulation]
+                assert Fraction(found.code_rate) == modes[row].code_rate
+                assert (found.mcs is not None) == bool(told["high_throughput"])
+                if found.mcs is not None:
+                    assert found.mcs == told["mcs"]
+                else:
+                    assert found.rate_mbps == told["rate_mbps"]
+                num_received += 1
+                break
+    assert num_received == 8
+
+
+def test_full_rows_are_long_packets_one_after_another():
+    full = torch.arange(12) % 2 == 0
+    batch = wifi.draw(12, 100_000, seeded(1), full=full)
+    assert float(batch.data_share[full].min()) > 0.45
+    assert float(batch.data_share[~full].min()) < 0.2
+    for row in full.nonzero()[:, 0].tolist():
+        starts = batch.symbol_start[row]
+        packets = packet_starts(starts, 100_000)
+        lasting = np.diff(packets)
+        # 1,500 bytes at least, or an acknowledgement and the back-off after it.
+        shortest = 8 * 1500 / float(batch.parameters["rate_mbps"][row]) * 20
+        assert ((lasting > shortest) | (lasting < 4700)).all() and len(packets) > 1
+
+
+def test_a_waveform_is_what_it_says():
+    num_samples = 20_000
+    batch, again = (wifi.draw(6, num_samples, seeded(3)) for _ in range(2))
+    assert torch.equal(batch.samples, again.samples) and torch.equal(batch.symbol_start, again.symbol_start)
+    power = batch.samples.abs().square().mean(1)
+    torch.testing.assert_close(batch.occupancy * batch.element_power * 56 / 64, power, rtol=0.03, atol=1e-4)
+    for row in range(6):
+        starts = batch.symbol_start[row]
+        assert bool((starts.diff()[starts[1:] < num_samples] >= 64).all()), "symbols never overlap"
+        inside = starts[(starts >= 0) & (starts + 64 <= num_samples)]
+        bins = torch.fft.fft(batch.samples[row].unfold(0, 64, 1)[inside], norm="ortho")
+        assert float(bins[:, 0].abs().max()) < 1e-4 and float(bins[:, 29:36].abs().max()) < 1e-4
+        elements = bins.abs().square()
+        used = elements > 1e-6
+        assert float(elements[used].mean()) == pytest.approx(float(batch.element_power[row]), rel=0.02)
+        assert used.sum() / (num_samples / 80 * 56) == pytest.approx(float(batch.occupancy[row]), rel=0.05)
 
 
 def test_preamble_repeats_as_the_standard_says():

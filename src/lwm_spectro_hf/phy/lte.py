@@ -4,14 +4,15 @@ Everything a terminal needs is there and decodes: synchronisation and reference 
 messages, and coded transport blocks, from one antenna port or with transmit diversity from two or four.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from . import lte_coding, lte_control
-from .ofdm import GridBatch, Numerology
+from .ofdm import Numerology, cyclic_prefix_3gpp, modulate
 from .sequences import gold_bits, gold_qpsk
 from .traffic import decibels, draw_allocation
+from .waveform import Waveform
 
 SYMBOLS_PER_SUBFRAME = 14
 MODULATIONS = ("QPSK", "16QAM", "64QAM", "256QAM")
@@ -46,6 +47,8 @@ class Downlink:
             instead of one run of them by format 1A.
         mcs* (`torch.Tensor` or `int`): Highest I_MCS. Where the subframe leaves no room for it within code rate 0.93,
             the next lower one of the same modulation that fits; where none does, nothing is scheduled.
+        code_rate (`torch.Tensor`, *optional*): Instead of `mcs`, which then gives the modulation alone: the one whose
+            code rate is nearest to this in the typical (median) subframe.
         qam_256 (`torch.Tensor` or `bool`): Read `mcs` in table 7.1.7.1-1A; needs `type_0`.
         aggregation_level* (`torch.Tensor` or `int`): Control channel elements of the grant: 1, 2, 4 or 8, at most as
             many as there are, and at least 4 for system information.
@@ -66,6 +69,7 @@ class Downlink:
     allocation: torch.Tensor | None = None
     type_0: torch.Tensor | bool = True
     mcs: torch.Tensor | int = 9
+    code_rate: torch.Tensor | None = None
     qam_256: torch.Tensor | bool = False
     aggregation_level: torch.Tensor | int = 2
     other_messages: torch.Tensor | int = 0
@@ -101,6 +105,7 @@ class Downlink:
             cell_id,
             first_subframe=self.first_subframe,
             allocation=allocation.expand(batch_size, num_subframes, self.num_rb),
+            code_rate=None if self.code_rate is None else rows("code_rate"),
             data_gain=rows("data_gain"),
             synchronization_gain=rows("synchronization_gain"),
             **{name: rows(name) for name in per_row},
@@ -126,6 +131,24 @@ class Downlink:
         if bool((system & full.type_0[:, None]).any()):
             raise ValueError("System information is scheduled by DCI format 1A alone: clear type_0 in its rows.")
         return full
+
+
+@dataclass
+class Transmission:
+    """What the cells of a batch send, the sum of all antenna ports.
+
+    Attributes:
+        grid (`torch.Tensor` of shape `(batch, num_symbols, num_subcarriers)`): Lowest frequency first.
+        data_elements (`torch.Tensor` of shape `(batch, num_symbols)`): How many elements carry user data.
+        mcs (`torch.Tensor` of shape `(batch, num_subframes)`): I_MCS of each grant.
+        code_rate (`torch.Tensor` of shape `(batch, num_subframes)`): Transport block with parity over coded bits, 0
+            where nothing is scheduled.
+    """
+
+    grid: torch.Tensor
+    data_elements: torch.Tensor
+    mcs: torch.Tensor
+    code_rate: torch.Tensor
 
 
 def numerology(num_rb: int) -> Numerology:
@@ -181,7 +204,7 @@ def secondary_synchronization(group_id: torch.Tensor, sector_id: torch.Tensor, s
     return torch.stack([even, odd], -1).flatten(1).to(torch.complex64)
 
 
-def resource_grid(downlink: Downlink, generator: torch.Generator) -> GridBatch:
+def transmit(downlink: Downlink, generator: torch.Generator) -> Transmission:
     """Fill the grids of a batch of cells.
 
     Transport blocks carry random bits. Grants of one size and length carry the same block, each scrambled for its own
@@ -192,7 +215,7 @@ def resource_grid(downlink: Downlink, generator: torch.Generator) -> GridBatch:
         generator (`torch.Generator`): Source of the payload, on the device to work on.
 
     Returns:
-        [`GridBatch`] with `14 * num_subframes` symbols and `12 * num_rb` subcarriers: the sum of all antenna ports.
+        [`Transmission`] of `14 * num_subframes` symbols and `12 * num_rb` subcarriers.
     """
     device = generator.device
     downlink = downlink.expanded(device)
@@ -210,37 +233,58 @@ def resource_grid(downlink: Downlink, generator: torch.Generator) -> GridBatch:
 
     data = ~reserved
     data &= downlink.allocation.repeat_interleave(12, -1)[:, :, None]
-    mcs, order, size = _schedule(downlink, data.sum((2, 3)))
+    num_elements = data.sum((2, 3))
+    if downlink.code_rate is not None:
+        downlink = replace(downlink, mcs=_nearest_mcs(downlink, num_elements))
+    mcs, order, size = _schedule(downlink, num_elements)
     data &= (size > 0)[..., None, None]
     _add_control(grid, downlink, subframe, mcs, size > 0, generator)
+    length = num_elements * order
     row, slot = (size > 0).nonzero(as_tuple=True)  # in the order in which a mask reads the grid
     if len(row):
-        length = data.sum((2, 3))[row, slot] * order[row, slot]
         c_init = downlink.rnti * 2**14 + subframe * 2**9 + downlink.cell_id[:, None]
         grid[data] = _shared_channel(
             size[row, slot],
-            length,
+            length[row, slot],
             order[row, slot],
             c_init[row, slot],
             downlink.num_ports[row],
             downlink.data_gain[row],
             generator,
         )
-    label = lte_coding.mcs_table().to(device)[downlink.qam_256.long(), downlink.mcs[:, 0], 0] // 2 - 1
-    return GridBatch(grid.flatten(1, 2), data.float().mean(-1).flatten(1), label)
+    code_rate = torch.where(size > 0, (size + 24) / length.clamp(min=1), 0.0)
+    return Transmission(grid.flatten(1, 2), data.sum(-1).flatten(1), mcs, code_rate)
 
 
-def draw(num_rb: int, batch_size: int, num_subframes: int, generator: torch.Generator) -> GridBatch:
-    """Draw downlink grids that start at a random subframe of the radio frame.
+def draw(
+    num_rb: int,
+    batch_size: int,
+    num_samples: int,
+    generator: torch.Generator,
+    *,
+    modulation: torch.Tensor | None = None,
+    code_rate: torch.Tensor | None = None,
+    full: torch.Tensor | None = None,
+    aligned: bool = False,
+) -> Waveform:
+    """Draw downlink transmissions, each row with a cell, terminal and traffic of its own.
 
     Args:
         num_rb (`int`): Resource blocks of the carrier.
-        batch_size (`int`): Rows; each is a cell of its own.
-        num_subframes (`int`): Length [ms].
+        batch_size (`int`): Rows.
+        num_samples (`int`): Length at the native rate.
         generator (`torch.Generator`): Source of randomness.
+        modulation (`torch.Tensor` of shape `(batch,)`, int64, *optional*): Index into `MODULATIONS`.
+        code_rate (`torch.Tensor` of shape `(batch,)`, *optional*): Target; the modulation and coding scheme nearest to
+            it is taken, within what a terminal decodes.
+        full (`torch.Tensor` of shape `(batch,)`, bool, *optional*): Rows where every resource block of every subframe
+            is scheduled, but for the first subframe of a frame of 1.4 MHz, whose rest beside the broadcast channel is
+            too small for a transport block of 256-QAM.
+        aligned (`bool`, *optional*, defaults to `False`): Start with a radio frame instead of anywhere, and send data
+            as strong as reference signals, as a terminal assumes that nobody has configured.
 
     Returns:
-        [`GridBatch`] with `14 * num_subframes` symbols and `12 * num_rb` subcarriers.
+        [`Waveform`].
     """
     device = generator.device
 
@@ -250,21 +294,27 @@ def draw(num_rb: int, batch_size: int, num_subframes: int, generator: torch.Gene
     def pick(values: tuple) -> torch.Tensor:
         return torch.tensor(values, device=device)[integers(len(values), batch_size)]
 
-    modulation = integers(len(MODULATIONS), batch_size)
+    carrier = numerology(num_rb)
+    samples_per_ms = round(carrier.sampling_rate * 1e-3)
+    num_subframes = -(-num_samples // samples_per_ms) + (not aligned)
+
+    modulation = integers(len(MODULATIONS), batch_size) if modulation is None else modulation.to(device)
     # First I_MCS and number of them: 256-QAM by table 7.1.7.1-1A, the others by 7.1.7.1-1.
     first, count = torch.tensor([(0, 10), (10, 7), (17, 12), (20, 8)], device=device)[modulation].T
     mcs = first + integers(2520, batch_size) % count
 
     allocation = draw_allocation(batch_size, num_subframes, num_rb, generator)
+    if full is not None:
+        allocation |= full.to(device)[:, None, None]
     edges = (allocation[..., 1:] & ~allocation[..., :-1]).sum(-1) + allocation[..., 0]
     one_run = (edges <= 1).all(1)
     type_0 = (modulation == 3) | ~one_run | (integers(2, batch_size) == 0)
     group = lte_control.group_size(num_rb)
-    aligned = allocation[..., ::group].repeat_interleave(group, -1)[..., :num_rb]
-    allocation = torch.where(type_0[:, None, None], aligned, allocation)
+    grouped = allocation[..., ::group].repeat_interleave(group, -1)[..., :num_rb]
+    allocation = torch.where(type_0[:, None, None], grouped, allocation)
 
     # Half of the cells send data as strong as their reference signals.
-    power_db = torch.where(integers(2, batch_size) == 0, pick(_DATA_POWERS_DB), 0.0)
+    power_db = torch.where((integers(2, batch_size) == 0) & (not aligned), pick(_DATA_POWERS_DB), 0.0)
     busy = integers(5, batch_size, 1)
     downlink = Downlink(
         num_rb,
@@ -272,20 +322,86 @@ def draw(num_rb: int, batch_size: int, num_subframes: int, generator: torch.Gene
         integers(504, batch_size),
         num_ports=pick((1, 2, 4)),
         frame_number=integers(1024, batch_size),
-        first_subframe=int(integers(10, 1)),
+        first_subframe=0 if aligned else int(integers(10, 1)),
         phich_resource=int(integers(4, 1)),
         cfi=1 + integers(3, batch_size),
         rnti=0x3D + integers(0xFFF4 - 0x3D, batch_size),  # what is left to terminals (TS 36.321, table 7.1-1)
         allocation=allocation,
         type_0=type_0,
         mcs=mcs,
+        code_rate=code_rate,
         qam_256=modulation == 3,
         aggregation_level=2 ** integers(4, batch_size),
         other_messages=integers(5, batch_size, num_subframes) * busy // 4,
         data_gain=10 ** (power_db / 20),
         synchronization_gain=decibels(batch_size, -3.0, 3.0, generator)[:, 0, 0],
     )
-    return resource_grid(downlink, generator)
+    sent = transmit(downlink, generator)
+    samples, symbol_start = modulate(sent.grid, carrier, cyclic_prefix_3gpp(carrier, sent.grid.shape[1]))
+    symbol_start = symbol_start.to(device).expand(batch_size, -1)
+    if not aligned:
+        skipped = integers(samples_per_ms, batch_size)
+        samples = samples.unfold(1, num_samples, 1)[torch.arange(batch_size, device=device), skipped]
+        symbol_start = symbol_start - skipped[:, None]
+    heard = (symbol_start >= 0) & (symbol_start < num_samples)
+    power = sent.grid.abs().square()
+    used = ((power > 0).sum(2) * heard).sum(1)
+    num_elements = (heard.sum(1) * power.shape[2]).clamp(min=1)
+    scheduled = (sent.code_rate > 0).sum(1)
+    parameters = {
+        "frame_number": downlink.frame_number,
+        "first_subframe": torch.full_like(mcs, downlink.first_subframe),
+        "num_rb": torch.full_like(mcs, num_rb),
+        "phich_resource": torch.full_like(mcs, downlink.phich_resource),
+        "mcs_table": (modulation == 3).long(),
+        "mcs": sent.mcs.amax(1),
+        **{name: getattr(downlink, name) for name in ("cell_id", "num_ports", "cfi", "rnti")},
+    }
+    return Waveform(
+        samples=samples[:, :num_samples],
+        numerology=carrier,
+        occupied_hz=12 * num_rb * carrier.subcarrier_spacing_hz,
+        element_power=torch.where(used > 0, (power.sum(2) * heard).sum(1) / used.clamp(min=1), 1.0),
+        symbol_start=symbol_start,
+        occupancy=used / num_elements,
+        data_share=(sent.data_elements * heard).sum(1) / num_elements,
+        modulation=modulation,
+        code_rate=sent.code_rate.sum(1) / scheduled.clamp(min=1),
+        parameters=parameters,
+    )
+
+
+def _options(downlink: Downlink, num_elements: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What each I_MCS would mean in each subframe (TS 36.213, clause 7.1.7).
+
+    Args:
+        downlink ([`Downlink`]): Expanded.
+        num_elements (`torch.Tensor` of shape `(batch, num_subframes)`): Resource elements of the allocation.
+
+    Returns:
+        `tuple` of three tensors of shape `(batch, num_subframes, 29)`: modulation order, transport block size, and
+        whether the modulation is that of `downlink.mcs`.
+    """
+    device = num_elements.device
+    sizes = lte_coding.transport_block_sizes().to(device)
+    table = lte_coding.mcs_table().to(device)[downlink.qam_256.long()][:, None]
+    system = (downlink.rnti == lte_control.SYSTEM_INFORMATION_RNTI)[..., None]
+    # System information is QPSK, its I_MCS is I_TBS, and its column is that of three resource blocks.
+    order = torch.where(system, 2, table[..., 0])
+    column = torch.where(system, 3, downlink.allocation.sum(-1, keepdim=True)) - 1
+    i_tbs = torch.where(system, torch.arange(table.shape[2], device=device), table[..., 1])
+    return order, sizes[i_tbs, column], order == order.gather(2, downlink.mcs[..., None])
+
+
+def _nearest_mcs(downlink: Downlink, num_elements: torch.Tensor) -> torch.Tensor:
+    """I_MCS of the modulation of `downlink.mcs` whose code rate is nearest to the target, `(batch, num_subframes)`."""
+    order, size, same = _options(downlink, num_elements)
+    scheduled = num_elements[..., None] > 0
+    rate = torch.where(scheduled, (size + 24) / (order * num_elements[..., None]), torch.nan)
+    rate = rate.nanmedian(1).values.nan_to_num(nan=0.0, posinf=9.0)
+    distance = (rate - downlink.code_rate[:, None]).abs() + 10 * (rate > _MAX_CODE_RATE)
+    mcs = torch.where(same[:, 0], distance, torch.inf).argmin(1)
+    return mcs[:, None].expand_as(num_elements)
 
 
 def _schedule(downlink: Downlink, num_elements: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -299,17 +415,10 @@ def _schedule(downlink: Downlink, num_elements: torch.Tensor) -> tuple[torch.Ten
         `tuple` of three tensors of shape `(batch, num_subframes)`: I_MCS, modulation order, and transport block size,
         0 where nothing is scheduled.
     """
-    device = num_elements.device
-    sizes = lte_coding.transport_block_sizes().to(device)
-    table = lte_coding.mcs_table().to(device)[downlink.qam_256.long()][:, None]
-    system = (downlink.rnti == lte_control.SYSTEM_INFORMATION_RNTI)[..., None]
-    # System information is QPSK, its I_MCS is I_TBS, and its column is that of three resource blocks.
-    index = torch.arange(table.shape[2], device=device)
-    order = torch.where(system, 2, table[..., 0])
-    column = torch.where(system, 3, downlink.allocation.sum(-1, keepdim=True)) - 1
-    size = sizes[torch.where(system, index, table[..., 1]), column]
-    fits = (size + 24 <= _MAX_CODE_RATE * order * num_elements[..., None]) & (index <= downlink.mcs[..., None])
-    fits &= (order == order.gather(2, downlink.mcs[..., None])) & (column >= 0)
+    order, size, fits = _options(downlink, num_elements)
+    index = torch.arange(order.shape[2], device=order.device)
+    fits = fits & (index <= downlink.mcs[..., None]) & (num_elements[..., None] > 0)
+    fits &= size + 24 <= _MAX_CODE_RATE * order * num_elements[..., None]
     mcs = torch.where(fits, index, -1).amax(-1, keepdim=True)
     chosen = mcs.clamp(min=0)
     size = torch.where(mcs >= 0, size.gather(2, chosen), 0)

@@ -4,32 +4,29 @@ Packets are true PPDUs, from preamble and SIGNAL to coded MAC frames with their 
 HT-mixed format, one spatial stream, long guard interval, binary convolutional coding, one frame a packet.
 """
 
-from dataclasses import dataclass
 from functools import cache, lru_cache
 
 import torch
 
-from . import wifi_frames
+from . import wifi_frames, wifi_traffic
 from .ofdm import Numerology, symbols_to_samples
-from .wifi_coding import HT_MODES, LEGACY_MODES, Mode, crc, data_field, encode, scrambling_sequence
+from .waveform import Waveform
+from .wifi_coding import HT_MODES, LEGACY_MODES, crc, data_field, encode, scrambling_sequence
+from .wifi_traffic import BASIC_RATES, MODES, MODULATIONS, SIFS_US, SYMBOL_US
+
+__all__ = ["MODULATIONS", "NUMEROLOGY", "OCCUPIED_HZ", "draw", "ht_ppdu", "packet_samples", "ppdu"]
 
 NUMEROLOGY = Numerology(sampling_rate=20e6, subcarrier_spacing_hz=312_500.0, fft_size=64, dc_used=False)
+OCCUPIED_HZ = 57 * NUMEROLOGY.subcarrier_spacing_hz
 SYMBOL_SAMPLES = 80  # 64 and a prefix of 16
-# Table 17-21. In the 2.4 GHz band the shorter SIFS and the signal extension add up to the same (clause 18).
-SIFS_S, SLOT_S = 16e-6, 9e-6
-CONTENTION_WINDOW = 15  # of a first attempt, aCWmin [slots]
-MODULATIONS = ("BPSK", "QPSK", "16QAM", "64QAM")
-BASIC_RATES = (6, 12, 24)  # the mandatory ones, with which control frames are sent [Mbit/s]
+_SAMPLES_PER_US = 20
+_PREFIX = 16
 _LEGACY, _HT = 52, 56  # occupied subcarriers of 802.11a/g and 802.11n
 _WIDTH = _HT
 _HT_SCALE = (_LEGACY / _HT) ** 0.5  # the same transmit power over more subcarriers
 _MAX_SYMBOLS = 4095 // 3 + 1  # after L-SIG, as many as its LENGTH can announce
 _SIGNAL_MODE = LEGACY_MODES[6]
-
-# Where in the useful 64 samples a block of 80 starts to read. The two useful symbols of the L-LTF share one prefix of
-# 32, so its first block has all of that and half of a symbol; every other block has 16 of its own.
-_PREFIX_OFFSET, _LTF_OFFSET = 48, 32
-_LTF_BLOCK = 2
+_LTF_BLOCK = 2  # the first of the two, in the blocks of a packet
 
 # L-STF (eq. 17-6): one subcarrier in four of -24..24; L-LTF (eq. 17-8): all 52 of -26..26, without DC.
 _STF_SIGNS = "+-+--+--++++"
@@ -123,29 +120,37 @@ def _pilots(num_carriers: int, first_polarity: int) -> torch.Tensor:
 
 
 @cache
-def _carriers(num_carriers: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Places of the data subcarriers and of the pilots among the 56."""
-    bins = NUMEROLOGY.bins(_WIDTH)
-    pilot = torch.isin(bins, torch.tensor(_PILOTS))
-    occupied = bins.abs() <= (num_carriers + len(_PILOTS)) // 2
-    return (occupied & ~pilot).nonzero()[:, 0], pilot.nonzero()[:, 0]
+def _carriers(num_carriers: int) -> tuple[list[tuple[int, int]], list[int]]:
+    """First and last place (exclusive) of each run of data subcarriers among the 56, and the places of the pilots."""
+    places = {value: place for place, value in enumerate(NUMEROLOGY.bins(_WIDTH).tolist())}
+    edge = (_WIDTH - num_carriers - len(_PILOTS)) // 2
+    pilots = [places[pilot] for pilot in _PILOTS]
+    return list(zip([edge, *(place + 1 for place in pilots)], [*pilots, _WIDTH - edge], strict=True)), pilots
 
 
 def _symbols(points: torch.Tensor, first_polarity: int) -> torch.Tensor:
     """Points of the data subcarriers to OFDM symbols with pilots, `(batch, num_symbols, 56)` (17.3.5.9)."""
     num_symbols, num_carriers = points.shape[1:]
-    data, pilots = (places.to(points.device) for places in _carriers(num_carriers))
-    values = _pilots(num_carriers, first_polarity)
+    runs, places = _carriers(num_carriers)
+    values = _pilots(num_carriers, first_polarity).to(points)
+    values = values.repeat(-(-num_symbols // len(values)), 1)[:num_symbols]
     grid = points.new_zeros(len(points), num_symbols, _WIDTH)
-    grid[..., data] = points
-    grid[..., pilots] = values[torch.arange(num_symbols) % len(values)].to(grid)
+    at = 0
+    for first, last in runs:
+        grid[..., first:last] = points[..., at : at + last - first]
+        at += last - first
+    for place, value in zip(places, values.T, strict=True):
+        grid[..., place] = value
     return grid
 
 
 @lru_cache(maxsize=4096)  # the packets of all draws share some thousand lengths
 def _legacy_preamble(rate_mbps: int, length: int) -> torch.Tensor:
     """L-STF, L-LTF and SIGNAL, shape `(5, 56)`; the same blocks begin both kinds of packets."""
-    training = [short_training_field()] * 2 + [long_training_field()] * 2
+    # The two useful symbols of the L-LTF share one prefix of 32. As blocks of 80 with a prefix of 16, the first one is
+    # the symbol a quarter later: a phase on each subcarrier.
+    late = long_training_field() * (-1j) ** (NUMEROLOGY.bins(_WIDTH) % 4)
+    training = [short_training_field()] * 2 + [late, long_training_field()]
     signal = encode(signal_field(rate_mbps, length)[None], _SIGNAL_MODE)
     return torch.cat([torch.stack(training), _symbols(signal, 0)[0]])
 
@@ -212,13 +217,6 @@ def ht_ppdu(psdu: torch.Tensor, mcs: int, scrambler_state: torch.Tensor) -> torc
     return torch.cat([preamble.expand(len(psdu), -1, -1), data], 1)
 
 
-def _blocks_to_samples(grid: torch.Tensor, read_offset: torch.Tensor) -> torch.Tensor:
-    """Inverse DFT and prefix of each block, shape `(batch, num_blocks, 80)`."""
-    within = torch.arange(SYMBOL_SAMPLES, device=grid.device)
-    index = (read_offset[..., None] + within) % NUMEROLOGY.fft_size
-    return symbols_to_samples(grid, NUMEROLOGY).gather(-1, index.expand(*grid.shape[:-1], -1))
-
-
 def packet_samples(grid: torch.Tensor) -> torch.Tensor:
     """Samples of packets from [`ppdu`] or [`ht_ppdu`] at 20 Msps, unit power on each subcarrier of 802.11a/g.
 
@@ -228,227 +226,141 @@ def packet_samples(grid: torch.Tensor) -> torch.Tensor:
     Returns:
         `torch.Tensor` of shape `(batch, 80 * num_blocks)`, complex64.
     """
-    return _blocks_to_samples(grid, _read_offset(torch.arange(grid.shape[1], device=grid.device))).flatten(1)
+    useful = symbols_to_samples(grid, NUMEROLOGY)
+    return torch.cat([useful[..., -_PREFIX:], useful], -1).flatten(1)
 
 
-def _read_offset(block: torch.Tensor) -> torch.Tensor:
-    return torch.where(block == _LTF_BLOCK, _LTF_OFFSET, _PREFIX_OFFSET)
-
-
-@dataclass
-class WifiBatch:
-    """A batch of WiFi timelines as blocks of 80 samples, before the channel.
-
-    Attributes:
-        grid (`torch.Tensor` of shape `(batch, num_blocks, 56)`): Symbols on subcarriers -28..28 without DC.
-        read_offset (`torch.Tensor` of shape `(batch, num_blocks)`): First useful sample that a block of 80 reads.
-        start (`torch.Tensor` of shape `(batch, num_blocks)`): First sample of the block in the row's timeline; a block
-            that lies beyond the timeline is never heard.
-        modulation (`torch.Tensor` of shape `(batch,)`): Index into `MODULATIONS` of the data packets.
-        code_rate (`torch.Tensor` of shape `(batch,)`): Of the data packets.
-    """
-
-    grid: torch.Tensor
-    read_offset: torch.Tensor
-    start: torch.Tensor
-    modulation: torch.Tensor
-    code_rate: torch.Tensor
-
-
-@dataclass(frozen=True)
-class _Link:
-    """What stays the same along a row: an access point that sends to one station, or to all.
-
-    Attributes:
-        high_throughput: 802.11n instead of 802.11a/g.
-        rate: Key into the modes of that.
-        num_payload: The two lengths of its frame bodies [bytes].
-        ack_rate: At which the station answers [Mbit/s]; zero for frames to all, which nobody does.
-        opportunity: The access point holds a transmission opportunity (10.23): only a SIFS between exchanges.
-        idle_s: Mean time without a frame to send, beyond the back-off [s].
-        skipped: How much of the first packet is over when the recording starts.
-    """
-
-    high_throughput: bool
-    rate: int
-    num_payload: tuple[int, int]
-    ack_rate: int
-    opportunity: bool
-    idle_s: float
-    skipped: float
-
-    @property
-    def mode(self) -> Mode:
-        return HT_MODES[self.rate] if self.high_throughput else LEGACY_MODES[self.rate]
-
-    def num_blocks(self, num_payload: int) -> int:
-        """Blocks of a data packet."""
-        preamble = 9 if self.high_throughput else 5
-        return preamble + self.mode.num_symbols(num_payload + wifi_frames.overhead_bytes(self.high_throughput))
-
-    @property
-    def ack_blocks(self) -> int:
-        """Blocks of an acknowledgement; none where nobody answers."""
-        return 5 + LEGACY_MODES[self.ack_rate].num_symbols(wifi_frames.ACK_BYTES) if self.ack_rate else 0
-
-    @property
-    def reserved_us(self) -> int:
-        """Time after the data packet until the exchange is over (9.2.5.2) [µs]."""
-        return (
-            round(1e6 * (SIFS_S + self.ack_blocks * SYMBOL_SAMPLES / NUMEROLOGY.sampling_rate)) if self.ack_rate else 0
-        )
-
-
-def _draw_link(uniform: list[float]) -> _Link:
-    high_throughput = uniform[0] < 0.4
-    modes = dict(enumerate(HT_MODES)) if high_throughput else LEGACY_MODES
-    modulation = MODULATIONS[int(uniform[1] * len(MODULATIONS))]
-    rates = [rate for rate, mode in modes.items() if mode.modulation == modulation]
-    rate = rates[int(uniform[2] * len(rates))]
-    # From next to nothing to the largest frame: short and full ones are the common ones; a row has two lengths.
-    typical_bytes = 30 * 76 ** min(1.0, 1.3 * uniform[3])
-    overhead = wifi_frames.overhead_bytes(high_throughput)
-    lengths = [
-        min(max(round(total) - overhead, 8), wifi_frames.MAX_PAYLOAD_BYTES)
-        for total in (typical_bytes, typical_bytes * uniform[4])
-    ]
-    # The answer comes at the highest basic rate of the cell that is not above that of the frame (10.6.6.5.2).
-    basic = BASIC_RATES[: 1 + int(uniform[6] * len(BASIC_RATES))]
-    answer = max(basic_rate for basic_rate in basic if basic_rate <= modes[rate].data_bits / 4)
-    return _Link(
-        high_throughput=high_throughput,
-        rate=rate,
-        num_payload=(lengths[0], lengths[1]),
-        ack_rate=answer if uniform[7] < 0.8 else 0,
-        opportunity=uniform[5] < 0.3,
-        # From saturated, packets a back-off apart, to mostly idle.
-        idle_s=20e-6 * (150 ** (2 * uniform[8] - 1) if uniform[8] > 0.5 else 1.0),
-        skipped=uniform[9],
-    )
-
-
-def _draw_exchanges(
-    links: list[_Link], num_samples: int, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Which of the two lengths each exchange of each row has, `(batch, num_exchanges)`; and of its data packet and
-    acknowledgement the first sample and the blocks, `(batch, num_exchanges, 2)`."""
-    device, rate = generator.device, NUMEROLOGY.sampling_rate
-    data_blocks = torch.tensor([[link.num_blocks(length) for length in link.num_payload] for link in links]).to(device)
-    ack_blocks = torch.tensor([link.ack_blocks for link in links]).to(device)
-    skipped, idle_s = torch.tensor([(link.skipped, link.idle_s) for link in links]).to(device).T
-    sifs, slot = round(SIFS_S * rate), round(SLOT_S * rate)
-    shortest = SYMBOL_SAMPLES * int(data_blocks.min()) + sifs
-    num_exchanges = (num_samples + SYMBOL_SAMPLES * int(data_blocks.max())) // shortest + 1
-
-    uniform = torch.rand(4, len(links), num_exchanges, generator=generator, device=device)
-    choice = (uniform[0] < 0.5).long()
-    # A twentieth of the packets gets lost.
-    answered = (uniform[1] < 0.95) & (ack_blocks > 0)[:, None]
-    blocks = torch.stack([data_blocks.gather(1, choice), answered * ack_blocks[:, None]], -1)
-    data_samples, ack_samples = (SYMBOL_SAMPLES * blocks).unbind(-1)
-    # DIFS is a SIFS and two slots (10.3.7); then the back-off counts down.
-    backoff = sifs + slot * (2 + (uniform[2] * (CONTENTION_WINDOW + 1)).long())
-    idle = (-idle_s[:, None] * (1 - uniform[3]).log() * rate).round().long()
-    opportunity = torch.tensor([link.opportunity for link in links], device=device)[:, None]
-    pause = torch.where(opportunity, sifs, backoff + idle)
-    answer = data_samples + sifs
-    lasting = torch.where(answered, answer + ack_samples, data_samples) + pause
-    start = lasting.cumsum(1) - lasting - (skipped * data_samples[:, 0]).long()[:, None]
-    return choice, torch.stack([start, start + answer], -1), blocks
-
-
-def draw(batch_size: int, num_samples: int, generator: torch.Generator) -> WifiBatch:
+def draw(
+    batch_size: int,
+    num_samples: int,
+    generator: torch.Generator,
+    *,
+    modulation: torch.Tensor | None = None,
+    code_rate: torch.Tensor | None = None,
+    full: torch.Tensor | None = None,
+) -> Waveform:
     """Draw exchanges: data packets, SIFS, acknowledgements, back-off and idle time, each row with its own traffic.
 
-    Every packet is whole, with random payload and scrambler state, and sequence numbers that count up; blocks that
-    the timeline does not hear are left out.
+    Every packet is whole, with random payload and scrambler state, and sequence numbers that count up.
 
     Args:
         batch_size (`int`): Rows.
         num_samples (`int`): Length of the timeline at 20 Msps.
         generator (`torch.Generator`): Source of randomness.
+        modulation (`torch.Tensor` of shape `(batch,)`, int64, *optional*): Index into `MODULATIONS`.
+        code_rate (`torch.Tensor` of shape `(batch,)`, *optional*): Target; the nearest of the modulation is taken.
+        full (`torch.Tensor` of shape `(batch,)`, bool, *optional*): Rows where long packets follow each other as
+            closely as may be.
 
     Returns:
-        [`WifiBatch`].
+        [`Waveform`].
     """
     device = generator.device
-    links = [_draw_link(row) for row in torch.rand(batch_size, 10, generator=generator, device=device).tolist()]
-    choice, first_sample, num_blocks = _draw_exchanges(links, num_samples, generator)
-    # Blocks `first` to `last` of a packet overlap the timeline; in the row they follow those of earlier packets.
-    first = (-first_sample // SYMBOL_SAMPLES).clamp(min=0)
-    last = torch.minimum(num_blocks, -((first_sample - num_samples) // SYMBOL_SAMPLES))
-    heard = (last - first).clamp(min=0)
-    column = (heard.flatten(1).cumsum(1) - heard.flatten(1)).view_as(heard)
-    width = int(heard.sum((1, 2)).max())
-
-    # One block more takes what is not heard.
-    grid = torch.zeros(batch_size * width + 1, _WIDTH, dtype=torch.complex64, device=device)
-    start = torch.full((len(grid),), num_samples, device=device)
-    read_offset = torch.full_like(start, _PREFIX_OFFSET)
-
-    def place(packets: torch.Tensor, row: torch.Tensor, exchange: torch.Tensor, which: int) -> None:
-        at = (row, exchange, which)
-        number = torch.arange(packets.shape[1], device=device)
-        position = number - first[at][:, None]
-        inside = (position >= 0) & (position < heard[at][:, None])
-        index = torch.where(inside, row[:, None] * width + column[at][:, None] + position, len(grid) - 1)
-        grid[index] = packets
-        start[index] = first_sample[at][:, None] + SYMBOL_SAMPLES * number
-        read_offset[index] = _read_offset(number).expand_as(index)
 
     def integers(low: int, high: int, *shape: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
         return torch.randint(low, high, shape, generator=generator, device=device, dtype=dtype)
 
+    # The receiver's samples fall anywhere between the microseconds of the sender.
+    skipped = int(integers(0, _SAMPLES_PER_US, 1))
+    num_us = -(-(num_samples + skipped) // _SAMPLES_PER_US)
+    links = wifi_traffic.draw_links(batch_size, generator, modulation, code_rate, full)
+    exchanges = wifi_traffic.draw_exchanges(links, num_us, generator)
+    heard = (exchanges.blocks > 0) & (exchanges.start_us < num_us)
+    heard &= exchanges.start_us + SYMBOL_US * exchanges.blocks > 0
+
+    # One call codes all packets of one mode and length, and one all acknowledgements of a rate.
+    num_lengths = len(links.lengths)
+    data_kind = links.mode[:, None] * num_lengths + exchanges.length
+    ack_kind = (len(MODES) * num_lengths + links.ack)[:, None].expand_as(data_kind)
+    packets = heard.flatten().nonzero()[:, 0]
+    kind, order = torch.stack([data_kind, ack_kind], -1).flatten()[packets].sort(stable=True)
+    packets = packets[order]
+    row, exchange = packets // heard[0].numel(), packets % heard[0].numel() // 2
+    start_us = exchanges.start_us.flatten()[packets]
+
     addresses = integers(0, 256, batch_size, 2, 6, dtype=torch.uint8)
     addresses[..., 0] = addresses[..., 0] & 0xFC | 0x02  # of one station, and locally administered (IEEE 802, 8.2)
-    sequence = integers(0, 4096, batch_size)
-    for number, link in enumerate(links):
-        receiver, transmitter = addresses[number]
-        if not link.ack_rate:
-            receiver = torch.full_like(receiver, 0xFF)
-        for which, length in enumerate(link.num_payload):
-            exchange = ((heard[number, :, 0] > 0) & (choice[number] == which)).nonzero()[:, 0]
-            if len(exchange) == 0:
-                continue
-            frames = wifi_frames.data_frame(
-                receiver=receiver.expand(len(exchange), -1),
-                transmitter=transmitter.expand(len(exchange), -1),
-                sequence=sequence[number] + exchange,
-                duration_us=torch.full_like(exchange, link.reserved_us),
-                payload=integers(0, 256, len(exchange), length, dtype=torch.uint8),
-                qos=link.high_throughput,
-            )
-            modulate = ht_ppdu if link.high_throughput else ppdu
-            packets = modulate(frames, link.rate, integers(1, 128, len(exchange)))
-            place(packets, torch.full_like(exchange, number), exchange, 0)
-    ack_rate = torch.tensor([link.ack_rate for link in links], device=device)
-    for rate in BASIC_RATES:
-        row, exchange = ((heard[..., 1] > 0) & (ack_rate == rate)[:, None]).nonzero(as_tuple=True)
-        place(ppdu(wifi_frames.ack_frame(addresses[row, 1]), rate, integers(1, 128, len(row))), row, exchange, 1)
+    transmitter = addresses[row, 1]
+    receiver = torch.where((links.ack >= 0)[:, None], addresses[:, 0], 0xFF)[row]
+    sequence = integers(0, 4096, batch_size)[row] + exchange
+    # How long the medium stays reserved after the data (9.2.5.2).
+    reserved_us = torch.where(links.ack >= 0, SIFS_US + SYMBOL_US * links.ack_blocks(), 0)[row]
+    state = integers(1, 128, len(packets))
 
-    modes = [link.mode for link in links]
-    return WifiBatch(
-        grid=grid[:-1].unflatten(0, (batch_size, width)),
-        read_offset=read_offset[:-1].view(batch_size, width),
-        start=start[:-1].view(batch_size, width),
-        modulation=torch.tensor([MODULATIONS.index(mode.modulation) for mode in modes]),
-        code_rate=torch.tensor([float(mode.code_rate) for mode in modes]),
+    timeline = torch.zeros(batch_size * num_us + 1, _SAMPLES_PER_US, dtype=torch.complex64, device=device)
+    energy, used, data = torch.zeros(3, batch_size, device=device)  # resource elements in use, and their power
+    end = 0
+    for number, count in enumerate(torch.bincount(kind, minlength=len(MODES) * num_lengths + 3).tolist()):
+        if not count:
+            continue
+        here = slice(end, end + count)
+        end += count
+        which, length = divmod(number, num_lengths)
+        if which < len(MODES):
+            high_throughput, mode = MODES[which]
+            payload = integers(0, 256, count, links.lengths[length], dtype=torch.uint8)
+            frames = wifi_frames.data_frame(
+                receiver[here], transmitter[here], sequence[here], reserved_us[here], payload, high_throughput
+            )
+        else:
+            high_throughput, mode = False, LEGACY_MODES[BASIC_RATES[length]]
+            frames = wifi_frames.ack_frame(transmitter[here])
+        modulate, name = (ht_ppdu, HT_MODES.index(mode)) if high_throughput else (ppdu, round(mode.rate_mbps))
+        grid = modulate(frames, name, state[here])
+
+        # Microseconds that the timeline does not hold go to one place behind it.
+        place = start_us[here, None] + torch.arange(SYMBOL_US * grid.shape[1], device=device)
+        inside = (place >= 0) & (place < num_us)
+        place = torch.where(inside, row[here, None] * num_us + place, len(timeline) - 1)
+        timeline.index_copy_(0, place.flatten(), packet_samples(grid).view(-1, _SAMPLES_PER_US))
+        share = inside.view(count, -1, SYMBOL_US).float().mean(-1)
+        energy.index_add_(0, row[here], (share * torch.view_as_real(grid).square().sum((2, 3))).sum(1))
+        used.index_add_(0, row[here], share @ (grid[0] != 0).float().sum(1))
+        if which < len(MODES):
+            symbols = share[:, wifi_traffic.preamble_blocks(high_throughput) :].sum(1)
+            data.index_add_(0, row[here], symbols * mode.num_carriers)
+
+    all_elements = num_us / SYMBOL_US * _WIDTH
+    samples = timeline[:-1].view(batch_size, -1)[:, skipped : skipped + num_samples]
+    of_mode = torch.tensor(
+        [(float(mode.code_rate), mode.rate_mbps, newer, MODULATIONS.index(mode.modulation)) for newer, mode in MODES],
+        device=device,
+    )[links.mode].T
+    high_throughput = of_mode[2] > 0
+    return Waveform(
+        samples=samples,
+        numerology=NUMEROLOGY,
+        occupied_hz=OCCUPIED_HZ,
+        element_power=torch.where(used > 0, energy / used.clamp(min=1e-9), 1.0),
+        symbol_start=_symbol_starts(exchanges, heard, num_us) - skipped,
+        occupancy=used / all_elements,
+        data_share=data / all_elements,
+        modulation=of_mode[3].long(),
+        code_rate=of_mode[0],
+        parameters={
+            "rate_mbps": of_mode[1],
+            "high_throughput": high_throughput.long(),
+            # Of 802.11n; the eight rates of 802.11a/g in their order.
+            "mcs": torch.where(high_throughput, links.mode - len(LEGACY_MODES), links.mode),
+        },
     )
 
 
-def assemble(batch: WifiBatch, grid: torch.Tensor, num_samples: int) -> torch.Tensor:
-    """Blocks to samples: inverse DFT, prefix, and each block at its place in the row's timeline.
-
-    Args:
-        batch ([`WifiBatch`]): The timelines.
-        grid (`torch.Tensor` of shape `(batch, num_blocks, 56)`): The symbols, after the channel.
-        num_samples (`int`): Length of the result at 20 Msps.
-
-    Returns:
-        `torch.Tensor` of shape `(batch, num_samples)`, complex64.
-    """
-    blocks = _blocks_to_samples(grid, batch.read_offset)
-    place = (batch.start[..., None] + torch.arange(SYMBOL_SAMPLES, device=grid.device)).flatten(1)
-    samples = grid.new_zeros(len(grid), num_samples + 2 * SYMBOL_SAMPLES)
-    samples.scatter_(1, (place + SYMBOL_SAMPLES).clamp(0, samples.shape[1] - 1), blocks.flatten(1))
-    return samples[:, SYMBOL_SAMPLES : SYMBOL_SAMPLES + num_samples]
+def _symbol_starts(exchanges: wifi_traffic.Exchanges, heard: torch.Tensor, num_us: int) -> torch.Tensor:
+    """First useful sample of each OFDM symbol that can be heard, in the order of time, `(batch, num_symbols)`."""
+    device = heard.device
+    # Blocks `first` to `last` of a packet overlap the timeline; in the row they follow those of earlier packets.
+    start, blocks = (value.flatten(1) for value in (exchanges.start_us, exchanges.blocks))
+    first = (-start // SYMBOL_US).clamp(min=0)
+    last = torch.minimum(blocks, -((start - num_us) // SYMBOL_US))
+    count = torch.where(heard.flatten(1), last - first, 0)
+    column = count.cumsum(1) - count
+    width = int(count.sum(1).max())
+    packet = torch.repeat_interleave(count.flatten())
+    within = torch.arange(len(packet), device=device) - (count.flatten().cumsum(0) - count.flatten())[packet]
+    number = within + first.flatten()[packet]
+    prefix = torch.where(number == _LTF_BLOCK, 2 * _PREFIX, _PREFIX)
+    starts = torch.full((len(heard), width), _SAMPLES_PER_US * (num_us + 1), device=device)
+    place = (packet // start.shape[1], column.flatten()[packet] + within)
+    starts[place] = _SAMPLES_PER_US * start.flatten()[packet] + SYMBOL_SAMPLES * number + prefix
+    return starts

@@ -47,6 +47,11 @@ class Mode:
         """Data bits of an OFDM symbol, N_DBPS."""
         return int(self.coded_bits * self.code_rate)
 
+    @property
+    def rate_mbps(self) -> float:
+        """Data bits over the 4 µs of a symbol [Mbit/s]."""
+        return self.data_bits / 4
+
     def num_symbols(self, num_bytes: int) -> int:
         """OFDM symbols of a PSDU of that many bytes (eq. 17-11 and 19-32)."""
         return -(-(SERVICE_BITS + 8 * num_bytes + TAIL_BITS) // self.data_bits)

@@ -1,0 +1,182 @@
+"""When an access point sends what to a station: modes, frame lengths and the timing of exchanges (802.11-2020, 10.3).
+
+Times are whole microseconds, as are all intervals of the standard.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from . import wifi_frames
+from .wifi_coding import HT_MODES, LEGACY_MODES
+
+SYMBOL_US = 4
+# Table 17-21. In the 2.4 GHz band the shorter SIFS and the signal extension add up to the same (clause 18).
+SIFS_US, SLOT_US = 16, 9
+CONTENTION_WINDOW = 15  # of a first attempt, aCWmin [slots]
+MODULATIONS = ("BPSK", "QPSK", "16QAM", "64QAM")
+BASIC_RATES = (6, 12, 24)  # the mandatory ones, with which control frames are sent [Mbit/s]
+# Every mode with whether it is of 802.11n: those of 802.11a/g, then those of 802.11n.
+MODES = (*((False, mode) for mode in LEGACY_MODES.values()), *((True, mode) for mode in HT_MODES))
+_LEGACY_PREAMBLE, _HT_PREAMBLE = 5, 9  # blocks of 4 us
+_NUM_LENGTHS, _NUM_LONG = 6, 2
+_LONG_BYTES = 1500
+
+
+def preamble_blocks(high_throughput: bool) -> int:
+    """Blocks of 4 microseconds before the data of a packet."""
+    return _HT_PREAMBLE if high_throughput else _LEGACY_PREAMBLE
+
+
+def ack_blocks(rate_mbps: int) -> int:
+    """Blocks of an acknowledgement."""
+    return _LEGACY_PREAMBLE + LEGACY_MODES[rate_mbps].num_symbols(wifi_frames.ACK_BYTES)
+
+
+@dataclass
+class Links:
+    """What stays the same along each row: an access point that sends to one station, or to all.
+
+    Attributes:
+        lengths (`list[int]`): Frame bodies of the whole batch [bytes].
+        mode (`torch.Tensor` of shape `(batch,)`): Index into `MODES`.
+        length (`torch.Tensor` of shape `(batch, 2)`): The two indices into `lengths` that the row uses.
+        ack (`torch.Tensor` of shape `(batch,)`): Index into `BASIC_RATES` of the answers; -1 for frames to all, which
+            nobody answers.
+        opportunity (`torch.Tensor` of shape `(batch,)`, bool): The access point holds a transmission opportunity
+            (10.23): only a SIFS between exchanges.
+        idle_us (`torch.Tensor` of shape `(batch,)`): Mean time without a frame to send, beyond the back-off [µs].
+        skipped (`torch.Tensor` of shape `(batch,)`): How much of the first packet is over when the recording starts.
+    """
+
+    lengths: list[int]
+    mode: torch.Tensor
+    length: torch.Tensor
+    ack: torch.Tensor
+    opportunity: torch.Tensor
+    idle_us: torch.Tensor
+    skipped: torch.Tensor
+
+    def data_blocks(self) -> torch.Tensor:
+        """Blocks of the two data packets of each row, `(batch, 2)`."""
+        blocks = [
+            [
+                preamble_blocks(qos) + mode.num_symbols(length + wifi_frames.overhead_bytes(qos))
+                for length in self.lengths
+            ]
+            for qos, mode in MODES
+        ]
+        return torch.tensor(blocks, device=self.mode.device)[self.mode[:, None], self.length]
+
+    def ack_blocks(self) -> torch.Tensor:
+        """Blocks of the acknowledgements of each row, 0 where there are none, `(batch,)`."""
+        blocks = torch.tensor([*(ack_blocks(rate) for rate in BASIC_RATES), 0], device=self.ack.device)
+        return blocks[self.ack]
+
+
+@dataclass
+class Exchanges:
+    """Data packets and their acknowledgements, in the order of time.
+
+    Attributes:
+        length (`torch.Tensor` of shape `(batch, num_exchanges)`): Index into [`Links`]`.lengths`.
+        start_us (`torch.Tensor` of shape `(batch, num_exchanges, 2)`): Begin of data and acknowledgement [µs].
+        blocks (`torch.Tensor` of shape `(batch, num_exchanges, 2)`): Their blocks of 4 µs, 0 for a missing answer.
+    """
+
+    length: torch.Tensor
+    start_us: torch.Tensor
+    blocks: torch.Tensor
+
+
+def draw_links(
+    batch_size: int,
+    generator: torch.Generator,
+    modulation: torch.Tensor | None,
+    code_rate: torch.Tensor | None,
+    full: torch.Tensor | None,
+) -> Links:
+    """Draw what stays the same along each row; the arguments are those of [`~phy.wifi.draw`]."""
+    device = generator.device
+    u = torch.rand(8, batch_size, generator=generator, device=device)
+    modulation = (u[0] * len(MODULATIONS)).long() if modulation is None else modulation.to(device)
+    full = torch.zeros(batch_size, dtype=torch.bool, device=device) if full is None else full.to(device)
+
+    of_mode = torch.tensor(
+        [(MODULATIONS.index(mode.modulation), float(mode.code_rate), qos, mode.rate_mbps) for qos, mode in MODES],
+        device=device,
+    )
+    fits = of_mode[:, 0] == modulation[:, None]
+    if code_rate is not None:
+        distance = (of_mode[:, 1] - code_rate.to(device)[:, None]).abs().masked_fill(~fits, torch.inf)
+        fits = distance <= distance.amin(1, keepdim=True) + 1e-6
+    # Two fifths of the links are of 802.11n, where it has the mode.
+    newer = of_mode[:, 2] > 0
+    weight = fits * torch.where(
+        newer,
+        0.4 / (fits & newer).sum(1, keepdim=True).clamp(min=1),
+        0.6 / (fits & ~newer).sum(1, keepdim=True).clamp(min=1),
+    )
+    mode = torch.multinomial(weight, 1, generator=generator)[:, 0]
+
+    # From next to nothing to the largest frame: short and full ones are the common ones. The rows of a batch share a
+    # few lengths, so that their packets are coded together.
+    draws = torch.rand(_NUM_LENGTHS + _NUM_LONG, generator=generator, device=device).tolist()
+    lengths = [max(8, round(30 * 76 ** min(1.0, 1.3 * draw)) - 30) for draw in draws[:_NUM_LENGTHS]]
+    lengths += [
+        _LONG_BYTES + round((wifi_frames.MAX_PAYLOAD_BYTES - _LONG_BYTES) * draw) for draw in draws[_NUM_LENGTHS:]
+    ]
+    chosen = torch.rand(batch_size, 2, generator=generator, device=device)
+    long = _NUM_LENGTHS + (chosen * _NUM_LONG).long()
+    length = torch.where(full[:, None], long, (chosen * _NUM_LENGTHS).long())
+
+    # The answer comes at the highest basic rate of the cell that is not above that of the frame (10.6.6.5.2).
+    basic = torch.tensor(BASIC_RATES, device=device)
+    possible = (basic <= of_mode[mode, 3][:, None]).sum(1)
+    answer = torch.minimum((u[1] * len(BASIC_RATES)).long() + 1, possible) - 1
+    # From saturated, packets a back-off apart, to mostly idle.
+    idle_us = 20.0 * torch.where(u[4] > 0.5, 150 ** (2 * u[4] - 1), 1.0)
+    return Links(
+        lengths=lengths,
+        mode=mode,
+        length=length,
+        ack=torch.where(u[2] < 0.8, answer, -1),
+        opportunity=u[3] < torch.where(full, 0.5, 0.3),
+        idle_us=torch.where(full, 0.0, idle_us),
+        skipped=u[5],
+    )
+
+
+def draw_exchanges(links: Links, num_us: int, generator: torch.Generator) -> Exchanges:
+    """Fill `num_us` microseconds of each row with exchanges.
+
+    Args:
+        links ([`Links`]): The rows.
+        num_us (`int`): Length of the timeline [µs].
+        generator (`torch.Generator`): Source of randomness.
+
+    Returns:
+        [`Exchanges`].
+    """
+    device = generator.device
+    data_blocks, ack = links.data_blocks(), links.ack_blocks()[:, None]
+    shortest, longest = torch.stack(data_blocks.aminmax()).tolist()
+    num_exchanges = (num_us + SYMBOL_US * longest) // (SYMBOL_US * shortest + SIFS_US) + 1
+
+    uniform = torch.rand(4, len(ack), num_exchanges, generator=generator, device=device)
+    choice = (uniform[0] < 0.5).long()
+    blocks = data_blocks.gather(1, choice)
+    # A twentieth of the packets gets lost.
+    answered = (uniform[1] < 0.95) & (ack > 0)
+    # DIFS is a SIFS and two slots (10.3.7); then the back-off counts down.
+    backoff = SIFS_US + SLOT_US * (2 + (uniform[2] * (CONTENTION_WINDOW + 1)).long())
+    idle = (-links.idle_us[:, None] * (1 - uniform[3]).log()).round().long()
+    pause = torch.where(links.opportunity[:, None], SIFS_US, backoff + idle)
+    answer = SYMBOL_US * blocks + SIFS_US
+    lasting = torch.where(answered, answer + SYMBOL_US * ack, SYMBOL_US * blocks) + pause
+    start = lasting.cumsum(1) - lasting - (links.skipped * SYMBOL_US * blocks[:, 0]).long()[:, None]
+    return Exchanges(
+        length=links.length.gather(1, choice),
+        start_us=torch.stack([start, start + answer], -1),
+        blocks=torch.stack([blocks, answered * ack], -1),
+    )
