@@ -1,0 +1,354 @@
+"""The compensated receiver of the paper's Fig. 1: frames that are OFDM symbols, freed of timing and carrier offset.
+
+Nothing is known about the transmitter but its standard. The cyclic prefix is what is used: it comes again one useful
+symbol later (van de Beek, Sandell, Börjesson, "ML Estimation of Time and Frequency Offset in OFDM Systems", 1997).
+
+A frame of the result is one useful symbol, so the front-end sees one DFT of each:
+
+```python
+>>> recording = open_recording("cell.sigmf-meta")  # LTE at 1.92 Msps: 128 samples a symbol
+>>> iq = torch.from_numpy(recording.read())[None]
+>>> synchronized = synchronize(iq, recording.sampling_rate, 15e3)
+>>> extractor = SpectrogramFeatureExtractor(fft_size=128, hop_length=128)
+>>> inputs = extractor(synchronized.iq, return_tensors="pt")  # (1, channels, 128 frames, 128 bins)
+```
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from .ofdm import Numerology, cyclic_prefix_3gpp
+
+SPACINGS_3GPP_HZ = (15e3, 30e3, 60e3)
+SPACING_WIFI_HZ = 312_500.0
+MAX_CLOCK_ERROR = 40e-6  # how far the clock of a cheap receiver is off
+
+# WiFi bursts, on a raster of symbols [symbols of 4 us]. The shortest packet, an acknowledgement, lasts 28 us; the
+# shortest gap is SIFS, 16 us, of which at least three symbols of the raster hold nothing else.
+_SHORTEST_BURST = 5
+# A burst has this power over the quietest 2 % of the raster, which in noise alone are 15 % below the mean ...
+_BURST_POWER = 1.5
+# ... and over the loudest symbol of the recording, for recordings without noise.
+_FAINTEST_BURST = 1e-4
+
+
+@dataclass
+class Synchronized:
+    """Frames of a batch of recordings, one useful OFDM symbol each.
+
+    Attributes:
+        iq (`torch.Tensor` of shape `(batch, num_frames * fft_size)`): The frames one after the other, complex64.
+        fft_size (`int`): Samples of a frame.
+        cfo_hz (`torch.Tensor` of shape `(batch, num_frames)`): Carrier offset that was taken out of a frame [Hz]. It is
+            known up to whole subcarriers: within half a spacing.
+        start (`torch.Tensor` of shape `(batch, num_frames)`, int64): First sample of each frame in the recording. It
+            lies a third of a cyclic prefix before the useful part.
+    """
+
+    iq: torch.Tensor
+    fft_size: int
+    cfo_hz: torch.Tensor
+    start: torch.Tensor
+
+
+@dataclass(frozen=True)
+class _Raster:
+    """Where the symbols of a standard lie, over and over again with a period.
+
+    Attributes:
+        period: [samples].
+        is_prefix: `(period,)`: one within a cyclic prefix, zero elsewhere.
+        first: `(symbols_per_period,)`: Sample of each symbol at which its frame starts.
+        prefix: The shortest cyclic prefix [samples].
+        fft_size: [samples].
+    """
+
+    period: int
+    is_prefix: torch.Tensor
+    first: torch.Tensor
+    prefix: int
+    fft_size: int
+
+    def position(self, number: torch.Tensor) -> torch.Tensor:
+        """First sample of a frame by its number, which may be negative; frame zero is the first of a period."""
+        return number // len(self.first) * self.period + self.first[number % len(self.first)]
+
+    def number_before(self, sample: torch.Tensor) -> torch.Tensor:
+        """Number of the first frame that does not start before a sample."""
+        earlier = (self.first < (sample % self.period)[..., None]).sum(-1)
+        return sample // self.period * len(self.first) + earlier
+
+
+def _raster(sampling_rate: float, subcarrier_spacing_hz: float, device: torch.device | None = None) -> _Raster:
+    if subcarrier_spacing_hz not in (*SPACINGS_3GPP_HZ, SPACING_WIFI_HZ):
+        known = ", ".join(f"{spacing:,.0f}" for spacing in (*SPACINGS_3GPP_HZ, SPACING_WIFI_HZ))
+        raise ValueError(
+            f"`subcarrier_spacing_hz={subcarrier_spacing_hz!r}` is of no known standard. Expected one of {known}: LTE "
+            "has the first, 5G one of the first three, 802.11a/g/n the last."
+        )
+    is_wifi = subcarrier_spacing_hz == SPACING_WIFI_HZ
+    # The cyclic prefixes are whole samples: 144/2048 of a 3GPP symbol, a quarter of a WiFi one.
+    unit = 4 if is_wifi else 128
+    fft_size = round(sampling_rate / subcarrier_spacing_hz)
+    if fft_size < unit or fft_size % unit or abs(fft_size * subcarrier_spacing_hz / sampling_rate - 1) > 1e-6:
+        raise ValueError(
+            f"A sampling rate of {sampling_rate:,.0f} Hz is {sampling_rate / subcarrier_spacing_hz:g} subcarrier "
+            f"spacings of {subcarrier_spacing_hz:,.0f} Hz. Expected a multiple of {unit}: resample the recording to a "
+            f"multiple of {unit * subcarrier_spacing_hz:,.0f} Hz."
+        )
+    if is_wifi:  # IEEE 802.11-2020, table 17-5
+        prefixes = torch.tensor([fft_size // 4])
+    else:  # over half a millisecond, after which the prefixes come again
+        numerology = Numerology(fft_size * subcarrier_spacing_hz, subcarrier_spacing_hz, fft_size, dc_used=True)
+        prefixes = cyclic_prefix_3gpp(numerology, 7 * round(subcarrier_spacing_hz / 15e3))
+    ends = torch.cumsum(prefixes + fft_size, 0)
+    period, prefix = int(ends[-1]), int(prefixes.min())
+    useful = ends - fft_size
+    number = torch.searchsorted(ends, torch.arange(period), right=True)
+    is_prefix = torch.arange(period) < useful[number]
+    # The estimate is late by the median of the power-delay profile: a frame starts earlier, for no symbol to reach into
+    # it. Of the parts of the prefix that were tried, a third leaves least interference over exponential and two-path
+    # channels. It costs a phase that is linear in frequency, which a power spectrogram does not see.
+    first = useful - prefix // 3
+    return _Raster(period, is_prefix.float().to(device), first.to(device), prefix, fft_size)
+
+
+def _num_segments(raster: _Raster, num_samples: int) -> int:
+    """Parts of a recording within each of which clocks drift apart by less than an eighth of a prefix."""
+    return 1 + int(8 * MAX_CLOCK_ERROR * num_samples / raster.prefix)
+
+
+def required_samples(
+    sampling_rate: float, subcarrier_spacing_hz: float, num_frames: int = 128, symbol_step: int = 1
+) -> int:
+    """Length of a recording from which [`synchronize`] can take its frames, wherever the first symbol starts.
+
+    Args:
+        sampling_rate (`float`): [Hz].
+        subcarrier_spacing_hz (`float`): 15e3, 30e3 or 60e3 for LTE and 5G, 312.5e3 for WiFi [Hz].
+        num_frames (`int`, *optional*, defaults to 128): Frames.
+        symbol_step (`int`, *optional*, defaults to 1): Symbols from one frame to the next.
+
+    Returns:
+        `int`: [samples].
+
+    Raises:
+        ValueError: For another spacing, or a sampling rate that does not fit it.
+    """
+    return _required(_raster(sampling_rate, subcarrier_spacing_hz), num_frames, symbol_step)
+
+
+def _required(raster: _Raster, num_frames: int, symbol_step: int) -> int:
+    for name, value in (("num_frames", num_frames), ("symbol_step", symbol_step)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"`{name}={value!r}` is out of range. Expected an integer of at least 1.")
+    # The recording starts, at worst, just after the first sample of a symbol.
+    before = torch.arange(len(raster.first), device=raster.first.device)
+    last = before + 1 + (num_frames - 1) * symbol_step
+    longest = int((raster.position(last) - raster.position(before)).max()) - 1 + raster.fft_size
+    drifts = _num_segments(raster, longest) > 1
+    return longest + drifts * (2 + int(2 * MAX_CLOCK_ERROR * longest))
+
+
+def synchronize(
+    iq: torch.Tensor,
+    sampling_rate: float,
+    subcarrier_spacing_hz: float,
+    *,
+    num_frames: int = 128,
+    symbol_step: int = 1,
+) -> Synchronized:
+    """Finds symbol timing and carrier offset from the cyclic prefixes, and cuts one frame out of each symbol.
+
+    LTE and 5G: one timing and offset for a recording; a drift of the sample clock is followed where it matters.
+    WiFi: both anew for each burst, as packets start anywhere and come from different stations. Between bursts the
+    raster of 4 us goes on. Where no burst stands out of the noise, the whole recording is taken as one.
+
+    Timing and offset are estimated from the [`required_samples`] at the head of a recording; the rest is left out.
+
+    Args:
+        iq (`torch.Tensor` of shape `(batch, num_samples)`): Recordings, complex.
+        sampling_rate (`float`): A whole multiple of the spacing; its quotient is the size of a frame [Hz].
+        subcarrier_spacing_hz (`float`): 15e3, 30e3 or 60e3 for LTE and 5G with normal cyclic prefix, 312.5e3 for WiFi
+            (802.11a/g/n with long guard interval) [Hz].
+        num_frames (`int`, *optional*, defaults to 128): Frames of the result.
+        symbol_step (`int`, *optional*, defaults to 1): Symbols from one frame to the next.
+
+    Returns:
+        [`Synchronized`]
+
+    Raises:
+        ValueError: If samples are not finite, not complex, too few, or their rate does not fit the spacing.
+    """
+    if iq.ndim != 2 or not iq.is_complex():
+        raise ValueError(
+            f"The recordings have shape {tuple(iq.shape)} and type {iq.dtype}. Expected complex samples of shape "
+            "(batch, num_samples)."
+        )
+    raster = _raster(sampling_rate, subcarrier_spacing_hz, iq.device)
+    needed = _required(raster, num_frames, symbol_step)
+    if iq.shape[1] < needed:
+        raise ValueError(
+            f"The recordings have {iq.shape[1]} samples. Expected at least {needed} for {num_frames} frames, one every "
+            f"{symbol_step} symbol(s): record longer, or ask for fewer frames."
+        )
+    iq = iq[:, :needed].to(torch.complex64)
+    if not torch.isfinite(torch.view_as_real(iq)).all():
+        raise ValueError("The recordings have samples that are NaN or infinite. Cut them out, or replace them by 0.")
+
+    fft_size = raster.fft_size
+    repeats = iq[:, :-fft_size].conj() * iq[:, fft_size:]
+    if subcarrier_spacing_hz == SPACING_WIFI_HZ:
+        begin, end = _bursts(iq, raster)
+        region, phasor, origin = _burst_timing(repeats, begin, end, raster)
+        drift = torch.zeros_like(phasor[:, 0].real)
+    else:
+        phasor, origin, drift = _cell_timing(repeats, raster)
+        region = torch.zeros_like(origin)
+    which, start = _frame_starts(region, origin, raster, num_frames, symbol_step)
+    start += (drift[:, None] * start).round().long()
+    cycles = (phasor.angle() / (2 * torch.pi)).gather(1, which)
+
+    row = torch.arange(len(iq), device=iq.device)[:, None]
+    frames = iq.unfold(1, fft_size, 1)[row, start]
+    within = torch.arange(fft_size, device=iq.device) / fft_size
+    frames = frames * _turn(-cycles[..., None] * within) * _turn(-cycles * start / fft_size)[..., None]
+    return Synchronized(frames.flatten(1), fft_size, cycles * subcarrier_spacing_hz, start)
+
+
+def _turn(cycles: torch.Tensor) -> torch.Tensor:
+    return torch.polar(torch.ones_like(cycles), 2 * torch.pi * cycles)
+
+
+def _prefix_correlation(folded: torch.Tensor, raster: _Raster) -> torch.Tensor:
+    """Sum over all prefixes of a period, for each sample at which the period may start, `(..., period)`.
+
+    Taking the mean out of the pattern takes out what repeats at any time: a DC offset, a spur, WiFi's training fields.
+    """
+    pattern = torch.fft.fft(raster.is_prefix - raster.is_prefix.mean())
+    return torch.fft.ifft(torch.fft.fft(folded) * pattern.conj())
+
+
+def _cell_timing(repeats: torch.Tensor, raster: _Raster) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Timing of a signal that never stops, with the drift of its clock.
+
+    Args:
+        repeats (`torch.Tensor` of shape `(batch, num_samples)`): Product of each sample with the one a symbol later.
+        raster (`_Raster`): The standard.
+
+    Returns:
+        `tuple`: correlation `(batch, 1)`, whose angle is the turn over a symbol; first sample of a period, `(batch, 1)`;
+        and samples that the clock gains each sample, `(batch,)`.
+    """
+    num_segments = _num_segments(raster, repeats.shape[1])
+    length = num_segments * raster.period
+    padded = torch.nn.functional.pad(repeats, (0, -repeats.shape[1] % length))
+    folded = padded.unflatten(1, (num_segments, -1, raster.period)).sum(2)
+    correlation = _prefix_correlation(folded, raster)
+    # All segments under one clock: the drifts that are told apart are an eighth of a prefix over the recording.
+    drifts = torch.arange(1 - num_segments, num_segments, device=repeats.device) * (raster.prefix / 8)
+    middle = (torch.arange(num_segments, device=repeats.device) + 0.5) / num_segments
+    shift = (drifts[:, None] * middle).round().long()
+    late = (torch.arange(raster.period, device=repeats.device) + shift[..., None]) % raster.period
+    segment = torch.arange(num_segments, device=repeats.device)[:, None]
+    joint = correlation[:, segment, late].sum(2).flatten(1)
+    best = joint.abs().argmax(1, keepdim=True)
+    drift = drifts[best[:, 0] // raster.period] / padded.shape[1]
+    return joint.gather(1, best), best % raster.period, drift
+
+
+def _bursts(iq: torch.Tensor, raster: _Raster) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where power stands out of the noise.
+
+    Returns:
+        `tuple`: first symbol of the raster from sample zero on that a burst fills, and the one after its last, both
+        `(batch, num_bursts)`; rows with fewer bursts have both at the end.
+    """
+    num_symbols = iq.shape[1] // raster.period
+    samples = torch.view_as_real(iq[:, : num_symbols * raster.period]).flatten(1)
+    power = samples.unflatten(1, (num_symbols, -1)).square().mean(2)
+    # The median of three steadies the level, and leaves edges where they are.
+    padded = torch.nn.functional.pad(power[:, None], (1, 1), mode="replicate")[:, 0]
+    before, after = padded[:, :-2], padded[:, 2:]
+    power = torch.maximum(torch.minimum(before, power), torch.minimum(torch.maximum(before, power), after))
+    quiet = power.kthvalue(1 + num_symbols // 50, dim=1, keepdim=True).values
+    busy = power > torch.maximum(_BURST_POWER * quiet, _FAINTEST_BURST * power.amax(1, keepdim=True))
+    # A single quiet symbol does not end a burst, and what is shorter than any packet is none.
+    busy = _dilate(~_dilate(~_dilate(busy, 0, 1), _SHORTEST_BURST, 0), 0, _SHORTEST_BURST - 1)
+
+    outside = busy.new_zeros(len(busy), 1)
+    rises = busy & ~torch.cat([outside, busy[:, :-1]], 1)
+    falls = busy & ~torch.cat([busy[:, 1:], outside], 1)
+    number = rises.cumsum(1) - 1
+    num_bursts = max(1, int(number[:, -1].max()) + 1)
+    symbol = torch.arange(num_symbols, device=iq.device).expand_as(number)
+    edges = torch.full((2, len(busy), num_bursts + 1), num_symbols, device=iq.device)
+    edges[0].scatter_(1, torch.where(rises, number, num_bursts), symbol)
+    edges[1].scatter_(1, torch.where(falls, number, num_bursts), symbol + 1)
+    begin, end = edges[..., :num_bursts]
+    begin[:, 0] = torch.where(number[:, -1] < 0, 0, begin[:, 0])
+    return begin, end
+
+
+def _dilate(mask: torch.Tensor, left: int, right: int) -> torch.Tensor:
+    """Each true element spreads to the `left` ones before and the `right` ones after it."""
+    padded = torch.nn.functional.pad(mask.float(), (right, left))
+    return torch.nn.functional.max_pool1d(padded[:, None], left + right + 1, stride=1)[:, 0] > 0
+
+
+def _burst_timing(
+    repeats: torch.Tensor, begin: torch.Tensor, end: torch.Tensor, raster: _Raster
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Timing of each burst by itself.
+
+    Args:
+        repeats (`torch.Tensor` of shape `(batch, num_samples)`): Product of each sample with the one a symbol later.
+        begin (`torch.Tensor` of shape `(batch, num_bursts)`): From [`_bursts`].
+        end (`torch.Tensor` of shape `(batch, num_bursts)`): The same.
+        raster (`_Raster`): The standard.
+
+    Returns:
+        `tuple`, all `(batch, num_bursts)`: from which sample on a burst has its timing; correlation, whose angle is
+        the turn over a symbol; first sample of a period.
+    """
+    period = raster.period
+    folded = torch.nn.functional.pad(repeats, (period, -repeats.shape[1] % period)).unflatten(1, (-1, period))
+    row = torch.arange(len(repeats), device=repeats.device)[:, None]
+    summed = folded.cumsum(1)
+    correlation = _prefix_correlation(summed[row, end] - summed[row, begin], raster)
+    origin = correlation.abs().argmax(2)
+    phasor = correlation.gather(2, origin[..., None])[..., 0]
+    # Half a symbol early, as the first symbol that a burst fills can have started before that; the first burst
+    # gives its timing to what is before it, and bursts that a row does not have come after its last frame.
+    since = torch.where(begin < end, begin * period - period // 2, 2 * repeats.shape[1])
+    since[:, 0] = 0
+    return since, phasor, origin
+
+
+def _frame_starts(
+    region: torch.Tensor, origin: torch.Tensor, raster: _Raster, num_frames: int, symbol_step: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every few symbols, along rasters that replace one another.
+
+    Args:
+        region (`torch.Tensor` of shape `(batch, num_regions)`): From which sample on a raster holds.
+        origin (`torch.Tensor` of shape `(batch, num_regions)`): First sample of a period of it.
+        raster (`_Raster`): The standard.
+        num_frames (`int`): Frames.
+        symbol_step (`int`): Symbols from one to the next.
+
+    Returns:
+        `tuple`: region and first sample of each frame, both `(batch, num_frames)`.
+    """
+    first = raster.number_before(region - origin)
+    opening = origin + raster.position(first)  # where the first frame of each region starts
+    count = raster.number_before(opening[:, 1:] - origin[:, :-1]) - first[:, :-1]
+    total = count.cumsum(1)
+    number = (torch.arange(num_frames, device=region.device) * symbol_step).expand(len(region), -1).contiguous()
+    which = torch.searchsorted(total, number, right=True)
+    earlier = torch.nn.functional.pad(total, (1, 0)).gather(1, which)
+    start = origin.gather(1, which) + raster.position(first.gather(1, which) + number - earlier)
+    # The last frame before a burst gives way to it.
+    following = torch.nn.functional.pad(opening[:, 1:], (0, 1), value=torch.iinfo(torch.int64).max).gather(1, which)
+    return which, torch.minimum(start, following - raster.fft_size)
