@@ -1,0 +1,1 @@
+"""Numbers of the standards that no formula gives."""
