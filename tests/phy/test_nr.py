@@ -115,8 +115,8 @@ def test_py3gpp_decodes_the_transport_blocks(table, mcs, groups, additional):
     sent = nr.transmit(cells, seeded(0))
     order, rate = nr.MCS_TABLES[table][mcs][0], nr.MCS_TABLES[table][mcs][1] / 1024
     dmrs = {0: [2], 1: [2, 11], 2: [2, 7, 11]}[additional]
-    (blocks,) = sent.blocks
-    for block, (row, slot) in enumerate(zip(blocks.row.tolist(), blocks.slot.tolist(), strict=True)):
+    blocks = sent.blocks
+    for grant, (row, slot) in enumerate(zip(blocks.row.tolist(), blocks.slot.tolist(), strict=True)):
         symbols = sent.grid[row, 14 * slot : 14 * slot + 14, 12 * first_rb : 12 * (first_rb + num_rb)].numpy()
         pdsch, carrier = py3gpp.nrPDSCHConfig(), py3gpp.nrCarrierConfig()
         carrier.NSlot = (14 + slot) % 10
@@ -136,7 +136,7 @@ def test_py3gpp_decodes_the_transport_blocks(table, mcs, groups, additional):
         received = np.concatenate(received)
         name = ("QPSK", "16QAM", "64QAM", "256QAM")[order // 2 - 1]
         size = py3gpp.nrTBS(name, 1, num_rb, 12 * 12 - 6 * groups * len(dmrs), rate)
-        assert size == blocks.size[block]
+        assert size == blocks.size[blocks.block[grant]]
         noise = np.random.default_rng(0).standard_normal((len(received), 2)) @ [0.02, 0.02j]
         ratios = demap(received + noise, order)
         seed = int(cells.rnti[row]) * 2**15 + int(cells.cell_id[row])
@@ -149,7 +149,7 @@ def test_py3gpp_decodes_the_transport_blocks(table, mcs, groups, additional):
         assert not failed
         found, checksum = py3gpp.nrCRCDecode(transport.astype(int), info["CRC"])
         assert checksum == 0
-        np.testing.assert_array_equal(found[:, 0], blocks.bits[block, :size].numpy())
+        np.testing.assert_array_equal(found[:, 0], blocks.bits(grant).numpy())
 
 
 def remainder_24c(bits):
@@ -292,8 +292,7 @@ def test_drawn_cells_transmit_what_they_say(num_rb, spacing):
     cells, modulation, _ = nr.draw_cells(num_rb, spacing, 24, 6, seeded(num_rb))
     sent = nr.transmit(cells, seeded(0))
     assert bool(sent.grid.isfinite().all())
-    for blocks in sent.blocks:
-        assert set((2 * modulation[blocks.row] + 2).tolist()) == {blocks.code.bits_per_symbol}
+    assert torch.equal(2 * modulation[sent.blocks.row] + 2, sent.blocks.bits_per_symbol[sent.blocks.block])
     silent = sent.grid.view(24, 6, 14, -1)[cells.downlink_symbols == 0]
     assert not bool(silent.any())
     loaded = cells.data_counts.flatten(1) > 0
@@ -352,11 +351,12 @@ def test_the_nearest_code_rate_is_sent(modulation, asked, entries):
     assert set(rates) == {(2 * modulation + 2, rate) for rate in entries}
     sent = nr.transmit(cells, seeded(0))
     free = (cells.ssb_index < 0).all(-1) & ~cells.tracking  # elsewhere a lower one may be needed
-    for blocks in sent.blocks:
-        assert blocks.code.bits_per_symbol == 2 * modulation + 2
-        actual = blocks.size / (blocks.code.bits_per_symbol * cells.num_elements[blocks.row, blocks.slot])
-        assert bool((actual < 0.95).all())
-        assert bool(((actual - asked).abs() < 0.06)[free[blocks.row, blocks.slot]].all())
+    blocks = sent.blocks
+    assert set(blocks.bits_per_symbol.tolist()) == {2 * modulation + 2}
+    coded = (2 * modulation + 2) * cells.num_elements[blocks.row, blocks.slot]
+    actual = blocks.size[blocks.block] / coded
+    assert bool((actual < 0.95).all())
+    assert bool(((actual - asked).abs() < 0.06)[free[blocks.row, blocks.slot]].all())
     wave = nr.draw(25, 15e3, 16, 76_800, seeded(9), **arguments)
     assert float((wave.code_rate - asked).abs().max()) < 0.06
     assert set(wave.modulation.tolist()) == {modulation}

@@ -143,12 +143,12 @@ class Transmission:
 
     Attributes:
         grid (`torch.Tensor` of shape `(batch, 14 * num_slots, 12 * num_rb)`): Lowest frequency first.
-        blocks (`list[TransportBlocks]`): The user's data.
+        blocks ([`TransportBlocks`]): The user's data.
         control (`list[ControlMessages]`): Control information, the user's and others'.
     """
 
     grid: torch.Tensor
-    blocks: list[TransportBlocks]
+    blocks: TransportBlocks
     control: list[ControlMessages]
 
 

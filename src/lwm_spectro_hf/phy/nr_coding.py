@@ -267,8 +267,13 @@ def ldpc_encode(bits: torch.Tensor, base_graph: int, lifting: int, rows: int) ->
         `torch.Tensor` of shape `(batch, (columns + rows) * lifting)`, uint8: the message and its parity bits.
     """
     batch_size, columns = len(bits), bits.shape[1] // lifting
-    word = torch.empty(columns + 4, batch_size, 2, lifting, dtype=torch.uint8, device=bits.device)
-    word[:columns] = bits.view(batch_size, columns, 1, lifting).transpose(0, 1)
+    # Eight blocks share a byte: sums modulo two of all cost as much as of one.
+    octets = torch.nn.functional.pad(bits, (0, 0, 0, -batch_size % 8)).view(-1, 8, columns, lifting)
+    packed = octets[:, 0].clone()
+    for position in range(1, 8):
+        packed.mul_(2).add_(octets[:, position])
+    word = torch.empty(columns + 4, len(packed), 2, lifting, dtype=torch.uint8, device=bits.device)
+    word[:columns] = packed.transpose(0, 1)[:, :, None]
     twice = word.flatten(2)
     check = _add_up(twice, base_graph, range(4), columns)
     # The four core rows end in a column with shifts (a, b, a) and a double diagonal: their sum leaves shift b alone.
@@ -284,10 +289,13 @@ def ldpc_encode(bits: torch.Tensor, base_graph: int, lifting: int, rows: int) ->
     word[first + 1] = check[0][:, None]
     word[first + 2] = (check[0] ^ check[1])[:, None]
     word[first + 3] = check[3][:, None]
-    parts = [bits, word[first:, :, 0].transpose(0, 1).flatten(1)]
+    parity = word[first:, :, 0]
     if rows > 4:
-        parts.append(_add_up(twice, base_graph, range(4, rows), columns + 4).transpose(0, 1).flatten(1))
-    return torch.cat(parts, 1)
+        parity = torch.cat([parity, _add_up(twice, base_graph, range(4, rows), columns + 4)])
+    parity = parity.transpose(0, 1).flatten(1)
+    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)[:, None]
+    unpacked = (parity[:, None] >> shifts).bitwise_and_(1).flatten(0, 1)[:batch_size]
+    return torch.cat([bits, unpacked], 1)
 
 
 def segment(size: torch.Tensor, code_rate: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -361,6 +369,8 @@ class SharedChannelCode:
         coded = -(-num_symbols // blocks) * bits_per_symbol
         rows = -(-(coded + columns * lifting - block_bits) // lifting) - (columns - 2)
         rows = rows.clamp(min=4).minimum(most)
+        if len(size) == 0:
+            return []
         keys, of_class, counts = torch.stack([base_graph, blocks, lifting, checksum, bits_per_symbol], 1).unique(
             dim=0, return_inverse=True, return_counts=True
         )

@@ -19,31 +19,39 @@ _SILENT = len(MODULATIONS) * _POINTS  # label of an element without data
 
 @dataclass
 class TransportBlocks:
-    """Transport blocks of like coding.
+    """The user's data of a batch of cells.
 
     Attributes:
-        row, slot (`torch.Tensor` of shape `(num_blocks,)`): Where each was sent.
-        code ([`SharedChannelCode`]): How.
-        size (`torch.Tensor` of shape `(num_blocks,)`): Transport block sizes [bits].
-        bits (`torch.Tensor` of shape `(num_blocks, code.largest)`, uint8): What, followed by zeros.
+        row, slot (`torch.Tensor` of shape `(num_grants,)`): Where something was sent.
+        block (`torch.Tensor` of shape `(num_grants,)`): Which transport block; several rows may send one.
+        size (`torch.Tensor` of shape `(num_blocks,)`): Size of each [bits].
+        bits_per_symbol (`torch.Tensor` of shape `(num_blocks,)`): Modulation order.
+        payloads (`list[tuple[torch.Tensor, torch.Tensor]]`): The bits, by code: which blocks, `(n,)`, and the bits of
+            each followed by zeros, `(n, largest)`, uint8.
     """
 
     row: torch.Tensor
     slot: torch.Tensor
-    code: SharedChannelCode
+    block: torch.Tensor
     size: torch.Tensor
-    bits: torch.Tensor
+    bits_per_symbol: torch.Tensor
+    payloads: list[tuple[torch.Tensor, torch.Tensor]]
+
+    def bits(self, grant: int) -> torch.Tensor:
+        """What was sent with a grant, shape `(size,)`, uint8."""
+        block = self.block[grant]
+        return next(bits[blocks == block][0, : self.size[block]] for blocks, bits in self.payloads if block in blocks)
 
 
-def shared_channel(cells: Cells, generator: torch.Generator) -> tuple[torch.Tensor, list[TransportBlocks]]:
-    """Grids with the PDSCH, its DMRS and the tracking signals, and the transport blocks in them.
+def shared_channel(cells: Cells, generator: torch.Generator) -> tuple[torch.Tensor, TransportBlocks]:
+    """Grids with the PDSCH, its DMRS and the tracking signals, and the data in them.
 
     Args:
         cells ([`Cells`]): What the cells send.
         generator (`torch.Generator`): Source of the payloads.
 
     Returns:
-        `tuple`: the grid, `(batch, num_slots, 14, 12 * num_rb)`, and `list[TransportBlocks]`.
+        `tuple`: the grid, `(batch, num_slots, 14, 12 * num_rb)`, and [`TransportBlocks`].
 
     Raises:
         ValueError: If a transport block would have a code rate above 0.95.
@@ -124,39 +132,44 @@ def _add_tracking(grid: torch.Tensor, cells: Cells) -> None:
         grid[row, slot, symbol] = torch.where(place, sequence, grid[row, slot, symbol])
 
 
-def _coded_labels(cells: Cells, generator: torch.Generator) -> tuple[torch.Tensor, list[TransportBlocks]]:
-    """Scrambled bits of each slot as labels of points, shape `(batch * num_slots, n)`, int32, and their blocks."""
+def _coded_labels(cells: Cells, generator: torch.Generator) -> tuple[torch.Tensor, TransportBlocks]:
+    """Scrambled bits of each slot as labels of points, shape `(batch * num_slots, n)`, int32, and their blocks.
+
+    Labels beyond the elements of a slot are undefined.
+    """
     device = cells.cell_id.device
     num_elements = cells.num_elements
     # Room for the copies of whole resource blocks that start at the last elements.
     longest = int(num_elements.max()) + 12
-    labels = torch.full((num_elements.numel(), longest), _SILENT, dtype=torch.int32, device=device)
+    labels = torch.zeros(num_elements.numel(), longest, dtype=torch.int32, device=device)
     row, slot = (num_elements > 0).nonzero(as_tuple=True)
-    if len(row) == 0:
-        return labels, []
     elements = num_elements[row, slot]
     size = cells.block_sizes()[row, slot]
     order, rate = mcs_entry(cells.mcs_table[row], cells.mcs[row, slot])
     if bool((size > 0.95 * elements * order).any()):
         worst = (size / (elements * order)).max()
         raise ValueError(f"A transport block would have a code rate of {worst:.2f}, at most 0.95: take a lower mcs.")
-    blocks = []
-    for chosen, code in SharedChannelCode.classes(size, elements, order, rate):
+    # Rows share the payload of like grants in the same slot: scrambling makes each row's symbols its own.
+    keys = torch.stack([size, elements, order, (2048 * rate).long(), slot], 1)
+    keys, block = keys.unique(dim=0, return_inverse=True)
+    size, count, bits_per_symbol, double_rate, _ = keys.unbind(1)
+    coded = torch.zeros(len(keys), longest, dtype=torch.uint8, device=device)
+    payloads = []
+    for chosen, code in SharedChannelCode.classes(size, count, bits_per_symbol, double_rate / 2048):
         bits = random_bits(len(chosen), code.largest, generator)
         bits *= torch.arange(code.largest, device=device) < size[chosen, None]
-        coded = code.encode(bits, size[chosen], elements[chosen])
-        place = row[chosen] * cells.num_slots + slot[chosen]
-        labels[place, : coded.shape[1]] = coded.int()
-        blocks.append(TransportBlocks(row[chosen], slot[chosen], code, size[chosen], bits))
+        coded[chosen, : code.longest] = code.encode(bits, size[chosen], count[chosen])
+        payloads.append((chosen, bits))
 
     # One sequence serves all slots of a cell (clause 7.3.1.1).
     seeds = cells.rnti * 2**15 + cells.cell_id
     for index in range(len(MODULATIONS)):
-        mine = order == 2 * index + 2
-        if not bool(mine.any()):
+        (mine,) = (order == 2 * index + 2).nonzero(as_tuple=True)
+        if len(mine) == 0:
             continue
         users, which = row[mine].unique(return_inverse=True)
         sequence = from_bits(gold_bits(seeds[users], longest * (2 * index + 2)), 2 * index + 2)
-        place = row[mine] * cells.num_slots + slot[mine]
-        labels[place] = labels[place] ^ (sequence.int() + _POINTS * index)[which]
-    return labels, blocks
+        scrambled = (sequence.int() + _POINTS * index).index_select(0, which)
+        scrambled ^= coded.index_select(0, block[mine])
+        labels.index_copy_(0, row[mine] * cells.num_slots + slot[mine], scrambled)
+    return labels, TransportBlocks(row, slot, block, size, bits_per_symbol, payloads)
