@@ -115,8 +115,8 @@ def test_py3gpp_decodes_the_transport_blocks(table, mcs, groups, additional):
     sent = nr.transmit(cells, seeded(0))
     order, rate = nr.MCS_TABLES[table][mcs][0], nr.MCS_TABLES[table][mcs][1] / 1024
     dmrs = {0: [2], 1: [2, 11], 2: [2, 7, 11]}[additional]
-    (blocks,) = sent.blocks
-    for block, (row, slot) in enumerate(zip(blocks.row.tolist(), blocks.slot.tolist(), strict=True)):
+    blocks = sent.blocks
+    for grant, (row, slot) in enumerate(zip(blocks.row.tolist(), blocks.slot.tolist(), strict=True)):
         symbols = sent.grid[row, 14 * slot : 14 * slot + 14, 12 * first_rb : 12 * (first_rb + num_rb)].numpy()
         pdsch, carrier = py3gpp.nrPDSCHConfig(), py3gpp.nrCarrierConfig()
         carrier.NSlot = (14 + slot) % 10
@@ -136,7 +136,7 @@ def test_py3gpp_decodes_the_transport_blocks(table, mcs, groups, additional):
         received = np.concatenate(received)
         name = ("QPSK", "16QAM", "64QAM", "256QAM")[order // 2 - 1]
         size = py3gpp.nrTBS(name, 1, num_rb, 12 * 12 - 6 * groups * len(dmrs), rate)
-        assert size == blocks.code.size
+        assert size == blocks.size[blocks.block[grant]]
         noise = np.random.default_rng(0).standard_normal((len(received), 2)) @ [0.02, 0.02j]
         ratios = demap(received + noise, order)
         seed = int(cells.rnti[row]) * 2**15 + int(cells.cell_id[row])
@@ -149,7 +149,7 @@ def test_py3gpp_decodes_the_transport_blocks(table, mcs, groups, additional):
         assert not failed
         found, checksum = py3gpp.nrCRCDecode(transport.astype(int), info["CRC"])
         assert checksum == 0
-        np.testing.assert_array_equal(found[:, 0], blocks.bits[block].numpy())
+        np.testing.assert_array_equal(found[:, 0], blocks.bits(grant).numpy())
 
 
 def remainder_24c(bits):
@@ -226,11 +226,12 @@ def test_control_messages_are_found_and_decoded(level, duration, bundle, rows, p
     num_bits = 39 if port == 0 else 45
     message = next(m for m in sent.control if m.payload.shape[1] == num_bits)
     code = PolarCode.of(num_bits + 24, len(ratios))
-    mother = np.zeros(code.encoder.n)
+    mother = np.zeros(code.length)
     np.add.at(mother, code.selection.numpy(), ratios)
-    if len(ratios) < code.encoder.n and (num_bits + 24) / len(ratios) > 7 / 16:
-        mother[np.setdiff1d(np.arange(code.encoder.n), code.selection.numpy())] = 100  # shortened: known zeros
-    decoder = PolarSCLDecoder(code.encoder.frozen_pos, code.encoder.n, list_size=4)
+    if len(ratios) < code.length and (num_bits + 24) / len(ratios) > 7 / 16:
+        mother[np.setdiff1d(np.arange(code.length), code.selection.numpy())] = 100  # shortened: known zeros
+    frozen = np.setdiff1d(np.arange(code.length), code.information.numpy())
+    decoder = PolarSCLDecoder(frozen, code.length, list_size=4)
     decoded = decoder(-torch.tensor(mother, dtype=torch.float32)[None])[0].numpy().astype(int)
     bits = np.empty_like(decoded)
     bits[code.interleaver.numpy()] = decoded
@@ -257,8 +258,8 @@ def test_data_leave_room_for_blocks_and_tracking_signals():
     )
     assert cells.tracking.tolist() == [[False, False, True, False]], "none in the slot of the SS/PBCH block"
     assert bool(cells.allocated.all()), "DMRS in symbol 2 do not meet a block in symbols 8 to 11"
-    empty = cells.data_elements[0, 0, 8:12].any(0)
-    assert not bool(empty[192:432].any()) and bool(empty[:192].all()) and bool(empty[432:].all())
+    blocks = cells.data_blocks[0, 0, 8:12]
+    assert not bool(blocks[:, 16:36].any()) and bool((blocks[:, :16] == 12).all() and (blocks[:, 36:] == 12).all())
     per_slot = 11 * 52 * 12
     assert cells.num_elements.tolist() == [[per_slot - 4 * 240, per_slot, per_slot - 2 * 52 * 3, per_slot]]
     seed = (2**10 * (14 * 2 + 8 + 1) * (2 * 10 + 1) + 10) % 2**31
@@ -288,14 +289,79 @@ def test_impossible_cells_are_errors():
 
 @pytest.mark.parametrize(("num_rb", "spacing"), [(11, 30e3), (25, 15e3), (106, 30e3)])
 def test_drawn_cells_transmit_what_they_say(num_rb, spacing):
-    cells, modulation = nr.draw_cells(num_rb, spacing, 24, 6, seeded(num_rb))
+    cells, modulation, _ = nr.draw_cells(num_rb, spacing, 24, 6, seeded(num_rb))
     sent = nr.transmit(cells, seeded(0))
     assert bool(sent.grid.isfinite().all())
-    for blocks in sent.blocks:
-        assert set((2 * modulation[blocks.row] + 2).tolist()) == {blocks.code.bits_per_symbol}
+    assert torch.equal(2 * modulation[sent.blocks.row] + 2, sent.blocks.bits_per_symbol[sent.blocks.block])
     silent = sent.grid.view(24, 6, 14, -1)[cells.downlink_symbols == 0]
     assert not bool(silent.any())
-    batch = nr.draw(num_rb, spacing, 24, 6, seeded(num_rb))
-    assert batch.grid.shape == (24, 84, 12 * num_rb) and batch.data_share.shape == (24, 84)
-    loaded = batch.data_share > 0
-    assert bool((batch.grid.abs().square().sum(-1) > 0)[loaded].all())
+    loaded = cells.data_counts.flatten(1) > 0
+    assert bool((sent.grid.abs().square().sum(-1) > 0)[loaded].all())
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_a_waveform_is_described_as_it_is(aligned):
+    num_rb, spacing, num_samples = 24, 30e3, 30_000
+    wave = nr.draw(num_rb, spacing, 12, num_samples, seeded(5), aligned=aligned)
+    assert wave.samples.shape == (12, num_samples) and wave.samples.dtype == torch.complex64
+    again = nr.draw(num_rb, spacing, 12, num_samples, seeded(5), aligned=aligned)
+    assert torch.equal(wave.samples, again.samples)
+    fft_size = wave.numerology.fft_size
+    if aligned:
+        assert set(wave.symbol_start[:, 0].tolist()) == {fft_size * 144 // 2048 + fft_size * 16 // 1024}
+        assert not bool(wave.parameters["slot"].any())
+    bins = wave.numerology.bins(12 * num_rb).numpy() % fft_size
+    for row in range(12):
+        starts = [s for s in wave.symbol_start[row].tolist() if 0 <= s <= num_samples - fft_size]
+        useful = np.stack([wave.samples[row, s : s + fft_size].numpy() for s in starts])
+        spectrum = np.fft.fft(useful, norm="ortho")
+        grid = spectrum[:, bins]
+        assert np.abs(np.delete(spectrum, bins, 1)).max(initial=0) < 1e-4
+        power = np.abs(grid) ** 2
+        busy = power > 1e-6
+        # The symbols at the ends are cut, so that the timeline holds a little more or less than they do.
+        assert power.sum() / busy.sum() == pytest.approx(float(wave.element_power[row]), rel=0.15)
+        assert power.mean() == pytest.approx(float(wave.occupancy[row] * wave.element_power[row]), rel=0.1, abs=0.01)
+        assert float(wave.data_share[row]) <= busy.mean() + 0.05
+
+
+def test_rows_that_are_asked_to_be_full_are_full():
+    full = torch.arange(8) < 4
+    cells, _, extra = nr.draw_cells(25, 15e3, 8, 20, seeded(2), full=full)
+    assert bool(cells.allocated[:4].any(-1).all()), "every slot has data"
+    free = (cells.ssb_index[:4] < 0).all(-1)
+    assert bool(cells.allocated[:4][free].all()), "and every block of those without SS/PBCH blocks"
+    assert not bool(extra["tdd_pattern"][:4].any())
+    wave = nr.draw(25, 15e3, 8, 38_400, seeded(2), full=full)
+    assert float(wave.data_share[:4].min()) > 0.55, "beside control, DMRS and SS/PBCH blocks"
+    assert float(wave.data_share[4:].min()) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("modulation", "asked", "entries"),
+    [(0, 1 / 3, {308}), (1, 1 / 2, {490}), (2, 2 / 3, {666}), (2, 5 / 6, {873}), (3, 3 / 4, {754}), (3, 5 / 6, {841})],
+)
+def test_the_nearest_code_rate_is_sent(modulation, asked, entries):
+    ones = torch.ones(16)
+    arguments = {"modulation": modulation * ones.long(), "code_rate": asked * ones, "full": ones.bool()}
+    cells, found, extra = nr.draw_cells(25, 15e3, 16, 10, seeded(9), **arguments)
+    assert set(found.tolist()) == {modulation}
+    sent_as = zip(cells.mcs_table.tolist(), extra["mcs"].tolist(), strict=True)
+    rates = [nr.MCS_TABLES[table][mcs] for table, mcs in sent_as]
+    assert set(rates) == {(2 * modulation + 2, rate) for rate in entries}
+    sent = nr.transmit(cells, seeded(0))
+    free = (cells.ssb_index < 0).all(-1) & ~cells.tracking  # elsewhere a lower one may be needed
+    blocks = sent.blocks
+    assert set(blocks.bits_per_symbol.tolist()) == {2 * modulation + 2}
+    coded = (2 * modulation + 2) * cells.num_elements[blocks.row, blocks.slot]
+    actual = blocks.size[blocks.block] / coded
+    assert bool((actual < 0.95).all())
+    assert bool(((actual - asked).abs() < 0.06)[free[blocks.row, blocks.slot]].all())
+    wave = nr.draw(25, 15e3, 16, 76_800, seeded(9), **arguments)
+    assert float((wave.code_rate - asked).abs().max()) < 0.06
+    assert set(wave.modulation.tolist()) == {modulation}
+
+
+def test_a_modulation_that_does_not_exist_is_an_error():
+    with pytest.raises(ValueError, match="modulation must be 0 to 3"):
+        nr.draw(25, 15e3, 2, 1000, seeded(0), modulation=torch.tensor([0, 4]))

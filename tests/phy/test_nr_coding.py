@@ -6,12 +6,22 @@ import pytest
 import torch
 
 from lwm_spectro_hf.phy import nr_coding
+from lwm_spectro_hf.phy.bits import to_bits
 
 MODULATIONS = {2: "QPSK", 4: "16QAM", 6: "64QAM", 8: "256QAM"}
 
 
 def random_bits(*shape):
     return torch.randint(2, shape, generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+
+def encode(bits, num_coded, order, rate):
+    """Coded bits of transport blocks of one size."""
+    ones = torch.ones(len(bits), dtype=torch.int64)
+    size, num_symbols = bits.shape[1] * ones, num_coded // order * ones
+    ((chosen, code),) = nr_coding.SharedChannelCode.classes(size, num_symbols, order * ones, rate * ones)
+    assert chosen.tolist() == list(range(len(bits)))
+    return to_bits(code.encode(bits, size, num_symbols), order).flatten(1)
 
 
 def test_mcs_tables_are_those_of_sionna():
@@ -39,12 +49,27 @@ def test_block_sizes_are_those_of_py3gpp():
 )
 def test_shared_channel_is_that_of_py3gpp(size, rate, order, num_coded):
     bits = random_bits(2, size)
-    code = nr_coding.SharedChannelCode(size, num_coded, order, rate)
     info = py3gpp.nrDLSCHInfo(size, rate)
     block = py3gpp.nrCRCEncode(bits[1].numpy().astype(int), info["CRC"])[:, 0]
     words = py3gpp.nrLDPCEncode(py3gpp.nrCodeBlockSegmentLDPC(block, info["BGN"]), info["BGN"], "thangaraj")
     expected = py3gpp.nrRateMatchLDPC(words, num_coded, 0, MODULATIONS[order], 1)
-    np.testing.assert_array_equal(code.encode(bits)[1].numpy(), expected)
+    np.testing.assert_array_equal(encode(bits, num_coded, order, rate)[1].numpy(), expected)
+
+
+def test_blocks_of_many_sizes_are_coded_together():
+    # The same code word comes out alone and beside longer, shorter and differently matched blocks.
+    size = torch.tensor([8456, 8712, 8456, 12040])
+    num_symbols = torch.tensor([3000, 2800, 5003, 2500])
+    order, rate = torch.tensor([6, 6, 6, 6]), torch.tensor([0.5, 0.55, 0.3, 0.8])
+    sorted_out = nr_coding.SharedChannelCode.classes(size, num_symbols, order, rate)
+    assert len(sorted_out) == 2
+    for chosen, code in sorted_out:
+        bits = random_bits(len(chosen), code.largest) * (torch.arange(code.largest) < size[chosen, None])
+        together = code.encode(bits, size[chosen], num_symbols[chosen])
+        for row, block in enumerate(chosen.tolist()):
+            count = int(num_symbols[block])
+            alone = encode(bits[row : row + 1, : size[block]], 6 * count, 6, float(rate[block]))
+            torch.testing.assert_close(to_bits(together[row, :count], 6).flatten(), alone[0])
 
 
 @pytest.mark.parametrize(("size", "num_coded"), [(24, 120), (200, 700), (808, 2400)])
@@ -53,7 +78,7 @@ def test_short_blocks_are_those_of_sionna(size, num_coded):
     from sionna.phy.fec.ldpc import LDPC5GEncoder
 
     bits = random_bits(3, size)
-    found = nr_coding.SharedChannelCode(size, num_coded, 2, 0.3).encode(bits)
+    found = encode(bits, num_coded, 2, 0.3)
     message = torch.cat([bits, nr_coding.crc(bits, "16")], 1).float()
     expected = LDPC5GEncoder(size + 16, num_coded, 2, bg="bg2")(message)
     torch.testing.assert_close(found.float(), expected)

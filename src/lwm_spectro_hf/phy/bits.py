@@ -14,6 +14,52 @@ def to_bits(value: torch.Tensor, width: int) -> torch.Tensor:
     return ((value[..., None] >> shifts) & 1).to(torch.uint8)
 
 
+def from_bits(bits: torch.Tensor, width: int) -> torch.Tensor:
+    """Integers of `width` bits each, at most 8, most significant first: `(..., n)` to `(..., n // width)`, uint8."""
+    bits = bits[..., : bits.shape[-1] // width * width].unflatten(-1, (-1, width))
+    value = bits[..., 0].clone()
+    for position in range(1, width):
+        value.mul_(2).add_(bits[..., position])
+    return value
+
+
+def random_bits(batch_size: int, num_bits: int, generator: torch.Generator) -> torch.Tensor:
+    """Independent bits, shape `(batch_size, num_bits)`, uint8, on the generator's device."""
+    # One draw for 32 bits: the generator is what takes the time.
+    words = torch.randint(2**32, (batch_size, -(-num_bits // 32)), generator=generator, device=generator.device)
+    octets = words.to(torch.uint32).view(torch.uint8)
+    return byte_bits(octets)[:, :num_bits]
+
+
+@cache
+def _byte_table(device: torch.device) -> torch.Tensor:
+    return to_bits(torch.arange(256, device=device), 8)
+
+
+def byte_bits(octets: torch.Tensor) -> torch.Tensor:
+    """The bits of bytes, highest first: `(..., n)` to `(..., 8 * n)`, uint8."""
+    table = _byte_table(octets.device)
+    return table.index_select(0, octets.flatten().int()).view(*octets.shape[:-1], -1)
+
+
+def slices(values: torch.Tensor, first: torch.Tensor, length: int) -> torch.Tensor:
+    """Runs of neighbours, each copied whole: far faster than element by element.
+
+    Args:
+        values (`torch.Tensor` of shape `(batch, n)`): Contiguous.
+        first (`torch.Tensor` of shape `(batch, ...)`, int64): Where in its row each run starts. It may go on into the
+            next rows, but must end within the last.
+        length (`int`): How long all are.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, ..., length)`.
+    """
+    batch_size, width = values.shape
+    row = torch.arange(batch_size, device=values.device).view(-1, *[1] * (first.ndim - 1))
+    windows = values.flatten().unfold(0, length, 1)
+    return windows.index_select(0, (row * width + first).flatten()).view(*first.shape, length)
+
+
 @cache
 def _remainder_table(polynomial: int, width: int, length: int) -> torch.Tensor:
     remainder, remainders = polynomial, []
@@ -38,7 +84,17 @@ def crc_remainders(polynomial: int, width: int, length: int) -> torch.Tensor:
     return _remainder_table(polynomial, width, 1 << (length - 1).bit_length())[-length:]
 
 
-def crc(bits: torch.Tensor, kind: str) -> torch.Tensor:
+@cache
+def _shifted_down(polynomial: int, width: int, count: int) -> torch.Tensor:
+    """Remainders of x^(width - 1), x^(width - 2), ..., shape `(width + count, width)`; powers go below zero."""
+    remainder, remainders = 1 << (width - 1), []
+    for _ in range(width + count):
+        remainders.append(remainder)
+        remainder = (remainder ^ (remainder & 1) * (1 << width | polynomial)) >> 1
+    return to_bits(torch.tensor(remainders), width).float()
+
+
+def crc(bits: torch.Tensor, kind: str, length: torch.Tensor | None = None) -> torch.Tensor:
     """Parity bits of LTE and 5G (TS 36.212, clause 5.1.1; TS 38.212, clause 5.1).
 
     Sionna's encoder is built for one length in as many Python steps; here one matrix of remainders serves all lengths.
@@ -46,10 +102,20 @@ def crc(bits: torch.Tensor, kind: str) -> torch.Tensor:
     Args:
         bits (`torch.Tensor` of shape `(..., num_bits)`, uint8): The message.
         kind (`str`): "24A" (transport blocks), "24B" (code blocks), "24C" (5G broadcast and control) or "16".
+        length (`torch.Tensor` of shape `(...,)`, int64, *optional*): How many bits of each row are the message; the
+            others, at the end, must be zero.
 
     Returns:
         `torch.Tensor` of shape `(..., 24)`, or 16 for "16", uint8.
     """
-    remainders = crc_remainders(*CRC_3GPP[kind], bits.shape[-1]).to(bits.device)
+    polynomial, width = CRC_3GPP[kind]
+    remainders = crc_remainders(polynomial, width, bits.shape[-1]).to(bits.device)
     # The sums stay far below 2^24: exact in float32.
-    return (bits.float() @ remainders).remainder(2).to(torch.uint8)
+    parity = (bits.float() @ remainders).remainder(2)
+    if length is not None:
+        # Zeros at the end multiplied the message by a power of x: divide by it.
+        down = _shifted_down(polynomial, width, 1 << bits.shape[-1].bit_length()).to(bits.device)
+        steps = (bits.shape[-1] - length)[..., None] + torch.arange(width, device=bits.device)
+        matrix = down.index_select(0, steps.flatten()).view(*steps.shape, width)
+        parity = (parity[..., None, :] @ matrix)[..., 0, :].remainder(2)
+    return parity.to(torch.uint8)

@@ -8,27 +8,31 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .bits import to_bits
+from .bits import from_bits, slices, to_bits
 from .nr_cells import (
     NO_SIB1,
     SSB_BLOCKS,
     SSB_FIRST_SYMBOLS,
     SSB_RB,
-    SYMBOLS_PER_SLOT,
-    TRACKING_SYMBOLS,
     Cells,
     mcs_entry,
 )
-from .nr_coding import BROADCAST_BITS, MCS_TABLES, SharedChannelCode, encode_broadcast
+from .nr_coding import BROADCAST_BITS, MCS_TABLES, encode_broadcast
 from .nr_control import ControlMessages, add_control
-from .ofdm import GridBatch, Numerology
+from .nr_data import MODULATIONS, TransportBlocks, shared_channel
+from .ofdm import Numerology, cyclic_prefix_3gpp, modulate
 from .sequences import CONSTELLATION_ORDERS, constellation, gold_qpsk, gold_sequence, m_sequence
 from .traffic import decibels, draw_allocation
+from .waveform import Waveform
 
-MODULATIONS = ("QPSK", "16QAM", "64QAM", "256QAM")
 # Carrier widths in resource blocks (TS 38.101-1, table 5.3.2-1), by subcarrier spacing [kHz], to 40 MHz.
 CARRIERS_RB = {15: (25, 52, 79, 106, 160, 216), 30: (11, 24, 38, 51, 65, 78, 106)}
 _SSB_SUBCARRIERS = 12 * SSB_RB
+_PARAMETERS = (
+    *("cell_id", "rnti", "mcs_table", "bwp_start", "bwp_size", "dmrs_position", "dmrs_additional", "dmrs_port"),
+    *("cdm_groups", "control_symbols", "coreset_first_rb", "coreset_groups", "bundle_size", "interleaver_rows"),
+    *("aggregation", "ssb_first_rb", "ssb_half_frames", "ssb_second_half", "ssb_maximum", "tracking_offset"),
+)
 _FFT_SIZES = (256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 
 
@@ -129,27 +133,8 @@ def broadcast_symbols(cells: Cells, row: torch.Tensor, slot_number: torch.Tensor
 
 def modulate_bits(bits: torch.Tensor, modulation: str) -> torch.Tensor:
     """Bits to symbols (TS 38.211, clause 5.1): `(batch, num_bits)` to `(batch, num_symbols)`, complex64."""
-    bits = bits.unflatten(1, (-1, CONSTELLATION_ORDERS[modulation]))
-    index = bits[..., 0].clone()
-    for position in range(1, bits.shape[-1]):
-        index = 2 * index + bits[..., position]
-    return constellation(modulation).to(bits.device)[index.int()]
-
-
-@dataclass
-class TransportBlocks:
-    """Transport blocks of one size and coding.
-
-    Attributes:
-        row, slot (`torch.Tensor` of shape `(num_blocks,)`): Where each was sent.
-        code ([`SharedChannelCode`]): How.
-        bits (`torch.Tensor` of shape `(num_blocks, size)`, uint8): What.
-    """
-
-    row: torch.Tensor
-    slot: torch.Tensor
-    code: SharedChannelCode
-    bits: torch.Tensor
+    labels = from_bits(bits, CONSTELLATION_ORDERS[modulation])
+    return constellation(modulation).to(bits.device)[labels.int()]
 
 
 @dataclass
@@ -158,12 +143,12 @@ class Transmission:
 
     Attributes:
         grid (`torch.Tensor` of shape `(batch, 14 * num_slots, 12 * num_rb)`): Lowest frequency first.
-        blocks (`list[TransportBlocks]`): The user's data.
+        blocks ([`TransportBlocks`]): The user's data.
         control (`list[ControlMessages]`): Control information, the user's and others'.
     """
 
     grid: torch.Tensor
-    blocks: list[TransportBlocks]
+    blocks: TransportBlocks
     control: list[ControlMessages]
 
 
@@ -181,79 +166,10 @@ def transmit(cells: Cells, generator: torch.Generator) -> Transmission:
         ValueError: If the MCS of a slot leaves a code rate above 0.95, which no receiver has to decode (TS 38.214,
             clause 5.1.3); reserved elements do that to the highest ones.
     """
-    symbols, blocks = _shared_channel(cells, generator)
-    mask = cells.data_elements
-    grid = torch.zeros(mask.shape, dtype=torch.complex64, device=mask.device).masked_scatter_(mask, symbols)
-    grid *= cells.data_gain[:, None, None, None]
-    _add_dmrs(grid, cells)
-    if bool(cells.tracking.any()):
-        _add_tracking(grid, cells)
+    grid, blocks = shared_channel(cells, generator)
     control = add_control(grid, cells, generator)
     _add_ss_pbch_blocks(grid, cells)
     return Transmission(grid.flatten(1, 2), blocks, control)
-
-
-def _shared_channel(cells: Cells, generator: torch.Generator) -> tuple[torch.Tensor, list[TransportBlocks]]:
-    """PDSCH symbols of all slots, one after the other (clause 7.3.1), and the transport blocks in them."""
-    device = cells.cell_id.device
-    row, slot = (cells.num_elements > 0).nonzero(as_tuple=True)
-    elements = cells.num_elements[row, slot]
-    size = cells.block_sizes()[row, slot]
-    order, rate = mcs_entry(cells.mcs_table[row], cells.mcs[row, slot])
-    if bool((size > 0.95 * elements * order).any()):
-        worst = (size / (elements * order)).max()
-        raise ValueError(f"A transport block would have a code rate of {worst:.2f}, at most 0.95: take a lower mcs.")
-    flat = torch.empty(int(elements.sum()), dtype=torch.complex64, device=device)
-    first = elements.cumsum(0) - elements
-    most_bits = int((elements * order).max()) if len(row) else 1
-    seeds = cells.rnti * 2**15 + cells.cell_id
-    # Rounded up, for sequences.py keeps a matrix for every length.
-    scrambling = gold_sequence(seeds, 1 << (most_bits - 1).bit_length()).to(torch.uint8)
-    classes, of_class = torch.stack([size, elements, order, (2048 * rate).long()], 1).unique(
-        dim=0, return_inverse=True
-    )
-    blocks = []
-    for number, (bits, count, bits_per_symbol, double_rate) in enumerate(classes.tolist()):
-        chosen = (of_class == number).nonzero()[:, 0]
-        code = SharedChannelCode(bits, count * bits_per_symbol, bits_per_symbol, double_rate / 2048)
-        payload = torch.randint(
-            2, (len(chosen), bits), dtype=torch.uint8, generator=generator, device=generator.device
-        )
-        coded = code.encode(payload) ^ scrambling[row[chosen], : code.num_coded]
-        place = first[chosen, None] + torch.arange(count, device=device)
-        flat[place] = modulate_bits(coded, MODULATIONS[bits_per_symbol // 2 - 1])
-        blocks.append(TransportBlocks(row[chosen], slot[chosen], code, payload))
-    return flat, blocks
-
-
-def _add_dmrs(grid: torch.Tensor, cells: Cells) -> None:
-    """DMRS of the PDSCH, configuration type 1 (clause 7.4.1.1), in place."""
-    row, slot, symbol = (cells.dmrs_symbols & cells.allocated.any(-1)[..., None]).nonzero(as_tuple=True)
-    number = SYMBOLS_PER_SLOT * cells.slot_in_frame[row, slot] + symbol + 1
-    cell_id, port = cells.cell_id[row], cells.dmrs_port[row]
-    c_init = (2**17 * number * (2 * cell_id + 1) + 2 * cell_id) % 2**31
-    pilots = gold_qpsk(c_init, 6 * cells.num_rb)
-    pilots[:, 1::2] *= (1 - 2 * (port % 2))[:, None]  # cover code, table 7.4.1.1.2-1
-    amplitude = cells.data_gain[row] * torch.where(cells.cdm_groups[row] == 2, 2**0.5, 1.0)
-    combs = grid.unflatten(-1, (-1, 2))
-    comb = port // 2
-    sent = cells.allocated[row, slot].repeat_interleave(6, 1)
-    combs[row, slot, symbol, :, comb] = torch.where(
-        sent, pilots * amplitude[:, None], combs[row, slot, symbol, :, comb]
-    )
-
-
-def _add_tracking(grid: torch.Tensor, cells: Cells) -> None:
-    """CSI-RS for tracking: one port, density 3 (clause 7.4.1.5, table 7.4.1.5.3-1, row 1), in place."""
-    row, slot = cells.tracking.nonzero(as_tuple=True)
-    for symbol in TRACKING_SYMBOLS:
-        number = SYMBOLS_PER_SLOT * cells.slot_in_frame[row, slot] + symbol + 1
-        cell_id = cells.cell_id[row]
-        c_init = (2**10 * number * (2 * cell_id + 1) + cell_id) % 2**31
-        place = cells.tracking_elements[row, slot, symbol]
-        # The sequence starts at common resource block 0, whatever part of it is sent.
-        sequence = gold_qpsk(c_init, 3 * cells.num_rb).repeat_interleave(4, 1)
-        grid[row, slot, symbol] = torch.where(place, sequence, grid[row, slot, symbol])
 
 
 def _add_ss_pbch_blocks(grid: torch.Tensor, cells: Cells) -> None:
@@ -277,29 +193,113 @@ def _add_ss_pbch_blocks(grid: torch.Tensor, cells: Cells) -> None:
 
 
 def draw(
-    num_rb: int, subcarrier_spacing_hz: float, batch_size: int, num_slots: int, generator: torch.Generator
-) -> GridBatch:
-    """Draw downlink grids that start anywhere in the synchronisation period and the TDD pattern.
+    num_rb: int,
+    subcarrier_spacing_hz: float,
+    batch_size: int,
+    num_samples: int,
+    generator: torch.Generator,
+    *,
+    modulation: torch.Tensor | None = None,
+    code_rate: torch.Tensor | None = None,
+    full: torch.Tensor | None = None,
+    aligned: bool = False,
+) -> Waveform:
+    """Draw what cells transmit in downlink, from anywhere in the synchronisation period and the TDD pattern.
 
     Args:
         num_rb (`int`): Resource blocks of the carrier.
         subcarrier_spacing_hz (`float`): 15e3 or 30e3 [Hz].
         batch_size (`int`): Rows; each is a cell of its own.
-        num_slots (`int`): Length in slots.
+        num_samples (`int`): Length, at `numerology(num_rb, subcarrier_spacing_hz).sampling_rate`.
         generator (`torch.Generator`): Source of randomness.
+        modulation (`torch.Tensor` of shape `(batch,)`, *optional*): Index into `MODULATIONS`.
+        code_rate (`torch.Tensor` of shape `(batch,)`, *optional*): The MCS nearest to it is taken, of either table.
+        full (`torch.Tensor` of shape `(batch,)`, bool, *optional*): Rows that are FDD carriers whose every slot is
+            scheduled whole.
+        aligned (`bool`, *optional*, defaults to `False`): Whether the first sample is the first one of a frame, or
+            any sample of a millisecond.
 
     Returns:
-        [`GridBatch`] with `14 * num_slots` symbols and `12 * num_rb` subcarriers.
+        [`Waveform`]. Its parameters, besides the fields of [`Cells`] of the same name: `frame_number` and `slot`, of
+        the first slot, in part or whole; `mcs`, that of most slots (those with reserved elements may need a lower
+        one); `ssb_bitmap`, ssb-PositionsInBurst with block 0 in its highest of 8 bits; `ssb_shift`, subcarriers above
+        the lowest one of `ssb_first_rb`; `tdd_pattern`, 0 for FDD, else downlink symbols by slot repeat every 5 ms of
+        15 kHz slots (1: DDDSU), or every ten slots (2: DDDDDDDSUU, 3: DDDDSUUUUU); `tracking_slot`, the one slot of
+        40 that has tracking signals, or -1.
+
+    Raises:
+        ValueError: If a modulation is not one of the four.
     """
-    cells, modulation = draw_cells(num_rb, subcarrier_spacing_hz, batch_size, num_slots, generator)
+    carrier = numerology(num_rb, subcarrier_spacing_hz)
+    samples_per_ms = round(carrier.sampling_rate * 1e-3)
+    num_ms = -(-num_samples // samples_per_ms) + (not aligned)
+    num_slots = num_ms * round(subcarrier_spacing_hz / 15e3)
+    cells, modulation, extra = draw_cells(
+        num_rb,
+        subcarrier_spacing_hz,
+        batch_size,
+        num_slots,
+        generator,
+        modulation=modulation,
+        code_rate=code_rate,
+        full=full,
+        aligned=aligned,
+    )
     grid = transmit(cells, generator).grid
-    return GridBatch(grid, cells.data_elements.float().mean(-1).flatten(1), modulation)
+    device = grid.device
+    samples, starts = modulate(grid, carrier, cyclic_prefix_3gpp(carrier, grid.shape[1]))
+    if aligned:
+        first = torch.zeros(batch_size, 1, dtype=torch.int64, device=device)
+    else:
+        first = torch.randint(samples_per_ms, (batch_size, 1), generator=generator, device=device)
+    symbol_start = starts.to(device) - first
+    within = (symbol_start >= 0) & (symbol_start < num_samples)  # what the timeline holds
+    heard = within.sum(1).clamp(min=1) * grid.shape[2]
+    power = torch.view_as_real(grid).square().sum(-1)
+    used = ((power > 0).sum(2) * within).sum(1)
+    energy = (power.sum(2) * within).sum(1)
+    element_power = torch.where(used > 0, energy / used.clamp(min=1), 1.0)
+    scheduled = cells.num_elements > 0
+    rates = mcs_entry(cells.mcs_table[:, None], cells.mcs)[1] * scheduled
+    nominal = mcs_entry(cells.mcs_table, extra["mcs"])[1]
+    code_rate = torch.where(scheduled.any(1), rates.sum(1) / scheduled.sum(1).clamp(min=1), nominal)
+    first_slot = cells.slot_number[:, 0]
+    weights = 1 << torch.arange(SSB_BLOCKS - 1, -1, -1, device=device)
+    parameters = {name: getattr(cells, name) for name in _PARAMETERS}
+    parameters |= {
+        "frame_number": first_slot // cells.slots_per_frame,
+        "slot": first_slot % cells.slots_per_frame,
+        "ssb_bitmap": (cells.ssb_blocks * weights).sum(1),
+        "ssb_shift": cells.ssb_shift,
+        **extra,
+    }
+    return Waveform(
+        samples=slices(samples, first[:, 0], num_samples),
+        numerology=carrier,
+        occupied_hz=12 * num_rb * subcarrier_spacing_hz,
+        element_power=element_power,
+        symbol_start=symbol_start,
+        occupancy=energy / (heard * element_power),
+        data_share=(cells.data_counts.flatten(1) * within).sum(1) / heard,
+        modulation=modulation,
+        code_rate=code_rate.float(),
+        parameters=parameters,
+    )
 
 
 def draw_cells(
-    num_rb: int, subcarrier_spacing_hz: float, batch_size: int, num_slots: int, generator: torch.Generator
-) -> tuple[Cells, torch.Tensor]:
-    """Draw what [`draw`] transmits: the cells, and the index of each one's modulation."""
+    num_rb: int,
+    subcarrier_spacing_hz: float,
+    batch_size: int,
+    num_slots: int,
+    generator: torch.Generator,
+    *,
+    modulation: torch.Tensor | None = None,
+    code_rate: torch.Tensor | None = None,
+    full: torch.Tensor | None = None,
+    aligned: bool = False,
+) -> tuple[Cells, torch.Tensor, dict[str, torch.Tensor]]:
+    """Draw what [`draw`] transmits: the cells, the index of each one's modulation, and what else was drawn."""
     device = generator.device
 
     def integers(high: int, *shape: int) -> torch.Tensor:
@@ -311,35 +311,42 @@ def draw_cells(
     def gain(low: float, high: float) -> torch.Tensor:
         return decibels(batch_size, low, high, generator)[:, 0, 0]
 
+    if full is None:
+        full = torch.zeros(batch_size, dtype=torch.bool, device=device)
     slots_per_frame = round(10 * subcarrier_spacing_hz / 15e3)
-    first_slot = integers(1024 * slots_per_frame)
     patterns, pattern = _duplex_pattern(batch_size, generator)
+    pattern = torch.where(full, 0, pattern)
+    paired = pattern == 0
+    ssb_half_frames = torch.where(paired, 1 << integers(3), 2 << integers(2))
+    first_slot = integers(1024 * slots_per_frame)
+    if aligned:  # to a frame with SS/PBCH blocks, for there a receiver starts
+        first_slot -= first_slot % (slots_per_frame * (ssb_half_frames // 2).clamp(min=1))
     slot_number = first_slot[:, None] + torch.arange(num_slots, device=device)
     downlink_symbols = patterns[pattern].gather(1, slot_number % 10)
 
-    modulation = integers(len(MODULATIONS))
-    mcs_table = torch.where(modulation == 3, 2, 1 + integers(2))
-    mcs = torch.zeros_like(modulation)
-    for number, table in MCS_TABLES.items():
-        orders = torch.tensor([order // 2 - 1 for order, _ in table], device=device)
-        fitting = (orders == modulation[:, None]).float() + 1e-9  # a row of the other table must not fail here
-        drawn = torch.multinomial(fitting, 1, generator=generator)[:, 0]
-        mcs = torch.where(mcs_table == number, drawn, mcs)
+    drawn = integers(len(MODULATIONS))
+    modulation = drawn if modulation is None else modulation.to(device)
+    mcs_table, mcs = _draw_mcs(modulation, code_rate, generator)
 
-    partial = uniform() < 0.3  # a bandwidth part of at least half the carrier
+    partial = (uniform() < 0.3) & ~full  # a bandwidth part of at least half the carrier
     bwp_size = torch.where(partial, ((0.5 + 0.5 * uniform()) * num_rb).long().clamp(min=min(num_rb, 11)), num_rb)
     bwp_start = (uniform() * (num_rb - bwp_size + 1)).long()
 
-    # A CORESET of one to three symbols; scheduled slots carry a few other messages, idle ones seldom any.
-    control_symbols = 1 + integers(3)
+    # A CORESET of one to three symbols; scheduled slots carry a few other messages, idle ones seldom any. One of three
+    # would take whole slots from the data of full rows: SS/PBCH blocks start in the third symbol.
+    control_symbols = torch.where(full, 1 + integers(2), 1 + integers(3))
     dmrs_position = torch.where((control_symbols == 3) | (uniform() < 0.3), 3, 2)
-    allocated = draw_allocation(batch_size, num_slots, num_rb, generator)
+    allocated = draw_allocation(batch_size, num_slots, num_rb, generator) | full[:, None, None]
     load = uniform(batch_size, num_slots) ** 2 * (allocated.any(-1) | (uniform(batch_size, 1) < 0.3))
 
     # Blocks that the TDD pattern leaves no room for are never sent; with TDD they stay in the first half of a frame.
     places = torch.tensor(SSB_FIRST_SYMBOLS, device=device) + 4
     fits = (patterns[pattern, : SSB_BLOCKS // 2, None] >= places).flatten(1)
-    paired = pattern == 0
+    ssb_blocks = (uniform(batch_size, SSB_BLOCKS) < uniform(batch_size, 1)) & fits
+    # One block is what most full carriers send, and the least that a receiver needs; the first four fit all patterns.
+    one = torch.arange(SSB_BLOCKS, device=device) == integers(4, batch_size, 1)
+    ssb_blocks = torch.where(full[:, None], one, ssb_blocks | one if aligned else ssb_blocks)
+    tracking_slot = torch.where(uniform() < 0.5, integers(40), -1)
     cells = Cells(
         num_rb,
         subcarrier_spacing_hz,
@@ -363,19 +370,38 @@ def draw_cells(
         interleaver_rows=torch.tensor([0, 2, 3, 6], device=device)[integers(4)],
         aggregation=1 << integers(4),
         control_load=load,
-        ssb_blocks=(uniform(batch_size, SSB_BLOCKS) < uniform(batch_size, 1)) & fits,
+        ssb_blocks=ssb_blocks,
         ssb_first_rb=(uniform() * (num_rb - SSB_RB + 1)).long().clamp(min=0),
-        ssb_half_frames=torch.where(paired, 1 << integers(3), 2 << integers(2)),
+        ssb_half_frames=ssb_half_frames,
         ssb_second_half=torch.where(paired, integers(2), 0),
         ssb_maximum=4 + 4 * integers(2),
         k_ssb=NO_SIB1,
-        tracking=(slot_number % 40 == integers(40, batch_size, 1)) & (uniform(batch_size, 1) < 0.5),
+        tracking=slot_number % 40 == tracking_slot[:, None],
         tracking_offset=integers(4),
         data_gain=gain(-6.0, 3.0),
         control_gain=gain(-3.0, 3.0),
         ssb_gain=gain(-3.0, 6.0),
     )
-    return _keep_decodable(cells), modulation
+    return _keep_decodable(cells), modulation, {"mcs": mcs, "tdd_pattern": pattern, "tracking_slot": tracking_slot}
+
+
+def _draw_mcs(
+    modulation: torch.Tensor, code_rate: torch.Tensor | None, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Table and MCS of each row: the nearest to a code rate, or any of that modulation."""
+    device = modulation.device
+    if bool(((modulation < 0) | (modulation >= len(MODULATIONS))).any()):
+        raise ValueError(
+            f"modulation must be 0 to {len(MODULATIONS) - 1}, an index into {MODULATIONS}, not {modulation.tolist()}."
+        )
+    entries = [(number, mcs, *entry) for number, table in MCS_TABLES.items() for mcs, entry in enumerate(table)]
+    table, mcs, order, rate = torch.tensor(entries, device=device).T
+    if code_rate is None:
+        distance = torch.rand(len(modulation), len(entries), generator=generator, device=device)
+    else:
+        distance = (rate / 1024 - code_rate.to(device)[:, None]).abs()
+    chosen = torch.where(order == 2 * modulation[:, None] + 2, distance, torch.inf).argmin(1)
+    return table.long()[chosen], mcs.long()[chosen]
 
 
 def _keep_decodable(cells: Cells) -> Cells:

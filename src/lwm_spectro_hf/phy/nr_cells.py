@@ -283,21 +283,27 @@ class Cells:
         return self.tracking[..., None, None] & symbol[:, None] & comb[:, None, None]
 
     @cached_property
-    def data_elements(self) -> torch.Tensor:
-        """Resource elements of the PDSCH, shape `(batch, num_slots, 14, 12 * num_rb)`, bool (clause 7.3.1.5)."""
-        blocks = self.allocated[:, :, None] & self.data_symbols[..., None]
-        blocks = blocks & ~self.ssb_occupied & ~(self.dmrs_symbols & (self.cdm_groups == 2)[:, None, None])[..., None]
-        elements = blocks.repeat_interleave(12, -1)
-        # With one CDM group, the other comb of a DMRS symbol carries data.
-        elements[..., 0::2] &= ~self.dmrs_symbols[..., None]
-        if bool(self.tracking.any()):
-            elements &= ~self.tracking_elements
-        return elements
+    def data_blocks(self) -> torch.Tensor:
+        """How many elements of each block carry the PDSCH (clause 7.3.1.5), `(batch, num_slots, 14, num_rb)`, uint8.
+
+        All 12; 6 where DMRS take every other one; 9 beside tracking signals; or none.
+        """
+        dmrs = self.dmrs_symbols
+        per_symbol = torch.where(dmrs, torch.where(self.cdm_groups == 2, 0, 6)[:, None, None], 12)
+        per_symbol = torch.where(self.data_symbols, per_symbol, 0).to(torch.uint8)
+        symbols = list(TRACKING_SYMBOLS)
+        per_symbol[..., symbols] -= 3 * (self.tracking[..., None] & self.data_symbols[..., symbols])
+        return per_symbol[..., None] * (self.allocated[:, :, None] & ~self.ssb_occupied)
 
     @cached_property
+    def data_counts(self) -> torch.Tensor:
+        """How many elements of each symbol carry the PDSCH, shape `(batch, num_slots, 14)`."""
+        return self.data_blocks.sum(-1)
+
+    @property
     def num_elements(self) -> torch.Tensor:
         """How many resource elements the PDSCH has, shape `(batch, num_slots)`."""
-        return self.data_elements.flatten(2).sum(-1)
+        return self.data_counts.sum(-1)
 
     def block_sizes(self) -> torch.Tensor:
         """Transport block size of each slot, 0 without PDSCH (TS 38.214, clause 5.1.3.2), `(batch, num_slots)`."""

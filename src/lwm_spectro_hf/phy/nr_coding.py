@@ -1,20 +1,20 @@
 """Bits of the 5G NR downlink: CRC, polar and LDPC codes with rate matching, payloads, block sizes (3GPP TS 38.212).
 
-The base graphs, the polar reliabilities and interleavers and the polar transform are Sionna's. Its complete encoders
-do not serve: the polar one stops at 576 coded bits (the broadcast channel has 864) and adds a CRC without mask; the
-LDPC one is built anew, slowly, for every length, and refuses the repetition of low code rates.
+The base graphs, the polar reliabilities and interleavers are Sionna's. Its complete encoders do not serve: the polar
+one stops at 576 coded bits (the broadcast channel has 864) and adds a CRC without mask; the LDPC one is built anew,
+slowly, for every length, and refuses the repetition of low code rates.
 """
 
 import math
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from importlib.resources import files
 
 import numpy as np
 import torch
 
 from ..extras import require
-from .bits import crc, to_bits
+from .bits import crc, slices, to_bits
 from .sequences import gold_sequence
 
 # Modulation order and 1024 times the code rate of each MCS (TS 38.214, tables 5.1.3.1-1 to 64QAM, -2 to 256QAM).
@@ -54,12 +54,14 @@ class PolarCode:
     """Polar code of the downlink with its rate matching (TS 38.212, clauses 5.3.1 and 5.4.1).
 
     Attributes:
-        encoder (`sionna.phy.fec.polar.PolarEncoder`): Transform of length N; knows its frozen positions.
+        length (`int`): Length N of the transform.
+        information (`torch.Tensor` of shape `(num_bits,)`): Its inputs that are not frozen.
         interleaver (`torch.Tensor` of shape `(num_bits,)`): Which message bit comes first, second, ...
         selection (`torch.Tensor` of shape `(num_coded,)`): Which output of the transform is sent when.
     """
 
-    encoder: torch.nn.Module
+    length: int
+    information: torch.Tensor
     interleaver: torch.Tensor
     selection: torch.Tensor
 
@@ -89,16 +91,23 @@ class PolarCode:
             never = order[num_coded:]
         reliability = ranking(0, length, sort=False)[0]
         usable = reliability[~np.isin(reliability, never)]
-        frozen = np.setdiff1d(np.arange(length), usable[-num_bits:])
         return PolarCode(
-            polar.PolarEncoder(frozen, length, device=device, check_input=False),
+            length,
+            torch.from_numpy(np.sort(usable[-num_bits:])).to(device),
             torch.from_numpy(tables.input_interleaver(np.arange(num_bits))).to(device),
             torch.from_numpy(order[sent]).to(device),
         )
 
     def encode(self, bits: torch.Tensor) -> torch.Tensor:
         """Code words: `(batch, num_bits)` to `(batch, num_coded)`, uint8."""
-        return self.encoder(bits[:, self.interleaver].float())[:, self.selection].to(torch.uint8)
+        word = torch.zeros(len(bits), self.length, dtype=torch.uint8, device=bits.device)
+        word[:, self.information] = bits[:, self.interleaver]
+        half = 1
+        while half < self.length:  # clause 5.3.1.2: the Kronecker power of ((1, 0), (1, 1))
+            upper, lower = word.view(len(bits), -1, 2, half).unbind(2)
+            upper ^= lower
+            half *= 2
+        return word[:, self.selection]
 
 
 def encode_broadcast(
@@ -193,108 +202,254 @@ def _base_graph(number: int, set_index: int) -> tuple[tuple[int, int, int], ...]
     return tuple(edges)
 
 
-def ldpc_encode(bits: torch.Tensor, base_graph: int, lifting: int, num_coded: int) -> torch.Tensor:
-    """LDPC code words in the order of the circular buffer, filler bits left out (TS 38.212, clause 5.3.2).
+def _set_index(lifting: int) -> int:
+    return next(index for index, sizes in enumerate(_LIFTING_SIZES) if lifting in sizes)
 
-    Args:
-        bits (`torch.Tensor` of shape `(batch, num_bits)`, uint8): Code blocks with their CRC, without filler bits.
-        base_graph (`int`): 1 or 2.
-        lifting (`int`): Lifting size Z_c.
-        num_coded (`int`): How many coded bits are wanted; the rows of the graph beyond them are not computed.
+
+@cache
+def _parity_checks(
+    base_graph: int, lifting: int, rows: range, columns: int, device: torch.device
+) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Which shifted columns to add up for each row of the graph.
 
     Returns:
-        `torch.Tensor` of shape `(batch, n)`, uint8, with `n` at least `num_coded`, or the whole buffer.
+        `tuple`: where each row is once the longest are first; and for the first, second, ... column of all rows that
+        have as many, the column and its shift.
     """
-    batch_size, num_bits = bits.shape
-    columns, all_rows = (22, 46) if base_graph == 1 else (10, 42)
-    filler = columns * lifting - num_bits
-    rows = min(all_rows, max(4, -(-(num_coded + filler) // lifting) - (columns - 2)))
-    set_index = next(index for index, sizes in enumerate(_LIFTING_SIZES) if lifting in sizes)
-    # Each column twice in a row, so that a cyclic shift is a slice.
-    message = torch.nn.functional.pad(bits, (0, filler)).view(batch_size, columns, lifting).transpose(0, 1)
-    word = torch.empty(columns + 4, batch_size, 2 * lifting, dtype=torch.uint8, device=bits.device)
-    word[:columns] = message.repeat(1, 1, 2)
-    check = torch.zeros(rows, batch_size, lifting, dtype=torch.uint8, device=bits.device)
-    edges = [(row, column, shift % lifting) for row, column, shift in _base_graph(base_graph, set_index) if row < rows]
+    set_index = _set_index(lifting)
+    terms = {row: [] for row in rows}
+    for row, column, shift in _base_graph(base_graph, set_index):
+        if row in terms and column < columns:
+            terms[row].append((column, shift % lifting))
+    ranking = sorted(rows, key=lambda row: -len(terms[row]))
+    steps = []
+    for rank in range(len(terms[ranking[0]])):
+        found = [terms[row][rank] for row in ranking if len(terms[row]) > rank]
+        steps.append(tuple(torch.tensor(values, device=device) for values in zip(*found, strict=True)))
+    return torch.tensor([ranking.index(row) for row in rows], device=device), steps
 
-    def accumulate(columns: range, rows: range) -> None:
-        for row, column, shift in edges:
-            if column in columns and row in rows:
-                check[row] ^= word[column, :, shift : shift + lifting]
 
-    accumulate(range(columns), range(rows))
+def _add_up(word: torch.Tensor, base_graph: int, rows: range, columns: int) -> torch.Tensor:
+    """Sums of the shifted columns of each row of the graph, `(len(rows), num_blocks, lifting)`, uint8.
+
+    Args:
+        word (`torch.Tensor` of shape `(num_columns, num_blocks, 2 * lifting)`, uint8): Each column twice in a row, so
+            that a cyclic shift is a slice.
+        base_graph (`int`): 1 or 2.
+        rows (`range`): Rows of the graph.
+        columns (`int`): How many columns take part.
+    """
+    num_blocks, lifting = word.shape[1], word.shape[2] // 2
+    place, steps = _parity_checks(base_graph, lifting, rows, columns, word.device)
+    block = torch.arange(num_blocks, device=word.device)[:, None]
+    total = None
+    for column, shift in steps:
+        first = (column[:, None, None] * num_blocks + block) * 2 * lifting + shift[:, None, None]
+        found = slices(word.view(1, -1), first.view(1, -1), lifting).view(len(column), num_blocks, lifting)
+        if total is None:
+            total = found
+        else:
+            total[: len(column)] ^= found
+    return total.index_select(0, place)
+
+
+def ldpc_encode(bits: torch.Tensor, base_graph: int, lifting: int, rows: int) -> torch.Tensor:
+    """LDPC code words (TS 38.212, clause 5.3.2).
+
+    Args:
+        bits (`torch.Tensor` of shape `(batch, columns * lifting)`, uint8): Code blocks with their CRC, zero in place
+            of filler bits.
+        base_graph (`int`): 1 with 22 columns or 2 with 10.
+        lifting (`int`): Lifting size Z_c.
+        rows (`int`): How many rows of the graph are wanted, at least 4.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, (columns + rows) * lifting)`, uint8: the message and its parity bits.
+    """
+    batch_size, columns = len(bits), bits.shape[1] // lifting
+    # Eight blocks share a byte: sums modulo two of all cost as much as of one.
+    octets = torch.nn.functional.pad(bits, (0, 0, 0, -batch_size % 8)).view(-1, 8, columns, lifting)
+    packed = octets[:, 0].clone()
+    for position in range(1, 8):
+        packed.mul_(2).add_(octets[:, position])
+    word = torch.empty(columns + 4, len(packed), 2, lifting, dtype=torch.uint8, device=bits.device)
+    word[:columns] = packed.transpose(0, 1)[:, :, None]
+    twice = word.flatten(2)
+    check = _add_up(twice, base_graph, range(4), columns)
     # The four core rows end in a column with shifts (a, b, a) and a double diagonal: their sum leaves shift b alone.
-    middle = 1 if base_graph == 1 else 2
-    shift = next(shift for row, column, shift in edges if (row, column) == (middle, columns))
-    core = check[0] ^ check[1] ^ check[2] ^ check[3]
-    word[columns] = core.roll(shift, -1).repeat(1, 2)
-    accumulate(range(columns, columns + 1), range(rows))
-    word[columns + 1] = check[0].repeat(1, 2)
-    word[columns + 2] = (check[1] ^ check[0]).repeat(1, 2)
-    word[columns + 3] = check[3].repeat(1, 2)
-    accumulate(range(columns + 1, columns + 4), range(4, rows))
-    core = word[columns:, :, :lifting].transpose(0, 1).flatten(1)
-    return torch.cat([bits[:, 2 * lifting :], core, check[4:].transpose(0, 1).flatten(1)], 1)
+    first, middle = columns, 1 if base_graph == 1 else 2
+    shifts = {
+        row: shift % lifting
+        for row, column, shift in _base_graph(base_graph, _set_index(lifting))
+        if column == first and row < 4
+    }
+    word[first] = (check[0] ^ check[1] ^ check[2] ^ check[3]).roll(shifts[middle], -1)[:, None]
+    for row, shift in shifts.items():
+        check[row] ^= twice[first, :, shift : shift + lifting]
+    word[first + 1] = check[0][:, None]
+    word[first + 2] = (check[0] ^ check[1])[:, None]
+    word[first + 3] = check[3][:, None]
+    parity = word[first:, :, 0]
+    if rows > 4:
+        parity = torch.cat([parity, _add_up(twice, base_graph, range(4, rows), columns + 4)])
+    parity = parity.transpose(0, 1).flatten(1)
+    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)[:, None]
+    unpacked = (parity[:, None] >> shifts).bitwise_and_(1).flatten(0, 1)[:batch_size]
+    return torch.cat([bits, unpacked], 1)
+
+
+def segment(size: torch.Tensor, code_rate: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Base graph, number of code blocks, and lifting size of transport blocks (TS 38.212, clauses 7.2.2 and 5.2.2).
+
+    Args:
+        size (`torch.Tensor` of shape `(batch,)`, int64): Transport block sizes [bits].
+        code_rate (`torch.Tensor` of shape `(batch,)`): Target code rates.
+    """
+    small = (size <= 292) | ((size <= 3824) & (code_rate <= 0.67)) | (code_rate <= 0.25)
+    total = size + _checksum_bits(size)
+    largest = torch.where(small, 3840, 8448)
+    blocks = torch.where(total <= largest, 1, -(-total // (largest - 24)))
+    block_bits = total // blocks + 24 * (blocks > 1)
+    limits = torch.tensor([193, 561, 641], device=size.device)
+    few = torch.tensor([6, 8, 9, 10], device=size.device)[torch.searchsorted(limits, total, right=True)]
+    columns = torch.where(small, few, 22)
+    lengths = torch.tensor(sorted(size for sizes in _LIFTING_SIZES for size in sizes), device=size.device)
+    lifting = lengths[torch.searchsorted(lengths, -(-block_bits // columns))]
+    return torch.where(small, 2, 1), blocks, lifting
+
+
+def _checksum_bits(size: torch.Tensor) -> torch.Tensor:
+    """Length of the transport block's CRC."""
+    return torch.where(size > 3824, 24, 16)
 
 
 @dataclass(frozen=True)
 class SharedChannelCode:
-    """Coding of one transport block of the downlink shared channel, redundancy version 0 (TS 38.212, clause 7.2).
+    """Coding of like transport blocks of the downlink shared channel, redundancy version 0 (TS 38.212, clause 7.2).
 
     Attributes:
-        size (`int`): Transport block size [bits].
-        num_coded (`int`): Bits that the resource elements hold.
+        base_graph (`int`): 1 or 2.
+        num_blocks (`int`): Code blocks of each transport block.
+        lifting (`int`): Lifting size.
+        checksum_bits (`int`): Length of the transport block's CRC, 24 or 16.
         bits_per_symbol (`int`): Modulation order.
-        code_rate (`float`): Target code rate; chooses the base graph.
+        rows (`int`): Rows of the base graph whose parity bits are sent.
+        largest (`int`): Largest transport block [bits].
+        longest (`int`): Most symbols.
     """
 
-    size: int
-    num_coded: int
+    base_graph: int
+    num_blocks: int
+    lifting: int
+    checksum_bits: int
     bits_per_symbol: int
-    code_rate: float
+    rows: int
+    largest: int
+    longest: int
 
-    @property
-    def checksum(self) -> str:
-        """Name of the transport block's CRC."""
-        return "24A" if self.size > 3824 else "16"
+    @staticmethod
+    def classes(
+        size: torch.Tensor, num_symbols: torch.Tensor, bits_per_symbol: torch.Tensor, code_rate: torch.Tensor
+    ) -> list[tuple[torch.Tensor, "SharedChannelCode"]]:
+        """Sort transport blocks by what can be coded together.
 
-    @property
-    def base_graph(self) -> int:
-        """Clause 7.2.2."""
-        small = self.size <= 292 or (self.size <= 3824 and self.code_rate <= 0.67) or self.code_rate <= 0.25
-        return 2 if small else 1
+        Args:
+            size (`torch.Tensor` of shape `(batch,)`, int64): Transport block sizes [bits].
+            num_symbols (`torch.Tensor` of shape `(batch,)`, int64): Resource elements of each.
+            bits_per_symbol (`torch.Tensor` of shape `(batch,)`, int64): Modulation orders.
+            code_rate (`torch.Tensor` of shape `(batch,)`): Target code rates; they choose the base graphs.
 
-    @cached_property
-    def segmentation(self) -> tuple[int, int, int]:
-        """Number of code blocks, bits of each with its CRC, and lifting size (clause 5.2.2)."""
-        total = self.size + (24 if self.checksum == "24A" else 16)
-        largest = 8448 if self.base_graph == 1 else 3840
-        blocks = 1 if total <= largest else -(-total // (largest - 24))
-        block_bits = total // blocks + 24 * (blocks > 1)
-        columns = 22
-        if self.base_graph == 2:
-            columns = 10 if total > 640 else 9 if total > 560 else 8 if total > 192 else 6
-        lifting = min(size for sizes in _LIFTING_SIZES for size in sizes if columns * size >= block_bits)
-        return blocks, block_bits, lifting
+        Returns:
+            `list` of the blocks of each class and its code.
+        """
+        base_graph, blocks, lifting = segment(size, code_rate)
+        columns, most = torch.where(base_graph == 1, 22, 10), torch.where(base_graph == 1, 46, 42)
+        checksum = _checksum_bits(size)
+        block_bits = (size + checksum) // blocks + 24 * (blocks > 1)
+        coded = -(-num_symbols // blocks) * bits_per_symbol
+        rows = -(-(coded + columns * lifting - block_bits) // lifting) - (columns - 2)
+        rows = rows.clamp(min=4).minimum(most)
+        if len(size) == 0:
+            return []
+        keys, of_class, counts = torch.stack([base_graph, blocks, lifting, checksum, bits_per_symbol], 1).unique(
+            dim=0, return_inverse=True, return_counts=True
+        )
+        values = torch.stack([rows, size, num_symbols], 1)
+        index = of_class[:, None].expand_as(values)
+        largest = torch.zeros(len(keys), 3, dtype=torch.int64, device=size.device)
+        largest.scatter_reduce_(0, index, values, "amax")
+        *sorted_out, _ = of_class.argsort(stable=True).split([*counts.tolist(), 0])
+        codes = (SharedChannelCode(*key) for key in torch.cat([keys, largest], 1).tolist())
+        return list(zip(sorted_out, codes, strict=True))
 
-    def encode(self, bits: torch.Tensor) -> torch.Tensor:
-        """Code words: `(batch, size)` to `(batch, num_coded)`, uint8, ready to be scrambled."""
-        blocks, block_bits, lifting = self.segmentation
-        message = torch.cat([bits, crc(bits, self.checksum)], 1).view(len(bits) * blocks, -1)
-        if blocks > 1:
-            message = torch.cat([message, crc(message, "24B")], 1)
-        symbols, longer = divmod(self.num_coded // self.bits_per_symbol, blocks)
-        longest = (symbols + (longer > 0)) * self.bits_per_symbol
-        buffer = ldpc_encode(message, self.base_graph, lifting, longest)
+    def encode(self, bits: torch.Tensor, size: torch.Tensor, num_symbols: torch.Tensor) -> torch.Tensor:
+        """Coded bits of each symbol as one number, most significant first, ready to be scrambled.
+
+        Args:
+            bits (`torch.Tensor` of shape `(batch, largest)`, uint8): Transport blocks, followed by zeros.
+            size (`torch.Tensor` of shape `(batch,)`, int64): Their sizes.
+            num_symbols (`torch.Tensor` of shape `(batch,)`, int64): How many symbols each fills.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, longest)`, uint8; undefined beyond `num_symbols`.
+        """
+        device, blocks = bits.device, self.num_blocks
+        buffer, length = self._circular_buffer(bits, size)
+        # Blocks share the symbols; the last ones get one more. Bits are interleaved by rows (clause 5.4.2).
+        symbols, longer = num_symbols // blocks, num_symbols % blocks
+        symbols = symbols[:, None] + (torch.arange(blocks, device=device) >= blocks - longer[:, None])
+        most = -(-self.longest // blocks)
+        first = symbols.flatten()[:, None] * torch.arange(self.bits_per_symbol, device=device)
         # The circular buffer is never cut (limited-buffer rate matching): with one layer and version 0, its limit is
         # above all that the resource elements of a slot hold.
-        if buffer.shape[1] < longest:
-            buffer = buffer.repeat(1, -(-longest // buffer.shape[1]))
-        buffer = buffer.view(len(bits), blocks, -1)
-        parts = []
-        # Blocks share the symbols; the last ones get one more. Bits are interleaved by rows (clause 5.4.2).
-        for first, last, count in ((0, blocks - longer, symbols), (blocks - longer, blocks, symbols + 1)):
-            part = buffer[:, first:last, : count * self.bits_per_symbol]
-            part = part.reshape(len(bits), last - first, self.bits_per_symbol, part.shape[2] // self.bits_per_symbol)
-            parts.append(part.transpose(-1, -2).flatten(1))
-        return torch.cat(parts, 1)
+        if bool((symbols.flatten() * self.bits_per_symbol > length).any()):
+            place = torch.arange(most * self.bits_per_symbol, device=device) % length[:, None]
+            buffer = buffer.gather(1, place)
+        planes = slices(torch.nn.functional.pad(buffer, (0, most)), first, most)
+        labels = planes[:, 0]
+        for plane in planes.unbind(1)[1:]:
+            labels = labels.mul_(2).add_(plane)
+        if blocks == 1:
+            return labels
+        # Close the gaps between blocks: the start of each one overwrites what the one before left beyond its end.
+        labels = labels.view(-1, blocks, most)
+        first = symbols.cumsum(1) - symbols
+        joined = torch.zeros(len(bits), self.longest + most, dtype=torch.uint8, device=device)
+        place = torch.arange(most, device=device)
+        for block in range(blocks):
+            joined.scatter_(1, first[:, block, None] + place, labels[:, block])
+        return joined[:, : self.longest]
+
+    def _circular_buffer(self, bits: torch.Tensor, size: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Code blocks one below the other without filler bits, and how many bits each has (clause 5.4.2.1)."""
+        device, blocks = bits.device, self.num_blocks
+        columns = 22 if self.base_graph == 1 else 10
+        whole = columns * self.lifting
+
+        def append(message: torch.Tensor, kind: str, length: torch.Tensor, width: int) -> torch.Tensor:
+            parity = crc(message, kind, length)
+            place = length[:, None] + torch.arange(parity.shape[1], device=device)
+            return torch.nn.functional.pad(message, (0, width - message.shape[1])).scatter_(1, place, parity)
+
+        kind = "24A" if self.checksum_bits == 24 else "16"
+        if blocks == 1:
+            message = append(bits, kind, size, whole)
+            block_bits = size + self.checksum_bits
+        else:
+            share = (size + self.checksum_bits) // blocks
+            room = whole - 24
+            message = append(bits, kind, size, self.largest + self.checksum_bits + room)
+            message = slices(message, share[:, None] * torch.arange(blocks, device=device), room).flatten(0, 1)
+            share = share.repeat_interleave(blocks)
+            message *= torch.arange(room, device=device) < share[:, None]
+            message = append(message, "24B", share, whole)
+            block_bits = share + 24
+        word = ldpc_encode(message, self.base_graph, self.lifting, self.rows)
+        # The first two columns are never sent; filler bits are left out: parity bits move up to close the gap.
+        systematic = block_bits - 2 * self.lifting
+        length = systematic + self.rows * self.lifting
+        longest = word.shape[1] - 2 * self.lifting
+        shift = 2 * self.lifting + (whole - block_bits)
+        moved = slices(torch.nn.functional.pad(word, (0, whole)), shift, longest)
+        sent = torch.arange(longest, device=device) < systematic[:, None]
+        return torch.where(sent, word[:, 2 * self.lifting :], moved), length

@@ -4,6 +4,8 @@ from functools import cache
 
 import torch
 
+from .bits import byte_bits
+
 CONSTELLATION_ORDERS = {"BPSK": 1, "QPSK": 2, "16QAM": 4, "64QAM": 6, "256QAM": 8}
 
 
@@ -58,12 +60,6 @@ def _gold_bytes(length: int) -> tuple[torch.Tensor, torch.Tensor]:
     return packed[0], packed[1:]
 
 
-@cache
-def _byte_bits() -> torch.Tensor:
-    """The eight bits of each byte, highest first, shape `(256, 8)`, uint8."""
-    return ((torch.arange(256)[:, None] >> torch.arange(7, -1, -1)) & 1).to(torch.uint8)
-
-
 def gold_bits(c_init: torch.Tensor, length: int) -> torch.Tensor:
     """Length-31 Gold sequence c(n) (TS 36.211, clause 7.2; TS 38.211, clause 5.2.1), for many seeds at once.
 
@@ -80,7 +76,7 @@ def gold_bits(c_init: torch.Tensor, length: int) -> torch.Tensor:
     packed = first.expand(*c_init.shape, -1).clone()
     for position, sequence in enumerate(second):
         packed ^= ((c_init >> position) & 1).to(torch.uint8)[..., None] * sequence
-    return _byte_bits().to(c_init.device)[packed.int()].flatten(-2)[..., :length]
+    return byte_bits(packed)[..., :length]
 
 
 def gold_sequence(c_init: torch.Tensor, length: int) -> torch.Tensor:
