@@ -128,20 +128,35 @@ def _carriers(num_carriers: int) -> tuple[list[tuple[int, int]], list[int]]:
     return list(zip([edge, *(place + 1 for place in pilots)], [*pilots, _WIDTH - edge], strict=True)), pilots
 
 
-def _symbols(points: torch.Tensor, first_polarity: int) -> torch.Tensor:
-    """Points of the data subcarriers to OFDM symbols with pilots, `(batch, num_symbols, 56)` (17.3.5.9)."""
+def _symbols(points: torch.Tensor, first_polarity: int, preamble: torch.Tensor | None = None) -> torch.Tensor:
+    """Points of the data subcarriers to OFDM symbols with pilots (17.3.5.9), behind a preamble where there is one.
+
+    Args:
+        points (`torch.Tensor` of shape `(batch, num_symbols, num_carriers)`): In 48 or 52 data subcarriers.
+        first_polarity (`int`): Pilot polarity of the first symbol.
+        preamble (`torch.Tensor` of shape `(num_blocks, 56)`, *optional*): The same for all.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, num_blocks + num_symbols, 56)`.
+    """
     num_symbols, num_carriers = points.shape[1:]
+    start = 0 if preamble is None else len(preamble)
+    packets = points.new_zeros(len(points), start + num_symbols, _WIDTH)
+    if preamble is not None:
+        packets[:, :start] = preamble.to(points.device)
+    grid = packets[:, start:]
     runs, places = _carriers(num_carriers)
-    values = _pilots(num_carriers, first_polarity).to(points)
-    values = values.repeat(-(-num_symbols // len(values)), 1)[:num_symbols]
-    grid = points.new_zeros(len(points), num_symbols, _WIDTH)
     at = 0
     for first, last in runs:
         grid[..., first:last] = points[..., at : at + last - first]
         at += last - first
+    values = _pilots(num_carriers, first_polarity).to(points)
+    values = values.repeat(-(-num_symbols // len(values)), 1)[:num_symbols]
     for place, value in zip(places, values.T, strict=True):
         grid[..., place] = value
-    return grid
+    if num_carriers + len(_PILOTS) == _HT:
+        grid *= _HT_SCALE
+    return packets
 
 
 @lru_cache(maxsize=4096)  # the packets of all draws share some thousand lengths
@@ -189,9 +204,8 @@ def ppdu(psdu: torch.Tensor, rate_mbps: int, scrambler_state: torch.Tensor) -> t
     if rate_mbps not in LEGACY_MODES:
         known = ", ".join(map(str, LEGACY_MODES))
         raise ValueError(f"802.11a/g has no rate of {rate_mbps} Mbit/s; expected one of {known}.")
-    preamble = _legacy_preamble(rate_mbps, psdu.shape[1]).to(psdu.device)
-    data = _symbols(data_field(psdu, LEGACY_MODES[rate_mbps], scrambler_state), 1)
-    return torch.cat([preamble.expand(len(psdu), -1, -1), data], 1)
+    preamble = _legacy_preamble(rate_mbps, psdu.shape[1])
+    return _symbols(data_field(psdu, LEGACY_MODES[rate_mbps], scrambler_state), 1, preamble)
 
 
 def ht_ppdu(psdu: torch.Tensor, mcs: int, scrambler_state: torch.Tensor) -> torch.Tensor:
@@ -212,9 +226,7 @@ def ht_ppdu(psdu: torch.Tensor, mcs: int, scrambler_state: torch.Tensor) -> torc
     """
     if not 0 <= mcs < len(HT_MODES):
         raise ValueError(f"A single stream of 802.11n has MCS 0 to {len(HT_MODES) - 1}, found {mcs}.")
-    preamble = _ht_preamble(mcs, psdu.shape[1]).to(psdu.device)
-    data = _HT_SCALE * _symbols(data_field(psdu, HT_MODES[mcs], scrambler_state), 3)
-    return torch.cat([preamble.expand(len(psdu), -1, -1), data], 1)
+    return _symbols(data_field(psdu, HT_MODES[mcs], scrambler_state), 3, _ht_preamble(mcs, psdu.shape[1]))
 
 
 def packet_samples(grid: torch.Tensor) -> torch.Tensor:
@@ -298,7 +310,9 @@ def draw(
         which, length = divmod(number, num_lengths)
         if which < len(MODES):
             high_throughput, mode = MODES[which]
-            payload = integers(0, 256, count, links.lengths[length], dtype=torch.uint8)
+            # Drawn eight octets at a time: it is the number of draws that takes the time.
+            words = integers(-(2**63), 2**63 - 1, count, -(-links.lengths[length] // 8))
+            payload = words.view(torch.uint8)[:, : links.lengths[length]]
             frames = wifi_frames.data_frame(
                 receiver[here], transmitter[here], sequence[here], reserved_us[here], payload, high_throughput
             )
@@ -314,7 +328,7 @@ def draw(
         place = torch.where(inside, row[here, None] * num_us + place, len(timeline) - 1)
         timeline.index_copy_(0, place.flatten(), packet_samples(grid).view(-1, _SAMPLES_PER_US))
         share = inside.view(count, -1, SYMBOL_US).float().mean(-1)
-        energy.index_add_(0, row[here], (share * torch.view_as_real(grid).square().sum((2, 3))).sum(1))
+        energy.index_add_(0, row[here], (share * torch.linalg.vector_norm(torch.view_as_real(grid), dim=(2, 3)).square()).sum(1))
         used.index_add_(0, row[here], share @ (grid[0] != 0).float().sum(1))
         if which < len(MODES):
             symbols = share[:, wifi_traffic.preamble_blocks(high_throughput) :].sum(1)

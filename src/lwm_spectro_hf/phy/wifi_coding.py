@@ -93,7 +93,14 @@ def bytes_to_bits(octets: torch.Tensor) -> torch.Tensor:
     Returns:
         `torch.Tensor` of shape `(..., 8 * num_bytes)`, uint8.
     """
-    return integer_bits(octets, 8).flatten(-2)
+    # Each octet looks up one word of eight bytes.
+    words = _octet_bits().to(octets.device).view(torch.int64)[:, 0].index_select(0, octets.flatten().int())
+    return words.view(torch.uint8).view(*octets.shape[:-1], -1)
+
+
+@cache
+def _octet_bits() -> torch.Tensor:
+    return integer_bits(torch.arange(256), 8)
 
 
 def integer_bits(values: torch.Tensor, width: int) -> torch.Tensor:
@@ -257,11 +264,13 @@ def encode(bits: torch.Tensor, mode: Mode) -> torch.Tensor:
     Returns:
         `torch.Tensor` of shape `(batch, num_symbols, mode.num_carriers)`, complex64.
     """
-    coded = convolutional_code(bits).unflatten(-1, (-1, 2 * mode.data_bits))
+    # With one OFDM symbol a column, puncturing and interleaving move whole rows.
+    coded = convolutional_code(bits).view(-1, 2 * mode.data_bits).T.contiguous()
     index = torch.zeros((), dtype=torch.uint8, device=bits.device)
     for place, positions in enumerate(_symbol_bits(mode).to(bits.device)):
-        index = index | coded.index_select(-1, positions) << place
-    return constellation(mode.modulation).to(bits.device)[index.int()]
+        index = index | coded.index_select(0, positions) << place
+    points = constellation(mode.modulation).to(bits.device).index_select(0, index.T.flatten().int())
+    return points.view(len(bits), -1, mode.num_carriers)
 
 
 def data_field(psdu: torch.Tensor, mode: Mode, scrambler_state: torch.Tensor) -> torch.Tensor:
