@@ -46,7 +46,9 @@ class Cell:
         for delay, gain in taps:
             heard[:, delay:] += gain * samples[:, : samples.shape[1] - delay]
         since = torch.randint(0, int(1e-3 * sampling_rate), (batch,), generator=draw)
-        heard = torch.stack([row[first : first + num_samples] for row, first in zip(heard, since.tolist())])
+        heard = torch.stack(
+            [row[first : first + num_samples] for row, first in zip(heard, since.tolist(), strict=True)]
+        )
         self.cfo_hz = (torch.rand(batch, generator=draw) - 0.5) * 0.8 * spacing_hz
         self.iq = noisy(turned(heard, self.cfo_hz[:, None].double() / sampling_rate), snr_db, 1)
         self.useful = useful - since[:, None]

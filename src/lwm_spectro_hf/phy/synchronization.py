@@ -40,8 +40,8 @@ class Synchronized:
     Attributes:
         iq (`torch.Tensor` of shape `(batch, num_frames * fft_size)`): The frames one after the other, complex64.
         fft_size (`int`): Samples of a frame.
-        cfo_hz (`torch.Tensor` of shape `(batch, num_frames)`): Carrier offset that was taken out of a frame [Hz]. It is
-            known up to whole subcarriers: within half a spacing.
+        cfo_hz (`torch.Tensor` of shape `(batch, num_frames)`): Carrier offset that was taken out of a frame [Hz]. It
+            is known up to whole subcarriers: within half a spacing.
         start (`torch.Tensor` of shape `(batch, num_frames)`, int64): First sample of each frame in the recording. It
             lies a third of a cyclic prefix before the useful part.
     """
@@ -107,9 +107,9 @@ def _raster(sampling_rate: float, subcarrier_spacing_hz: float, device: torch.de
     useful = ends - fft_size
     number = torch.searchsorted(ends, torch.arange(period), right=True)
     is_prefix = torch.arange(period) < useful[number]
-    # The estimate is late by the median of the power-delay profile: a frame starts earlier, for no symbol to reach into
-    # it. Of the parts of the prefix that were tried, a third leaves least interference over exponential and two-path
-    # channels. It costs a phase that is linear in frequency, which a power spectrogram does not see.
+    # The estimate is late by the median of the power-delay profile; so that the next symbol does not reach into a
+    # frame, it starts earlier. Of exponential channels a quarter of a prefix lets in least interference, of two equal
+    # paths a half. It costs a phase that is linear in frequency, which a power spectrogram does not see.
     first = useful - prefix // 3
     return _Raster(period, is_prefix.float().to(device), first.to(device), prefix, fft_size)
 
@@ -190,8 +190,8 @@ def synchronize(
     needed = _required(raster, num_frames, symbol_step)
     if iq.shape[1] < needed:
         raise ValueError(
-            f"The recordings have {iq.shape[1]} samples. Expected at least {needed} for {num_frames} frames, one every "
-            f"{symbol_step} symbol(s): record longer, or ask for fewer frames."
+            f"The recordings have {iq.shape[1]} samples. Expected at least {needed} for {num_frames} frames, one "
+            f"every {symbol_step} symbol(s): record longer, or ask for fewer frames."
         )
     iq = iq[:, :needed].to(torch.complex64)
     # One wrong sample spoils the sum, which is far cheaper than looking at each; it may also overflow by itself.
@@ -240,8 +240,8 @@ def _cell_timing(repeats: torch.Tensor, raster: _Raster) -> tuple[torch.Tensor, 
         raster (`_Raster`): The standard.
 
     Returns:
-        `tuple`: correlation `(batch, 1)`, whose angle is the turn over a symbol; first sample of a period, `(batch, 1)`;
-        and samples that the clock gains each sample, `(batch,)`.
+        `tuple`: correlation `(batch, 1)`, whose angle is the turn over a symbol; first sample of a period,
+        `(batch, 1)`; and samples that the clock gains each sample, `(batch,)`.
     """
     num_segments = _num_segments(raster, repeats.shape[1])
     length = num_segments * raster.period
