@@ -40,8 +40,8 @@ class Synchronized:
     Attributes:
         iq (`torch.Tensor` of shape `(batch, num_frames * fft_size)`): The frames one after the other, complex64.
         fft_size (`int`): Samples of a frame.
-        cfo_hz (`torch.Tensor` of shape `(batch, num_frames)`): Carrier offset that was taken out of a frame [Hz]. It is
-            known up to whole subcarriers: within half a spacing.
+        cfo_hz (`torch.Tensor` of shape `(batch, num_frames)`): Carrier offset that was taken out of a frame [Hz]. It
+            is known up to whole subcarriers: within half a spacing.
         start (`torch.Tensor` of shape `(batch, num_frames)`, int64): First sample of each frame in the recording. It
             lies a third of a cyclic prefix before the useful part.
     """
@@ -107,9 +107,9 @@ def _raster(sampling_rate: float, subcarrier_spacing_hz: float, device: torch.de
     useful = ends - fft_size
     number = torch.searchsorted(ends, torch.arange(period), right=True)
     is_prefix = torch.arange(period) < useful[number]
-    # The estimate is late by the median of the power-delay profile: a frame starts earlier, for no symbol to reach into
-    # it. Of the parts of the prefix that were tried, a third leaves least interference over exponential and two-path
-    # channels. It costs a phase that is linear in frequency, which a power spectrogram does not see.
+    # The estimate is late by the median of the power-delay profile; so that the next symbol does not reach into a
+    # frame, it starts earlier. Of exponential channels a quarter of a prefix lets in least interference, of two equal
+    # paths a half. It costs a phase that is linear in frequency, which a power spectrogram does not see.
     first = useful - prefix // 3
     return _Raster(period, is_prefix.float().to(device), first.to(device), prefix, fft_size)
 
@@ -190,11 +190,12 @@ def synchronize(
     needed = _required(raster, num_frames, symbol_step)
     if iq.shape[1] < needed:
         raise ValueError(
-            f"The recordings have {iq.shape[1]} samples. Expected at least {needed} for {num_frames} frames, one every "
-            f"{symbol_step} symbol(s): record longer, or ask for fewer frames."
+            f"The recordings have {iq.shape[1]} samples. Expected at least {needed} for {num_frames} frames, one "
+            f"every {symbol_step} symbol(s): record longer, or ask for fewer frames."
         )
     iq = iq[:, :needed].to(torch.complex64)
-    if not torch.isfinite(torch.view_as_real(iq)).all():
+    # One wrong sample spoils the sum, which is far cheaper than looking at each; it may also overflow by itself.
+    if not torch.isfinite(iq.sum()) and not torch.isfinite(torch.view_as_real(iq)).all():
         raise ValueError("The recordings have samples that are NaN or infinite. Cut them out, or replace them by 0.")
 
     fft_size = raster.fft_size
@@ -208,12 +209,13 @@ def synchronize(
         region = torch.zeros_like(origin)
     which, start = _frame_starts(region, origin, raster, num_frames, symbol_step)
     start += (drift[:, None] * start).round().long()
-    cycles = (phasor.angle() / (2 * torch.pi)).gather(1, which)
 
+    cycles = phasor.angle() / (2 * torch.pi)  # that the carrier turns in a symbol
     row = torch.arange(len(iq), device=iq.device)[:, None]
     frames = iq.unfold(1, fft_size, 1)[row, start]
-    within = torch.arange(fft_size, device=iq.device) / fft_size
-    frames = frames * _turn(-cycles[..., None] * within) * _turn(-cycles * start / fft_size)[..., None]
+    frames *= _turn(-cycles[..., None] * torch.arange(fft_size, device=iq.device) / fft_size)[row, which]
+    cycles = cycles.gather(1, which)
+    frames *= _turn(-cycles * start / fft_size)[..., None]
     return Synchronized(frames.flatten(1), fft_size, cycles * subcarrier_spacing_hz, start)
 
 
@@ -238,8 +240,8 @@ def _cell_timing(repeats: torch.Tensor, raster: _Raster) -> tuple[torch.Tensor, 
         raster (`_Raster`): The standard.
 
     Returns:
-        `tuple`: correlation `(batch, 1)`, whose angle is the turn over a symbol; first sample of a period, `(batch, 1)`;
-        and samples that the clock gains each sample, `(batch,)`.
+        `tuple`: correlation `(batch, 1)`, whose angle is the turn over a symbol; first sample of a period,
+        `(batch, 1)`; and samples that the clock gains each sample, `(batch,)`.
     """
     num_segments = _num_segments(raster, repeats.shape[1])
     length = num_segments * raster.period
@@ -265,9 +267,9 @@ def _bursts(iq: torch.Tensor, raster: _Raster) -> tuple[torch.Tensor, torch.Tens
         `tuple`: first symbol of the raster from sample zero on that a burst fills, and the one after its last, both
         `(batch, num_bursts)`; rows with fewer bursts have both at the end.
     """
-    num_symbols = iq.shape[1] // raster.period
-    samples = torch.view_as_real(iq[:, : num_symbols * raster.period]).flatten(1)
-    power = samples.unflatten(1, (num_symbols, -1)).square().mean(2)
+    num_symbols = (iq.shape[1] - raster.fft_size) // raster.period
+    symbols = iq[:, : num_symbols * raster.period].unflatten(1, (num_symbols, -1))
+    power = torch.view_as_real(symbols).square().mean((2, 3))
     # The median of three steadies the level, and leaves edges where they are.
     padded = torch.nn.functional.pad(power[:, None], (1, 1), mode="replicate")[:, 0]
     before, after = padded[:, :-2], padded[:, 2:]
@@ -313,10 +315,12 @@ def _burst_timing(
         the turn over a symbol; first sample of a period.
     """
     period = raster.period
-    folded = torch.nn.functional.pad(repeats, (period, -repeats.shape[1] % period)).unflatten(1, (-1, period))
-    row = torch.arange(len(repeats), device=repeats.device)[:, None]
-    summed = folded.cumsum(1)
-    correlation = _prefix_correlation(summed[row, end] - summed[row, begin], raster)
+    num_symbols = repeats.shape[1] // period
+    folded = torch.view_as_real(repeats[:, : num_symbols * period].unflatten(1, (num_symbols, period)))
+    symbol = torch.arange(num_symbols, device=repeats.device)
+    within = (symbol >= begin[..., None]) & (symbol < end[..., None])
+    summed = within.to(folded.dtype) @ folded.flatten(2)
+    correlation = _prefix_correlation(torch.view_as_complex(summed.unflatten(2, (period, 2))), raster)
     origin = correlation.abs().argmax(2)
     phasor = correlation.gather(2, origin[..., None])[..., 0]
     # Half a symbol early, as the first symbol that a burst fills can have started before that; the first burst
