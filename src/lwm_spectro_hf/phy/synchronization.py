@@ -31,6 +31,7 @@ _SHORTEST_BURST = 5
 _BURST_POWER = 1.5
 # ... and over the loudest symbol of the recording, for recordings without noise.
 _FAINTEST_BURST = 1e-4
+_TRAINING_COHERENCE = 0.6  # of two periods of the short training field: it is S / (S + N)
 
 
 @dataclass
@@ -162,8 +163,9 @@ def synchronize(
     """Finds symbol timing and carrier offset from the cyclic prefixes, and cuts one frame out of each symbol.
 
     LTE and 5G: one timing and offset for a recording; a drift of the sample clock is followed where it matters.
-    WiFi: both anew for each burst, as packets start anywhere and come from different stations. Between bursts the
-    raster of 4 us goes on. Where no burst stands out of the noise, the whole recording is taken as one.
+    WiFi: both anew for each burst, as packets start anywhere and come from different stations. Bursts are told by
+    their power and by the short training field. Between them the raster of 4 us goes on. Where none stands out of the
+    noise, the whole recording is taken as one.
 
     Timing and offset are estimated from the [`required_samples`] at the head of a recording; the rest is left out.
 
@@ -261,7 +263,11 @@ def _cell_timing(repeats: torch.Tensor, raster: _Raster) -> tuple[torch.Tensor, 
 
 
 def _bursts(iq: torch.Tensor, raster: _Raster) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where power stands out of the noise.
+    """Where packets are, by power and by the short training field.
+
+    Args:
+        iq (`torch.Tensor` of shape `(batch, num_samples)`): Recordings.
+        raster (`_Raster`): The standard.
 
     Returns:
         `tuple`: first symbol of the raster from sample zero on that a burst fills, and the one after its last, both
@@ -269,7 +275,7 @@ def _bursts(iq: torch.Tensor, raster: _Raster) -> tuple[torch.Tensor, torch.Tens
     """
     num_symbols = (iq.shape[1] - raster.fft_size) // raster.period
     symbols = iq[:, : num_symbols * raster.period].unflatten(1, (num_symbols, -1))
-    power = torch.view_as_real(symbols).square().mean((2, 3))
+    raw = power = torch.view_as_real(symbols).square().sum(3).mean(2)
     # The median of three steadies the level, and leaves edges where they are.
     padded = torch.nn.functional.pad(power[:, None], (1, 1), mode="replicate")[:, 0]
     before, after = padded[:, :-2], padded[:, 2:]
@@ -279,9 +285,18 @@ def _bursts(iq: torch.Tensor, raster: _Raster) -> tuple[torch.Tensor, torch.Tens
     # A single quiet symbol does not end a burst, and what is shorter than any packet is none.
     busy = _dilate(~_dilate(~_dilate(busy, 0, 1), _SHORTEST_BURST, 0), 0, _SHORTEST_BURST - 1)
 
+    # The short training field, 8 us of ten periods (17.3.3), parts packets that follow one another without a gap.
+    quarter = raster.fft_size // 4
+    end = num_symbols * raster.period
+    periods = (iq[:, :end].conj() * iq[:, quarter : quarter + end]).unflatten(1, (num_symbols, -1)).mean(2)
+    training = busy & (periods.abs() > _TRAINING_COHERENCE * raw)
     outside = busy.new_zeros(len(busy), 1)
-    rises = busy & ~torch.cat([outside, busy[:, :-1]], 1)
-    falls = busy & ~torch.cat([busy[:, 1:], outside], 1)
+    louder = busy & ~torch.cat([outside, busy[:, :-1]], 1)
+    starts = training & ~torch.cat([outside, training[:, :-1]], 1)
+    # Not the field that comes with a rise of power, nor the one 28 us later in an 802.11n packet (19.3.9.4.4).
+    soon = _dilate(louder | starts, 0, 8)
+    rises = louder | (starts & ~torch.cat([outside, soon[:, :-1]], 1))
+    falls = busy & ~torch.cat([busy[:, 1:] & ~rises[:, 1:], outside], 1)
     number = rises.cumsum(1) - 1
     num_bursts = max(1, int(number[:, -1].max()) + 1)
     symbol = torch.arange(num_symbols, device=iq.device).expand_as(number)
@@ -353,6 +368,6 @@ def _frame_starts(
     which = torch.searchsorted(total, number, right=True)
     earlier = torch.nn.functional.pad(total, (1, 0)).gather(1, which)
     start = origin.gather(1, which) + raster.position(first.gather(1, which) + number - earlier)
-    # The last frame before a burst gives way to it.
+    # The last frame before a burst gives way to it, as far as the recording allows.
     following = torch.nn.functional.pad(opening[:, 1:], (0, 1), value=torch.iinfo(torch.int64).max).gather(1, which)
-    return which, torch.minimum(start, following - raster.fft_size)
+    return which, torch.minimum(start, following - raster.fft_size).clamp(min=0)
