@@ -205,7 +205,7 @@ def receive(
     far_edge = offset_hz.abs() + half
     edge = torch.where(selective, half, far_edge + (2 * rate_out_hz - far_edge).clamp(min=0) * uniform(0, 1))
     centre = torch.where(selective, shift, 0)[:, None]
-    stop_db = torch.where(selective, uniform(-100, -60), uniform(-60, -15))
+    stop_db = torch.where(selective, -100.0, uniform(-60, -15))
     spectrum = spectrum * lowpass((source + shift[:, None] - centre) * bin_hz, edge, uniform(0.03, 0.25), stop_db)
     return torch.fft.ifft(spectrum) * (num_samples / num_in)
 
