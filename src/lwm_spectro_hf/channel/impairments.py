@@ -25,7 +25,7 @@ def lowpass(
         `torch.Tensor` of shape `(batch, num_bins)`.
     """
     beyond = ((frequencies_hz.abs() / edge_hz[:, None] - 1) / rolloff[:, None]).clamp(0, 1)
-    return 10 ** (stop_db[:, None] / 20 * (1 - torch.cos(torch.pi * beyond)) / 2)
+    return torch.exp(math.log(10) / 20 * stop_db[:, None] * (1 - torch.cos(torch.pi * beyond)) / 2)
 
 
 def frequency_offset(samples: torch.Tensor, sampling_rate: float, offset_hz: torch.Tensor) -> torch.Tensor:
