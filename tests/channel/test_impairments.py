@@ -130,7 +130,7 @@ def test_filter_of_the_carrier_leaves_no_noise_beside_it():
     beside = (frequency - 2e6).abs() > 1.26 * 3.03e6
     inside = (frequency - 2e6).abs() < 3e6
     suppression = density[:, beside].mean(1) / density[:, inside].mean(1)
-    assert suppression.max() < 10**-5.9
+    assert suppression.max() < 10**-9.5
 
 
 def test_mixer_adds_the_leakage_and_image_that_were_asked():

@@ -25,7 +25,7 @@ def lowpass(
         `torch.Tensor` of shape `(batch, num_bins)`.
     """
     beyond = ((frequencies_hz.abs() / edge_hz[:, None] - 1) / rolloff[:, None]).clamp(0, 1)
-    return 10 ** (stop_db[:, None] / 20 * (1 - torch.cos(torch.pi * beyond)) / 2)
+    return torch.exp(math.log(10) / 20 * stop_db[:, None] * (1 - torch.cos(torch.pi * beyond)) / 2)
 
 
 def frequency_offset(samples: torch.Tensor, sampling_rate: float, offset_hz: torch.Tensor) -> torch.Tensor:
@@ -205,7 +205,7 @@ def receive(
     far_edge = offset_hz.abs() + half
     edge = torch.where(selective, half, far_edge + (2 * rate_out_hz - far_edge).clamp(min=0) * uniform(0, 1))
     centre = torch.where(selective, shift, 0)[:, None]
-    stop_db = torch.where(selective, uniform(-100, -60), uniform(-60, -15))
+    stop_db = torch.where(selective, -100.0, uniform(-60, -15))
     spectrum = spectrum * lowpass((source + shift[:, None] - centre) * bin_hz, edge, uniform(0.03, 0.25), stop_db)
     return torch.fft.ifft(spectrum) * (num_samples / num_in)
 
