@@ -15,7 +15,7 @@ import torch
 
 from ..extras import require
 from .bits import crc, slices, to_bits
-from .sequences import gold_sequence
+from .sequences import gold_bits
 
 # Modulation order and 1024 times the code rate of each MCS (TS 38.214, tables 5.1.3.1-1 to 64QAM, -2 to 256QAM).
 MCS_TABLES = {
@@ -139,7 +139,7 @@ def encode_broadcast(
     # stay clear with the half-frame bit.
     clear = torch.zeros(32, dtype=torch.bool, device=device)
     clear[place[[7, 8, 10]]] = True
-    sequence = gold_sequence(cell_id, 4 * 29).to(torch.uint8)
+    sequence = gold_bits(cell_id, 4 * 29)
     phase = (frame >> 1) & 3
     payload[:, ~clear] ^= sequence.gather(1, 29 * phase[:, None] + torch.arange(29, device=device))
     return PolarCode.of(56, BROADCAST_BITS, str(device)).encode(torch.cat([payload, crc(payload, "24C")], 1))
@@ -209,47 +209,41 @@ def _set_index(lifting: int) -> int:
 @cache
 def _parity_checks(
     base_graph: int, lifting: int, rows: range, columns: int, device: torch.device
-) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+) -> tuple[torch.Tensor, list[int], torch.Tensor, torch.Tensor]:
     """Which shifted columns to add up for each row of the graph.
 
     Returns:
-        `tuple`: where each row is once the longest are first; and for the first, second, ... column of all rows that
-        have as many, the column and its shift.
+        `tuple`: where each row is once those with the most columns are first; how many rows have a first, a second,
+        ... column; those columns, first ones first, and their shifts.
     """
-    set_index = _set_index(lifting)
     terms = {row: [] for row in rows}
-    for row, column, shift in _base_graph(base_graph, set_index):
+    for row, column, shift in _base_graph(base_graph, _set_index(lifting)):
         if row in terms and column < columns:
             terms[row].append((column, shift % lifting))
     ranking = sorted(rows, key=lambda row: -len(terms[row]))
-    steps = []
-    for rank in range(len(terms[ranking[0]])):
-        found = [terms[row][rank] for row in ranking if len(terms[row]) > rank]
-        steps.append(tuple(torch.tensor(values, device=device) for values in zip(*found, strict=True)))
-    return torch.tensor([ranking.index(row) for row in rows], device=device), steps
+    steps = [[terms[row][rank] for row in ranking if len(terms[row]) > rank] for rank in range(len(terms[ranking[0]]))]
+    column, shift = torch.tensor([term for step in steps for term in step], device=device).T
+    place = torch.tensor([ranking.index(row) for row in rows], device=device)
+    return place, [len(step) for step in steps], column, shift
 
 
 def _add_up(word: torch.Tensor, base_graph: int, rows: range, columns: int) -> torch.Tensor:
-    """Sums of the shifted columns of each row of the graph, `(len(rows), num_blocks, lifting)`, uint8.
+    """Sums of the shifted columns of each row of the graph, `(len(rows), batch, lifting)`, uint8.
 
     Args:
-        word (`torch.Tensor` of shape `(num_columns, num_blocks, 2 * lifting)`, uint8): Each column twice in a row, so
-            that a cyclic shift is a slice.
+        word (`torch.Tensor` of shape `(num_columns, batch, 2 * lifting)`, uint8): Each column twice in a row, so that
+            a cyclic shift is a slice.
         base_graph (`int`): 1 or 2.
         rows (`range`): Rows of the graph.
         columns (`int`): How many columns take part.
     """
-    num_blocks, lifting = word.shape[1], word.shape[2] // 2
-    place, steps = _parity_checks(base_graph, lifting, rows, columns, word.device)
-    block = torch.arange(num_blocks, device=word.device)[:, None]
-    total = None
-    for column, shift in steps:
-        first = (column[:, None, None] * num_blocks + block) * 2 * lifting + shift[:, None, None]
-        found = slices(word.view(1, -1), first.view(1, -1), lifting).view(len(column), num_blocks, lifting)
-        if total is None:
-            total = found
-        else:
-            total[: len(column)] ^= found
+    batch_size, lifting = word.shape[1], word.shape[2] // 2
+    place, counts, column, shift = _parity_checks(base_graph, lifting, rows, columns, word.device)
+    first = torch.arange(batch_size, device=word.device) * 2 * lifting + shift[:, None]
+    first += (2 * lifting * batch_size) * column[:, None]
+    total, *others = slices(word.view(1, -1), first[None], lifting)[0].split(counts)
+    for other in others:
+        total[: len(other)] ^= other
     return total.index_select(0, place)
 
 
