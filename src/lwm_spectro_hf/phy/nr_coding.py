@@ -209,42 +209,40 @@ def _set_index(lifting: int) -> int:
 @cache
 def _parity_checks(
     base_graph: int, lifting: int, rows: range, columns: int, device: torch.device
-) -> tuple[torch.Tensor, list[int], torch.Tensor, torch.Tensor]:
-    """Which shifted columns to add up for each row of the graph.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which columns to add up for each row of the graph, and their shifts, each of shape `(most, len(rows))`.
 
-    Returns:
-        `tuple`: where each row is once those with the most columns are first; how many rows have a first, a second,
-        ... column; those columns, first ones first, and their shifts.
+    Rows with few columns are filled up with column `columns`.
     """
     terms = {row: [] for row in rows}
     for row, column, shift in _base_graph(base_graph, _set_index(lifting)):
         if row in terms and column < columns:
             terms[row].append((column, shift % lifting))
-    ranking = sorted(rows, key=lambda row: -len(terms[row]))
-    steps = [[terms[row][rank] for row in ranking if len(terms[row]) > rank] for rank in range(len(terms[ranking[0]]))]
-    column, shift = torch.tensor([term for step in steps for term in step], device=device).T
-    place = torch.tensor([ranking.index(row) for row in rows], device=device)
-    return place, [len(step) for step in steps], column, shift
+    most = max(map(len, terms.values()))
+    filled = [terms[row] + [(columns, 0)] * (most - len(terms[row])) for row in rows]
+    column, shift = torch.tensor(filled, device=device).permute(2, 1, 0)
+    return column.contiguous(), shift.contiguous()
 
 
-def _add_up(word: torch.Tensor, base_graph: int, rows: range, columns: int) -> torch.Tensor:
+def _add_up(word: torch.Tensor, base_graph: int, rows: range) -> torch.Tensor:
     """Sums of the shifted columns of each row of the graph, `(len(rows), batch, lifting)`, uint8.
 
     Args:
         word (`torch.Tensor` of shape `(num_columns, batch, 2 * lifting)`, uint8): Each column twice in a row, so that
-            a cyclic shift is a slice.
+            a cyclic shift is a slice. The last one is zero.
         base_graph (`int`): 1 or 2.
         rows (`range`): Rows of the graph.
-        columns (`int`): How many columns take part.
     """
-    batch_size, lifting = word.shape[1], word.shape[2] // 2
-    place, counts, column, shift = _parity_checks(base_graph, lifting, rows, columns, word.device)
-    first = torch.arange(batch_size, device=word.device) * 2 * lifting + shift[:, None]
-    first += (2 * lifting * batch_size) * column[:, None]
-    total, *others = slices(word.view(1, -1), first[None], lifting)[0].split(counts)
-    for other in others:
-        total[: len(other)] ^= other
-    return total.index_select(0, place)
+    columns, batch_size, lifting = len(word) - 1, word.shape[1], word.shape[2] // 2
+    column, shift = _parity_checks(base_graph, lifting, rows, columns, word.device)
+    first = (column * (2 * lifting * batch_size) + shift)[..., None]
+    first = first + torch.arange(0, 2 * lifting * batch_size, 2 * lifting, device=word.device)
+    terms = slices(word.view(1, -1), first[None], lifting)[0]
+    while len(terms) > 1:
+        half = len(terms) // 2
+        terms[:half] ^= terms[-half:]
+        terms = terms[:-half]
+    return terms[0]
 
 
 def ldpc_encode(bits: torch.Tensor, base_graph: int, lifting: int, rows: int) -> torch.Tensor:
@@ -263,32 +261,30 @@ def ldpc_encode(bits: torch.Tensor, base_graph: int, lifting: int, rows: int) ->
     batch_size, columns = len(bits), bits.shape[1] // lifting
     # Eight blocks share a byte: sums modulo two of all cost as much as of one.
     octets = torch.nn.functional.pad(bits, (0, 0, 0, -batch_size % 8)).view(-1, 8, columns, lifting)
-    packed = octets[:, 0].clone()
-    for position in range(1, 8):
-        packed.mul_(2).add_(octets[:, position])
-    word = torch.empty(columns + 4, len(packed), 2, lifting, dtype=torch.uint8, device=bits.device)
+    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
+    packed = (octets << shifts[:, None, None]).sum(1, dtype=torch.uint8)
+    word = torch.zeros(columns + 5, len(packed), 2, lifting, dtype=torch.uint8, device=bits.device)
     word[:columns] = packed.transpose(0, 1)[:, :, None]
     twice = word.flatten(2)
-    check = _add_up(twice, base_graph, range(4), columns)
+    check = _add_up(twice[: columns + 1], base_graph, range(4))
     # The four core rows end in a column with shifts (a, b, a) and a double diagonal: their sum leaves shift b alone.
     first, middle = columns, 1 if base_graph == 1 else 2
-    shifts = {
+    core = {
         row: shift % lifting
         for row, column, shift in _base_graph(base_graph, _set_index(lifting))
         if column == first and row < 4
     }
-    word[first] = (check[0] ^ check[1] ^ check[2] ^ check[3]).roll(shifts[middle], -1)[:, None]
-    for row, shift in shifts.items():
+    word[first] = (check[0] ^ check[1] ^ check[2] ^ check[3]).roll(core[middle], -1)[:, None]
+    for row, shift in core.items():
         check[row] ^= twice[first, :, shift : shift + lifting]
     word[first + 1] = check[0][:, None]
     word[first + 2] = (check[0] ^ check[1])[:, None]
     word[first + 3] = check[3][:, None]
-    parity = word[first:, :, 0]
+    parity = word[first:-1, :, 0]
     if rows > 4:
-        parity = torch.cat([parity, _add_up(twice, base_graph, range(4, rows), columns + 4)])
+        parity = torch.cat([parity, _add_up(twice, base_graph, range(4, rows))])
     parity = parity.transpose(0, 1).flatten(1)
-    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)[:, None]
-    unpacked = (parity[:, None] >> shifts).bitwise_and_(1).flatten(0, 1)[:batch_size]
+    unpacked = (parity[:, None] >> shifts[:, None]).bitwise_and_(1).flatten(0, 1)[:batch_size]
     return torch.cat([bits, unpacked], 1)
 
 
