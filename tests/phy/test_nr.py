@@ -152,6 +152,67 @@ def test_py3gpp_decodes_the_transport_blocks(table, mcs, groups, additional):
         np.testing.assert_array_equal(found[:, 0], blocks.bits(grant).numpy())
 
 
+def test_py3gpp_receives_an_aligned_waveform_with_no_more_than_its_parameters():
+    full, code_rate = torch.ones(2, dtype=torch.bool), torch.full((2,), 0.5)
+    wave = nr.draw(
+        25, 15e3, 2, 57_600, seeded(11), modulation=torch.tensor([1, 2]), code_rate=code_rate, full=full, aligned=True
+    )
+    fft_size, bins = wave.numerology.fft_size, wave.numerology.bins(300).numpy() % wave.numerology.fft_size
+    lengths = [(144 + 16 * (i % 7 == 0)) * fft_size // 2048 + fft_size for i in range(140)]
+    for row in range(2):
+        told = {name: int(value[row]) for name, value in wave.parameters.items()}
+        samples = wave.samples[row].numpy()
+        start, cell_id, block = find_cell(samples, wave.numerology, 300, 12 * told["ssb_first_rb"] + told["ssb_shift"])
+        assert cell_id == told["cell_id"]
+        index = [told["ssb_bitmap"] >> (7 - i) & 1 for i in range(8)].index(1)
+        second_half = told["ssb_second_half"] if told["ssb_half_frames"] > 1 else start > 28_800
+        symbol = 70 * second_half + 14 * (index // 2) + (2, 8)[index % 2]
+        assert start == sum(lengths[: symbol + 1]) - fft_size, "the timeline starts with a frame"
+        used = np.zeros((4, 240), bool)
+        used[[1, 3]] = True
+        used[2, :48] = used[2, 192:] = True
+        comb = np.arange(240) % 4 == cell_id % 4
+        softbits = py3gpp.nrSymbolDemodulate(block[used & ~comb], "QPSK", 0.1)
+        signs = 1 - 2 * np.asarray(py3gpp.nrPBCHPRBS(cell_id, index, 864))
+        _, checksum, mib, low_bits, half_frame, _ = py3gpp.nrBCHDecode(softbits * signs, 8, 8, cell_id)
+        assert checksum == 0 and half_frame == second_half
+        assert int("".join(map(str, [*mib[1:7], *low_bits])), 2) == told["frame_number"]
+
+        taken = {index // 2, 5 + index // 2, told["tracking_slot"] - 10 * told["frame_number"] % 40}
+        slot = min(set(range(10)) - taken)
+        starts = np.cumsum(lengths)[14 * slot : 14 * slot + 14] - fft_size
+        grid = np.stack([np.fft.fft(samples[s : s + fft_size], norm="ortho")[bins] for s in starts])
+        dmrs = [told["dmrs_position"], *{0: [], 1: [11], 2: [7, 11]}[told["dmrs_additional"]]]
+        pdsch, carrier = py3gpp.nrPDSCHConfig(), py3gpp.nrCarrierConfig()
+        carrier.NSlot = told["slot"] + slot
+        pdsch.NSizeBWP, pdsch.PRBSet = 25, list(range(25))
+        pdsch.DMRS.DMRSTypeAPosition = told["dmrs_position"]
+        pdsch.DMRS.DMRSAdditionalPosition, pdsch.DMRS.NIDNSCID = told["dmrs_additional"], cell_id
+        pilots = np.asarray(py3gpp.nrPDSCHDMRS(pdsch, carrier)).reshape(len(dmrs), -1)
+        pilots[:, 1::2] *= (-1) ** (told["dmrs_port"] % 2)
+        received = grid[dmrs, told["dmrs_port"] // 2 :: 2]
+        gain = (np.vdot(pilots, received) / np.vdot(pilots, pilots)).real / (2**0.5 if told["cdm_groups"] == 2 else 1)
+        data = [
+            grid[s] if s not in dmrs else grid[s, 1::2] if told["cdm_groups"] == 1 else grid[s, :0]
+            for s in range(told["control_symbols"], 14)
+        ]
+        data = np.concatenate(data) / gain
+        order, rate = nr.MCS_TABLES[told["mcs_table"]][told["mcs"]]
+        name, rate = nr.MODULATIONS[int(wave.modulation[row])], rate / 1024
+        assert abs(rate - 0.5) < 0.06
+        elements = 12 * (14 - told["control_symbols"]) - 6 * told["cdm_groups"] * len(dmrs)
+        size = py3gpp.nrTBS(name, 1, 25, elements, rate)
+        ratios = demap(data, order) * (
+            1 - 2 * np.asarray(py3gpp.nrPRBS(told["rnti"] * 2**15 + cell_id, len(data) * order))
+        )
+        info = py3gpp.nrDLSCHInfo(size, rate)
+        recovered = np.clip(py3gpp.nrRateRecoverLDPC(ratios, size, rate, 0, name, 1), -1e3, 1e3)
+        decoded, _ = py3gpp.nrLDPCDecode(recovered, info["BGN"], 8)
+        transport, failed = py3gpp.nrCodeBlockDesegmentLDPC(decoded, info["BGN"], size + info["L"])
+        assert not np.any(failed)
+        assert py3gpp.nrCRCDecode(transport.astype(int), info["CRC"])[1] == 0
+
+
 def remainder_24c(bits):
     register = 0
     for bit in bits:

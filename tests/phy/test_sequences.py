@@ -5,7 +5,7 @@ import py3gpp
 import pytest
 import torch
 
-from lwm_spectro_hf.phy.sequences import CONSTELLATION_ORDERS, constellation, gold_qpsk, gold_sequence
+from lwm_spectro_hf.phy.sequences import CONSTELLATION_ORDERS, constellation, gold_bits, gold_qpsk
 
 
 @pytest.mark.parametrize("name", CONSTELLATION_ORDERS)
@@ -21,9 +21,9 @@ def test_unknown_modulation_names_the_known_ones():
         constellation("8PSK")
 
 
-def test_gold_sequence_agrees_with_py3gpp_for_many_seeds():
+def test_gold_bits_agrees_with_py3gpp_for_many_seeds():
     seeds = torch.tensor([[0, 1, 12345], [2**30 + 7, 2**31 - 1, 99]])
-    found = gold_sequence(seeds, 300)
+    found = gold_bits(seeds, 300)
     assert found.shape == (2, 3, 300)
     for seed, row in zip(seeds.flatten().tolist(), found.flatten(0, 1), strict=True):
         expected = np.asarray(py3gpp.nrPRBS(seed, 300)).reshape(-1)
@@ -32,6 +32,6 @@ def test_gold_sequence_agrees_with_py3gpp_for_many_seeds():
 
 def test_gold_qpsk_takes_two_bits_a_symbol():
     seed = torch.tensor([4711])
-    bits = gold_sequence(seed, 20)[0]
+    bits = gold_bits(seed, 20)[0].float()
     expected = ((1 - 2 * bits[0::2]) + 1j * (1 - 2 * bits[1::2])) / 2**0.5
     torch.testing.assert_close(gold_qpsk(seed, 10)[0], expected.to(torch.complex64))

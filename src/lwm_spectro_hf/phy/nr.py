@@ -21,7 +21,7 @@ from .nr_coding import BROADCAST_BITS, MCS_TABLES, encode_broadcast
 from .nr_control import ControlMessages, add_control
 from .nr_data import MODULATIONS, TransportBlocks, shared_channel
 from .ofdm import Numerology, cyclic_prefix_3gpp, modulate
-from .sequences import CONSTELLATION_ORDERS, constellation, gold_qpsk, gold_sequence, m_sequence
+from .sequences import CONSTELLATION_ORDERS, constellation, gold_bits, gold_qpsk, m_sequence
 from .traffic import decibels, draw_allocation
 from .waveform import Waveform
 
@@ -126,9 +126,8 @@ def broadcast_symbols(cells: Cells, row: torch.Tensor, slot_number: torch.Tensor
     mib = torch.cat([to_bits(value, width) for value, width in fields], 1)
     coded = encode_broadcast(mib, frame, half_frame, k_ssb, cells.cell_id[row])
     phase = torch.where(cells.ssb_maximum[row] == 4, index % 4, index)
-    sequence = gold_sequence(cells.cell_id[row], SSB_BLOCKS * BROADCAST_BITS).to(torch.uint8)
-    place = BROADCAST_BITS * phase[:, None] + torch.arange(BROADCAST_BITS, device=row.device)
-    return modulate_bits(coded ^ sequence.gather(1, place), "QPSK")
+    sequence = gold_bits(cells.cell_id, SSB_BLOCKS * BROADCAST_BITS).unflatten(1, (SSB_BLOCKS, -1))
+    return modulate_bits(coded ^ sequence[row, phase], "QPSK")
 
 
 def modulate_bits(bits: torch.Tensor, modulation: str) -> torch.Tensor:

@@ -15,7 +15,7 @@ import torch
 
 from ..extras import require
 from .bits import crc, slices, to_bits
-from .sequences import gold_sequence
+from .sequences import gold_bits
 
 # Modulation order and 1024 times the code rate of each MCS (TS 38.214, tables 5.1.3.1-1 to 64QAM, -2 to 256QAM).
 MCS_TABLES = {
@@ -139,7 +139,7 @@ def encode_broadcast(
     # stay clear with the half-frame bit.
     clear = torch.zeros(32, dtype=torch.bool, device=device)
     clear[place[[7, 8, 10]]] = True
-    sequence = gold_sequence(cell_id, 4 * 29).to(torch.uint8)
+    sequence = gold_bits(cell_id, 4 * 29)
     phase = (frame >> 1) & 3
     payload[:, ~clear] ^= sequence.gather(1, 29 * phase[:, None] + torch.arange(29, device=device))
     return PolarCode.of(56, BROADCAST_BITS, str(device)).encode(torch.cat([payload, crc(payload, "24C")], 1))
@@ -209,48 +209,40 @@ def _set_index(lifting: int) -> int:
 @cache
 def _parity_checks(
     base_graph: int, lifting: int, rows: range, columns: int, device: torch.device
-) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
-    """Which shifted columns to add up for each row of the graph.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which columns to add up for each row of the graph, and their shifts, each of shape `(most, len(rows))`.
 
-    Returns:
-        `tuple`: where each row is once the longest are first; and for the first, second, ... column of all rows that
-        have as many, the column and its shift.
+    Rows with few columns are filled up with column `columns`.
     """
-    set_index = _set_index(lifting)
     terms = {row: [] for row in rows}
-    for row, column, shift in _base_graph(base_graph, set_index):
+    for row, column, shift in _base_graph(base_graph, _set_index(lifting)):
         if row in terms and column < columns:
             terms[row].append((column, shift % lifting))
-    ranking = sorted(rows, key=lambda row: -len(terms[row]))
-    steps = []
-    for rank in range(len(terms[ranking[0]])):
-        found = [terms[row][rank] for row in ranking if len(terms[row]) > rank]
-        steps.append(tuple(torch.tensor(values, device=device) for values in zip(*found, strict=True)))
-    return torch.tensor([ranking.index(row) for row in rows], device=device), steps
+    most = max(map(len, terms.values()))
+    filled = [terms[row] + [(columns, 0)] * (most - len(terms[row])) for row in rows]
+    column, shift = torch.tensor(filled, device=device).permute(2, 1, 0)
+    return column.contiguous(), shift.contiguous()
 
 
-def _add_up(word: torch.Tensor, base_graph: int, rows: range, columns: int) -> torch.Tensor:
-    """Sums of the shifted columns of each row of the graph, `(len(rows), num_blocks, lifting)`, uint8.
+def _add_up(word: torch.Tensor, base_graph: int, rows: range) -> torch.Tensor:
+    """Sums of the shifted columns of each row of the graph, `(len(rows), batch, lifting)`, uint8.
 
     Args:
-        word (`torch.Tensor` of shape `(num_columns, num_blocks, 2 * lifting)`, uint8): Each column twice in a row, so
-            that a cyclic shift is a slice.
+        word (`torch.Tensor` of shape `(num_columns, batch, 2 * lifting)`, uint8): Each column twice in a row, so that
+            a cyclic shift is a slice. The last one is zero.
         base_graph (`int`): 1 or 2.
         rows (`range`): Rows of the graph.
-        columns (`int`): How many columns take part.
     """
-    num_blocks, lifting = word.shape[1], word.shape[2] // 2
-    place, steps = _parity_checks(base_graph, lifting, rows, columns, word.device)
-    block = torch.arange(num_blocks, device=word.device)[:, None]
-    total = None
-    for column, shift in steps:
-        first = (column[:, None, None] * num_blocks + block) * 2 * lifting + shift[:, None, None]
-        found = slices(word.view(1, -1), first.view(1, -1), lifting).view(len(column), num_blocks, lifting)
-        if total is None:
-            total = found
-        else:
-            total[: len(column)] ^= found
-    return total.index_select(0, place)
+    columns, batch_size, lifting = len(word) - 1, word.shape[1], word.shape[2] // 2
+    column, shift = _parity_checks(base_graph, lifting, rows, columns, word.device)
+    first = (column * (2 * lifting * batch_size) + shift)[..., None]
+    first = first + torch.arange(0, 2 * lifting * batch_size, 2 * lifting, device=word.device)
+    terms = slices(word.view(1, -1), first[None], lifting)[0]
+    while len(terms) > 1:
+        half = len(terms) // 2
+        terms[:half] ^= terms[-half:]
+        terms = terms[:-half]
+    return terms[0]
 
 
 def ldpc_encode(bits: torch.Tensor, base_graph: int, lifting: int, rows: int) -> torch.Tensor:
@@ -269,32 +261,30 @@ def ldpc_encode(bits: torch.Tensor, base_graph: int, lifting: int, rows: int) ->
     batch_size, columns = len(bits), bits.shape[1] // lifting
     # Eight blocks share a byte: sums modulo two of all cost as much as of one.
     octets = torch.nn.functional.pad(bits, (0, 0, 0, -batch_size % 8)).view(-1, 8, columns, lifting)
-    packed = octets[:, 0].clone()
-    for position in range(1, 8):
-        packed.mul_(2).add_(octets[:, position])
-    word = torch.empty(columns + 4, len(packed), 2, lifting, dtype=torch.uint8, device=bits.device)
+    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
+    packed = (octets << shifts[:, None, None]).sum(1, dtype=torch.uint8)
+    word = torch.zeros(columns + 5, len(packed), 2, lifting, dtype=torch.uint8, device=bits.device)
     word[:columns] = packed.transpose(0, 1)[:, :, None]
     twice = word.flatten(2)
-    check = _add_up(twice, base_graph, range(4), columns)
+    check = _add_up(twice[: columns + 1], base_graph, range(4))
     # The four core rows end in a column with shifts (a, b, a) and a double diagonal: their sum leaves shift b alone.
     first, middle = columns, 1 if base_graph == 1 else 2
-    shifts = {
+    core = {
         row: shift % lifting
         for row, column, shift in _base_graph(base_graph, _set_index(lifting))
         if column == first and row < 4
     }
-    word[first] = (check[0] ^ check[1] ^ check[2] ^ check[3]).roll(shifts[middle], -1)[:, None]
-    for row, shift in shifts.items():
+    word[first] = (check[0] ^ check[1] ^ check[2] ^ check[3]).roll(core[middle], -1)[:, None]
+    for row, shift in core.items():
         check[row] ^= twice[first, :, shift : shift + lifting]
     word[first + 1] = check[0][:, None]
     word[first + 2] = (check[0] ^ check[1])[:, None]
     word[first + 3] = check[3][:, None]
-    parity = word[first:, :, 0]
+    parity = word[first:-1, :, 0]
     if rows > 4:
-        parity = torch.cat([parity, _add_up(twice, base_graph, range(4, rows), columns + 4)])
+        parity = torch.cat([parity, _add_up(twice, base_graph, range(4, rows))])
     parity = parity.transpose(0, 1).flatten(1)
-    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)[:, None]
-    unpacked = (parity[:, None] >> shifts).bitwise_and_(1).flatten(0, 1)[:batch_size]
+    unpacked = (parity[:, None] >> shifts[:, None]).bitwise_and_(1).flatten(0, 1)[:batch_size]
     return torch.cat([bits, unpacked], 1)
 
 

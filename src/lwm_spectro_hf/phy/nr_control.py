@@ -7,7 +7,9 @@ import torch
 from .bits import to_bits
 from .nr_cells import SSB_FIRST_SYMBOLS, SYMBOLS_PER_SLOT, Cells
 from .nr_coding import encode_control
-from .sequences import gold_qpsk, gold_sequence
+from .sequences import gold_bits, gold_qpsk
+
+MOST_ELEMENTS = 16  # control channel elements of a message
 
 
 @dataclass
@@ -35,22 +37,29 @@ def resource_indication(start: torch.Tensor, length: torch.Tensor, size: torch.T
     return torch.where(short, size * (length - 1) + start, size * (size - length + 1) + size - 1 - start)
 
 
-def grant(cells: Cells, row: torch.Tensor, slot: torch.Tensor, fallback: bool) -> torch.Tensor:
+def _field_widths(cells: Cells) -> torch.Tensor:
+    """Bits of the frequency-domain assignment in formats 1_1 and 1_0 (TS 38.212, 7.3.1.2), shape `(batch, 2)`."""
+    values = cells.bwp_size * (cells.bwp_size + 1) // 2 - 1
+    value_bits = (values[:, None] >> torch.arange(20, device=values.device) > 0).sum(1)
+    num_groups = cells.rb_groups.max(1).values + 1
+    return torch.stack([torch.maximum(num_groups, value_bits), value_bits], 1)
+
+
+def grant(cells: Cells, row: torch.Tensor, slot: torch.Tensor, fallback: bool, width: int) -> torch.Tensor:
     """The message that schedules the PDSCH: format 1_0, or 1_1 with dynamic allocation type (TS 38.212, 7.3.1.2).
 
     Args:
-        cells ([`Cells`]): The cells; those chosen must have bandwidth parts of one size.
+        cells ([`Cells`]): The cells.
         row, slot (`torch.Tensor` of shape `(num_messages,)`): Which transmissions.
         fallback (`bool`): Format 1_0.
+        width (`int`): Bits of the frequency-domain assignment.
 
     Returns:
         `torch.Tensor` of shape `(num_messages, num_bits)`, uint8.
     """
-    size = int(cells.bwp_size[row[0]])
     allocated = cells.allocated[row, slot]
     first, count = allocated.long().argmax(1), allocated.sum(1)
-    value_bits = (size * (size + 1) // 2 - 1).bit_length()
-    blocks = to_bits(resource_indication(first - cells.bwp_start[row], count, cells.bwp_size[row]), value_bits)
+    blocks = resource_indication(first - cells.bwp_start[row], count, cells.bwp_size[row])
     zero = torch.zeros_like(row)
     # One entry of the time-domain list for each length of downlink that occurs, the whole slot first.
     time = (cells.downlink_symbols[row, slot] < SYMBOLS_PER_SLOT).long()
@@ -59,29 +68,21 @@ def grant(cells: Cells, row: torch.Tensor, slot: torch.Tensor, fallback: bool) -
     common = ((mcs, 5), (zero + 1, 1), (zero, 2), (zero, 4), (zero, 2), (zero + 1, 2), (zero, 3), (zero + 3, 3))
     if fallback:
         # Identifier of downlink; blocks; time; VRB-to-PRB mapping without interleaving.
-        head = [to_bits(zero + 1, 1), blocks, to_bits(time, 4), to_bits(zero, 1)]
-        tail = []
+        fields = ((zero + 1, 1), (blocks, width), (time, 4), (zero, 1), *common)
     else:
         group = cells.rb_groups[row]
-        num_groups = int(cells.rb_groups[row].max()) + 1
-        bitmap = torch.zeros(len(row), num_groups, dtype=torch.uint8, device=row.device)
-        bitmap.scatter_reduce_(1, group.clamp(min=0), (allocated & (group >= 0)).to(torch.uint8), "amax")
-        width = max(num_groups, value_bits)
+        last = group.max(1, keepdim=True).values
+        # The lowest block of each group stands for it: groups are allocated whole.
+        leads = torch.nn.functional.pad(group[:, 1:] != group[:, :-1], (1, 0), value=True)
+        bitmap = ((allocated & leads & (group >= 0)).long() << (last - group).clamp(0, 62)).sum(1)
         contiguous = count == allocated.shape[1] - allocated.flip(1).long().argmax(1) - first
-        chosen = torch.where(
-            contiguous[:, None],
-            torch.nn.functional.pad(blocks, (width - value_bits, 0)),
-            torch.nn.functional.pad(bitmap, (width - num_groups, 0)),
-        )
         # Antenna ports (table 7.3.1.2.2-1): entries 0 and 1 with one CDM group without data, from 3 on with two.
         ports = cells.dmrs_port[row] + torch.where(cells.cdm_groups[row] == 2, 3, 0)
-        # No bit for the VRB-to-PRB mapping: interleaving is not configured.
-        head = [to_bits(zero + 1, 1), to_bits(contiguous.long(), 1), chosen, to_bits(time, 1)]
-        tail = [to_bits(ports, 4), to_bits(zero, 2), to_bits(zero, 1)]  # with SRS request and DMRS initialisation
-    message = torch.cat(head + [to_bits(value, width) for value, width in common] + tail, 1)
-    # The two formats must differ in length (clause 7.3.1.0).
-    same_length = not fallback and message.shape[1] == value_bits + 28
-    return torch.nn.functional.pad(message, (0, 1)) if same_length else message
+        # No bit for the VRB-to-PRB mapping, which is not configured; SRS request and DMRS initialisation at the end.
+        head = ((zero + 1, 1), (contiguous.long(), 1), (torch.where(contiguous, blocks, bitmap), width), (time, 1))
+        fields = (*head, *common, (ports, 4), (zero, 2), (zero, 1))
+    # The two formats always differ in length, as clause 7.3.1.0 asks: by 4 bits at least.
+    return torch.cat([to_bits(value, bits) for value, bits in fields], 1)
 
 
 def _element_groups(cells: Cells, row: torch.Tensor, first: torch.Tensor, aggregation: int) -> torch.Tensor:
@@ -148,46 +149,43 @@ def add_control(grid: torch.Tensor, cells: Cells, generator: torch.Generator) ->
     fallback = simple[row] & ~scattered[row, slot]
     rnti = torch.where(own, cells.rnti[row], torch.randint(1, 65520, row.shape, generator=generator, device=device))
 
-    keys, of_class = torch.stack([cells.bwp_size[row], level[row], fallback.long()], 1).unique(
-        dim=0, return_inverse=True
+    width = _field_widths(cells)[row, fallback.long()]
+    # No scrambling identity is configured: the cell's, without RNTI (TS 38.211, clauses 7.3.2.3 and 7.4.1.3).
+    scrambling = gold_bits(cells.cell_id, 108 * MOST_ELEMENTS)
+    symbol = torch.arange(1, 4, device=device)
+    number = SYMBOLS_PER_SLOT * cells.slot_in_frame[..., None] + symbol
+    cell_id = cells.cell_id[:, None, None]
+    pilots = gold_qpsk((2**17 * number * (2 * cell_id + 1) + 2 * cell_id) % 2**31, 3 * cells.num_rb).unflatten(
+        -1, (-1, 3)
     )
+    keys, of_class = torch.stack([width, level[row], fallback.long()], 1).unique(dim=0, return_inverse=True)
     messages = []
-    for number, (_, aggregation, simple_format) in enumerate(keys.tolist()):
-        chosen = (of_class == number).nonzero()[:, 0]
-        payload = grant(cells, row[chosen], slot[chosen], bool(simple_format))
+    for number, (bits, aggregation, simple_format) in enumerate(keys.tolist()):
+        (chosen,) = (of_class == number).nonzero(as_tuple=True)
+        payload = grant(cells, row[chosen], slot[chosen], bool(simple_format), bits)
         noise = torch.randint(2, payload.shape, dtype=torch.uint8, generator=generator, device=device)
         payload = torch.where(own[chosen, None], payload, noise)
         found = ControlMessages(
             row[chosen], slot[chosen], aggregation * place[chosen], rnti[chosen], payload, aggregation
         )
-        _map(grid, cells, found)
+        _map(grid, cells, found, scrambling, pilots)
         messages.append(found)
     return messages
 
 
-def _map(grid: torch.Tensor, cells: Cells, messages: ControlMessages) -> None:
+def _map(
+    grid: torch.Tensor, cells: Cells, messages: ControlMessages, scrambling: torch.Tensor, pilots: torch.Tensor
+) -> None:
     """Scrambled QPSK symbols and DMRS of some messages, in place."""
     row, slot = messages.row[:, None], messages.slot[:, None]
     groups = _element_groups(cells, messages.row, messages.first_element, messages.aggregation)
     symbol, block = groups // cells.num_rb, groups % cells.num_rb
-    gain = cells.control_gain[messages.row, None, None]
-    num_coded = 108 * messages.aggregation
-    bits = encode_control(messages.payload, messages.rnti, num_coded)
-    # No scrambling identity is configured: the cell's, without RNTI (clause 7.3.2.3).
-    signs = 1.0 - 2.0 * (bits ^ gold_sequence(cells.cell_id[messages.row], num_coded).to(torch.uint8))
-    symbols = torch.complex(signs[:, 0::2].contiguous(), signs[:, 1::2].contiguous()) / 2**0.5
-    data = torch.tensor([k for k in range(12) if k % 4 != 1], device=grid.device)
-    subcarrier = 12 * block[..., None]
-    grid[row[..., None], slot[..., None], symbol[..., None], subcarrier + data] = symbols.unflatten(1, (-1, 9)) * gain
-
-    cell_id = cells.cell_id[messages.row, None]
-    number = SYMBOLS_PER_SLOT * cells.slot_in_frame[messages.row, messages.slot][:, None] + torch.arange(
-        1, 4, device=grid.device
-    )
-    sequence = gold_qpsk((2**17 * number * (2 * cell_id + 1) + 2 * cell_id) % 2**31, 3 * cells.num_rb)
-    index = 3 * block[..., None] + torch.arange(3, device=grid.device)
-    message = torch.arange(len(groups), device=grid.device)[:, None, None]
-    pilots = torch.tensor([1, 5, 9], device=grid.device)
-    grid[row[..., None], slot[..., None], symbol[..., None], subcarrier + pilots] = (
-        sequence[message, symbol[..., None], index] * gain
-    )
+    bits = encode_control(messages.payload, messages.rnti, 108 * messages.aggregation)
+    signs = 1.0 - 2.0 * (bits ^ scrambling[messages.row, : bits.shape[1]])
+    symbols = torch.view_as_complex(signs.view(len(signs), -1, 3, 3, 2) / 2**0.5)
+    # Each third of a block's nine symbols surrounds a pilot: its second element of four.
+    found = torch.empty(*groups.shape, 3, 4, dtype=torch.complex64, device=grid.device)
+    found[..., [0, 2, 3]] = symbols
+    found[..., 1] = pilots[row, slot, symbol, block]
+    found *= cells.control_gain[messages.row, None, None, None]
+    grid.unflatten(-1, (-1, 12))[row, slot, symbol, block] = found.flatten(-2)

@@ -79,11 +79,6 @@ def gold_bits(c_init: torch.Tensor, length: int) -> torch.Tensor:
     return byte_bits(packed)[..., :length]
 
 
-def gold_sequence(c_init: torch.Tensor, length: int) -> torch.Tensor:
-    """[`gold_bits`] as numbers, float32."""
-    return gold_bits(c_init, length).float()
-
-
 def gold_qpsk(c_init: torch.Tensor, length: int) -> torch.Tensor:
     """Pseudo-random QPSK reference signal r(m) (TS 36.211, clause 6.10.1.1; TS 38.211, clause 7.4.1.1.1).
 
@@ -94,7 +89,7 @@ def gold_qpsk(c_init: torch.Tensor, length: int) -> torch.Tensor:
     Returns:
         `torch.Tensor` of shape `(*c_init.shape, length)`, complex64 of unit power.
     """
-    signs = (1 - 2 * gold_sequence(c_init, 2 * length)) / 2**0.5
+    signs = (1 - 2 * gold_bits(c_init, 2 * length).float()) / 2**0.5
     return torch.complex(signs[..., 0::2].contiguous(), signs[..., 1::2].contiguous())
 
 
