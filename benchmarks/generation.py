@@ -18,6 +18,7 @@ import multiprocessing
 import os
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -51,6 +52,8 @@ def generate_reference(number: int) -> Iterator[int]:
     """Makes spectrograms with NeoRadium without end, one at a time; yields their number, 1."""
     import neoradium
 
+    # Its 32-bit product wraps around, harmlessly.
+    warnings.filterwarnings("ignore", "overflow encountered", RuntimeWarning)
     extractor = front_end()
     random = np.random.default_rng(number)
     modulations = list(CODE_RATES)
