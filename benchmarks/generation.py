@@ -1,0 +1,168 @@
+"""Labelled spectrograms a second, and their ratio to NeoRadium's coded PDSCH through a custom tapped delay line.
+
+    python benchmarks/generation.py                          # about two minutes, a process a core
+    python benchmarks/generation.py --processes 2 --seconds 5
+    python benchmarks/generation.py --device cuda
+
+Both make frames of 10 ms of a carrier of 25 resource blocks at 15 kHz (WiFi: 20 MHz) with a coded payload, fade them
+over many taps, add noise and compute the same spectrogram. NeoRadium works at 30.72 MHz, one frame and slot after the
+other. Every process has one thread; on a GPU this package takes one process. Each figure is the median over rounds in
+which all take turns, so that other work on the machine weighs on all.
+
+NeoRadium is the paper's tool. Its licence allows fundamental research only: `pip install 'lwm-spectro-hf[reference]'`.
+"""
+
+import argparse
+import importlib.util
+import multiprocessing
+import os
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+
+from lwm_spectro_hf import SpectrogramFeatureExtractor
+from lwm_spectro_hf.data.recipe import PROTOCOLS, Recipe
+from lwm_spectro_hf.data.synthesis import draw_recordings
+
+REFERENCE = "NeoRadium"
+DURATION_S, NUM_RB, NUM_TAPS = 10e-3, 25, 12
+CODE_RATES = {"QPSK": 0.44, "16QAM": 0.48, "64QAM": 0.65, "256QAM": 0.78}
+
+
+def front_end() -> SpectrogramFeatureExtractor:
+    """The one that both sides use."""
+    return SpectrogramFeatureExtractor(window_function=["boxcar", "general_hamming:0.72"])
+
+
+def generate(protocol: str, number: int, device: str) -> Iterator[int]:
+    """Makes labelled spectrograms of a protocol without end; yields how many came with each call."""
+    extractor = front_end()
+    recipe = Recipe(native_rate=1.0, contiguous_view=0.0, spans_s=(DURATION_S, DURATION_S))
+    generator = torch.Generator(device).manual_seed(number)
+    while True:
+        recordings = draw_recordings(protocol, 32, generator, recipe)
+        yield len(extractor.spectrogram(recordings.iq))
+
+
+def generate_reference(number: int) -> Iterator[int]:
+    """Makes spectrograms with NeoRadium without end, one at a time; yields their number, 1."""
+    import neoradium
+
+    # Its 32-bit product wraps around, harmlessly.
+    warnings.filterwarnings("ignore", "overflow encountered", RuntimeWarning)
+    extractor = front_end()
+    random = np.random.default_rng(number)
+    modulations = list(CODE_RATES)
+    while True:
+        modulation = modulations[random.integers(len(modulations))]
+        bwp = neoradium.Carrier(numRbs=NUM_RB, spacing=15, cellId=int(random.integers(1008))).curBwp
+        pdsch = neoradium.PDSCH(bwp, modulation=modulation, rnti=1 + int(random.integers(65519)))
+        pdsch.setDMRS(additionalPos=1, numCdmGroupsWithoutData=2)
+        codec = pdsch.getLdpcCodec(CODE_RATES[modulation])
+        delays_ns = np.sort(random.exponential(300.0, NUM_TAPS))
+        channel = neoradium.TdlChannel(
+            bwp,
+            "A",  # replaced by the delays [ns, for a spread of 1] and powers [dB] that follow
+            delaySpread=1,
+            pathDelays=delays_ns - delays_ns[0],
+            pathPowers=random.normal(-10.0, 3.0, NUM_TAPS),
+            dopplerShift=float(random.uniform(0.0, 400.0)),
+            seed=int(random.integers(2**31)),
+        )
+        snr_db = int(random.choice(np.arange(-5, 26, 5)))
+        slots, tail = [], np.zeros(0)
+        for _ in range(round(DURATION_S / 1e-3)):
+            pdsch.initGrid()
+            payload = random.integers(2, size=codec.txBlockSizes[0], dtype=np.int8)
+            pdsch.setPdschData(codec.encode(payload, pdsch.getBitCapacity()[0]))
+            grid = bwp.createGrid(1)
+            pdsch.precodeTo(grid, np.ones((1, 1)))
+            sent = grid.ofdmModulate()
+            received = channel.applyToSignal(sent.pad(channel.getMaxDelay()))
+            samples = received.addNoise(snrDb=snr_db, bwp=bwp).waveform[0]
+            samples[: len(tail)] += tail
+            slots.append(samples[: sent.length])
+            tail = samples[sent.length :]
+            channel.goNext()
+        iq = torch.from_numpy(np.concatenate(slots).astype(np.complex64))
+        yield len(extractor.spectrogram(iq[None]))
+
+
+def run(name: str, number: int, device: str, seconds: float, start: Callable[[], object]) -> float:
+    """Spectrograms a second of one process, over at least `seconds` after a first call that warms up."""
+    torch.set_num_threads(1)
+    source = generate_reference(number) if name == REFERENCE else generate(name, number, device)
+    next(source)
+    start()
+    begin, made = time.perf_counter(), 0
+    while time.perf_counter() - begin < seconds:
+        made += next(source)
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+    return made / (time.perf_counter() - begin)
+
+
+def _serve(pipe, barrier, *work) -> None:
+    pipe.send(run(*work, barrier.wait))
+
+
+def rate(name: str, processes: int, device: str, seconds: float) -> float:
+    """Spectrograms a second of several processes that run at once."""
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(processes)
+    pipes, workers = [], []
+    for number in range(processes):
+        receiver, sender = context.Pipe(duplex=False)
+        workers.append(context.Process(target=_serve, args=(sender, barrier, name, number, device, seconds)))
+        workers[-1].start()
+        sender.close()  # or a process that dies would be waited for
+        pipes.append(receiver)
+    try:
+        return sum(pipe.recv() for pipe in pipes)
+    except EOFError:
+        raise SystemExit(f"A process of {name} ended early; its error is above.") from None
+    finally:
+        for worker in workers:
+            worker.join(timeout=0.1)
+            worker.kill()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    parser.add_argument("--processes", type=int, default=cores, help="on the CPU (default: all cores, %(default)s)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="where this package computes (default: %(default)s)")
+    arguments = parser.parse_args()
+
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[variable] = "1"  # read when a worker imports its libraries
+    ours = arguments.processes if arguments.device == "cpu" else 1
+    cases = [(protocol, ours, arguments.device) for protocol in PROTOCOLS]
+    has_reference = importlib.util.find_spec("neoradium") is not None
+    if has_reference:
+        cases += [(REFERENCE, count, "cpu") for count in dict.fromkeys((1, arguments.processes))]
+    measured: dict[tuple, list[float]] = {case: [] for case in cases}
+    for _ in range(arguments.rounds):
+        for case in cases:
+            measured[case].append(rate(*case, arguments.seconds))
+    rates = {case: statistics.median(values) for case, values in measured.items()}
+
+    one, several = (rates.get((REFERENCE, count, "cpu")) for count in (1, arguments.processes))
+    over = [f"over {REFERENCE}, 1 process", f"{arguments.processes} processes"] if has_reference else []
+    print(f"{'':<10} {'processes':>9} {'device':>7} {'a second':>9}  " + "  ".join(over))
+    for (name, count, device), value in rates.items():
+        ratios = [f"{value / base:>{len(title) - 1}.1f}x" for title, base in zip(over, (one, several), strict=False)]
+        print(f"{name:<10} {count:>9} {device:>7} {value:>9.2f}  " + "  ".join(ratios))
+    if not has_reference:
+        print(f"{REFERENCE} is not installed: no ratio. For fundamental research, its licence allows")
+        print("pip install 'lwm-spectro-hf[reference]'")
+
+
+if __name__ == "__main__":
+    main()
