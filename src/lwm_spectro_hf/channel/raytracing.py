@@ -56,7 +56,7 @@ class Tracing:
     """
 
     carrier_hz: float = 3.5e9
-    num_users: int = 1200
+    num_users: int = 1080
     num_stations: int = 3
     station_height_m: float = 10.0
     user_height_m: float = 1.5
@@ -64,7 +64,7 @@ class Tracing:
     spacing_m: float = 150.0
     max_depth: int = 5
     num_rays: int = 25_000
-    batch_users: int = 200
+    batch_users: int = 640
     min_paths: int = 3
     max_paths: int = 20
     dynamic_range_db: float = 30.0

@@ -89,6 +89,26 @@ class Scenario:
         return PowerDelayProfile(delays, powers / powers.sum(1, keepdim=True), k)
 
 
+def delay_spread_statistics(environment: str, line_of_sight: bool, carrier_hz: float) -> tuple[float, float]:
+    """Delay spreads that 3GPP measured: what ray-traced ones are compared with (TR 38.901, table 7.5-6, DS).
+
+    Args:
+        environment (`str`): `"UMi"` (street canyon) or `"UMa"`.
+        line_of_sight (`bool`): Whether there is line of sight.
+        carrier_hz (`float`): Carrier [Hz].
+
+    Returns:
+        Mean and standard deviation of the logarithm to base 10 of the delay spread in seconds.
+    """
+    if environment == "UMi":
+        shift = np.log10(1 + max(carrier_hz / 1e9, 2.0))  # note 7: 2 GHz below 2 GHz
+        return (-0.24 * shift - 7.14, 0.38) if line_of_sight else (-0.24 * shift - 6.83, 0.16 * shift + 0.28)
+    if environment == "UMa":
+        shift = np.log10(max(carrier_hz / 1e9, 6.0))  # note 6: 6 GHz below 6 GHz
+        return (-6.955 - 0.0963 * shift, 0.66) if line_of_sight else (-6.28 - 0.204 * shift, 0.39)
+    raise ValueError(f"environment is {environment!r}, and 'UMi' or 'UMa' is expected.")
+
+
 def list_scenarios() -> tuple[str, ...]:
     """Names of the scenarios that the package ships, sorted."""
     return tuple(sorted(file.parent.name for file in SHIPPED_FOLDER.glob("*/params.json")))
