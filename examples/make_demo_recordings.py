@@ -7,27 +7,32 @@ Nothing here looks at what a model says about them. The WiFi recording beside th
 """
 
 import argparse
+from itertools import count
 from pathlib import Path
 
-import torch
-
-from lwm_spectro_hf.data.recipe import MOBILITIES, MODULATIONS, Recipe
+from lwm_spectro_hf.data.recipe import MOBILITIES, MODULATIONS, preset
 from lwm_spectro_hf.data.recordings import write_sigmf
 from lwm_spectro_hf.data.synthesis import LabelledRecordings, draw_recordings
 
-# name: protocol, sampling rate [Hz], duration [s]
-RECORDINGS = {"lte_1.4mhz_10ms": ("LTE", 1.92e6, 10e-3), "nr_10mhz_1ms": ("5G", 15.36e6, 1e-3)}
+# name: protocol, width of the carrier, duration [s]
+RECORDINGS = {"lte_1.4mhz_10ms": ("LTE", 6, 10e-3), "nr_10mhz_1ms": ("5G", (15, 52), 1e-3)}
 
 
-def first_draw(protocol: str, sampling_rate: float, duration_s: float, seed: int) -> tuple[LabelledRecordings, int]:
-    """The first recording of that rate, at 15 dB of SNR or more, that carries user data; and its row."""
-    generator = torch.Generator().manual_seed(seed)
-    recipe = Recipe(snrs_db=(15, 20, 25), native_rate=1.0, contiguous_view=0.0, spans_s=(duration_s, duration_s))
-    while True:
-        batch = draw_recordings(protocol, 4, generator, recipe)
-        rows = (batch.modulation >= 0).nonzero()[:, 0].tolist()
-        if batch.sampling_rate == sampling_rate and rows:
-            return batch, rows[0]
+def draw(protocol: str, num_rb: int | tuple[int, int], duration_s: float, seed: int) -> LabelledRecordings:
+    """The first recording of that carrier, as a receiver tuned to it makes it, that carries user data."""
+    recipe = preset("blind").narrowed(
+        (protocol,),
+        snrs_db=(15.0, 20.0, 25.0),
+        noise_share=0.0,
+        native_rate=1.0,
+        contiguous_view=0.0,
+        spans_s=(duration_s, duration_s),
+        resource_blocks={protocol: (num_rb,)},
+        chunk_size=1,
+    )
+    return next(
+        batch for batch in (draw_recordings(recipe, chunk, seed) for chunk in count()) if batch.modulation >= 0
+    )
 
 
 def main() -> None:
@@ -36,19 +41,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=2026, help="of the generator (default: %(default)s)")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    for name, (protocol, sampling_rate, duration_s) in RECORDINGS.items():
-        batch, row = first_draw(protocol, sampling_rate, duration_s, args.seed)
+    for name, (protocol, num_rb, duration_s) in RECORDINGS.items():
+        batch = draw(protocol, num_rb, duration_s, args.seed)
         label = {
             "core:label": protocol,
             "lwm:protocol": protocol,
-            "lwm:modulation": MODULATIONS[batch.modulation[row]],
-            "lwm:snr_db": int(batch.snr_db[row]),
-            "lwm:mobility": MOBILITIES[batch.mobility[row]],
+            "lwm:modulation": MODULATIONS[batch.modulation[0]],
+            "lwm:snr_db": int(batch.snr_db[0]),
+            "lwm:mobility": MOBILITIES[batch.mobility[0]],
         }
         path = write_sigmf(
             args.out / name,
-            batch.iq[row].numpy(),
-            sampling_rate,
+            batch.iq[0].numpy(),
+            batch.sampling_rate,
             [label],
             description=f"generated {protocol} downlink, seed {args.seed}",
             global_info={

@@ -55,6 +55,27 @@ examples:
   lwm-spectro convert LTE_expert.pth WiFi_expert.pth 5G_expert.pth checkpoint.pth --output lwm-spectro
 """,
 )
+GENERATE = (
+    "Generate labelled WiFi, LTE and 5G recordings: conformant waveforms through moving, ray-traced channels.",
+    """\
+What is not said is drawn from the recipe, evenly over all its values. Formats:
+  parquet   spectrograms, I/Q or both, in shards that datasets.load_dataset(folder) reads; splits by city; a stopped
+            build goes on when the same command is given again
+  sigmf     one transmission a file, whole frames at the carrier's own rate, with all that a third-party receiver must
+            be told (cell identity, RNTI, rate ...) in the annotation
+  npz       one NumPy archive
+
+examples:
+  lwm-spectro generate --num 3000 --out spectrograms
+  lwm-spectro generate --protocol LTE --modulation 64QAM --code-rate 0.5 --snr-db 20 --mobility vehicular \\
+      --scenario munich --num 100 --seed 0 --out lte-64qam
+  lwm-spectro generate --protocol WiFi --snr-db 30 --scenario none --num 8 --format sigmf --out wifi-files
+  lwm-spectro generate --recipe my-recipe.yaml --num 100000 --processes 8 --out big
+  lwm-spectro generate --preset blind --protocol 5G --snr-db 0 10 20 --num 500 --format npz --out nr.npz
+
+  A recipe file holds fields of lwm_spectro_hf.data.recipe.Recipe, for instance `preset: mixed` and `snrs_db: [0, 10]`.
+""",
+)
 EXPORT = (
     "Write a checkpoint as a folder that works on the Hub by itself, code included.",
     """\
@@ -117,6 +138,8 @@ def build_parser() -> argparse.ArgumentParser:
     plot.add_argument("--output", metavar="PNG", default="lwm-spectro.png", help="file to write (%(default)s)")
     plot.add_argument("--no-verdict", action="store_true", help="draw the spectrograms only; no model is loaded")
 
+    _add_generating(_command(commands, "generate", GENERATE))
+
     convert = _command(commands, "convert", CONVERT)
     convert.add_argument("sources", nargs="+", help=".pth files, a folder of them, or the name of a Hub repository")
     _add_folder(convert)
@@ -162,6 +185,37 @@ def _add_reading(command: argparse.ArgumentParser):
     command.add_argument("--model", help="checkpoint folder or Hub repository (default: the one in the package)")
     command.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: an accelerator if there is one)")
     command.add_argument("--batch-size", type=count, default=16, metavar="N", help="views at once (%(default)s)")
+
+
+def _add_generating(command: argparse.ArgumentParser):
+    command.add_argument("--out", metavar="PATH", required=True, help="folder to write; a file for npz")
+    command.add_argument("--num", type=count, default=1000, metavar="N", help="recordings (%(default)s)")
+    command.add_argument("--num-test", type=int, metavar="N", help="of the held-out city, as split test (N / 10)")
+    command.add_argument("--seed", type=int, default=0, help="the same seed gives the same recordings (%(default)s)")
+    command.add_argument("--format", choices=["parquet", "sigmf", "npz"], default="parquet", help="(%(default)s)")
+    command.add_argument(
+        "--content", nargs="+", choices=["spectrogram", "iq"], default=["spectrogram"], help="of parquet and npz"
+    )
+    command.add_argument("--processes", type=count, default=1, metavar="N", help="workers, for parquet (%(default)s)")
+    command.add_argument("--figures", action="store_true", help="also draw what was generated, into PATH/figures")
+    start = command.add_mutually_exclusive_group()
+    start.add_argument(
+        "--preset", choices=["paper", "mixed", "blind", "native"], help="recipe to start from (paper; sigmf: native)"
+    )
+    start.add_argument("--recipe", metavar="FILE", help="recipe to start from, YAML or JSON")
+    command.add_argument("--protocol", nargs="+", choices=["WiFi", "LTE", "5G"], help="which of them")
+    command.add_argument("--modulation", nargs="+", metavar="NAME", help="BPSK, QPSK, 16QAM, 64QAM or 256QAM")
+    command.add_argument("--code-rate", nargs="+", type=float, metavar="R", help="of the user's data, e.g. 0.5")
+    command.add_argument("--snr-db", nargs="+", type=float, metavar="DB", help="in the occupied band; inf: no noise")
+    command.add_argument("--mobility", nargs="+", choices=["static", "pedestrian", "vehicular"])
+    command.add_argument(
+        "--scenario", nargs="+", metavar="NAME", help="cities or folders, TDL-A to TDL-E, exponential, or none"
+    )
+    command.add_argument("--num-rb", nargs="+", type=count, metavar="N", help="width of LTE and 5G [resource blocks]")
+    command.add_argument("--spacing-khz", type=int, choices=[15, 30], help="subcarrier spacing of 5G")
+    command.add_argument("--duration-ms", type=positive, metavar="MS", help="length of native recordings (20)")
+    command.add_argument("--receiver", choices=["synchronous", "blind", "native"], help="who makes the recording")
+    command.add_argument("--full-load", type=float, metavar="SHARE", help="recordings with a saturated sender, 0 to 1")
 
 
 def _add_windows(command: argparse.ArgumentParser):

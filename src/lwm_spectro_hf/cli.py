@@ -146,6 +146,67 @@ def plot(arguments: argparse.Namespace) -> int:
     return files.exit_code
 
 
+def generate(arguments: argparse.Namespace) -> int:
+    """Generated recordings to a folder or a file."""
+    from .data import builder
+    from .data.card import write_card
+
+    recipe = _recipe_of(arguments)
+    out, content = Path(arguments.out).expanduser(), tuple(dict.fromkeys(arguments.content))
+    if arguments.format == "parquet":
+        splits = builder.splits_by_city(
+            recipe, arguments.num, arguments.num_test, add_test=not (arguments.scenario or arguments.recipe)
+        )
+        builder.build_parquet(out, splits, arguments.seed, contents=content, processes=arguments.processes)
+    elif arguments.format == "sigmf":
+        builder.write_recordings(out, recipe, arguments.num, arguments.seed)
+    else:
+        builder.write_arrays(out, recipe, arguments.num, arguments.seed, contents=content)
+    if arguments.figures:
+        from .data.figures import draw_figures
+
+        folder = (out if out.is_dir() else out.parent) / "figures"
+        draw_figures(folder, recipe, arguments.seed)
+    if arguments.format == "parquet":
+        write_card(out)
+    print(out)
+    return 0
+
+
+def _recipe_of(arguments: argparse.Namespace) -> Any:
+    """The recipe that the options ask for."""
+    from .data.recipe import Recipe, preset
+
+    if arguments.recipe:
+        recipe = Recipe.load(arguments.recipe)
+    else:
+        recipe = preset(arguments.preset or ("native" if arguments.format == "sigmf" else "paper"))
+    widths = dict(recipe.resource_blocks)
+    if arguments.num_rb:
+        widths["LTE"] = tuple(arguments.num_rb)
+        spacings = {spacing for spacing, _ in recipe.resource_blocks["5G"]}
+        widths["5G"] = tuple((spacing, num_rb) for spacing in sorted(spacings) for num_rb in arguments.num_rb)
+    if arguments.spacing_khz:
+        kept = tuple(width for width in widths["5G"] if width[0] == arguments.spacing_khz)
+        widths["5G"] = kept or tuple((arguments.spacing_khz, num_rb) for _, num_rb in widths["5G"])
+
+    def listed(values: list | None) -> tuple | None:
+        return tuple(dict.fromkeys(values)) if values else None
+
+    return recipe.narrowed(
+        protocols=listed(arguments.protocol),
+        modulations=listed(arguments.modulation),
+        code_rates=listed(arguments.code_rate),
+        snrs_db=listed(arguments.snr_db),
+        mobilities=listed(arguments.mobility),
+        channels=listed(arguments.scenario),
+        receivers={arguments.receiver: 1.0} if arguments.receiver else None,
+        full_load=arguments.full_load,
+        duration_s=arguments.duration_ms and arguments.duration_ms * 1e-3,
+        resource_blocks=widths,
+    )
+
+
 def convert(arguments: argparse.Namespace) -> int:
     """Published weights to a checkpoint folder."""
     from .hub.published import convert as convert_published
@@ -193,6 +254,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "classify": classify,
     "embed": embed,
     "plot": plot,
+    "generate": generate,
     "convert": convert,
     "export": export,
     "publish": publish,

@@ -1,34 +1,138 @@
-"""What is drawn: the distributions of carriers, channels and receivers behind a generated data set."""
+"""What is drawn: the grid of labels behind a generated data set, and the ranges of everything else that varies."""
 
+import dataclasses
+import hashlib
+import json
+import math
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..channel.scenarios import HELD_OUT_SCENARIOS, list_scenarios
 
 PROTOCOLS = ("WiFi", "LTE", "5G")
 MODULATIONS = ("BPSK", "QPSK", "16QAM", "64QAM", "256QAM")
 SNRS_DB = (-5, 0, 5, 10, 15, 20, 25)
 MOBILITIES = ("static", "pedestrian", "vehicular")
+RECEIVERS = ("synchronous", "blind", "native")
+TDL_PROFILES = ("TDL-A", "TDL-B", "TDL-C", "TDL-D", "TDL-E")
+# Channels without a city: statistical profiles, an exponential one, and a single path without fading.
+STATISTICAL_CHANNELS = (*TDL_PROFILES, "exponential", "none")
+
+_CELLULAR_MODES = (
+    ("QPSK", 1 / 3),
+    ("QPSK", 1 / 2),
+    ("16QAM", 1 / 2),
+    ("16QAM", 2 / 3),
+    ("64QAM", 2 / 3),
+    ("64QAM", 5 / 6),
+    ("256QAM", 2 / 3),
+    ("256QAM", 5 / 6),
+)
+# Modulation and code rate; with the seven SNRs and three mobilities a channel has 504 spectrograms, of which the
+# paper's data set holds 460.
+MODES = {
+    "WiFi": (  # 802.11a/g, table 17-4
+        ("BPSK", 1 / 2),
+        ("BPSK", 3 / 4),
+        ("QPSK", 1 / 2),
+        ("QPSK", 3 / 4),
+        ("16QAM", 1 / 2),
+        ("16QAM", 3 / 4),
+        ("64QAM", 2 / 3),
+        ("64QAM", 3 / 4),
+    ),
+    "LTE": _CELLULAR_MODES,
+    "5G": _CELLULAR_MODES,
+}
+_RATE_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Labels of the recordings of one chunk, all of one protocol.
+
+    Attributes:
+        protocol (`str` or `None`): `None`: noise and receiver artefacts alone.
+        index (`list[int]`): Number of each recording in the data set.
+        mode (`list[int]`): Index into the recipe's `modes` of the protocol.
+        snr, mobility, channel (`list[int]`): Indices into the recipe's lists.
+        user (`list[int]`): Number of the user in its scenario; 0 for channels without a city.
+    """
+
+    protocol: str | None
+    index: list[int]
+    mode: list[int]
+    snr: list[int]
+    mobility: list[int]
+    channel: list[int]
+    user: list[int]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Ranges of everything that varies from one recording to the next.
+    """A generated data set: the grid of its labels, and the ranges of everything else.
+
+    The grid is protocol x (modulation, code rate) x SNR x mobility x channel x user. It is walked in an order that is
+    shuffled but even: any first part of it is balanced, and after the whole grid it starts over with new draws.
 
     Attributes:
-        snrs_db: SNR in the occupied band, drawn from this grid [dB].
+        protocols: Which of `PROTOCOLS`.
+        modes: For each protocol, its pairs of modulation and code rate.
+        snrs_db: SNR in the occupied band [dB]; infinity is no noise.
+        mobilities: Which of `MOBILITIES`.
+        channels: City scenarios by name or folder, "TDL-A" to "TDL-E" (TR 38.901), "exponential", or "none".
+        users: How many users of each city, drawn from all that it has.
+        receivers: Share of each receiver. "synchronous" finds carrier offset and symbol timing and hands out whole
+            OFDM symbols without prefix; "blind" records anywhere near the carrier at any rate; "native" records
+            whole frames at the carrier's own rate and adds nothing but the channel and noise.
+        full_load: Share of recordings with a saturated sender; the others draw how loaded it is.
+        noise_share: Share of recordings without any signal.
+        resource_blocks: Carrier widths: of LTE in resource blocks, of 5G subcarrier spacing [kHz] and resource blocks.
         speeds_mps: Range of speeds of each mobility class [m/s].
         carriers_hz: Carrier frequencies of each protocol; with the speed they give the Doppler shift [Hz].
-        delay_spreads_s: Range of RMS delay spreads of each protocol, drawn log-uniformly [s].
-        line_of_sight: Share of channels whose first tap is Rician.
+        delay_spreads_s: Range of RMS delay spreads of each protocol where the channel has no city, log-uniform [s].
+        line_of_sight: Share of "exponential" channels whose first tap is Rician.
         rician_k_db: Range of its K factor [dB].
-        native_rate: Share of recordings made at the carrier's own sampling rate and centre; the others take a rate
-            that radios offer and put the carrier anywhere inside.
+        receive_filter: Share of recordings whose receiver cuts off what lies outside the carrier; behind the others
+            the noise floor of the whole band is seen.
+        max_clock_ppm: Largest error of the sampling clock, either sign [ppm].
+        max_phase_noise_deg: Largest phase noise of the oscillators, root mean square [deg].
+        adc_bits: Range of the converter's effective number of bits.
+        symbol_steps: Of a synchronous receiver, how many OFDM symbols from one frame to the next, by protocol.
+        native_rate: Share of blind recordings made at the carrier's own sampling rate and centre; the others take a
+            rate that radios offer and put the carrier anywhere inside.
         radio_rates_hz: Those rates [Hz].
-        contiguous_view: Share of recordings as long as 128 frames of the front-end without gaps; the others last a
+        contiguous_view: Share of blind recordings as long as `num_frames` frames without gaps; the others last a
             duration drawn log-uniformly from `spans_s`.
         spans_s: Range of durations [s].
-        max_samples: No recording is longer [samples].
+        max_samples: No blind recording is longer [samples].
+        duration_s: Length of a native recording [s].
+        num_frames, fft_size: Of the spectrogram that recordings are made for.
+        chunk_size: Recordings made at a time. Part of the recipe, because what is drawn depends on it.
     """
 
-    snrs_db: tuple[int, ...] = SNRS_DB
+    protocols: tuple[str, ...] = PROTOCOLS
+    modes: dict[str, tuple[tuple[str, float], ...]] = field(default_factory=lambda: dict(MODES))
+    snrs_db: tuple[float, ...] = SNRS_DB
+    mobilities: tuple[str, ...] = MOBILITIES
+    channels: tuple[str, ...] = ("exponential",)
+    users: int = 1000
+    receivers: dict[str, float] = field(default_factory=lambda: {"synchronous": 1.0})
+    full_load: float = 0.5
+    noise_share: float = 0.0
+    resource_blocks: dict[str, tuple] = field(
+        default_factory=lambda: {
+            "LTE": (6, 15, 25, 50, 75, 100),
+            "5G": (
+                *((15, num_rb) for num_rb in (25, 52, 79, 106, 160, 216)),
+                *((30, num_rb) for num_rb in (11, 24, 38, 51, 65, 78, 106)),
+            ),
+        }
+    )
     speeds_mps: dict[str, tuple[float, float]] = field(
         default_factory=lambda: {"static": (0.0, 0.0), "pedestrian": (0.5, 2.0), "vehicular": (8.0, 35.0)}
     )
@@ -44,6 +148,13 @@ class Recipe:
     )
     line_of_sight: float = 0.4
     rician_k_db: tuple[float, float] = (0.0, 15.0)
+    receive_filter: float = 1.0
+    max_clock_ppm: float = 10.0
+    max_phase_noise_deg: float = 1.5
+    adc_bits: tuple[float, float] = (8.0, 12.0)
+    symbol_steps: dict[str, tuple[int, ...]] = field(
+        default_factory=lambda: {"WiFi": (8,), "LTE": (1,), "5G 15 kHz": (1,), "5G 30 kHz": (2,)}
+    )
     native_rate: float = 0.5
     radio_rates_hz: tuple[float, ...] = (
         2e6, 2.4e6, 2.5e6, 4e6, 5e6, 5.76e6, 8e6, 10e6, 11.52e6, 12.5e6, 15.36e6, 16e6, 20e6, 23.04e6, 25e6, 30.72e6,
@@ -52,3 +163,238 @@ class Recipe:
     contiguous_view: float = 0.5
     spans_s: tuple[float, float] = (0.5e-3, 12e-3)
     max_samples: int = 400_000
+    duration_s: float = 20e-3
+    num_frames: int = 128
+    fft_size: int = 128
+    chunk_size: int = 32
+
+    def __post_init__(self):
+        _check_names("protocols", self.protocols, PROTOCOLS)
+        _check_names("mobilities", self.mobilities, MOBILITIES)
+        _check_names("receivers", tuple(self.receivers), RECEIVERS)
+        if not self.channels:
+            raise ValueError("channels is empty; expected city scenarios, TDL-A to TDL-E, exponential, or none.")
+        if not self.snrs_db or any(
+            isinstance(snr_db, bool)
+            or not isinstance(snr_db, int | float)
+            or math.isnan(snr_db)
+            or snr_db == -math.inf
+            for snr_db in self.snrs_db
+        ):
+            raise ValueError(f"snrs_db is {self.snrs_db!r}; expected numbers of dB, for instance (-5, 0, 25).")
+        for protocol in self.protocols:
+            _check_modes(protocol, self.modes.get(protocol, ()))
+        for name in ("full_load", "noise_share", "line_of_sight", "receive_filter", "native_rate", "contiguous_view"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a share from 0 to 1.")
+        for name in ("users", "max_samples", "duration_s", "num_frames", "fft_size", "chunk_size"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0.")
+        if not all(share >= 0 for share in self.receivers.values()) or not sum(self.receivers.values()) > 0:
+            raise ValueError(f"receivers is {self.receivers}; expected shares, at least one of them above 0.")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Recipe":
+        """A recipe from plain values, as JSON and YAML have them; `preset` names the one to start from.
+
+        Raises:
+            ValueError: For a field that recipes do not have.
+        """
+        values = dict(values)
+        known = {entry.name for entry in dataclasses.fields(cls)}
+        start = preset(values.pop("preset")) if "preset" in values else cls()
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"A recipe has no {unknown[0]!r}; expected preset or one of {', '.join(sorted(known))}.")
+        values = {name: _as_tuples(value) for name, value in values.items()}
+        if "snrs_db" in values:  # JSON has no infinity but as a word
+            values["snrs_db"] = tuple(
+                math.inf if snr_db in ("inf", "Infinity") else snr_db for snr_db in values["snrs_db"]
+            )
+        return dataclasses.replace(start, **values)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Recipe":
+        """Read a recipe from a YAML or JSON file with some or all fields.
+
+        Raises:
+            ValueError: If the file is no such thing.
+        """
+        try:
+            values = yaml.safe_load(Path(path).read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is neither YAML nor JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} holds no recipe; expected fields and values, for instance `protocols: [LTE]`.")
+        return cls.from_dict(values)
+
+    def to_json(self) -> str:
+        """All fields, as [`Recipe.load`] reads them."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    def narrowed(
+        self,
+        protocols: tuple[str, ...] | None = None,
+        modulations: tuple[str, ...] | None = None,
+        code_rates: tuple[float, ...] | None = None,
+        **fields: Any,
+    ) -> "Recipe":
+        """This recipe with fewer protocols, modulations or code rates, and other fields replaced.
+
+        Protocols that were not asked for by name drop out where they have none of the modulations and rates.
+
+        Raises:
+            ValueError: If nothing is left, or a protocol that was asked for has no such modulation or rate.
+        """
+        modes = {}
+        for protocol in protocols or self.protocols:
+            offered = offered_modes(protocol) if code_rates else self.modes.get(protocol, MODES[protocol])
+            kept = tuple(mode for mode in offered if modulations is None or mode[0] in modulations)
+            if code_rates:
+                near = {}
+                for name in dict.fromkeys(name for name, _ in kept):
+                    for rate in code_rates:
+                        if any(abs(rate - value) <= _RATE_TOLERANCE for other, value in kept if other == name):
+                            near[name, rate] = None
+                kept = tuple(near)
+            modes[protocol] = kept
+            if protocols and not kept:
+                for modulation in modulations or [MODES[protocol][0][0]]:
+                    _check_modes(protocol, tuple((modulation, rate) for rate in code_rates or (0.5,)))
+        left = tuple(protocol for protocol, kept in modes.items() if kept)
+        if not left:
+            raise ValueError(
+                f"No protocol has modulations {modulations} with code rates {code_rates}; expected modulations from "
+                f"{', '.join(MODULATIONS)} and code rates such as 0.33, 0.5, 0.67, 0.75, 0.83."
+            )
+        wanted = {name: value for name, value in fields.items() if value is not None}
+        return dataclasses.replace(self, protocols=left, modes={**self.modes, **modes}, **wanted)
+
+    @property
+    def spectrograms_per_channel(self) -> int:
+        """Recordings in the grid for one user, all protocols together."""
+        modes = sum(len(self.modes[protocol]) for protocol in self.protocols)
+        return modes * len(self.snrs_db) * len(self.mobilities)
+
+    def rows(self, chunk: int, seed: int = 0) -> Rows:
+        """Labels of the recordings of a chunk.
+
+        Args:
+            chunk (`int`): Its number, from 0 on without end.
+            seed (`int`, *optional*, defaults to 0): Shuffles the grid.
+        """
+        index = [chunk * self.chunk_size + row for row in range(self.chunk_size)]
+        noise_before = math.floor(chunk * self.noise_share)
+        if math.floor((chunk + 1) * self.noise_share) > noise_before:
+            zeros = [0] * self.chunk_size
+            return Rows(None, index, zeros, zeros, zeros, zeros, zeros)
+        turn, which = divmod(chunk - noise_before, len(self.protocols))
+        protocol = self.protocols[which]
+        sizes = (len(self.modes[protocol]), len(self.snrs_db), len(self.mobilities), len(self.channels), self.users)
+        total = math.prod(sizes)
+        # Multiples of the golden section, modulo the size of the grid, are spread evenly over it, and the low digits,
+        # which are the labels, take all their values in turn.
+        step = round(total * (math.sqrt(5) - 1) / 2)
+        while math.gcd(step, total) != 1:
+            step += 1
+        columns: list[list[int]] = [[] for _ in sizes]
+        for number in range(turn * self.chunk_size, (turn + 1) * self.chunk_size):
+            cycle, place = divmod(number, total)
+            value = (step * place + stable_seed("order", seed, protocol, cycle)) % total
+            for column, size in zip(columns, sizes, strict=True):
+                value, digit = divmod(value, size)
+                column.append(digit)
+        return Rows(protocol, index, *columns)
+
+
+def preset(name: str) -> Recipe:
+    """Recipes by name.
+
+    - "paper": the paper's grid over all shipped cities but the held-out one, synchronous receiver;
+    - "mixed": synchronous and blind halves, all kinds of cells: what released weights are trained on;
+    - "blind": monitoring receivers alone;
+    - "native": whole noisy frames at the carrier's own rate, for the receivers of others.
+
+    Raises:
+        ValueError: For another name.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"There is no recipe {name!r}; expected one of {', '.join(PRESETS)}, or a file.")
+    cities = tuple(city for city in list_scenarios() if city not in HELD_OUT_SCENARIOS)
+    return Recipe(channels=cities, **PRESETS[name])
+
+
+_BLIND = {"full_load": 0.3, "receive_filter": 0.6, "noise_share": 0.05}
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {"full_load": 1.0},
+    "mixed": {"receivers": {"synchronous": 0.5, "blind": 0.5}, **_BLIND},
+    "blind": {"receivers": {"blind": 1.0}, **_BLIND},
+    "native": {"receivers": {"native": 1.0}, "full_load": 1.0, "chunk_size": 1},
+}
+
+
+def stable_seed(*parts: object) -> int:
+    """A seed below 2**63 that depends on all parts, and on nothing else: not on the process or the Python version."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def _as_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _as_tuples(entry) for key, entry in value.items()}
+    return tuple(_as_tuples(entry) for entry in value) if isinstance(value, list | tuple) else value
+
+
+def _is_snr(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > -math.inf
+
+
+def _check_names(field_name: str, found: tuple[str, ...], known: tuple[str, ...]) -> None:
+    wrong = [name for name in found if name not in known]
+    if wrong or not found:
+        raise ValueError(
+            f"{field_name} has {wrong[0]!r}; expected some of {', '.join(known)}."
+            if wrong
+            else f"{field_name} is empty; expected some of {', '.join(known)}."
+        )
+
+
+def _check_modes(protocol: str, modes: tuple[tuple[str, float], ...]) -> None:
+    offered = offered_modes(protocol)
+    if not modes:
+        raise ValueError(f"modes has nothing for {protocol}; expected pairs such as {offered[0]}.")
+    for modulation, rate in modes:
+        rates = [value for name, value in offered if name == modulation]
+        if not rates:
+            names = ", ".join(dict.fromkeys(name for name, _ in offered))
+            raise ValueError(f"{protocol} has no modulation {modulation!r}; expected one of {names}.")
+        if not min(abs(rate - value) for value in rates) <= _RATE_TOLERANCE:
+            listed = ", ".join(f"{value:.2f}" for value in rates)
+            raise ValueError(f"{protocol} has no code rate {rate} with {modulation}; expected near one of {listed}.")
+
+
+def offered_modes(protocol: str) -> tuple[tuple[str, float], ...]:
+    """Pairs of modulation and code rate that a protocol has, ascending.
+
+    For LTE and 5G these are the highest and lowest rate of each modulation and some between; schedulers reach all
+    rates in steps of about a twentieth.
+    """
+    return _OFFERED[protocol]
+
+
+def _steps(modulation: str, low: float, high: float) -> tuple[tuple[str, float], ...]:
+    count = math.ceil((high - low) / _RATE_TOLERANCE)
+    return tuple((modulation, round(low + (high - low) * step / count, 3)) for step in range(count + 1))
+
+
+_CELLULAR = (
+    *_steps("QPSK", 0.12, 0.66),
+    *_steps("16QAM", 0.33, 0.66),
+    *_steps("64QAM", 0.43, 0.93),
+    *_steps("256QAM", 0.67, 0.93),
+)
+_OFFERED = {
+    "WiFi": (*MODES["WiFi"], ("64QAM", 5 / 6)),  # the last of 802.11n
+    "LTE": _CELLULAR,
+    "5G": _CELLULAR,
+}

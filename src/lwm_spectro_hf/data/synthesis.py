@@ -1,231 +1,451 @@
-"""Recipe to labelled I/Q: draws a carrier, its traffic, channel and receiver, and makes the recordings in a batch."""
+"""Recipe to labelled I/Q: bits to waveform to channel to receiver, a chunk of recordings at a time."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 
-from ..channel.impairments import imperfect_mixer, receive
+from ..channel import impairments
+from ..channel.profiles import PowerDelayProfile, exponential_profile, tdl_profile
+from ..channel.scenarios import Scenario, load_scenario
 from ..channel.tdl import SPEED_OF_LIGHT_MPS, TappedDelayLine
-from ..phy import lte, nr, ofdm, wifi
-from .recipe import MOBILITIES, MODULATIONS, PROTOCOLS, Recipe
+from ..phy import lte, nr, wifi
+from ..phy.ofdm import Numerology
+from ..phy.synchronization import Synchronized, required_samples, synchronize
+from ..phy.waveform import Waveform
+from .recipe import MOBILITIES, MODULATIONS, PROTOCOLS, STATISTICAL_CHANNELS, Recipe, Rows, stable_seed
 
-NO_LABEL = -100  # what torch's cross entropy ignores
+NO_LABEL = -1
 _MIN_DATA_SHARE = 0.05
 _MIN_SNR = 10**-1.5  # over the whole view and occupied band; below, nobody could tell that something is there
+_LEAD_S = 10e-6  # made and cut off again: longer than the longest echo, so that a recording starts in mid-signal
+_MAX_CFO = 0.45  # of a subcarrier: what is left to a synchronous receiver after a coarse search
+_CPU_SAMPLES = 2**18
+_PHASE_NOISE_HZ = 20e3  # bandwidth of the loop that holds the oscillator
+_MODULES = {"WiFi": wifi, "LTE": lte, "5G": nr}
 
 
 @dataclass
 class LabelledRecordings:
-    """A batch of recordings of one protocol, with one sampling rate and length.
+    """A chunk of recordings of one protocol, with one sampling rate and length.
 
     Attributes:
         iq (`torch.Tensor` of shape `(batch, num_samples)`): Complex baseband, complex64.
         sampling_rate (`float`): [Hz].
-        protocol (`torch.Tensor` of shape `(batch,)`): Index into `PROTOCOLS`; -100 where nothing can be heard.
-        modulation (`torch.Tensor` of shape `(batch,)`): Index into `MODULATIONS`; -100 where no user data is heard.
+        protocol (`torch.Tensor` of shape `(batch,)`): Index into `PROTOCOLS`; -1 where nothing can be heard.
+        modulation (`torch.Tensor` of shape `(batch,)`): Index into `MODULATIONS`; -1 where no user data is heard.
+        code_rate (`torch.Tensor` of shape `(batch,)`): Of the user's data.
         snr_db (`torch.Tensor` of shape `(batch,)`): In the occupied band [dB].
         mobility (`torch.Tensor` of shape `(batch,)`): Index into `MOBILITIES`.
         speed_mps (`torch.Tensor` of shape `(batch,)`): [m/s].
+        doppler_hz (`torch.Tensor` of shape `(batch,)`): Largest Doppler shift [Hz].
+        channel (`torch.Tensor` of shape `(batch,)`): Index into the recipe's `channels`.
+        user (`torch.Tensor` of shape `(batch,)`): Row of the scenario's users; -1 for channels without a city.
+        index (`torch.Tensor` of shape `(batch,)`): Number of the recording: with the seed and the recipe it makes the
+            recording again.
+        receiver (`str`): "synchronous", "blind" or "native".
+        bandwidth_hz (`float`): Width of the carrier's subcarriers [Hz].
+        carrier_hz (`float`): Carrier frequency [Hz].
+        parameters (`dict[str, torch.Tensor]`): What a receiver of that standard is told, each of shape `(batch,)`.
     """
 
     iq: torch.Tensor
     sampling_rate: float
     protocol: torch.Tensor
     modulation: torch.Tensor
+    code_rate: torch.Tensor
     snr_db: torch.Tensor
     mobility: torch.Tensor
     speed_mps: torch.Tensor
-
-
-@dataclass
-class _Clean:
-    """Noise-free received samples at the native rate, and what they carry.
-
-    `occupancy` is the mean power over all resource elements of the view, over that of the elements in use.
-    """
-
-    samples: torch.Tensor
-    element_power: torch.Tensor
-    data_share: torch.Tensor
-    modulation: torch.Tensor
-    occupancy: torch.Tensor
-
-
-def draw_recordings(
-    protocol: str | None,
-    batch_size: int,
-    generator: torch.Generator,
-    recipe: Recipe | None = None,
-    fft_size: int = 128,
-) -> LabelledRecordings:
-    """Draw labelled recordings of one protocol as a blind receiver would make them.
-
-    Args:
-        protocol (`str` or `None`): "WiFi", "LTE" or "5G"; `None` gives noise and receiver artefacts alone.
-        batch_size (`int`): How many; fewer come back where they are long.
-        generator (`torch.Generator`): Source of randomness; the same state gives the same recordings.
-        recipe ([`Recipe`], *optional*): What is drawn.
-        fft_size (`int`, *optional*, defaults to 128): Frame length of the front-end; contiguous views have its square.
-
-    Returns:
-        [`LabelledRecordings`].
-
-    Raises:
-        ValueError: For a protocol that is not one of the three.
-    """
-    if protocol is not None and protocol not in PROTOCOLS:
-        raise ValueError(f"Unknown protocol {protocol!r}; expected one of {', '.join(PROTOCOLS)}, or None for noise.")
-    recipe = recipe or Recipe()
-
-    def pick(values) -> float:
-        return values[int(torch.randint(len(values), (1,), generator=generator))]
-
-    def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
-        return low + (high - low) * torch.rand(*shape, generator=generator)
-
-    carrier = _draw_carrier(protocol, pick)
-    native = protocol is not None and bool(uniform(0, 1, 1) < recipe.native_rate)
-    rates = [rate for rate in recipe.radio_rates_hz if carrier.occupied_hz * 1.02 <= rate <= 8 * carrier.occupied_hz]
-    rate = carrier.numerology.sampling_rate if native or not rates else pick(rates)
-    num_samples = _draw_length(rate, recipe, fft_size, uniform)
-    batch_size = max(4, min(batch_size, 3_000_000 // num_samples))
-    num_in = round(num_samples * carrier.numerology.sampling_rate / rate)
-
-    mobility = torch.randint(len(MOBILITIES), (batch_size,), generator=generator)
-    ranges = torch.tensor([recipe.speeds_mps[name] for name in MOBILITIES])[mobility]
-    speed = ranges[:, 0] + (ranges[:, 1] - ranges[:, 0]) * uniform(0, 1, batch_size)
-    snr_db = torch.tensor(recipe.snrs_db)[torch.randint(len(recipe.snrs_db), (batch_size,), generator=generator)]
-
-    if protocol is None:
-        silence = torch.zeros(batch_size, num_in, dtype=torch.complex64)
-        nothing = torch.full((batch_size,), NO_LABEL)
-        zeros = torch.zeros(batch_size)
-        clean = _Clean(silence, torch.ones(batch_size), zeros, nothing, zeros)
-    else:
-        low, high = (math.log(value) for value in recipe.delay_spreads_s[protocol])
-        k_db = uniform(*recipe.rician_k_db, batch_size)
-        line_of_sight = uniform(0, 1, batch_size) < recipe.line_of_sight
-        channel = TappedDelayLine.draw(
-            delay_spread_s=uniform(low, high, batch_size).exp(),
-            doppler_hz=speed * pick(recipe.carriers_hz[protocol]) / SPEED_OF_LIGHT_MPS,
-            rician_k=10 ** (k_db / 10) * line_of_sight,
-            generator=generator,
-        )
-        make = _make_wifi if protocol == "WiFi" else _make_cellular
-        clean = make(carrier, batch_size, num_in, channel, generator)
-
-    spare = max(0.0, 0.49 * rate - 0.5 * carrier.occupied_hz)
-    if native:  # a receiver tuned to the channel: only the oscillators differ, by up to 20 ppm
-        offset = (carrier.numerology.subcarrier_spacing_hz * uniform(-0.5, 0.5, batch_size)).clamp(-spare, spare)
-    else:
-        centred = uniform(0, 1, batch_size) < 0.4
-        offset = torch.where(centred, uniform(-20e3, 20e3, batch_size), spare * uniform(-1, 1, batch_size))
-    iq = receive(
-        clean.samples,
-        carrier.numerology.sampling_rate,
-        num_samples,
-        occupied_hz=carrier.occupied_hz,
-        offset_hz=offset,
-        noise_power=clean.element_power / 10 ** (snr_db / 10),
-        generator=generator,
-    )
-    leaky = uniform(0, 1, batch_size) < 0.5
-    dc_db = torch.where(leaky, uniform(-40, 5, batch_size), -100.0)
-    iq = imperfect_mixer(iq, dc_db, uniform(-60, -25, batch_size), generator)
-    index = PROTOCOLS.index(protocol) if protocol else NO_LABEL
-    heard = clean.occupancy * 10 ** (snr_db / 10) > _MIN_SNR
-    return LabelledRecordings(
-        iq=iq,
-        sampling_rate=rate,
-        protocol=torch.where(heard, index, NO_LABEL),
-        modulation=torch.where(heard & (clean.data_share > _MIN_DATA_SHARE), clean.modulation, NO_LABEL),
-        snr_db=snr_db,
-        mobility=mobility,
-        speed_mps=speed,
-    )
+    doppler_hz: torch.Tensor
+    channel: torch.Tensor
+    user: torch.Tensor
+    index: torch.Tensor
+    receiver: str
+    bandwidth_hz: float
+    carrier_hz: float
+    parameters: dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class _Carrier:
-    numerology: ofdm.Numerology
+class _Setting:
+    """What all recordings of a chunk share.
+
+    Attributes:
+        protocol (`str`): Whose carrier it is, sent or not.
+        num_rb (`int`): Its resource blocks; 0 for WiFi.
+        numerology ([`Numerology`]): Its rate and subcarriers.
+        occupied_hz (`float`): Its width [Hz].
+        carrier_hz (`float`): Where it is [Hz].
+        receiver (`str`): "synchronous", "blind" or "native".
+        sampling_rate (`float`): Of the receiver [Hz].
+        num_samples (`int`): At that rate.
+        symbol_step (`int`): OFDM symbols from frame to frame of a synchronous receiver.
+        tuned (`bool`): A blind receiver tuned to the carrier.
+    """
+
+    protocol: str
     num_rb: int
+    numerology: Numerology
     occupied_hz: float
+    carrier_hz: float
+    receiver: str
+    sampling_rate: float
+    num_samples: int
+    symbol_step: int
+    tuned: bool
 
 
-def _draw_carrier(protocol: str | None, pick) -> _Carrier:
-    if protocol is None:
-        protocol = pick(PROTOCOLS)
+def check_channels(recipe: Recipe) -> None:
+    """Load all that a recipe's channels need.
+
+    Raises:
+        ValueError: If it names a scenario that is not there, or more users than one has.
+    """
+    _cities(_city_names(recipe), recipe.users, "cpu")
+
+
+def draw_recordings(
+    recipe: Recipe, chunk: int, seed: int = 0, device: str | torch.device = "cpu"
+) -> LabelledRecordings:
+    """Make one chunk of a recipe's recordings.
+
+    Args:
+        recipe ([`Recipe`]): What is drawn.
+        chunk (`int`): Number of the chunk; there is no last one.
+        seed (`int`, *optional*, defaults to 0): Of the data set. The same seed and chunk give the same recordings on
+            the same kind of device.
+        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where to make them.
+
+    Returns:
+        [`LabelledRecordings`], `recipe.chunk_size` of them.
+
+    Raises:
+        ValueError: If the recipe names a scenario that is not there, or more users than it has.
+    """
+    rows = recipe.rows(chunk, seed)
+    # Two sources: what all rows share is drawn on the host, so that no device has to be waited for.
+    setting = _draw_setting(rows, recipe, torch.Generator().manual_seed(stable_seed("setting", seed, chunk)))
+    generator = torch.Generator(device).manual_seed(stable_seed("rows", seed, chunk))
+    device = generator.device
+
+    def of_rows(values: list) -> torch.Tensor:
+        return torch.tensor(values, device=device)
+
+    def uniform(low: float, high: float) -> torch.Tensor:
+        return low + (high - low) * torch.rand(len(rows.index), generator=generator, device=device)
+
+    snr_db = of_rows([float(recipe.snrs_db[snr]) for snr in rows.snr])
+    mobilities = [recipe.mobilities[mobility] for mobility in rows.mobility]
+    slowest, fastest = of_rows([recipe.speeds_mps[name] for name in mobilities]).T
+    speed = slowest + (fastest - slowest) * uniform(0, 1)
+    doppler = speed * setting.carrier_hz / SPEED_OF_LIGHT_MPS
+
+    lead = 0 if setting.receiver == "native" else round(_LEAD_S * setting.numerology.sampling_rate)
+    num_in = round(setting.num_samples * setting.numerology.sampling_rate / setting.sampling_rate)
+    waveform = _transmit(rows, recipe, setting, num_in + lead, generator)
+    profile, user = _draw_profile(rows, recipe, setting, generator)
+    samples = waveform.samples
+    if profile is not None:
+        channel = TappedDelayLine.draw(profile, doppler, generator)
+        samples = channel.apply(samples, setting.numerology.sampling_rate)
+    # The SNR is that of this recording: fading and shadowing move signal and noise together.
+    sent, heard = (part[:, lead:].abs().square().mean(1) for part in (waveform.samples, samples))
+    gain = torch.where(sent > 0, heard / sent.clamp(min=1e-20), 1.0)
+    noise_power = waveform.element_power * gain * 10 ** (-snr_db / 10)
+    # A CPU is several times faster on as many rows as its cache holds; a GPU takes all at once.
+    rows_at_once = max(1, _CPU_SAMPLES // num_in) if device.type == "cpu" else len(samples)
+    parts = zip(samples[:, lead:].split(rows_at_once), noise_power.split(rows_at_once), strict=True)
+    iq = torch.cat([_receive(part, power, setting, recipe, generator) for part, power in parts])
+
+    audible = waveform.occupancy * 10 ** (snr_db / 10) > _MIN_SNR
+    protocol = PROTOCOLS.index(rows.protocol) if rows.protocol else NO_LABEL
+    modulation = of_rows([MODULATIONS.index(name) for name in _MODULES[setting.protocol].MODULATIONS])
+    synchronous = setting.receiver == "synchronous"
+    return LabelledRecordings(
+        iq=iq,
+        sampling_rate=recipe.fft_size * setting.numerology.subcarrier_spacing_hz
+        if synchronous
+        else setting.sampling_rate,
+        protocol=torch.where(audible, protocol, NO_LABEL),
+        modulation=torch.where(
+            audible & (waveform.data_share > _MIN_DATA_SHARE), modulation[waveform.modulation], NO_LABEL
+        ),
+        code_rate=waveform.code_rate.float(),
+        snr_db=snr_db,
+        mobility=of_rows([MOBILITIES.index(name) for name in mobilities]),
+        speed_mps=speed,
+        doppler_hz=doppler,
+        channel=of_rows(rows.channel),
+        user=user,
+        index=of_rows(rows.index),
+        receiver=setting.receiver,
+        bandwidth_hz=setting.occupied_hz,
+        carrier_hz=setting.carrier_hz,
+        parameters=waveform.parameters,
+    )
+
+
+def _draw_setting(rows: Rows, recipe: Recipe, generator: torch.Generator) -> _Setting:
+    def uniform() -> float:
+        return float(torch.rand(1, generator=generator))
+
+    def pick(values):
+        return values[int(torch.randint(len(values), (1,), generator=generator))]
+
+    protocol = rows.protocol or pick(recipe.protocols)
+    names, weights = list(recipe.receivers), torch.tensor(list(recipe.receivers.values()))
+    receiver = names[int(torch.multinomial(weights, 1, generator=generator))]
+    num_rb, step_key = 0, protocol
     if protocol == "WiFi":
-        return _Carrier(wifi.NUMEROLOGY, 0, 57 * wifi.NUMEROLOGY.subcarrier_spacing_hz)
-    if protocol == "LTE":
-        num_rb = pick(tuple(lte.FFT_SIZES))
-        return _Carrier(lte.numerology(num_rb), num_rb, 12 * num_rb * 15e3)
-    spacing_khz = pick(tuple(nr.CARRIERS_RB))
-    num_rb = pick(nr.CARRIERS_RB[spacing_khz])
-    return _Carrier(nr.numerology(num_rb, spacing_khz * 1e3), num_rb, 12 * num_rb * spacing_khz * 1e3)
-
-
-def _draw_length(rate: float, recipe: Recipe, fft_size: int, uniform) -> int:
-    if bool(uniform(0, 1, 1) < recipe.contiguous_view):
-        return fft_size * fft_size
-    low, high = (math.log(value) for value in recipe.spans_s)
-    return max(fft_size * fft_size // 4, min(round(math.exp(uniform(low, high, 1)) * rate), recipe.max_samples))
-
-
-def _element_power(grid: torch.Tensor) -> torch.Tensor:
-    """Mean power of the resource elements in use: the reference of the SNR in the occupied band, shape `(batch,)`."""
-    power = grid.abs().square()
-    used = (power > 0).sum((1, 2))
-    return torch.where(used > 0, power.sum((1, 2)) / used.clamp(min=1), torch.ones(()))
-
-
-def _make_cellular(
-    carrier: _Carrier, batch_size: int, num_in: int, channel: TappedDelayLine, generator: torch.Generator
-) -> _Clean:
-    numerology = carrier.numerology
-    samples_per_ms = round(numerology.sampling_rate * 1e-3)
-    num_ms = -(-num_in // samples_per_ms) + 1
-    if not numerology.dc_used:
-        batch = lte.draw(carrier.num_rb, batch_size, num_ms, generator)
-        names = lte.MODULATIONS
+        numerology = wifi.NUMEROLOGY
+        occupied_hz = 57 * numerology.subcarrier_spacing_hz
+    elif protocol == "LTE":
+        num_rb = pick(recipe.resource_blocks["LTE"])
+        numerology = lte.numerology(num_rb)
+        occupied_hz = (12 * num_rb + 1) * numerology.subcarrier_spacing_hz
     else:
-        num_slots = num_ms * round(numerology.subcarrier_spacing_hz / 15e3)
-        batch = nr.draw(carrier.num_rb, numerology.subcarrier_spacing_hz, batch_size, num_slots, generator)
-        names = nr.MODULATIONS
-    prefix = ofdm.cyclic_prefix_3gpp(numerology, batch.grid.shape[1])
-    starts = torch.cumsum(prefix + numerology.fft_size, 0) - numerology.fft_size
-    times = (starts / numerology.sampling_rate).expand(batch_size, -1)
-    response = channel.frequency_response(times, numerology.frequencies_hz(batch.grid.shape[2]))
-    samples, _ = ofdm.modulate(batch.grid * response, numerology, prefix)
+        spacing_khz, num_rb = pick(recipe.resource_blocks["5G"])
+        numerology = nr.numerology(num_rb, spacing_khz * 1e3)
+        occupied_hz = 12 * num_rb * numerology.subcarrier_spacing_hz
+        step_key = f"5G {spacing_khz} kHz"
+    setting = _Setting(
+        protocol=protocol,
+        num_rb=num_rb,
+        numerology=numerology,
+        occupied_hz=occupied_hz,
+        carrier_hz=pick(recipe.carriers_hz[protocol]),
+        receiver=receiver,
+        sampling_rate=numerology.sampling_rate,
+        num_samples=round(recipe.duration_s * numerology.sampling_rate),
+        symbol_step=pick(recipe.symbol_steps[step_key]),
+        tuned=True,
+    )
+    if receiver == "synchronous":
+        # As many bins as the spectrogram has, whatever the width of the carrier: one subcarrier each.
+        rate = recipe.fft_size * numerology.subcarrier_spacing_hz
+        num_samples = required_samples(rate, numerology.subcarrier_spacing_hz, recipe.num_frames, setting.symbol_step)
+        # Even, so that WiFi has a whole number of samples at half this rate.
+        return replace(setting, sampling_rate=rate, num_samples=num_samples + num_samples % 2)
+    if receiver == "blind":
+        native = rows.protocol is not None and uniform() < recipe.native_rate
+        rates = [rate for rate in recipe.radio_rates_hz if occupied_hz * 1.02 <= rate <= 8 * occupied_hz]
+        rate = numerology.sampling_rate if native or not rates else pick(rates)
+        low, high = (math.log(value) for value in recipe.spans_s)
+        span = round(math.exp(low + (high - low) * uniform()) * rate)
+        contiguous = recipe.num_frames * recipe.fft_size
+        num_samples = max(contiguous // 4, min(span, recipe.max_samples))
+        if uniform() < recipe.contiguous_view:
+            num_samples = contiguous
+        return replace(setting, sampling_rate=rate, num_samples=_smooth(num_samples), tuned=native)
+    return setting
 
-    first = torch.randint(samples_per_ms, (batch_size, 1), generator=generator)
-    samples = samples.gather(1, first + torch.arange(num_in))
-    within = (starts >= first) & (starts < first + num_in)  # what the recording hears
-    energy = batch.grid.abs().square().sum(2)
-    return _Clean(
-        samples=samples,
-        element_power=_element_power(batch.grid * response),
-        data_share=(batch.data_share * within).sum(1) / within.sum(1).clamp(min=1),
-        modulation=torch.tensor([MODULATIONS.index(name) for name in names])[batch.modulation],
-        occupancy=(energy * within).sum(1) / (within.sum(1) * batch.grid.shape[2] * _element_power(batch.grid)),
+
+def _smooth(length: int) -> int:
+    """The next length that Fourier transforms are fast at: without prime factors above five."""
+    while True:
+        rest = length
+        for factor in (2, 3, 5):
+            while rest % factor == 0:
+                rest //= factor
+        if rest == 1:
+            return length
+        length += 1
+
+
+def _transmit(rows: Rows, recipe: Recipe, setting: _Setting, num_samples: int, generator: torch.Generator) -> Waveform:
+    device, batch_size = generator.device, len(rows.index)
+    modes = recipe.modes[setting.protocol]
+    names = _MODULES[setting.protocol].MODULATIONS
+    options = {
+        "modulation": torch.tensor([names.index(modes[mode][0]) for mode in rows.mode], device=device),
+        "code_rate": torch.tensor([modes[mode][1] for mode in rows.mode], device=device),
+        "full": torch.rand(batch_size, generator=generator, device=device) < recipe.full_load,
+    }
+    if rows.protocol is None:
+        return _silence(setting, batch_size, num_samples, device)
+    if setting.protocol == "WiFi":
+        return wifi.draw(batch_size, num_samples, generator, **options)
+    aligned = setting.receiver == "native"
+    if setting.protocol == "LTE":
+        return lte.draw(setting.num_rb, batch_size, num_samples, generator, aligned=aligned, **options)
+    spacing_hz = setting.numerology.subcarrier_spacing_hz
+    return nr.draw(setting.num_rb, spacing_hz, batch_size, num_samples, generator, aligned=aligned, **options)
+
+
+def _silence(setting: _Setting, batch_size: int, num_samples: int, device: torch.device) -> Waveform:
+    zeros, none = torch.zeros(batch_size, device=device), torch.zeros(batch_size, dtype=torch.int64, device=device)
+    return Waveform(
+        samples=torch.zeros(batch_size, num_samples, dtype=torch.complex64, device=device),
+        numerology=setting.numerology,
+        occupied_hz=setting.occupied_hz,
+        element_power=torch.ones(batch_size, device=device),
+        symbol_start=none[:, None][:, :0],
+        occupancy=zeros,
+        data_share=zeros,
+        modulation=none,
+        code_rate=zeros,
     )
 
 
-def _make_wifi(
-    carrier: _Carrier, batch_size: int, num_in: int, channel: TappedDelayLine, generator: torch.Generator
-) -> _Clean:
-    batch = wifi.draw(batch_size, num_in, generator)
-    numerology = carrier.numerology
-    frequencies = numerology.frequencies_hz(batch.grid.shape[2])
-    response = channel.frequency_response(batch.start / numerology.sampling_rate, frequencies)
-    grid = batch.grid * response
-    is_data = batch.grid.abs().square().sum(2) > 0
-    share = is_data.float().sum(1) * wifi.SYMBOL_SAMPLES / num_in
-    return _Clean(
-        samples=wifi.assemble(batch, grid, num_in),
-        element_power=_element_power(grid),
-        data_share=share,
-        modulation=torch.tensor([MODULATIONS.index(name) for name in wifi.MODULATIONS])[batch.modulation],
-        occupancy=share,
+def _draw_profile(
+    rows: Rows, recipe: Recipe, setting: _Setting, generator: torch.Generator
+) -> tuple[PowerDelayProfile | None, torch.Tensor]:
+    """Power-delay profiles of all rows, whatever channel each has; `None` if none of them fades. And their users."""
+    device, batch_size = generator.device, len(rows.index)
+    low, high = (math.log(value) for value in recipe.delay_spreads_s[setting.protocol])
+    spread = (low + (high - low) * torch.rand(batch_size, generator=generator, device=device)).exp()
+    user = torch.full((batch_size,), NO_LABEL, device=device)
+    names = [recipe.channels[channel] for channel in rows.channel]
+    cities = _city_names(recipe)
+    kinds = ["city" if name in cities else name for name in names]
+    profiles = []
+    for kind in dict.fromkeys(kinds if rows.protocol else []):
+        chosen = torch.tensor([row for row, other in enumerate(kinds) if other == kind], device=device)
+        if kind == "none":
+            zeros = torch.zeros(len(chosen), 1, device=device)
+            profile = PowerDelayProfile(zeros, zeros + 1, torch.full((len(chosen),), 1e9, device=device))
+        elif kind == "exponential":
+            k_db = torch.empty(len(chosen), device=device).uniform_(*recipe.rician_k_db, generator=generator)
+            seen = torch.rand(len(chosen), generator=generator, device=device) < recipe.line_of_sight
+            profile = exponential_profile(spread[chosen], 10 ** (k_db / 10) * seen, generator)
+        elif kind in STATISTICAL_CHANNELS:
+            profile = tdl_profile(kind.removeprefix("TDL-"), spread[chosen])
+        else:
+            users, number = _cities(cities, recipe.users, str(device))
+            place = [
+                cities.index(name) * recipe.users + row
+                for name, row, other in zip(names, rows.user, kinds, strict=True)
+                if other == kind
+            ]
+            place = torch.tensor(place, device=device)
+            user[chosen] = number[place]
+            profile = users.profiles(place, generator)
+        profiles.append((chosen, profile))
+    if not profiles or set(names) == {"none"}:
+        return None, user
+    width = max(profile.delays_s.shape[1] for _, profile in profiles)
+    joined = PowerDelayProfile(
+        *(torch.zeros(batch_size, width, device=device) for _ in range(2)), torch.zeros(batch_size, device=device)
     )
+    for chosen, profile in profiles:
+        joined.delays_s[chosen, : profile.delays_s.shape[1]] = profile.delays_s
+        joined.powers[chosen, : profile.powers.shape[1]] = profile.powers
+        joined.rician_k[chosen] = profile.rician_k
+    return joined, user
+
+
+def _city_names(recipe: Recipe) -> tuple[str, ...]:
+    return tuple(name for name in recipe.channels if name not in STATISTICAL_CHANNELS)
+
+
+@lru_cache(maxsize=8)
+def _cities(names: tuple[str, ...], num_users: int, device: str) -> tuple[Scenario | None, torch.Tensor]:
+    """So many users of every city, evenly over all that it has, as one scenario; and their numbers in their cities."""
+    scenarios = [load_scenario(name) for name in names]
+    numbers = []
+    for scenario in scenarios:
+        if num_users > len(scenario):
+            raise ValueError(
+                f"The recipe wants {num_users} users a city, and scenario {scenario.name!r} has {len(scenario)} with "
+                f"paths: set users to {len(scenario)} at most."
+            )
+        numbers.append(torch.arange(num_users) * len(scenario) // num_users)
+    if not scenarios:
+        return None, torch.empty(0, dtype=torch.int64, device=device)
+    paths = max(scenario.powers.shape[1] for scenario in scenarios)
+
+    def joined(name: str) -> torch.Tensor:
+        parts = [getattr(scenario, name)[number] for scenario, number in zip(scenarios, numbers, strict=True)]
+        if name in ("delays_s", "powers"):
+            parts = [torch.nn.functional.pad(part, (0, paths - part.shape[1])) for part in parts]
+        return torch.cat(parts).to(device)
+
+    fields = ("delays_s", "powers", "line_of_sight", "positions", "base_station")
+    users = replace(scenarios[0], name="+".join(names), **{name: joined(name) for name in fields})
+    return users, torch.cat(numbers).to(device)
+
+
+def _receive(
+    samples: torch.Tensor, noise_power: torch.Tensor, setting: _Setting, recipe: Recipe, generator: torch.Generator
+) -> torch.Tensor:
+    """What the receiver of a chunk makes of the signal at its antenna."""
+    native_hz = setting.numerology.sampling_rate
+    if setting.receiver == "native":
+        return impairments.add_noise(samples, noise_power, generator)
+
+    def uniform(low: float, high: float) -> torch.Tensor:
+        return low + (high - low) * torch.rand(len(samples), generator=generator, device=generator.device)
+
+    def drift(samples: torch.Tensor, rate: float) -> torch.Tensor:
+        samples = impairments.clock_offset(samples, uniform(-recipe.max_clock_ppm, recipe.max_clock_ppm))
+        return impairments.phase_noise(
+            samples, rate, uniform(0, recipe.max_phase_noise_deg), _PHASE_NOISE_HZ, generator
+        )
+
+    blind = setting.receiver == "blind"
+    drift_first = native_hz < setting.sampling_rate  # oscillator and clock at whichever rate has fewer samples
+    samples = drift(samples, native_hz) if drift_first else samples
+    samples = impairments.receive(
+        samples,
+        native_hz,
+        setting.num_samples,
+        occupied_hz=setting.occupied_hz,
+        offset_hz=_blind_offset(setting, uniform) if blind else _tuned_offset(setting, recipe, uniform),
+        noise_power=noise_power,
+        generator=generator,
+        filter_probability=recipe.receive_filter,
+    )
+    samples = samples if drift_first else drift(samples, setting.sampling_rate)
+    leakage_db = torch.where(uniform(0, 1) < 0.5, uniform(-40, 5) if blind else uniform(-50, -15), -100.0)
+    samples = impairments.imperfect_mixer(samples, leakage_db, uniform(-60, -25), generator)
+    if not blind:
+        frames = synchronize(
+            samples,
+            setting.sampling_rate,
+            setting.numerology.subcarrier_spacing_hz,
+            num_frames=recipe.num_frames,
+            symbol_step=setting.symbol_step,
+        )
+        selective = uniform(0, 1) < recipe.receive_filter
+        samples = _select_subcarriers(frames, setting, recipe.fft_size, selective)
+    return impairments.quantize(samples, uniform(*recipe.adc_bits))
+
+
+def _select_subcarriers(
+    frames: Synchronized, setting: _Setting, fft_size: int, selective: torch.Tensor
+) -> torch.Tensor:
+    """What an OFDM receiver keeps of each frame: the carrier's subcarriers, in rows that are `selective`.
+
+    A filter in time would not do: the noise that it lets pass leaks through the sidelobes of the frame's window into
+    the guard band, the signal, being orthogonal, does not, and the guard band would tell the SNR.
+    """
+    spectrum = torch.fft.fft(frames.iq.unflatten(1, (-1, frames.fft_size)))
+    bins = torch.fft.fftfreq(frames.fft_size, 1 / frames.fft_size, device=spectrum.device)
+    inside = bins.abs() <= setting.occupied_hz / setting.numerology.subcarrier_spacing_hz / 2
+    spectrum = spectrum * (inside | ~selective[:, None, None])
+    # A useful symbol is periodic: adding bins interpolates it exactly.
+    half, added = frames.fft_size // 2, spectrum.new_zeros(*spectrum.shape[:2], fft_size - frames.fft_size)
+    spectrum = torch.cat([spectrum[..., :half], added, spectrum[..., half:]], -1)
+    return torch.fft.ifft(spectrum, norm="forward").flatten(1) / frames.fft_size
+
+
+def _tuned_offset(setting: _Setting, recipe: Recipe, uniform: Callable[[float, float], torch.Tensor]) -> torch.Tensor:
+    """Where a synchronous receiver hears the middle of the carrier, off the middle of its own band [Hz].
+
+    A carrier wider than the band is looked at in its middle or, a whole number of resource blocks away, beside it.
+    """
+    spacing_hz = setting.numerology.subcarrier_spacing_hz
+    places = max(0, int((setting.occupied_hz / spacing_hz - recipe.fft_size) / 24))
+    moved = uniform(-places - 0.5, places + 0.5).round() * 12 * (uniform(0, 1) < 0.5)
+    return spacing_hz * (moved + uniform(-_MAX_CFO, _MAX_CFO))
+
+
+def _blind_offset(setting: _Setting, uniform: Callable[[float, float], torch.Tensor]) -> torch.Tensor:
+    """Where a monitoring receiver hears the carrier, off the middle of its band [Hz]."""
+    spare = max(0.0, 0.49 * setting.sampling_rate - 0.5 * setting.occupied_hz)
+    if setting.tuned:  # only the oscillators differ, by up to 20 ppm
+        return (setting.numerology.subcarrier_spacing_hz * uniform(-0.5, 0.5)).clamp(-spare, spare)
+    return torch.where(uniform(0, 1) < 0.4, uniform(-20e3, 20e3), spare * uniform(-1, 1))

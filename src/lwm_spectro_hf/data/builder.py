@@ -1,0 +1,427 @@
+"""Recipe to files: Parquet, SigMF or NumPy archives, built in parallel, resumable, the same every time."""
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from datasets import Array2D, Array3D, ClassLabel, Dataset, Features, Value
+from tqdm.auto import tqdm
+
+from ..channel.scenarios import HELD_OUT_SCENARIOS
+from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
+from ..files import whole_file
+from .recipe import MOBILITIES, MODULATIONS, PROTOCOLS, RECEIVERS, Recipe, stable_seed
+from .recordings import write_sigmf
+from .synthesis import LabelledRecordings, check_channels, draw_recordings
+
+RECORD = "dataset.json"  # what a folder was built from; the same must be asked of it when a build goes on
+CONTENTS = ("spectrogram", "iq")
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a data set.
+
+    Attributes:
+        recipe ([`Recipe`]): What is drawn.
+        num (`int`): Recordings.
+    """
+
+    recipe: Recipe
+    num: int
+
+
+def splits_by_city(recipe: Recipe, num: int, num_test: int | None = None, add_test: bool = False) -> dict[str, Split]:
+    """A train split, and one of the held-out city: what training has seen, a test city has not.
+
+    Args:
+        recipe ([`Recipe`]): What is drawn; a held-out city among its channels moves to the split "test".
+        num (`int`): Recordings to train on; of the test split if there is nothing else.
+        num_test (`int`, *optional*): Recordings of the held-out city; a tenth of `num` by default.
+        add_test (`bool`, *optional*, defaults to `False`): Add the held-out city if the recipe does not have it.
+    """
+    held_out = tuple(name for name in recipe.channels if name in HELD_OUT_SCENARIOS)
+    seen = tuple(name for name in recipe.channels if name not in held_out)
+    if add_test:
+        held_out = HELD_OUT_SCENARIOS
+    splits = {}
+    if seen:
+        splits["train"] = Split(replace(recipe, channels=seen), num)
+    if held_out:
+        num_test = (max(num // 10, 1) if num_test is None else num_test) if seen else num
+        splits["test"] = Split(replace(recipe, channels=held_out), num_test)
+    return {name: split for name, split in splits.items() if split.num}
+
+
+def split_seed(seed: int, split: str) -> int:
+    """The seed of a split: splits of one data set share no draw."""
+    return stable_seed("split", seed, split) % 2**31
+
+
+def make_rows(
+    recipe: Recipe,
+    first: int,
+    last: int,
+    seed: int = 0,
+    extractor: SpectrogramFeatureExtractor | None = None,
+    contents: tuple[str, ...] = ("spectrogram",),
+) -> Iterator[tuple[LabelledRecordings, dict[str, Any]]]:
+    """Make recordings `first` to `last` (exclusive) of a recipe, chunk by chunk.
+
+    The result depends on nothing but the arguments: chunks are made whole, on one thread, and cut.
+
+    Yields:
+        `tuple`: the chunk as it was drawn, and its wanted rows as columns of a table.
+    """
+    with _one_thread():
+        for chunk in range(first // recipe.chunk_size, -(-last // recipe.chunk_size)):
+            batch = draw_recordings(recipe, chunk, seed)
+            start = chunk * recipe.chunk_size
+            keep = slice(max(first - start, 0), last - start)
+            columns: dict[str, Any] = {}
+            if "spectrogram" in contents:
+                columns["input_values"] = extractor.spectrogram(batch.iq[keep]).half().numpy()
+            if "iq" in contents:
+                columns["iq"] = torch.view_as_real(batch.iq[keep]).numpy()
+            columns |= labels(batch, recipe, seed, keep)
+            yield batch, columns
+
+
+def labels(batch: LabelledRecordings, recipe: Recipe, seed: int, keep: slice = slice(None)) -> dict[str, Any]:
+    """The labels of a chunk as columns, NumPy arrays and lists of one length."""
+    columns = {
+        name: getattr(batch, name)[keep].cpu().numpy()
+        for name in ("protocol", "modulation", "code_rate", "snr_db", "mobility", "speed_mps", "doppler_hz", "user")
+    }
+    count = len(columns["protocol"])
+    columns["scenario"] = [Path(recipe.channels[channel]).name for channel in batch.channel[keep].tolist()]
+    columns["receiver"] = [RECEIVERS.index(batch.receiver)] * count
+    for name in ("sampling_rate", "bandwidth_hz", "carrier_hz"):
+        columns[name] = [float(getattr(batch, name))] * count
+    columns["seed"] = [seed] * count
+    columns["index"] = batch.index[keep].cpu().numpy()
+    return columns
+
+
+def features(extractor: SpectrogramFeatureExtractor | None, contents: tuple[str, ...]) -> Features:
+    """The schema of the Parquet files. Class labels of -1 mean that there is nothing to tell."""
+    columns: dict[str, Any] = {}
+    if "spectrogram" in contents:
+        shape = (extractor.feature_size, extractor.num_frames, extractor.num_freq_bins)
+        columns["input_values"] = Array3D(shape, "float16")
+    if "iq" in contents:
+        columns["iq"] = Array2D((None, 2), "float32")
+    for name, names in (("protocol", PROTOCOLS), ("modulation", MODULATIONS)):
+        columns[name] = ClassLabel(names=list(names))
+    columns |= {name: Value("float32") for name in ("code_rate", "snr_db")}
+    columns["mobility"] = ClassLabel(names=list(MOBILITIES))
+    columns |= {name: Value("float32") for name in ("speed_mps", "doppler_hz")}
+    columns |= {"user": Value("int32"), "scenario": Value("string"), "receiver": ClassLabel(names=list(RECEIVERS))}
+    columns |= {name: Value("float64") for name in ("sampling_rate", "bandwidth_hz", "carrier_hz")}
+    return Features(columns | {"seed": Value("int64"), "index": Value("int64")})
+
+
+def build_parquet(
+    folder: str | os.PathLike,
+    splits: dict[str, Split],
+    seed: int = 0,
+    extractor: SpectrogramFeatureExtractor | None = None,
+    contents: tuple[str, ...] = ("spectrogram",),
+    shard_size: int = 512,
+    processes: int = 1,
+) -> list[Path]:
+    """Write a data set that `datasets.load_dataset(folder)` reads, also with `streaming=True`.
+
+    Shards appear whole. A build that was stopped goes on where it was: shards that are there are kept. The bytes do
+    not depend on the number of processes.
+
+    Args:
+        folder (`str` or `os.PathLike`): Where to; made if missing.
+        splits (`dict[str, Split]`): Parts by name ("train", "test").
+        seed (`int`, *optional*, defaults to 0): Of the data set.
+        extractor ([`SpectrogramFeatureExtractor`], *optional*): The front-end; with two windows by default.
+        contents (`tuple[str, ...]`, *optional*): What a row holds beside its labels: "spectrogram", "iq" or both.
+        shard_size (`int`, *optional*, defaults to 512): Rows a file.
+        processes (`int`, *optional*, defaults to 1): Workers; each uses one thread.
+
+    Returns:
+        `list[Path]`: All shards, in order.
+
+    Raises:
+        ValueError: If the folder holds a data set of another recipe, or something else is wrong with what is asked.
+        OSError: If there is no space left for it.
+    """
+    folder = Path(folder).expanduser()
+    extractor = extractor or default_extractor()
+    _check(splits, contents, shard_size, processes)
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_record(folder, splits, seed, extractor, contents, shard_size)
+    jobs = []
+    for name, split in splits.items():
+        count = -(-split.num // shard_size)
+        for shard in range(count):
+            path = folder / "data" / f"{name}-{shard:05d}-of-{count:05d}.parquet"
+            last = min((shard + 1) * shard_size, split.num)
+            jobs.append((path, split.recipe, shard * shard_size, last, split_seed(seed, name), extractor, contents))
+    missing = [job for job in jobs if not job[0].exists()]
+    _check_space(folder, missing)
+    total = sum(split.num for split in splits.values())
+    done = total - sum(job[3] - job[2] for job in missing)
+    with tqdm(total=total, initial=done, desc=f"{folder.name}", unit="rec", smoothing=0) as progress:
+        for _, written in _run(missing, processes):
+            progress.update(written)
+    return [job[0] for job in jobs]
+
+
+def _run(jobs: list[tuple], processes: int) -> Iterator[tuple[Path, int]]:
+    if processes == 1 or len(jobs) < 2:
+        yield from map(_write_shard, jobs)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context) as pool:
+        futures = [pool.submit(_write_shard, job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _write_shard(job: tuple) -> tuple[Path, int]:
+    path, recipe, first, last, seed, extractor, contents = job
+    schema = features(extractor, contents)
+    columns: dict[str, list] = {name: [] for name in schema}
+    for _, rows in make_rows(recipe, first, last, seed, extractor, contents):
+        for name, values in rows.items():
+            columns[name].extend(values)
+    table = Dataset.from_dict(columns, features=schema).with_format("arrow")[:]
+    table = table.replace_schema_metadata(schema.arrow_schema.metadata)
+    with whole_file(path) as stream:
+        # Spectrograms hardly compress; small groups let a reader take rows here and there.
+        pq.write_table(table, stream, compression="zstd", row_group_size=128)
+    return path, last - first
+
+
+def load_spectrograms(folder: str | os.PathLike, split: str, columns: tuple[str, ...] = ()) -> dict[str, torch.Tensor]:
+    """Read a split into memory, one tensor a column, without the detour over Python objects.
+
+    Args:
+        folder (`str` or `os.PathLike`): Written by [`build_parquet`].
+        split (`str`): Its name.
+        columns (`tuple[str, ...]`, *optional*): Which; by default `input_values` and all numeric labels.
+
+    Returns:
+        `dict`: `input_values` of shape `(num, num_channels, num_frames, num_freq_bins)`, float16; labels `(num,)`.
+
+    Raises:
+        FileNotFoundError: If the folder has no such split.
+    """
+    paths = sorted((Path(folder) / "data").glob(f"{split}-*.parquet"))
+    if not paths:
+        raise FileNotFoundError(f"{folder} has no split {split!r}; build it first with `lwm-spectro generate`.")
+    schema = Features.from_arrow_schema(pq.read_schema(paths[0]))
+    wanted = columns or tuple(name for name in schema if name not in ("iq", "scenario"))
+    total = sum(pq.ParquetFile(path).metadata.num_rows for path in paths)
+    found: dict[str, torch.Tensor] = {}
+    row = 0
+    for path in paths:
+        table = pq.read_table(path, columns=list(wanted))
+        for name in wanted:
+            values = table.column(name).combine_chunks()
+            if isinstance(schema[name], Array3D):
+                values = values.storage
+                while hasattr(values, "flatten") and str(values.type).startswith(("list", "large_list")):
+                    values = values.flatten()
+                array = values.to_numpy(zero_copy_only=False).reshape(len(table), *schema[name].shape)
+            else:
+                array = values.to_numpy(zero_copy_only=False)
+            part = torch.from_numpy(np.array(array))
+            if name not in found:
+                found[name] = part.new_empty(total, *part.shape[1:])
+            found[name][row : row + len(table)] = part
+        row += len(table)
+    return found
+
+
+def write_recordings(folder: str | os.PathLike, recipe: Recipe, num: int, seed: int = 0) -> list[Path]:
+    """Write recordings as SigMF, one transmission a file, with what a third-party receiver must be told.
+
+    Files that are there already are kept. The annotation of each holds the labels and, under `lwm:`, the parameters
+    of the sender (`cell_id`, `rnti`, `mcs`, `rate_mbps` and so on; see the README).
+
+    Args:
+        folder (`str` or `os.PathLike`): Where to; made if missing.
+        recipe ([`Recipe`]): What is drawn.
+        num (`int`): How many.
+        seed (`int`, *optional*, defaults to 0): Of the recordings.
+
+    Returns:
+        `list[Path]`: The `.sigmf-meta` files.
+    """
+    folder = Path(folder).expanduser()
+    paths = []
+    with tqdm(total=num, desc=folder.name, unit="rec") as progress:
+        for batch, columns in make_rows(recipe, 0, num, seed, contents=("iq",)):
+            for row in range(len(columns["index"])):
+                mark = _annotation(batch, columns, row)
+                name = f"{str(mark['lwm:protocol']).lower()}-{columns['index'][row]:06d}"
+                path = folder / f"{name}.sigmf-meta"
+                if not path.exists():
+                    write_sigmf(
+                        folder / name,
+                        batch.iq[row].numpy(),
+                        batch.sampling_rate,
+                        [mark],
+                        description=f"generated {mark['lwm:protocol']} downlink, see its annotation",
+                        center_frequency_hz=batch.carrier_hz,
+                        global_info={"core:author": "lwm-spectro-hf"},
+                    )
+                paths.append(path)
+                progress.update()
+    return paths
+
+
+def _annotation(batch: LabelledRecordings, columns: dict[str, Any], row: int) -> dict[str, Any]:
+    names = {"protocol": PROTOCOLS, "modulation": MODULATIONS, "mobility": MOBILITIES, "receiver": RECEIVERS}
+    mark: dict[str, Any] = {}
+    for name, values in columns.items():
+        if name == "iq":
+            continue
+        value = values[row]
+        value = value.item() if isinstance(value, np.generic) else value
+        if name in names:
+            value = names[name][value] if value >= 0 else "none"
+        elif isinstance(value, float):
+            # JSON knows no infinity, and a word is no number to a strict reader.
+            value = round(value, 9) if np.isfinite(value) else str(value)
+        mark[f"lwm:{name}"] = value
+    for name, values in batch.parameters.items():
+        value = values[row].item()
+        mark[f"lwm:{name}"] = round(value, 6) if isinstance(value, float) else int(value)
+    return {"core:label": str(mark["lwm:protocol"])} | mark
+
+
+def write_arrays(
+    path: str | os.PathLike,
+    recipe: Recipe,
+    num: int,
+    seed: int = 0,
+    extractor: SpectrogramFeatureExtractor | None = None,
+    contents: tuple[str, ...] = ("spectrogram",),
+) -> Path:
+    """Write one NumPy archive: an array a column, read with `np.load`. I/Q only where all recordings have one length.
+
+    Raises:
+        ValueError: If I/Q of several lengths was asked for.
+    """
+    parts: dict[str, list] = {}
+    with tqdm(total=num, desc=Path(path).name, unit="rec") as progress:
+        for _, columns in make_rows(recipe, 0, num, seed, extractor or default_extractor(), contents):
+            for name, values in columns.items():
+                parts.setdefault(name, []).append(np.asarray(values))
+            progress.update(len(columns["index"]))
+    lengths = {part.shape[1] for part in parts.get("iq", [])}
+    if len(lengths) > 1:
+        raise ValueError(
+            f"Recordings of {len(lengths)} lengths, {min(lengths)} to {max(lengths)} samples, do not fit one array of "
+            "I/Q: write Parquet or SigMF, or fix protocol, bandwidth and receiver."
+        )
+    with whole_file(path) as stream:
+        np.savez(stream, **{name: np.concatenate(values) for name, values in parts.items()})
+    return Path(path)
+
+
+def default_extractor() -> SpectrogramFeatureExtractor:
+    """The front-end of generated data sets: the two windows that carry most about modulation."""
+    return SpectrogramFeatureExtractor(window_function=["boxcar", "general_hamming:0.72"])
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums are split over threads by their number, and their last bits with it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _check(splits: dict[str, Split], contents: tuple[str, ...], shard_size: int, processes: int) -> None:
+    wrong = [name for name in contents if name not in CONTENTS]
+    if wrong or not contents:
+        raise ValueError(f"contents is {contents}; expected some of {', '.join(CONTENTS)}.")
+    for name, split in splits.items():
+        if split.num < 1:
+            raise ValueError(f"Split {name!r} has {split.num} recordings; expected at least 1.")
+        if shard_size % split.recipe.chunk_size:
+            raise ValueError(
+                f"shard_size is {shard_size}; expected a multiple of the recipe's chunk_size, "
+                f"{split.recipe.chunk_size}."
+            )
+        check_channels(split.recipe)
+    if processes < 1:
+        raise ValueError(f"processes is {processes}; expected at least 1.")
+
+
+def _check_record(
+    folder: Path,
+    splits: dict[str, Split],
+    seed: int,
+    extractor: SpectrogramFeatureExtractor,
+    contents: tuple[str, ...],
+    shard_size: int,
+) -> None:
+    record = {
+        "seed": seed,
+        "shard_size": shard_size,
+        "contents": list(contents),
+        "front_end": extractor.to_dict(),
+        "splits": {
+            name: {"num": split.num, "recipe": json.loads(split.recipe.to_json())} for name, split in splits.items()
+        },
+    }
+    record = json.loads(json.dumps(record))
+    path = folder / RECORD
+    if path.exists():
+        found = json.loads(path.read_text())
+        different = [name for name in record if found.get(name) != record[name]]
+        if different:
+            raise ValueError(
+                f"{folder} holds a data set with another {', '.join(different)} (see {RECORD} there): go on with what "
+                "it was begun with, or write to another folder."
+            )
+        return
+    if any((folder / "data").glob("*.parquet")):
+        raise ValueError(f"{folder} holds Parquet files but no {RECORD}: write to another folder.")
+    with whole_file(path) as stream:
+        stream.write(json.dumps(record, indent=2).encode() + b"\n")
+
+
+def _check_space(folder: Path, jobs: list[tuple]) -> None:
+    if not jobs:
+        return
+    _, recipe, _, _, seed, extractor, contents = jobs[0]
+    row = 200
+    if "spectrogram" in contents:
+        row += 2 * extractor.feature_size * extractor.num_frames * extractor.num_freq_bins
+    if "iq" in contents:
+        row += 8 * draw_recordings(recipe, 0, seed).iq.shape[1]
+    needed = row * sum(job[3] - job[2] for job in jobs)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(
+            f"The data set needs about {needed / 1e9:.1f} GB more, and {folder} has {free / 1e9:.1f} GB free: make "
+            "fewer recordings, or write elsewhere."
+        )

@@ -1,0 +1,91 @@
+"""A recipe as an endless stream of labelled spectrograms, made on the device that trains."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
+from .builder import default_extractor
+from .recipe import Recipe
+from .synthesis import draw_recordings
+
+LABELS = ("protocol", "modulation", "code_rate", "snr_db", "mobility", "speed_mps", "channel", "user", "index")
+
+
+class GeneratedSpectrograms(IterableDataset):
+    """Batches of spectrograms and labels without end, sharded over ranks and over loader workers.
+
+    Chunks of the recipe are dealt out: of `num_replicas` ranks, rank `r` takes every `num_replicas`-th from `r` on, so
+    no two ranks see the same recording, and together they see what one alone would. On a GPU, iterate over it directly
+    (or with `num_workers=0`); on CPUs, let a `DataLoader(stream, batch_size=None, num_workers=...)` draw ahead.
+
+    Args:
+        recipe ([`Recipe`]): What is drawn.
+        seed (`int`, *optional*, defaults to 0): Of the stream.
+        extractor ([`SpectrogramFeatureExtractor`], *optional*): The front-end.
+        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where the batches are made, and stay.
+        chunks_per_batch (`int`, *optional*, defaults to 3): A chunk is of one protocol; a batch joins several.
+        rank (`int`, *optional*, defaults to 0): Of this process.
+        num_replicas (`int`, *optional*, defaults to 1): Processes that share the stream.
+
+    Yields:
+        `dict`: `input_values` of shape `(batch, num_channels, num_frames, num_freq_bins)`, float32, and labels of
+        shape `(batch,)`, with `batch = chunks_per_batch * recipe.chunk_size`.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        seed: int = 0,
+        extractor: SpectrogramFeatureExtractor | None = None,
+        device: str | torch.device = "cpu",
+        chunks_per_batch: int = 3,
+        rank: int = 0,
+        num_replicas: int = 1,
+    ):
+        super().__init__()
+        if not 0 <= rank < num_replicas:
+            raise ValueError(f"rank is {rank} of {num_replicas}; expected 0 to {num_replicas - 1}.")
+        if chunks_per_batch < 1:
+            raise ValueError(f"chunks_per_batch is {chunks_per_batch}; expected at least 1.")
+        self.recipe, self.seed, self.device = recipe, seed, device
+        self.extractor = extractor or default_extractor()
+        self.chunks_per_batch = chunks_per_batch
+        self.rank, self.num_replicas = rank, num_replicas
+        self.batches_drawn = 0
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        worker = get_worker_info()
+        workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
+        while True:
+            batch = self.batches_drawn * workers + number
+            self.batches_drawn += 1
+            yield self.batch(batch)
+
+    def batch(self, number: int) -> dict[str, torch.Tensor]:
+        """Batch `number` of this rank, whatever was drawn before."""
+        first = number * self.chunks_per_batch
+        chunks = [(first + place) * self.num_replicas + self.rank for place in range(self.chunks_per_batch)]
+        columns: dict[str, list[torch.Tensor]] = {}
+        for chunk in chunks:
+            drawn = draw_recordings(self.recipe, chunk, self.seed, self.device)
+            columns.setdefault("input_values", []).append(self.extractor.spectrogram(drawn.iq))
+            for name in LABELS:
+                columns.setdefault(name, []).append(getattr(drawn, name))
+        return {name: torch.cat(parts) for name, parts in columns.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream is; enough to go on with [`load_state_dict`]."""
+        return {"batches_drawn": self.batches_drawn, "seed": self.seed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there.
+
+        Raises:
+            ValueError: If the state is of a stream with another seed.
+        """
+        if state["seed"] != self.seed:
+            raise ValueError(f"The state is of a stream with seed {state['seed']}, this one has {self.seed}.")
+        self.batches_drawn = state["batches_drawn"]
