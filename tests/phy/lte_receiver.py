@@ -332,8 +332,8 @@ def parse_assignment(name, bits, num_rb):
         chosen = [g for g in range(math.ceil(num_rb / group)) if take(1)]
         blocks = [b for b in range(num_rb) if b // group in chosen]
     mcs = take(5)
-    process, _, version, _ = take(3), take(1), take(2), take(2)
-    assert process == version == 0 and not any(bits), "new data, then padding"
+    _, _, version, _ = take(3), take(1), take(2), take(2)
+    assert version == 0 and not any(bits), "first transmission, then padding"
     return list(blocks), mcs
 
 

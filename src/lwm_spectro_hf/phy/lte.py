@@ -10,7 +10,7 @@ import torch
 
 from . import lte_coding, lte_control
 from .ofdm import Numerology, cyclic_prefix_3gpp, modulate
-from .sequences import gold_bits, gold_qpsk
+from .sequences import gold_qpsk, gold_words
 from .traffic import decibels, draw_allocation
 from .waveform import Waveform
 
@@ -243,7 +243,7 @@ def transmit(downlink: Downlink, generator: torch.Generator) -> Transmission:
     row, slot = (size > 0).nonzero(as_tuple=True)  # in the order in which a mask reads the grid
     if len(row):
         c_init = downlink.rnti * 2**14 + subframe * 2**9 + downlink.cell_id[:, None]
-        grid[data] = _shared_channel(
+        symbols = _shared_channel(
             size[row, slot],
             length[row, slot],
             order[row, slot],
@@ -252,6 +252,7 @@ def transmit(downlink: Downlink, generator: torch.Generator) -> Transmission:
             downlink.data_gain[row],
             generator,
         )
+        grid.masked_scatter_(data, symbols)
     code_rate = torch.where(size > 0, (size + 24) / length.clamp(min=1), 0.0)
     return Transmission(grid.flatten(1, 2), data.sum(-1).flatten(1), mcs, code_rate)
 
@@ -341,12 +342,14 @@ def draw(
     symbol_start = symbol_start.to(device).expand(batch_size, -1)
     if not aligned:
         skipped = integers(samples_per_ms, batch_size)
-        samples = samples.unfold(1, num_samples, 1)[torch.arange(batch_size, device=device), skipped]
+        begin = torch.arange(batch_size, device=device) * samples.shape[1] + skipped
+        samples = samples.flatten().unfold(0, num_samples, 1).index_select(0, begin)
         symbol_start = symbol_start - skipped[:, None]
     heard = (symbol_start >= 0) & (symbol_start < num_samples)
-    power = sent.grid.abs().square()
-    used = ((power > 0).sum(2) * heard).sum(1)
-    num_elements = (heard.sum(1) * power.shape[2]).clamp(min=1)
+    power = torch.linalg.vector_norm(torch.view_as_real(sent.grid), dim=(2, 3)).square()
+    # In use is what has power: symbols of two ports may cancel.
+    used = ((sent.grid != 0).sum(2) * heard).sum(1)
+    num_elements = (heard.sum(1) * sent.grid.shape[2]).clamp(min=1)
     scheduled = (sent.code_rate > 0).sum(1)
     parameters = {
         "frame_number": downlink.frame_number,
@@ -361,7 +364,7 @@ def draw(
         samples=samples[:, :num_samples],
         numerology=carrier,
         occupied_hz=12 * num_rb * carrier.subcarrier_spacing_hz,
-        element_power=torch.where(used > 0, (power.sum(2) * heard).sum(1) / used.clamp(min=1), 1.0),
+        element_power=torch.where(used > 0, (power * heard).sum(1) / used.clamp(min=1), 1.0),
         symbol_start=symbol_start,
         occupancy=used / num_elements,
         data_share=(sent.data_elements * heard).sum(1) / num_elements,
@@ -448,34 +451,34 @@ def _shared_channel(
     Returns:
         `torch.Tensor` of shape `(sum of length / order,)`, complex64.
     """
-    layers = torch.where(num_ports > 1, 2, 1)
-    keys = list(zip(size.tolist(), length.tolist(), (order * layers).tolist(), strict=True))
-    by_size: dict[int, list] = {}
-    for key in dict.fromkeys(keys):
-        by_size.setdefault(key[0], []).append(key)
-    codewords = {}
+    device = generator.device
+    diversity = num_ports > 1
+    # Grants alike in size and length send one codeword, each scrambled for itself.
+    alike = torch.stack([size, length, order, torch.where(diversity, 2, 1)], 1)
+    kinds, kind = alike.unique(dim=0, return_inverse=True)
+    num_symbols = length // order
+    widest = int(num_symbols.max())
+    bits = torch.zeros(len(kinds), widest * int(order.max()), dtype=torch.uint8, device=device)
+    by_size: dict[int, list[tuple[int, int, int]]] = {}
+    for number, (block_size, coded, of_symbol, layers) in enumerate(kinds.tolist()):
+        by_size.setdefault(block_size, []).append((number, coded, of_symbol * layers))
     for block_size, group in by_size.items():
-        coded = lte_coding.encode_transport_blocks(block_size, [key[1:] for key in group], generator)
-        codewords.update(zip(group, coded, strict=True))
-    symbols: list[torch.Tensor] = [torch.empty(0)] * len(keys)
+        codewords = lte_coding.encode_transport_blocks(block_size, [shape[1:] for shape in group], generator)
+        for (number, coded, _), codeword in zip(group, codewords, strict=True):
+            bits[number, :coded] = codeword
+    labels = torch.empty(len(size), widest, dtype=torch.uint8, device=device)
     for value in order.unique().tolist():
         chosen = (order == value).nonzero()[:, 0]
-        sequences = gold_bits(c_init[chosen], int(length[chosen].max()))
-        names = [keys[grant] for grant in chosen.tolist()]
-        scrambling = torch.cat([sequence[: key[1]] for sequence, key in zip(sequences, names, strict=True)])
-        points = lte_control.modulate(torch.cat([codewords[key] for key in names]) ^ scrambling, value)
-        parts = points.split([key[1] // value for key in names])
-        for grant, part, diversity, amplitude in zip(
-            chosen.tolist(), parts, (num_ports[chosen] > 1).tolist(), gain[chosen].tolist(), strict=True
-        ):
-            symbols[grant] = _amplify(part, diversity, amplitude)
-    return torch.cat(symbols)
-
-
-def _amplify(symbols: torch.Tensor, diversity: bool, gain: float) -> torch.Tensor:
-    if diversity:
-        symbols = lte_control.combine_ports(symbols[None], torch.full((1,), 2, device=symbols.device))[0]
-    return symbols if gain == 1.0 else gain * symbols
+        codewords = lte_control.labels(bits[:, : widest * value], value)
+        labels[chosen] = codewords.index_select(0, kind[chosen]) ^ gold_words(c_init[chosen], widest, value)
+    symbols = lte_control.points(labels, order[:, None])
+    chosen = diversity.nonzero()[:, 0]
+    if widest % 2:  # pairs of symbols that nobody sends end in the middle of one
+        symbols = torch.nn.functional.pad(symbols, (0, 1))
+    symbols[chosen] = lte_control.combine_ports(symbols[chosen], num_ports[chosen])
+    symbols *= gain[:, None]
+    sent = torch.arange(symbols.shape[1], device=device) < num_symbols[:, None]
+    return symbols.masked_select(sent)
 
 
 def _add_control(
@@ -491,10 +494,13 @@ def _add_control(
     batch_size, num_subframes = scheduled.shape
     row, slot = scheduled.nonzero(as_tuple=True)
     own = torch.zeros(batch_size, num_subframes, 576, dtype=torch.uint8, device=device)
+    process = torch.arange(
+        num_subframes, device=device
+    )  # each block is new: the next of eight HARQ processes sends it
     for type_0 in (False, True):
         of_type = downlink.type_0[row] == type_0
         at = (row[of_type], slot[of_type])
-        payload = lte_control.downlink_assignment(downlink.allocation[at], mcs[at], type_0)
+        payload = lte_control.downlink_assignment(downlink.allocation[at], mcs[at], process[slot[of_type]], type_0)
         own[at] = lte_control.encode_control_information(payload, downlink.rnti[at])
 
     def others() -> lte_control.ControlMessage:

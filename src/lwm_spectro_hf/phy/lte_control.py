@@ -4,6 +4,7 @@ Normal cyclic prefix, FDD. The PHICH's resource elements are set aside and stay 
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -31,11 +32,35 @@ def modulate(bits: torch.Tensor, order: int = 2) -> torch.Tensor:
     Returns:
         `torch.Tensor` of shape `(..., num_bits // order)`, complex64.
     """
-    points = constellation({2: "QPSK", 4: "16QAM", 6: "64QAM", 8: "256QAM"}[order]).to(bits.device)
+    return points(labels(bits, order), torch.tensor(order, device=bits.device))
+
+
+def labels(bits: torch.Tensor, order: int) -> torch.Tensor:
+    """Bits of each symbol as one number, the first bit highest: `(..., n)` to `(..., n // order)`, uint8."""
     index = torch.zeros(*bits.shape[:-1], bits.shape[-1] // order, dtype=torch.uint8, device=bits.device)
     for position in range(order):
         index = 2 * index + bits[..., position::order]
-    return points[index.int()]
+    return index
+
+
+@cache
+def _all_points() -> torch.Tensor:
+    return torch.cat([constellation(name) for name in ("QPSK", "16QAM", "64QAM", "256QAM")])
+
+
+def points(label: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Constellation points (TS 36.211, clause 7.1).
+
+    Args:
+        label (`torch.Tensor`, uint8): Bits of each symbol as from [`labels`].
+        order (`torch.Tensor` broadcastable to it): How many bits those are: 2, 4, 6 or 8.
+
+    Returns:
+        `torch.Tensor` of the shape of `label`, complex64.
+    """
+    # The constellations stand one after the other; those before one of 4^k points have (4^k - 4) / 3.
+    index = label.int() + ((2**order - 4) // 3).int()
+    return _all_points().to(label.device).index_select(0, index.flatten()).view(label.shape)
 
 
 def combine_ports(symbols: torch.Tensor, num_ports: torch.Tensor) -> torch.Tensor:
@@ -98,14 +123,18 @@ def group_size(num_rb: int) -> int:
     return 1 + sum(num_rb > limit for limit in (10, 26, 63))
 
 
-def downlink_assignment(allocation: torch.Tensor, mcs: torch.Tensor, type_0: bool) -> torch.Tensor:
-    """Payload of DCI format 1 (resource allocation type 0) or 1A (type 2, localized): new data, version 0, process 0.
+def downlink_assignment(
+    allocation: torch.Tensor, mcs: torch.Tensor, block: torch.Tensor, type_0: bool
+) -> torch.Tensor:
+    """Payload of DCI format 1 (resource allocation type 0) or 1A (type 2, localized): new data, version 0.
 
     TS 36.212, clauses 5.3.3.1.2 and 5.3.3.1.3; TS 36.213, clauses 7.1.6.1 and 7.1.6.3.
 
     Args:
         allocation (`torch.Tensor` of shape `(batch, num_rb)`, bool): The resource blocks.
         mcs (`torch.Tensor` of shape `(batch,)`): I_MCS, or I_TBS of system information.
+        block (`torch.Tensor` of shape `(batch,)`): Number of the transport block: the eight HARQ processes send one
+            after the other, and each toggles its new data indicator (TS 36.321, clause 5.3.2).
         type_0 (`bool`): Format 1 instead of 1A.
 
     Returns:
@@ -116,9 +145,9 @@ def downlink_assignment(allocation: torch.Tensor, mcs: torch.Tensor, type_0: boo
     """
     num_rb = allocation.shape[-1]
     zero = torch.zeros_like(mcs)
-    # Process number, new data indicator, redundancy version, power control. For system information, the last bit says
+    # HARQ process, new data indicator, redundancy version, power control. For system information, the last bit says
     # that the transport block size is in the column of three resource blocks.
-    common = ((mcs, 5), (zero, 3), (zero, 1), (zero, 2), (zero + 1, 2))
+    common = ((mcs, 5), (block % 8, 3), (block // 8 % 2, 1), (zero, 2), (zero + 1, 2))
     if type_0:
         group = group_size(num_rb)
         bitmap = allocation[:, ::group]

@@ -45,9 +45,9 @@ def constellation(name: str) -> torch.Tensor:
 
 
 @cache
-def _gold_bytes(length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first m-sequence, and what each bit of `c_init` adds to the second, eight bits a byte."""
-    advance, order = 1600, 31
+def _gold_tables(num_words: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first m-sequence as words, and what each four bits of `c_init` add to the second, `(8, 16, num_words)`."""
+    advance, order, length = 1600, 31, num_words * width
     first = [1] + [0] * (order - 1)
     # Every bit of the second sequence is a sum of initial bits: keep which ones, as a 31-bit integer a position.
     second = [1 << position for position in range(order)]
@@ -55,9 +55,35 @@ def _gold_bytes(length: int) -> tuple[torch.Tensor, torch.Tensor]:
         first.append(first[n + 3] ^ first[n])
         second.append(second[n + 3] ^ second[n + 2] ^ second[n + 1] ^ second[n])
     masks = torch.tensor(second[advance : advance + length])
-    bits = torch.stack([torch.tensor(first[advance : advance + length]), *((masks >> k) & 1 for k in range(order))])
-    packed = (bits.view(order + 1, -1, 8) << torch.arange(7, -1, -1)).sum(-1).to(torch.uint8)
-    return packed[0], packed[1:]
+    added = [(masks >> k) & 1 for k in range(order + 1)]
+    bits = torch.stack([torch.tensor(first[advance : advance + length]), *added])
+    words = (bits.view(order + 2, num_words, width) << torch.arange(width - 1, -1, -1)).sum(-1).to(torch.uint8)
+    four = words[1:].view(8, 4, 1, num_words)
+    sums = torch.zeros(8, 16, num_words, dtype=torch.uint8)
+    for place in range(4):
+        sums ^= four[:, place] * ((torch.arange(16) >> place) & 1).to(torch.uint8)[:, None]
+    return words[0], sums
+
+
+def gold_words(c_init: torch.Tensor, num_words: int, width: int) -> torch.Tensor:
+    """The sequence of [`gold_bits`] in words of `width` bits, at most 8, the first bit highest.
+
+    Args:
+        c_init (`torch.Tensor` of any shape, int64): Initial state of the second m-sequence.
+        num_words (`int`): Number of words.
+        width (`int`): Bits in each: those of a modulation symbol, for instance.
+
+    Returns:
+        `torch.Tensor` of shape `(*c_init.shape, num_words)`, uint8.
+    """
+    # One table serves every length up to the next power of two.
+    first, sums = _gold_tables(1 << (num_words - 1).bit_length(), width)
+    first, sums = (table[..., :num_words].to(c_init.device) for table in (first, sums))
+    seeds = c_init.flatten()
+    words = first.expand(len(seeds), num_words).clone()
+    for place, table in enumerate(sums):
+        words ^= table.index_select(0, (seeds >> 4 * place) & 15)
+    return words.view(*c_init.shape, num_words)
 
 
 def gold_bits(c_init: torch.Tensor, length: int) -> torch.Tensor:
@@ -70,13 +96,7 @@ def gold_bits(c_init: torch.Tensor, length: int) -> torch.Tensor:
     Returns:
         `torch.Tensor` of shape `(*c_init.shape, length)`, uint8.
     """
-    # One table serves every length up to the next power of two.
-    tables = _gold_bytes(max(8, 1 << (length - 1).bit_length()))
-    first, second = (table[..., : -(-length // 8)].to(c_init.device) for table in tables)
-    packed = first.expand(*c_init.shape, -1).clone()
-    for position, sequence in enumerate(second):
-        packed ^= ((c_init >> position) & 1).to(torch.uint8)[..., None] * sequence
-    return byte_bits(packed)[..., :length]
+    return byte_bits(gold_words(c_init, -(-length // 8), 8))[..., :length]
 
 
 def gold_qpsk(c_init: torch.Tensor, length: int) -> torch.Tensor:

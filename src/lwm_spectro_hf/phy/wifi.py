@@ -328,7 +328,8 @@ def draw(
         place = torch.where(inside, row[here, None] * num_us + place, len(timeline) - 1)
         timeline.index_copy_(0, place.flatten(), packet_samples(grid).view(-1, _SAMPLES_PER_US))
         share = inside.view(count, -1, SYMBOL_US).float().mean(-1)
-        energy.index_add_(0, row[here], (share * torch.linalg.vector_norm(torch.view_as_real(grid), dim=(2, 3)).square()).sum(1))
+        power = torch.linalg.vector_norm(torch.view_as_real(grid), dim=(2, 3)).square()
+        energy.index_add_(0, row[here], (share * power).sum(1))
         used.index_add_(0, row[here], share @ (grid[0] != 0).float().sum(1))
         if which < len(MODES):
             symbols = share[:, wifi_traffic.preamble_blocks(high_throughput) :].sum(1)
