@@ -154,6 +154,14 @@ def test_asked_modulation_and_code_rate_are_in_the_grants():
         assert (size + 24) / (order * elements) == pytest.approx(asked[row][1], abs=0.06)
 
 
+def test_new_data_toggles_its_indicator_where_a_process_comes_round_again():
+    everything, mcs, blocks = torch.ones(9, 25, dtype=torch.bool), torch.zeros(9).long(), torch.arange(9)
+    sent = lte_control.downlink_assignment(everything, mcs, blocks, type_0=True)
+    bits = sent[:, 1 + 13 + 5 :]  # TS 36.212, clause 5.3.3.1.2: behind type, groups and I_MCS
+    assert (bits[:, :3] @ torch.tensor([4, 2, 1]).byte()).tolist() == [*range(8), 0]
+    assert bits[:, 3].tolist() == [0] * 8 + [1]
+
+
 def test_full_rows_are_full():
     full = torch.tensor([True, False] * 8)
     length = 15 * lte.FFT_SIZES[25]

@@ -494,13 +494,12 @@ def _add_control(
     batch_size, num_subframes = scheduled.shape
     row, slot = scheduled.nonzero(as_tuple=True)
     own = torch.zeros(batch_size, num_subframes, 576, dtype=torch.uint8, device=device)
-    process = torch.arange(
-        num_subframes, device=device
-    )  # each block is new: the next of eight HARQ processes sends it
+    # Each grant is for the next block, but for system information, which has no process.
+    block = (scheduled.cumsum(1) - 1) * (downlink.rnti != lte_control.SYSTEM_INFORMATION_RNTI)
     for type_0 in (False, True):
         of_type = downlink.type_0[row] == type_0
         at = (row[of_type], slot[of_type])
-        payload = lte_control.downlink_assignment(downlink.allocation[at], mcs[at], process[slot[of_type]], type_0)
+        payload = lte_control.downlink_assignment(downlink.allocation[at], mcs[at], block[at], type_0)
         own[at] = lte_control.encode_control_information(payload, downlink.rnti[at])
 
     def others() -> lte_control.ControlMessage:
