@@ -207,7 +207,7 @@ def secondary_synchronization(group_id: torch.Tensor, sector_id: torch.Tensor, s
 def transmit(downlink: Downlink, generator: torch.Generator) -> Transmission:
     """Fill the grids of a batch of cells.
 
-    Transport blocks carry random bits. Grants of one size and length carry the same block, each scrambled for its own
+    Transport blocks carry random bits. Grants of one size carry the same block, each scrambled for its own terminal,
     cell and subframe.
 
     Args:
@@ -453,7 +453,7 @@ def _shared_channel(
     """
     device = generator.device
     diversity = num_ports > 1
-    # Grants alike in size and length send one codeword, each scrambled for itself.
+    # Grants of one size send the same block, and those of one length the same codeword, each scrambled for itself.
     alike = torch.stack([size, length, order, torch.where(diversity, 2, 1)], 1)
     kinds, kind = alike.unique(dim=0, return_inverse=True)
     num_symbols = length // order
@@ -463,7 +463,7 @@ def _shared_channel(
     for number, (block_size, coded, of_symbol, layers) in enumerate(kinds.tolist()):
         by_size.setdefault(block_size, []).append((number, coded, of_symbol * layers))
     for block_size, group in by_size.items():
-        codewords = lte_coding.encode_transport_blocks(block_size, [shape[1:] for shape in group], generator)
+        codewords = lte_coding.encode_transport_block(block_size, [shape[1:] for shape in group], generator)
         for (number, coded, _), codeword in zip(group, codewords, strict=True):
             bits[number, :coded] = codeword
     labels = torch.empty(len(size), widest, dtype=torch.uint8, device=device)

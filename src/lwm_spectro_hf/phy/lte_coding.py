@@ -177,39 +177,38 @@ def convolutional_rate_match(bits: torch.Tensor, num_bits: int) -> torch.Tensor:
     return convolutional_encode(bits).flatten(-2)[..., order]
 
 
-def encode_transport_blocks(
+def encode_transport_block(
     size: int, lengths: list[tuple[int, int]], generator: torch.Generator
 ) -> list[torch.Tensor]:
-    """Random transport blocks of one size, coded for the DL-SCH (TS 36.212, clause 5.3.2), redundancy version 0.
+    """A random transport block, coded for the DL-SCH (TS 36.212, clause 5.3.2), redundancy version 0.
 
     Every size of TS 36.213, table 7.1.7.2.1-1 divides into equal code blocks without filler bits. The soft buffer is
     that of a terminal category which holds it whole (N_cb = K_w).
 
     Args:
         size (`int`): Transport block size [bit].
-        lengths (`list[tuple[int, int]]`): For each block, its coded bits G, and N_L * Q_m, of which each code block
-            sends a multiple.
+        lengths (`list[tuple[int, int]]`): For each codeword made of it, its coded bits G, and N_L * Q_m, of which each
+            code block sends a multiple.
         generator (`torch.Generator`): Source of randomness.
 
     Returns:
         `list` of `torch.Tensor` of shape `(G,)`, uint8.
     """
     device = generator.device
-    payload = torch.randint(2, (len(lengths), size), generator=generator, device=device, dtype=torch.uint8)
-    blocks = append_crc(payload, "24A")
+    blocks = append_crc(torch.randint(2, (1, size), generator=generator, device=device, dtype=torch.uint8), "24A")
     num_blocks = 1
     if size + 24 > _MAX_CODE_BLOCK:  # clause 5.1.2
         num_blocks = -(-(size + 24) // (_MAX_CODE_BLOCK - 24))
-        blocks = append_crc(blocks.view(len(lengths), num_blocks, -1), "24B").flatten(0, 1)
+        blocks = append_crc(blocks.view(num_blocks, -1), "24B")
     order = circular_buffer(blocks.shape[1] + 4, turbo=True).to(device)
-    coded = turbo_encode(blocks).flatten(1)[:, order].view(len(lengths), num_blocks, -1)
+    coded = turbo_encode(blocks).flatten(1).index_select(1, order)
     codewords = []
-    for codeword, (length, granularity) in zip(coded, lengths, strict=True):
+    for length, granularity in lengths:
         # Clause 5.1.4.1.2: the last blocks send one granule more where they do not divide evenly.
         granules, longer = divmod(length // granularity, num_blocks)
         short = granules * granularity
-        repeats = -(-(short + granularity) // codeword.shape[1])
-        codeword = codeword.repeat(1, repeats)
+        repeats = -(-(short + granularity) // coded.shape[1])
+        codeword = coded.repeat(1, repeats)
         cut = num_blocks - longer
         codewords.append(
             torch.cat([codeword[:cut, :short].flatten(), codeword[cut:, : short + granularity].flatten()])
