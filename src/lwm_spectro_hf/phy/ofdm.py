@@ -31,21 +31,6 @@ class Numerology:
         return self.bins(num_subcarriers) * self.subcarrier_spacing_hz
 
 
-@dataclass
-class GridBatch:
-    """Resource grids of one carrier configuration, before the channel.
-
-    Attributes:
-        grid (`torch.Tensor` of shape `(batch, num_symbols, num_subcarriers)`): Lowest frequency first.
-        data_share (`torch.Tensor` of shape `(batch, num_symbols)`): Share of the subcarriers that carry user data.
-        modulation (`torch.Tensor` of shape `(batch,)`): Index into the protocol's `MODULATIONS` of that data.
-    """
-
-    grid: torch.Tensor
-    data_share: torch.Tensor
-    modulation: torch.Tensor
-
-
 def symbols_to_samples(grid: torch.Tensor, numerology: Numerology) -> torch.Tensor:
     """Inverse DFT of every OFDM symbol, without cyclic prefix. Unitary: a bin of power one stays one in the mean.
 
