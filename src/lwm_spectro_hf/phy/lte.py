@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from . import lte_coding, lte_control
+from .bits import from_bits
 from .ofdm import Numerology, cyclic_prefix_3gpp, modulate
 from .sequences import gold_qpsk, gold_words
 from .traffic import decibels, draw_allocation
@@ -469,7 +470,7 @@ def _shared_channel(
     labels = torch.empty(len(size), widest, dtype=torch.uint8, device=device)
     for value in order.unique().tolist():
         chosen = (order == value).nonzero()[:, 0]
-        codewords = lte_control.labels(bits[:, : widest * value], value)
+        codewords = from_bits(bits[:, : widest * value], value)
         labels[chosen] = codewords.index_select(0, kind[chosen]) ^ gold_words(c_init[chosen], widest, value)
     symbols = lte_control.points(labels, order[:, None])
     chosen = diversity.nonzero()[:, 0]

@@ -8,7 +8,7 @@ from functools import cache
 
 import torch
 
-from .bits import to_bits
+from .bits import from_bits, to_bits
 from .lte_coding import append_crc, circular_buffer, convolutional_rate_match
 from .sequences import constellation, gold_bits
 
@@ -32,15 +32,7 @@ def modulate(bits: torch.Tensor, order: int = 2) -> torch.Tensor:
     Returns:
         `torch.Tensor` of shape `(..., num_bits // order)`, complex64.
     """
-    return points(labels(bits, order), torch.tensor(order, device=bits.device))
-
-
-def labels(bits: torch.Tensor, order: int) -> torch.Tensor:
-    """Bits of each symbol as one number, the first bit highest: `(..., n)` to `(..., n // order)`, uint8."""
-    index = torch.zeros(*bits.shape[:-1], bits.shape[-1] // order, dtype=torch.uint8, device=bits.device)
-    for position in range(order):
-        index = 2 * index + bits[..., position::order]
-    return index
+    return points(from_bits(bits, order), torch.tensor(order, device=bits.device))
 
 
 @cache
@@ -52,7 +44,7 @@ def points(label: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """Constellation points (TS 36.211, clause 7.1).
 
     Args:
-        label (`torch.Tensor`, uint8): Bits of each symbol as from [`labels`].
+        label (`torch.Tensor`, uint8): Bits of each symbol as from [`~phy.bits.from_bits`].
         order (`torch.Tensor` broadcastable to it): How many bits those are: 2, 4, 6 or 8.
 
     Returns:
