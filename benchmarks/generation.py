@@ -14,6 +14,7 @@ NeoRadium is the paper's tool. Its licence allows fundamental research only: `pi
 
 import argparse
 import importlib.util
+import itertools
 import multiprocessing
 import os
 import statistics
@@ -23,8 +24,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from lwm_spectro_hf.channel.scenarios import list_scenarios
+from lwm_spectro_hf.data.builder import default_extractor
 
-from lwm_spectro_hf import SpectrogramFeatureExtractor
 from lwm_spectro_hf.data.recipe import PROTOCOLS, Recipe
 from lwm_spectro_hf.data.synthesis import draw_recordings
 
@@ -33,18 +35,19 @@ DURATION_S, NUM_RB, NUM_TAPS = 10e-3, 25, 12
 CODE_RATES = {"QPSK": 0.44, "16QAM": 0.48, "64QAM": 0.65, "256QAM": 0.78}
 
 
-def front_end() -> SpectrogramFeatureExtractor:
-    """The one that both sides use."""
-    return SpectrogramFeatureExtractor(window_function=["boxcar", "general_hamming:0.72"])
-
-
-def generate(protocol: str, number: int, device: str) -> Iterator[int]:
+def generate(protocol: str, seed: int, device: str) -> Iterator[int]:
     """Makes labelled spectrograms of a protocol without end; yields how many came with each call."""
-    extractor = front_end()
-    recipe = Recipe(native_rate=1.0, contiguous_view=0.0, spans_s=(DURATION_S, DURATION_S))
-    generator = torch.Generator(device).manual_seed(number)
-    while True:
-        recordings = draw_recordings(protocol, 32, generator, recipe)
+    extractor = default_extractor()
+    recipe = Recipe(
+        protocols=(protocol,),
+        channels=tuple(list_scenarios()),
+        receivers={"native": 1.0},
+        full_load=1.0,
+        resource_blocks={"LTE": (NUM_RB,), "5G": ((15, NUM_RB),)},
+        duration_s=DURATION_S,
+    )
+    for chunk in itertools.count():
+        recordings = draw_recordings(recipe, chunk, seed, device)
         yield len(extractor.spectrogram(recordings.iq))
 
 
@@ -54,7 +57,7 @@ def generate_reference(number: int) -> Iterator[int]:
 
     # Its 32-bit product wraps around, harmlessly.
     warnings.filterwarnings("ignore", "overflow encountered", RuntimeWarning)
-    extractor = front_end()
+    extractor = default_extractor()
     random = np.random.default_rng(number)
     modulations = list(CODE_RATES)
     while True:
