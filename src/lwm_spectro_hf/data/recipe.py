@@ -25,11 +25,11 @@ STATISTICAL_CHANNELS = (*TDL_PROFILES, "exponential", "none")
 _CELLULAR_MODES = (
     ("QPSK", 1 / 3),
     ("QPSK", 1 / 2),
-    ("16QAM", 1 / 2),
-    ("16QAM", 2 / 3),
+    ("16QAM", 2 / 5),
+    ("16QAM", 3 / 5),
     ("64QAM", 2 / 3),
     ("64QAM", 5 / 6),
-    ("256QAM", 2 / 3),
+    ("256QAM", 3 / 4),
     ("256QAM", 5 / 6),
 )
 # Modulation and code rate; with the seven SNRs and three mobilities a channel has 504 spectrograms, of which the
@@ -92,6 +92,7 @@ class Recipe:
         full_load: Share of recordings with a saturated sender; the others draw how loaded it is.
         noise_share: Share of recordings without any signal.
         resource_blocks: Carrier widths: of LTE in resource blocks, of 5G subcarrier spacing [kHz] and resource blocks.
+        antenna_ports: Of LTE cells; more than one send with transmit diversity, which adds symbols up.
         speeds_mps: Range of speeds of each mobility class [m/s].
         carriers_hz: Carrier frequencies of each protocol; with the speed they give the Doppler shift [Hz].
         delay_spreads_s: Range of RMS delay spreads of each protocol where the channel has no city, log-uniform [s].
@@ -133,6 +134,7 @@ class Recipe:
             ),
         }
     )
+    antenna_ports: tuple[int, ...] = (1, 2, 4)
     speeds_mps: dict[str, tuple[float, float]] = field(
         default_factory=lambda: {"static": (0.0, 0.0), "pedestrian": (0.5, 2.0), "vehicular": (8.0, 35.0)}
     )
@@ -326,7 +328,11 @@ def preset(name: str) -> Recipe:
 
 _BLIND = {"full_load": 0.3, "receive_filter": 0.6, "noise_share": 0.05}
 PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {"full_load": 1.0},
+    "paper": {
+        "full_load": 1.0,
+        "antenna_ports": (1,),
+        "resource_blocks": {"LTE": (6, 15, 25), "5G": ((15, 25), (30, 11), (30, 24))},
+    },
     "mixed": {"receivers": {"synchronous": 0.5, "blind": 0.5}, **_BLIND},
     "blind": {"receivers": {"blind": 1.0}, **_BLIND},
     "native": {"receivers": {"native": 1.0}, "full_load": 1.0, "chunk_size": 1},

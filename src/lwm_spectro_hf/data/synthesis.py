@@ -270,7 +270,15 @@ def _transmit(rows: Rows, recipe: Recipe, setting: _Setting, num_samples: int, g
         return wifi.draw(batch_size, num_samples, generator, **options)
     aligned = setting.receiver == "native"
     if setting.protocol == "LTE":
-        return lte.draw(setting.num_rb, batch_size, num_samples, generator, aligned=aligned, **options)
+        return lte.draw(
+            setting.num_rb,
+            batch_size,
+            num_samples,
+            generator,
+            aligned=aligned,
+            num_ports=recipe.antenna_ports,
+            **options,
+        )
     spacing_hz = setting.numerology.subcarrier_spacing_hz
     return nr.draw(setting.num_rb, spacing_hz, batch_size, num_samples, generator, aligned=aligned, **options)
 

@@ -268,6 +268,7 @@ def draw(
     code_rate: torch.Tensor | None = None,
     full: torch.Tensor | None = None,
     aligned: bool = False,
+    num_ports: tuple[int, ...] = (1, 2, 4),
 ) -> Waveform:
     """Draw downlink transmissions, each row with a cell, terminal and traffic of its own.
 
@@ -284,6 +285,8 @@ def draw(
             too small for a transport block of 256-QAM.
         aligned (`bool`, *optional*, defaults to `False`): Start with a radio frame instead of anywhere, and send data
             as strong as reference signals, as a terminal assumes that nobody has configured.
+        num_ports (`tuple[int, ...]`, *optional*, defaults to `(1, 2, 4)`): Antenna ports that a cell may have. All
+            reach the receiver through one channel; with more than one, symbols of two elements are added up.
 
     Returns:
         [`Waveform`].
@@ -322,7 +325,7 @@ def draw(
         num_rb,
         num_subframes,
         integers(504, batch_size),
-        num_ports=pick((1, 2, 4)),
+        num_ports=pick(num_ports),
         frame_number=integers(1024, batch_size),
         first_subframe=0 if aligned else int(integers(10, 1)),
         phich_resource=int(integers(4, 1)),
