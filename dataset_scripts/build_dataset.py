@@ -17,7 +17,7 @@ from pathlib import Path
 from lwm_spectro_hf.data.builder import build_parquet, default_extractor, make_rows, splits_by_city
 from lwm_spectro_hf.data.card import write_card
 from lwm_spectro_hf.data.figures import draw_figures
-from lwm_spectro_hf.data.recipe import Recipe, preset
+from lwm_spectro_hf.data.recipe import STATISTICAL_CHANNELS, Recipe, preset
 
 
 def parse_args() -> argparse.Namespace:
@@ -46,8 +46,8 @@ def plan(recipe: Recipe, num: int, processes: int, contents: tuple[str, ...]) ->
     seconds = (time.process_time() - start) / rows
     return (
         f"{num:,} recordings, {recipe.spectrograms_per_channel} in the grid of one user: about "
-        f"{num * size / rows / 1e9:,.1f} GB and {num * seconds / 3600:,.1f} core hours, "
-        f"{num * seconds / 3600 / processes:,.1f} h on {processes} cores like this one ({1 / seconds:.0f} a second each)"
+        f"{num * size / rows / 1e9:,.1f} GB and {num * seconds / 3600:,.1f} core hours, {1 / seconds:.0f} a second "
+        f"and core: {num * seconds / 3600 / processes:,.1f} h on {processes} cores like this one"
     )
 
 
@@ -60,7 +60,8 @@ def main() -> None:
     print(plan(recipe, args.num, args.processes, contents))
     if args.plan:
         return
-    splits = splits_by_city(recipe, args.num, args.num_test, add_test=not args.recipe)
+    cities = any(name not in STATISTICAL_CHANNELS for name in recipe.channels)
+    splits = splits_by_city(recipe, args.num, args.num_test, add_test=cities)
     build_parquet(
         args.out, splits, args.seed, contents=contents, shard_size=args.shard_size, processes=args.processes
     )
