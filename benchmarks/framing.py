@@ -7,7 +7,7 @@
 
 One data set a protocol: full load, ray-traced cities, 10 to 25 dB; the held-out city is for testing. Every set of
 windows sees the same recordings, the same network (4 x 4 patch stem, two residual blocks) and the same budget. Shares
-recognised, in %, by modulation; their mean; and the likelihood bound of that data, which no receiver of power passes.
+recognised, in %, by modulation and by SNR, and their mean. What power can tell at best: examples/likelihood_bound.py.
 """
 
 import argparse

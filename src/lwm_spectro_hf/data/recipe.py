@@ -92,6 +92,7 @@ class Recipe:
         full_load: Share of recordings with a saturated sender; the others draw how loaded it is.
         noise_share: Share of recordings without any signal.
         resource_blocks: Carrier widths: of LTE in resource blocks, of 5G subcarrier spacing [kHz] and resource blocks.
+        high_throughput: Share of WiFi links of 802.11n; the others are of 802.11a/g.
         antenna_ports: Of LTE cells; more than one send with transmit diversity, which adds symbols up.
         speeds_mps: Range of speeds of each mobility class [m/s].
         carriers_hz: Carrier frequencies of each protocol; with the speed they give the Doppler shift [Hz].
@@ -134,6 +135,7 @@ class Recipe:
             ),
         }
     )
+    high_throughput: float = 0.4
     antenna_ports: tuple[int, ...] = (1, 2, 4)
     speeds_mps: dict[str, tuple[float, float]] = field(
         default_factory=lambda: {"static": (0.0, 0.0), "pedestrian": (0.5, 2.0), "vehicular": (8.0, 35.0)}
@@ -186,7 +188,15 @@ class Recipe:
             raise ValueError(f"snrs_db is {self.snrs_db!r}; expected numbers of dB, for instance (-5, 0, 25).")
         for protocol in self.protocols:
             _check_modes(protocol, self.modes.get(protocol, ()))
-        for name in ("full_load", "noise_share", "line_of_sight", "receive_filter", "native_rate", "contiguous_view"):
+        for name in (
+            "full_load",
+            "noise_share",
+            "high_throughput",
+            "line_of_sight",
+            "receive_filter",
+            "native_rate",
+            "contiguous_view",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a share from 0 to 1.")
         for name in ("users", "max_samples", "duration_s", "num_frames", "fft_size", "chunk_size"):
@@ -335,7 +345,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "mixed": {"receivers": {"synchronous": 0.5, "blind": 0.5}, **_BLIND},
     "blind": {"receivers": {"blind": 1.0}, **_BLIND},
-    "native": {"receivers": {"native": 1.0}, "full_load": 1.0, "chunk_size": 1},
+    "native": {"receivers": {"native": 1.0}, "full_load": 1.0, "high_throughput": 0.0, "chunk_size": 1},
 }
 
 

@@ -267,7 +267,7 @@ def _transmit(rows: Rows, recipe: Recipe, setting: _Setting, num_samples: int, g
     if rows.protocol is None:
         return _silence(setting, batch_size, num_samples, device)
     if setting.protocol == "WiFi":
-        return wifi.draw(batch_size, num_samples, generator, **options)
+        return wifi.draw(batch_size, num_samples, generator, high_throughput=recipe.high_throughput, **options)
     aligned = setting.receiver == "native"
     if setting.protocol == "LTE":
         return lte.draw(

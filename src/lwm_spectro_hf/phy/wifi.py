@@ -250,6 +250,7 @@ def draw(
     modulation: torch.Tensor | None = None,
     code_rate: torch.Tensor | None = None,
     full: torch.Tensor | None = None,
+    high_throughput: float = 0.4,
 ) -> Waveform:
     """Draw exchanges: data packets, SIFS, acknowledgements, back-off and idle time, each row with its own traffic.
 
@@ -263,6 +264,7 @@ def draw(
         code_rate (`torch.Tensor` of shape `(batch,)`, *optional*): Target; the nearest of the modulation is taken.
         full (`torch.Tensor` of shape `(batch,)`, bool, *optional*): Rows where long packets follow each other as
             closely as may be.
+        high_throughput (`float`, *optional*, defaults to 0.4): Share of links of 802.11n, where that has the mode.
 
     Returns:
         [`Waveform`].
@@ -275,7 +277,7 @@ def draw(
     # The receiver's samples fall anywhere between the microseconds of the sender.
     skipped = int(integers(0, _SAMPLES_PER_US, 1))
     num_us = -(-(num_samples + skipped) // _SAMPLES_PER_US)
-    links = wifi_traffic.draw_links(batch_size, generator, modulation, code_rate, full)
+    links = wifi_traffic.draw_links(batch_size, generator, modulation, code_rate, full, high_throughput)
     exchanges = wifi_traffic.draw_exchanges(links, num_us, generator)
     heard = (exchanges.blocks > 0) & (exchanges.start_us < num_us)
     heard &= exchanges.start_us + SYMBOL_US * exchanges.blocks > 0

@@ -95,6 +95,7 @@ def draw_links(
     modulation: torch.Tensor | None,
     code_rate: torch.Tensor | None,
     full: torch.Tensor | None,
+    high_throughput: float,
 ) -> Links:
     """Draw what stays the same along each row; the arguments are those of [`~phy.wifi.draw`]."""
     device = generator.device
@@ -110,13 +111,13 @@ def draw_links(
     if code_rate is not None:
         distance = (of_mode[:, 1] - code_rate.to(device)[:, None]).abs().masked_fill(~fits, torch.inf)
         fits = distance <= distance.amin(1, keepdim=True) + 1e-6
-    # Two fifths of the links are of 802.11n, where it has the mode.
     newer = of_mode[:, 2] > 0
     weight = fits * torch.where(
         newer,
-        0.4 / (fits & newer).sum(1, keepdim=True).clamp(min=1),
-        0.6 / (fits & ~newer).sum(1, keepdim=True).clamp(min=1),
+        high_throughput / (fits & newer).sum(1, keepdim=True).clamp(min=1),
+        (1 - high_throughput) / (fits & ~newer).sum(1, keepdim=True).clamp(min=1),
     )
+    weight += 1e-9 * fits  # modes that one of the two alone has are sent even where it has no share
     mode = torch.multinomial(weight, 1, generator=generator)[:, 0]
 
     # From next to nothing to the largest frame: short and full ones are the common ones. The rows of a batch share a
