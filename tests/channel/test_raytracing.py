@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("sionna.rt", exc_type=ImportError)
+pytest.importorskip("sionna.rt")
 pytest.importorskip("deepmimo")
 
 from lwm_spectro_hf.channel.raytracing import Tracing, trace_scenario  # noqa: E402

@@ -103,7 +103,7 @@ def test_delay_spreads_are_plausible():
         medians = torch.stack([values.median() for values in log_spread])
         everyone = torch.cat(log_spread)
         assert mean - 1.2816 * std < everyone.median() < mean + 1.2816 * std
-        assert medians.max() < mean + 1.2816 * std
+        assert medians.max() < mean + 1.6449 * std
         assert everyone.quantile(0.99) < -6  # a microsecond
 
 
@@ -120,7 +120,7 @@ def test_delay_spread_statistics_are_those_of_the_table():
 def test_delay_spread_is_the_second_moment_of_the_power():
     scenario = load_scenario("munich")
     weights = scenario.powers.double() / scenario.powers.double().sum(1, keepdim=True)
-    for user in (0, 500, 1100):
+    for user in (0, 500, 1000):
         expected = np.sqrt(np.cov(scenario.delays_s[user].double().numpy(), aweights=weights[user], ddof=0))
         assert float(scenario.delay_spread_s[user]) == pytest.approx(float(expected), rel=1e-3)
 
@@ -223,7 +223,7 @@ def test_folders_that_are_no_scenarios(copied, tmp_path):
 def test_a_scenario_without_paths(copied):
     for file in copied.glob("power_*.npz"):
         np.savez(file, power=np.full_like(np.load(file)["power"], np.nan))
-    with pytest.raises(ValueError, match="None of the 1200 users"):
+    with pytest.raises(ValueError, match="None of the 1080 users"):
         load_scenario(copied)
 
 

@@ -15,7 +15,7 @@ class CityPlan:
     Attributes:
         grid (`str`): `"regular"`; `"staggered"`, where every second row of blocks is moved by half a block; or
             `"irregular"`, where street corners lie up to a fifth of a block off the grid.
-        block_m (`tuple` of two `float`): Mean size of a block between street axes' edges, east-west and
+        block_m (`tuple` of two `float`): Mean size of a block between the streets, east-west and
             north-south [m].
         street_m (`float`): Mean width of the streets [m].
         buildings (`tuple` of two `int`): Buildings in a block, east-west and north-south.
