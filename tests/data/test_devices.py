@@ -1,0 +1,39 @@
+"""The generator keeps to the device that it is given: shown on a CPU that plays a machine with a GPU."""
+
+import pytest
+import torch
+from two_devices import DEVICE, DeviceGenerator, TwoDevices
+
+from lwm_spectro_hf.data.recipe import PROTOCOLS, Recipe
+from lwm_spectro_hf.data.synthesis import draw_recordings
+
+host_generator = torch.Generator
+
+
+@pytest.mark.parametrize("receiver", ["synchronous", "blind"])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_nothing_on_the_host_meets_the_device(protocol, receiver, monkeypatch):
+    monkeypatch.setattr(
+        torch, "Generator", lambda device="cpu": DeviceGenerator() if device == DEVICE else host_generator()
+    )
+    recipe = Recipe(
+        protocols=(protocol,),
+        receivers={receiver: 1.0},
+        channels=("exponential", "TDL-D", "munich"),
+        resource_blocks={"LTE": (6,), "5G": ((30, 11),)},
+        contiguous_view=1.0,
+        chunk_size=6,
+    )
+    with TwoDevices() as watched:
+        draw_recordings(recipe, 0, device=DEVICE)
+    assert watched.mixes == []
+
+
+def test_a_mix_is_found():
+    with TwoDevices() as watched:
+        there, here = torch.ones(3, device=DEVICE), torch.ones(3)
+        there[torch.arange(2)] + 1.0
+        assert watched.mixes == []
+        there + here
+        here[torch.arange(2, device=DEVICE)]
+    assert len(watched.mixes) == 2 and watched.syncs == 0
