@@ -2,12 +2,13 @@
 
     python benchmarks/generation.py                          # about two minutes, a process a core
     python benchmarks/generation.py --processes 2 --seconds 5
-    python benchmarks/generation.py --device cuda
+    python benchmarks/generation.py --device cuda --chunk-size 2048
 
 Both make frames of 10 ms of a carrier of 25 resource blocks at 15 kHz (WiFi: 20 MHz) with a coded payload, fade them
-over many taps, add noise and compute the same spectrogram. NeoRadium works at 30.72 MHz, one frame and slot after the
-other. Every process has one thread; on a GPU this package takes one process. Each figure is the median over rounds in
-which all take turns, so that other work on the machine weighs on all.
+over many taps, add noise and compute the same spectrogram: the rows "native". The rows "synchronous" are what data
+sets hold by default: a receiver with imperfections, synchronised, 128 symbols of it (9 ms; WiFi 2 ms). NeoRadium works
+at 30.72 MHz, one frame and slot after the other. Every process has one thread; on a GPU this package takes one. Each
+figure is the median over rounds in which all take turns, so that other work on the machine weighs on all.
 
 NeoRadium is the paper's tool. Its licence allows fundamental research only: `pip install 'lwm-spectro-hf[reference]'`.
 """
@@ -31,20 +32,22 @@ from lwm_spectro_hf.data.recipe import PROTOCOLS, Recipe
 from lwm_spectro_hf.data.synthesis import draw_recordings
 
 REFERENCE = "NeoRadium"
+RECEIVERS = ("native", "synchronous")
 DURATION_S, NUM_RB, NUM_TAPS = 10e-3, 25, 12
 CODE_RATES = {"QPSK": 0.44, "16QAM": 0.48, "64QAM": 0.65, "256QAM": 0.78}
 
 
-def generate(protocol: str, seed: int, device: str) -> Iterator[int]:
+def generate(protocol: str, receiver: str, seed: int, device: str, chunk_size: int) -> Iterator[int]:
     """Makes labelled spectrograms of a protocol without end; yields how many came with each call."""
     extractor = default_extractor()
     recipe = Recipe(
         protocols=(protocol,),
         channels=tuple(list_scenarios()),
-        receivers={"native": 1.0},
+        receivers={receiver: 1.0},
         full_load=1.0,
         resource_blocks={"LTE": (NUM_RB,), "5G": ((15, NUM_RB),)},
         duration_s=DURATION_S,
+        chunk_size=chunk_size,
     )
     for chunk in itertools.count():
         recordings = draw_recordings(recipe, chunk, seed, device)
@@ -95,10 +98,12 @@ def generate_reference(number: int) -> Iterator[int]:
         yield len(extractor.spectrogram(iq[None]))
 
 
-def run(name: str, number: int, device: str, seconds: float, start: Callable[[], object]) -> float:
+def run(
+    name: str, receiver: str, chunk_size: int, number: int, device: str, seconds: float, start: Callable[[], object]
+) -> float:
     """Spectrograms a second of one process, over at least `seconds` after a first call that warms up."""
     torch.set_num_threads(1)
-    source = generate_reference(number) if name == REFERENCE else generate(name, number, device)
+    source = generate(name, receiver, number, device, chunk_size) if name in PROTOCOLS else generate_reference(number)
     next(source)
     start()
     begin, made = time.perf_counter(), 0
@@ -113,17 +118,19 @@ def _serve(pipe, barrier, *work) -> None:
     pipe.send(run(*work, barrier.wait))
 
 
-def rate(name: str, processes: int, device: str, seconds: float) -> float:
+def rate(name: str, receiver: str, processes: int, device: str, chunk_size: int, seconds: float) -> float:
     """Spectrograms a second of several processes that run at once."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(processes)
     pipes, workers = [], []
     for number in range(processes):
-        receiver, sender = context.Pipe(duplex=False)
-        workers.append(context.Process(target=_serve, args=(sender, barrier, name, number, device, seconds)))
+        end, sender = context.Pipe(duplex=False)
+        workers.append(
+            context.Process(target=_serve, args=(sender, barrier, name, receiver, chunk_size, number, device, seconds))
+        )
         workers[-1].start()
         sender.close()  # or a process that dies would be waited for
-        pipes.append(receiver)
+        pipes.append(end)
     try:
         return sum(pipe.recv() for pipe in pipes)
     except EOFError:
@@ -140,28 +147,34 @@ def main():
     parser.add_argument("--processes", type=int, default=cores, help="on the CPU (default: all cores, %(default)s)")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each (default: %(default)s)")
+    parser.add_argument("--chunk-size", type=int, default=32, help="made at a time; thousands on a GPU (%(default)s)")
     parser.add_argument("--device", default="cpu", help="where this package computes (default: %(default)s)")
     arguments = parser.parse_args()
 
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = "1"  # read when a worker imports its libraries
     ours = arguments.processes if arguments.device == "cpu" else 1
-    cases = [(protocol, ours, arguments.device) for protocol in PROTOCOLS]
+    cases = [(protocol, receiver, ours) for receiver in RECEIVERS for protocol in PROTOCOLS]
     has_reference = importlib.util.find_spec("neoradium") is not None
     if has_reference:
-        cases += [(REFERENCE, count, "cpu") for count in dict.fromkeys((1, arguments.processes))]
+        cases += [(REFERENCE, "", count) for count in dict.fromkeys((1, arguments.processes))]
     measured: dict[tuple, list[float]] = {case: [] for case in cases}
     for _ in range(arguments.rounds):
-        for case in cases:
-            measured[case].append(rate(*case, arguments.seconds))
+        for name, receiver, count in cases:
+            device = "cpu" if name == REFERENCE else arguments.device
+            value = rate(name, receiver, count, device, arguments.chunk_size, arguments.seconds)
+            measured[name, receiver, count].append(value)
     rates = {case: statistics.median(values) for case, values in measured.items()}
+    for receiver in RECEIVERS:  # as many of each protocol: the mean of their times
+        values = [rates[protocol, receiver, ours] for protocol in PROTOCOLS]
+        rates["all three", receiver, ours] = len(values) / sum(1 / value for value in values)
 
-    one, several = (rates.get((REFERENCE, count, "cpu")) for count in (1, arguments.processes))
+    one, several = (rates.get((REFERENCE, "", count)) for count in (1, arguments.processes))
     over = [f"over {REFERENCE}, 1 process", f"{arguments.processes} processes"] if has_reference else []
-    print(f"{'':<10} {'processes':>9} {'device':>7} {'a second':>9}  " + "  ".join(over))
-    for (name, count, device), value in rates.items():
+    print(f"{'':<10} {'receiver':<12} {'processes':>9} {'a second':>9}  " + "  ".join(over))
+    for (name, receiver, count), value in sorted(rates.items(), key=lambda item: item[0][1]):
         ratios = [f"{value / base:>{len(title) - 1}.1f}x" for title, base in zip(over, (one, several), strict=False)]
-        print(f"{name:<10} {count:>9} {device:>7} {value:>9.2f}  " + "  ".join(ratios))
+        print(f"{name:<10} {receiver:<12} {count:>9} {value:>9.2f}  " + "  ".join(ratios))
     if not has_reference:
         print(f"{REFERENCE} is not installed: no ratio. For fundamental research, its licence allows")
         print("pip install 'lwm-spectro-hf[reference]'")
