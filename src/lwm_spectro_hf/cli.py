@@ -155,7 +155,10 @@ def generate(arguments: argparse.Namespace) -> int:
     out, content = Path(arguments.out).expanduser(), tuple(dict.fromkeys(arguments.content))
     if arguments.format == "parquet":
         splits = builder.splits_by_city(
-            recipe, arguments.num, arguments.num_test, add_test=not (arguments.scenario or arguments.recipe)
+            recipe,
+            arguments.num,
+            arguments.num_test,
+            add_test=bool(arguments.num_test) or not (arguments.scenario or arguments.recipe),
         )
         builder.build_parquet(out, splits, arguments.seed, contents=content, processes=arguments.processes)
     elif arguments.format == "sigmf":
@@ -184,11 +187,12 @@ def _recipe_of(arguments: argparse.Namespace) -> Any:
     widths = dict(recipe.resource_blocks)
     if arguments.num_rb:
         widths["LTE"] = tuple(arguments.num_rb)
-        spacings = {spacing for spacing, _ in recipe.resource_blocks["5G"]}
+        spacings = {spacing for spacing, _ in recipe.resource_blocks.get("5G", ())} or {15, 30}
         widths["5G"] = tuple((spacing, num_rb) for spacing in sorted(spacings) for num_rb in arguments.num_rb)
     if arguments.spacing_khz:
-        kept = tuple(width for width in widths["5G"] if width[0] == arguments.spacing_khz)
-        widths["5G"] = kept or tuple((arguments.spacing_khz, num_rb) for _, num_rb in widths["5G"])
+        offered = widths.get("5G", ())
+        kept = tuple(width for width in offered if width[0] == arguments.spacing_khz)
+        widths["5G"] = kept or tuple((arguments.spacing_khz, num_rb) for _, num_rb in offered)
 
     def listed(values: list | None) -> tuple | None:
         return tuple(dict.fromkeys(values)) if values else None

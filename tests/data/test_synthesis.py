@@ -1,95 +1,183 @@
-"""Generated recordings: repeatable, labelled, at the SNR that was asked; and shards that survive a stop."""
+"""Recordings: repeatable, labelled as asked, at the SNR that was asked, in the shape that each receiver promises."""
 
-import numpy as np
+import dataclasses
+import math
+
 import pytest
 import torch
 
-from lwm_spectro_hf import SpectrogramFeatureExtractor
-from lwm_spectro_hf.data import spectrograms
-from lwm_spectro_hf.data.recipe import MODULATIONS, PROTOCOLS, Recipe
-from lwm_spectro_hf.data.synthesis import NO_LABEL, draw_recordings
+from lwm_spectro_hf.channel.scenarios import load_scenario
+from lwm_spectro_hf.channel.tdl import SPEED_OF_LIGHT_MPS
+from lwm_spectro_hf.data.recipe import MOBILITIES, MODULATIONS, PROTOCOLS, RECEIVERS, Recipe
+from lwm_spectro_hf.data.synthesis import NO_LABEL, check_channels, draw_recordings, recording_length
+
+WIDTHS = {"LTE": (6,), "5G": ((15, 25),)}
+SMALL = Recipe(chunk_size=4, resource_blocks=WIDTHS, duration_s=3e-3, spans_s=(0.5e-3, 2e-3), num_frames=32)
 
 
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
+def recipe_of(protocol=None, receiver="native", **fields):
+    protocols = (protocol,) if protocol else PROTOCOLS
+    return dataclasses.replace(SMALL, protocols=protocols, receivers={receiver: 1.0}, **fields)
 
 
-@pytest.mark.parametrize("protocol", [*PROTOCOLS, None])
-def test_the_same_seed_gives_the_same_recordings(protocol):
-    first, again, other = (draw_recordings(protocol, 4, seeded(seed)) for seed in (7, 7, 8))
-    assert first.iq.dtype == torch.complex64 and bool(first.iq.isfinite().all())
-    torch.testing.assert_close(first.iq, again.iq, rtol=0, atol=0)
-    assert first.sampling_rate == again.sampling_rate
-    assert other.iq.shape != first.iq.shape or not torch.equal(other.iq, first.iq)
-
-
-def test_global_random_state_is_left_alone():
-    torch.manual_seed(0)
-    expected = torch.rand(3)
-    torch.manual_seed(0)
-    draw_recordings("LTE", 4, seeded(0))
-    torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
+@pytest.mark.parametrize("receiver", RECEIVERS)
+def test_the_same_seed_and_chunk_give_the_same_bytes_and_no_other(receiver):
+    for chunk, protocol in enumerate(PROTOCOLS):
+        recipe = recipe_of(receiver=receiver)
+        state = torch.get_rng_state()
+        first, again = (draw_recordings(recipe, chunk, 5) for _ in range(2))
+        assert torch.equal(torch.get_rng_state(), state), "the global random state is left alone"
+        assert set(first.protocol.tolist()) <= {PROTOCOLS.index(protocol), NO_LABEL}
+        assert first.iq.dtype == torch.complex64 and bool(torch.isfinite(torch.view_as_real(first.iq)).all())
+        for field in dataclasses.fields(first):
+            value, other = getattr(first, field.name), getattr(again, field.name)
+            if field.name == "parameters":
+                assert value.keys() == other.keys() and all(torch.equal(value[name], other[name]) for name in value)
+            else:
+                assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, field.name
+        for other in (draw_recordings(recipe, chunk, 6), draw_recordings(recipe, chunk + 3, 5)):
+            assert other.iq.shape != first.iq.shape or not torch.equal(other.iq, first.iq)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_labels_are_indices_or_ignored(protocol):
-    batch = draw_recordings(protocol, 16, seeded(1))
-    index = PROTOCOLS.index(protocol)
-    assert set(batch.protocol.tolist()) <= {index, NO_LABEL}
-    assert set(batch.modulation.tolist()) <= {NO_LABEL, *range(len(MODULATIONS))}
-    if protocol != "WiFi":
-        assert MODULATIONS.index("BPSK") not in batch.modulation.tolist()
-    moving = batch.mobility > 0
-    assert bool((batch.speed_mps[moving] > 0).all()) and bool((batch.speed_mps[~moving] == 0).all())
+@pytest.mark.parametrize("receiver", RECEIVERS)
+def test_receivers_make_what_they_promise(protocol, receiver):
+    recipe = recipe_of(protocol, receiver, native_rate=0.5, contiguous_view=0.5)
+    spacing = 312.5e3 if protocol == "WiFi" else 15e3
+    native = {"WiFi": 20e6, "LTE": 1.92e6, "5G": 5.76e6}[protocol]
+    rates, lengths = set(), set()
+    for chunk in range(3 if receiver == "blind" else 1):
+        batch = draw_recordings(recipe, chunk)
+        assert batch.receiver == receiver and batch.iq.shape == (4, recording_length(recipe, chunk))
+        assert batch.index.tolist() == list(range(4 * chunk, 4 * chunk + 4))
+        assert batch.carrier_hz in recipe.carriers_hz[protocol]
+        assert batch.bandwidth_hz == pytest.approx({"WiFi": 57 * spacing, "LTE": 1.08e6, "5G": 4.5e6}[protocol], 0.02)
+        rates.add(batch.sampling_rate)
+        lengths.add(batch.iq.shape[1])
+        if receiver == "blind":
+            assert batch.sampling_rate in (native, *recipe.radio_rates_hz)
+            assert batch.sampling_rate >= batch.bandwidth_hz
+    if receiver == "synchronous":
+        assert rates == {recipe.fft_size * spacing} and lengths == {recipe.num_frames * recipe.fft_size}
+    elif receiver == "native":
+        assert rates == {native} and lengths == {round(3e-3 * native)}
+    else:
+        assert len(rates) > 1 and len(lengths) > 1
+        assert recording_length(dataclasses.replace(recipe, contiguous_view=1.0), 0) == 32 * 128
 
 
-def test_noise_has_no_protocol():
-    batch = draw_recordings(None, 4, seeded(0))
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_labels_are_those_of_the_grid(protocol):
+    fields = {"full_load": 1.0, "snrs_db": (10, 20), "channels": ("exponential", "TDL-C"), "chunk_size": 16}
+    recipe = recipe_of(protocol, duration_s=10e-3, **fields)
+    rows, batch = recipe.rows(0, 3), draw_recordings(recipe, 0, 3)
+    modes = [recipe.modes[protocol][mode] for mode in rows.mode]
+    assert batch.protocol.tolist() == [PROTOCOLS.index(protocol)] * 16
+    assert batch.modulation.tolist() == [MODULATIONS.index(name) for name, _ in modes]
+    # Subframes with broadcast channels and synchronisation signals need other rates.
+    torch.testing.assert_close(batch.code_rate, torch.tensor([rate for _, rate in modes]), atol=0.12, rtol=0)
+    assert batch.snr_db.tolist() == [recipe.snrs_db[snr] for snr in rows.snr]
+    names = [recipe.mobilities[mobility] for mobility in rows.mobility]
+    assert batch.mobility.tolist() == [MOBILITIES.index(name) for name in names]
+    for name, speed in zip(names, batch.speed_mps.tolist(), strict=True):
+        slowest, fastest = recipe.speeds_mps[name]
+        assert slowest <= speed <= fastest
+    torch.testing.assert_close(batch.doppler_hz, batch.speed_mps * batch.carrier_hz / SPEED_OF_LIGHT_MPS)
+    assert batch.channel.tolist() == rows.channel and set(batch.user.tolist()) == {NO_LABEL}
+
+
+def test_users_are_spread_over_all_that_a_city_has():
+    recipe = recipe_of("LTE", channels=("munich", "TDL-A"), users=10, duration_s=1e-3, chunk_size=64)
+    rows, batch = recipe.rows(0), draw_recordings(recipe, 0)
+    every = len(load_scenario("munich")) // 10
+    for channel, user, found in zip(rows.channel, rows.user, batch.user.tolist(), strict=True):
+        assert found == NO_LABEL if channel == 1 else abs(found - user * every) < 10
+    assert int(batch.user.max()) > 8 * every
+
+
+def test_channels_that_are_not_there_are_told_before_the_work():
+    with pytest.raises(ValueError, match="No scenario 'atlantis'.*munich"):
+        check_channels(recipe_of("LTE", channels=("munich", "atlantis")))
+    with pytest.raises(ValueError, match="wants 1000000 users a city, and scenario 'munich' has .* set users to"):
+        check_channels(recipe_of("LTE", channels=("munich",), users=1_000_000))
+
+
+def parts(protocol, snr_db, seed, **fields):
+    """One chunk, and its noise: the difference to the same chunk without any."""
+    noisy, clean = (
+        draw_recordings(recipe_of(protocol, snrs_db=(value,), **fields), 0, seed) for value in (snr_db, math.inf)
+    )
+    return noisy, clean, noisy.iq - clean.iq
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("snr_db", [-5, 20])
+def test_snr_in_the_occupied_band_is_the_label(protocol, snr_db):
+    noisy, clean, noise = parts(protocol, snr_db, 1, full_load=1.0, chunk_size=8, mobilities=("static",))
+    assert noisy.snr_db.tolist() == [snr_db] * 8 and clean.snr_db.tolist() == [math.inf] * 8
+    # Noise density times the width of a subcarrier, against the mean power of the subcarriers in use, gaps left out.
+    size = round(clean.sampling_rate / (312.5e3 if protocol == "WiFi" else 15e3))
+    density = noise.abs().square().mean(1)
+    num_used = {"WiFi": 54, "LTE": 72, "5G": 300}[protocol]
+    mean = clean.iq.unfold(1, size, size).abs().square().mean(2)
+    busy = mean > 0.3 * mean.quantile(0.9, 1, keepdim=True)
+    element = (mean * busy).sum(1) / busy.sum(1) * size / num_used
+    measured = 10 * (element / density).log10()
+    # Not every element of a cell is in use, and SS/PBCH and reference signals may be stronger.
+    torch.testing.assert_close(measured, torch.full((8,), float(snr_db)), atol=1.6, rtol=0)
+    assert float(measured.mean()) == pytest.approx(snr_db, abs=0.8)
+
+
+def test_snr_of_elements_in_use_is_exact():
+    noisy, clean, noise = parts("LTE", 10, 2, channels=("none",), full_load=0.0, chunk_size=12)
+    ends = torch.tensor([137 + (number % 7 == 0) for number in range(42)]).cumsum(0)
+    bins = torch.fft.fft(clean.iq.unfold(1, 128, 1)[:, ends - 128], norm="ortho").abs().square()
+    assert float(bins[..., 37:92].max()) < 1e-6 < float(bins[..., 1:37].max()), "starts with a frame"
+    used = bins > 1e-6
+    element = (bins * used).sum((1, 2)) / used.sum((1, 2))
+    measured = 10 * (element / noise.abs().square().mean(1)).log10()
+    torch.testing.assert_close(measured, torch.full((12,), 10.0), atol=0.25, rtol=0)
+
+
+def test_what_cannot_be_heard_has_no_label():
+    batch = draw_recordings(recipe_of("WiFi", snrs_db=(-30,), full_load=1.0), 0)
     assert set(batch.protocol.tolist()) == set(batch.modulation.tolist()) == {NO_LABEL}
+    assert batch.snr_db.tolist() == [-30] * 4
 
 
-def test_unknown_protocol_names_the_known_ones():
-    with pytest.raises(ValueError, match="'LoRa'.*WiFi, LTE, 5G"):
-        draw_recordings("LoRa", 4, seeded(0))
+@pytest.mark.parametrize("receiver", RECEIVERS)
+@pytest.mark.parametrize("snrs_db", [(0, 20), (math.inf,)])
+def test_noise_has_no_label_and_is_no_silence(receiver, snrs_db):
+    recipe = recipe_of(receiver=receiver, noise_share=1.0, snrs_db=snrs_db, mobilities=("vehicular",))
+    batch = draw_recordings(recipe, 0)
+    for name in ("protocol", "modulation", "mobility", "channel", "user"):
+        assert batch.__dict__[name].tolist() == [NO_LABEL] * 4, name
+    assert batch.snr_db.tolist() == [-math.inf] * 4
+    assert not batch.speed_mps.any() and not batch.doppler_hz.any() and not batch.code_rate.any()
+    assert not batch.parameters
+    assert bool((batch.iq.abs().square().mean(1) > 0).all())
 
 
-@pytest.mark.parametrize("snr_db", [0, 20])
-def test_snr_in_the_occupied_band_is_the_label(snr_db):
-    # A saturated LTE carrier at its own rate: power in the occupied band over power in the empty outer band.
-    recipe = Recipe(snrs_db=(snr_db,), native_rate=1.0, contiguous_view=0.0, spans_s=(0.5e-3, 0.6e-3))
-    found = []
-    for seed in range(20):
-        batch = draw_recordings("LTE", 8, seeded(seed), recipe)
-        power = np.abs(np.fft.fft(batch.iq.numpy(), axis=1)) ** 2
-        frequency = np.abs(np.fft.fftfreq(power.shape[1]))
-        in_band = power[:, (frequency > 0.02) & (frequency < 0.26)].mean(1)
-        # Where the channel filter leaves the outer band alone it shows the noise density; its median over the
-        # recordings does.
-        outside = np.median(power[:, (frequency > 0.42) & (frequency < 0.46)], axis=1) / np.log(2)
-        full = (batch.modulation >= 0).numpy()
-        found += (10 * np.log10(np.maximum(in_band / outside - 1, 1e-9)))[full].tolist()
-    # Unfiltered, fully loaded recordings pile up at the label; partly loaded ones fall below it, filtered ones above.
-    histogram, edges = np.histogram(found, bins=np.arange(snr_db - 10.5, snr_db + 11, 1.0))
-    assert abs(edges[histogram.argmax()] + 0.5 - snr_db) <= 1
-
-
-def test_shards_are_kept_and_a_stopped_build_goes_on(tmp_path):
-    extractor = SpectrogramFeatureExtractor()
-    recipe = Recipe(contiguous_view=1.0)
-    arguments = dict(num=8, seed=3, extractor=extractor, noise_share=0.25, shard_size=2, recipe=recipe)
-    paths = spectrograms.build_shards(tmp_path / "a", **arguments)
-    assert [path.name.split("-")[0] for path in paths] == ["WiFi", "LTE", "5G", "noise"]
-    whole = spectrograms.load_shards(paths)
-    assert whole["input_values"].shape == (8, 1, 128, 128) and whole["protocol"].tolist()[-2:] == [NO_LABEL, NO_LABEL]
-    # A killed build leaves some shards and half of one aside.
-    kept = paths[0].stat().st_mtime_ns
-    paths[2].rename(paths[2].with_suffix(".part"))
-    again = spectrograms.load_shards(spectrograms.build_shards(tmp_path / "a", **arguments))
-    assert paths[0].stat().st_mtime_ns == kept
-    for name, tensor in whole.items():
-        torch.testing.assert_close(again[name], tensor, rtol=0, atol=0)
-
-
-def test_no_shards_is_an_error():
-    with pytest.raises(FileNotFoundError, match="build_shards"):
-        spectrograms.load_shards([])
+@pytest.mark.parametrize(("protocol", "half"), [("LTE", 36), ("WiFi", 28), ("5G", 64)])
+def test_frames_of_a_still_channel_show_the_subcarriers(protocol, half):
+    recipe = recipe_of(
+        protocol,
+        "synchronous",
+        channels=("none",),
+        mobilities=("static",),
+        snrs_db=(60,),
+        full_load=1.0,
+        max_clock_ppm=0.0,
+        max_phase_noise_deg=0.0,
+        adc_bits=(16, 16),
+    )
+    batch = draw_recordings(recipe, 0)
+    power = torch.fft.fft(batch.iq.view(4, 32, 128)).abs().square()
+    level = power.mean((1, 2))
+    number = torch.fft.fftfreq(128, 1 / 128).abs()
+    inside = power[..., (number > 0) & (number <= half)]
+    assert bool((inside.mean((1, 2)) > 0.9 * level).all())
+    assert bool(((inside > 0.1 * level[:, None, None]).float().mean((1, 2)) > 0.5).all())
+    outside = power[..., number > half + 1]
+    if outside.numel():
+        assert bool((outside.mean((1, 2)) < 1e-4 * level).all())

@@ -22,10 +22,11 @@ from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
 from ..files import whole_file
 from .recipe import MOBILITIES, MODULATIONS, PROTOCOLS, RECEIVERS, Recipe, stable_seed
 from .recordings import write_sigmf
-from .synthesis import LabelledRecordings, check_channels, draw_recordings
+from .synthesis import LabelledRecordings, check_channels, draw_recordings, recording_length
 
 RECORD = "dataset.json"  # what a folder was built from; the same must be asked of it when a build goes on
 CONTENTS = ("spectrogram", "iq")
+_CHUNKS_MEASURED = 64
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,9 @@ def labels(batch: LabelledRecordings, recipe: Recipe, seed: int, keep: slice = s
         for name in ("protocol", "modulation", "code_rate", "snr_db", "mobility", "speed_mps", "doppler_hz", "user")
     }
     count = len(columns["protocol"])
-    columns["scenario"] = [Path(recipe.channels[channel]).name for channel in batch.channel[keep].tolist()]
+    columns["scenario"] = [
+        Path(recipe.channels[channel]).name if channel >= 0 else "none" for channel in batch.channel[keep].tolist()
+    ]
     columns["receiver"] = [RECEIVERS.index(batch.receiver)] * count
     for name in ("sampling_rate", "bandwidth_hz", "carrier_hz"):
         columns[name] = [float(getattr(batch, name))] * count
@@ -165,7 +168,6 @@ def build_parquet(
     extractor = extractor or default_extractor()
     _check(splits, contents, shard_size, processes)
     folder.mkdir(parents=True, exist_ok=True)
-    _check_record(folder, splits, seed, extractor, contents, shard_size)
     jobs = []
     for name, split in splits.items():
         count = -(-split.num // shard_size)
@@ -174,7 +176,21 @@ def build_parquet(
             last = min((shard + 1) * shard_size, split.num)
             jobs.append((path, split.recipe, shard * shard_size, last, split_seed(seed, name), extractor, contents))
     missing = [job for job in jobs if not job[0].exists()]
-    _check_space(folder, missing)
+    row_bytes = {
+        split_seed(seed, name): _row_bytes(split.recipe, split_seed(seed, name), extractor, contents)
+        for name, split in splits.items()
+    }
+    _check_space(folder, sum((job[3] - job[2]) * row_bytes[job[4]] for job in missing))
+    record = {
+        "seed": seed,
+        "shard_size": shard_size,
+        "contents": list(contents),
+        "front_end": extractor.to_dict(),
+        "splits": {
+            name: {"num": split.num, "recipe": json.loads(split.recipe.to_json())} for name, split in splits.items()
+        },
+    }
+    _check_record(folder, record)
     total = sum(split.num for split in splits.values())
     done = total - sum(job[3] - job[2] for job in missing)
     with tqdm(total=total, initial=done, desc=f"{folder.name}", unit="rec", smoothing=0) as progress:
@@ -257,8 +273,9 @@ def load_spectrograms(folder: str | os.PathLike, split: str, columns: tuple[str,
 def write_recordings(folder: str | os.PathLike, recipe: Recipe, num: int, seed: int = 0) -> list[Path]:
     """Write recordings as SigMF, one transmission a file, with what a third-party receiver must be told.
 
-    Files that are there already are kept. The annotation of each holds the labels and, under `lwm:`, the parameters
-    of the sender (`cell_id`, `rnti`, `mcs`, `rate_mbps` and so on; see the README).
+    Files that are there already are kept; a folder keeps to one recipe and seed. The annotation of each holds the
+    labels and, under `lwm:`, the parameters of the sender (`cell_id`, `rnti`, `mcs`, `rate_mbps` and so on; see the
+    README).
 
     Args:
         folder (`str` or `os.PathLike`): Where to; made if missing.
@@ -268,8 +285,17 @@ def write_recordings(folder: str | os.PathLike, recipe: Recipe, num: int, seed: 
 
     Returns:
         `list[Path]`: The `.sigmf-meta` files.
+
+    Raises:
+        ValueError: If the folder holds recordings of another recipe or seed.
+        OSError: If there is no space left for them.
     """
     folder = Path(folder).expanduser()
+    check_channels(recipe)
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = num - len(list(folder.glob("*-*.sigmf-meta")))
+    _check_space(folder, missing * _row_bytes(recipe, seed, None, ("iq",)))
+    _check_record(folder, {"seed": seed, "recipe": json.loads(recipe.to_json())})
     paths = []
     with tqdm(total=num, desc=folder.name, unit="rec") as progress:
         for batch, columns in make_rows(recipe, 0, num, seed, contents=("iq",)):
@@ -324,22 +350,29 @@ def write_arrays(
 
     Raises:
         ValueError: If I/Q of several lengths was asked for.
+        OSError: If the path is a folder, or there is no space left for the file.
     """
+    path, extractor = Path(path).expanduser(), extractor or default_extractor()
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; expected the name of a file to write, such as {path / 'a.npz'}.")
+    check_channels(recipe)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _check_space(path.parent, num * _row_bytes(recipe, seed, extractor, contents))
     parts: dict[str, list] = {}
-    with tqdm(total=num, desc=Path(path).name, unit="rec") as progress:
-        for _, columns in make_rows(recipe, 0, num, seed, extractor or default_extractor(), contents):
+    with tqdm(total=num, desc=path.name, unit="rec") as progress:
+        for _, columns in make_rows(recipe, 0, num, seed, extractor, contents):
             for name, values in columns.items():
                 parts.setdefault(name, []).append(np.asarray(values))
+            lengths = {part.shape[1] for part in parts.get("iq", [])}
+            if len(lengths) > 1:
+                raise ValueError(
+                    f"Recordings of {min(lengths)} and {max(lengths)} samples do not fit one array of I/Q: write "
+                    "Parquet or SigMF, or fix protocol, bandwidth and receiver."
+                )
             progress.update(len(columns["index"]))
-    lengths = {part.shape[1] for part in parts.get("iq", [])}
-    if len(lengths) > 1:
-        raise ValueError(
-            f"Recordings of {len(lengths)} lengths, {min(lengths)} to {max(lengths)} samples, do not fit one array of "
-            "I/Q: write Parquet or SigMF, or fix protocol, bandwidth and receiver."
-        )
     with whole_file(path) as stream:
         np.savez(stream, **{name: np.concatenate(values) for name, values in parts.items()})
-    return Path(path)
+    return path
 
 
 def default_extractor() -> SpectrogramFeatureExtractor:
@@ -375,23 +408,8 @@ def _check(splits: dict[str, Split], contents: tuple[str, ...], shard_size: int,
         raise ValueError(f"processes is {processes}; expected at least 1.")
 
 
-def _check_record(
-    folder: Path,
-    splits: dict[str, Split],
-    seed: int,
-    extractor: SpectrogramFeatureExtractor,
-    contents: tuple[str, ...],
-    shard_size: int,
-) -> None:
-    record = {
-        "seed": seed,
-        "shard_size": shard_size,
-        "contents": list(contents),
-        "front_end": extractor.to_dict(),
-        "splits": {
-            name: {"num": split.num, "recipe": json.loads(split.recipe.to_json())} for name, split in splits.items()
-        },
-    }
+def _check_record(folder: Path, record: dict[str, Any]) -> None:
+    """Begin a data set, or make sure that it is the one that was begun."""
     record = json.loads(json.dumps(record))
     path = folder / RECORD
     if path.exists():
@@ -409,16 +427,19 @@ def _check_record(
         stream.write(json.dumps(record, indent=2).encode() + b"\n")
 
 
-def _check_space(folder: Path, jobs: list[tuple]) -> None:
-    if not jobs:
-        return
-    _, recipe, _, _, seed, extractor, contents = jobs[0]
-    row = 200
+def _row_bytes(
+    recipe: Recipe, seed: int, extractor: SpectrogramFeatureExtractor | None, contents: tuple[str, ...]
+) -> float:
+    """About how much a recording takes up, on the average over the first chunks."""
+    row = 200.0
     if "spectrogram" in contents:
         row += 2 * extractor.feature_size * extractor.num_frames * extractor.num_freq_bins
     if "iq" in contents:
-        row += 8 * draw_recordings(recipe, 0, seed).iq.shape[1]
-    needed = row * sum(job[3] - job[2] for job in jobs)
+        row += 8 * sum(recording_length(recipe, chunk, seed) for chunk in range(_CHUNKS_MEASURED)) / _CHUNKS_MEASURED
+    return row
+
+
+def _check_space(folder: Path, needed: float) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OSError(

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import yaml
 
 from ..channel.scenarios import HELD_OUT_SCENARIOS, list_scenarios
+from ..phy import lte
 
 PROTOCOLS = ("WiFi", "LTE", "5G")
 MODULATIONS = ("BPSK", "QPSK", "16QAM", "64QAM", "256QAM")
@@ -49,6 +51,10 @@ MODES = {
     "5G": _CELLULAR_MODES,
 }
 _RATE_TOLERANCE = 0.05
+_SHARES = (
+    *("full_load", "noise_share", "high_throughput", "line_of_sight", "receive_filter", "native_rate"),
+    "contiguous_view",
+)
 
 
 @dataclass(frozen=True)
@@ -176,34 +182,58 @@ class Recipe:
         _check_names("protocols", self.protocols, PROTOCOLS)
         _check_names("mobilities", self.mobilities, MOBILITIES)
         _check_names("receivers", tuple(self.receivers), RECEIVERS)
-        if not self.channels:
-            raise ValueError("channels is empty; expected city scenarios, TDL-A to TDL-E, exponential, or none.")
-        if not self.snrs_db or any(
-            isinstance(snr_db, bool)
-            or not isinstance(snr_db, int | float)
-            or math.isnan(snr_db)
-            or snr_db == -math.inf
-            for snr_db in self.snrs_db
-        ):
-            raise ValueError(f"snrs_db is {self.snrs_db!r}; expected numbers of dB, for instance (-5, 0, 25).")
+        known = (*list_scenarios(), *STATISTICAL_CHANNELS)
+        if not _all_of(self.channels, lambda name: isinstance(name, str)):
+            raise ValueError(f"channels is {self.channels!r}; expected a list of {', '.join(known)}, or folders.")
+        if not _all_of(self.snrs_db, lambda snr_db: _is_number(snr_db) and snr_db > -math.inf):
+            raise ValueError(f"snrs_db is {self.snrs_db!r}; expected a list of numbers of dB, for instance -5, 0, 25.")
+        for name in _SHARES:
+            if not (_is_number(getattr(self, name)) and 0 <= getattr(self, name) <= 1):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a share from 0 to 1.")
+        for name in ("users", "max_samples", "num_frames", "fft_size", "chunk_size"):
+            if not (isinstance(getattr(self, name), int) and getattr(self, name) > 0):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a whole number above 0.")
+        if not (_is_number(self.duration_s) and 0 < self.duration_s < math.inf):
+            raise ValueError(f"duration_s is {self.duration_s!r}; expected a number above 0.")
+        for name in ("max_clock_ppm", "max_phase_noise_deg"):
+            if not (_is_number(getattr(self, name)) and 0 <= getattr(self, name) < math.inf):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a number, 0 at least.")
+        shares = tuple(self.receivers.values())
+        if not _all_of(shares, lambda share: _is_number(share) and 0 <= share < math.inf) or not sum(shares) > 0:
+            raise ValueError(f"receivers is {self.receivers}; expected shares, at least one of them above 0.")
+        if not _all_of(self.antenna_ports, lambda ports: ports in (1, 2, 4)):
+            raise ValueError(f"antenna_ports is {self.antenna_ports!r}; expected a list of 1, 2 or 4.")
+        if not _all_of(self.radio_rates_hz, _is_positive):
+            raise ValueError(f"radio_rates_hz is {self.radio_rates_hz!r}; expected a list of numbers above 0.")
+        for name, lowest in (("rician_k_db", -math.inf), ("adc_bits", 2), ("spans_s", 1e-6)):
+            _check_range(name, getattr(self, name), lowest)
+        for name in self.mobilities:
+            _check_range(f"speeds_mps of {name}", self.speeds_mps.get(name), 0)
         for protocol in self.protocols:
             _check_modes(protocol, self.modes.get(protocol, ()))
-        for name in (
-            "full_load",
-            "noise_share",
-            "high_throughput",
-            "line_of_sight",
-            "receive_filter",
-            "native_rate",
-            "contiguous_view",
-        ):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected a share from 0 to 1.")
-        for name in ("users", "max_samples", "duration_s", "num_frames", "fft_size", "chunk_size"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0.")
-        if not all(share >= 0 for share in self.receivers.values()) or not sum(self.receivers.values()) > 0:
-            raise ValueError(f"receivers is {self.receivers}; expected shares, at least one of them above 0.")
+            _check_range(f"delay_spreads_s of {protocol}", self.delay_spreads_s.get(protocol), 1e-12)
+            if not _all_of(self.carriers_hz.get(protocol), _is_positive):
+                found = self.carriers_hz.get(protocol)
+                raise ValueError(f"carriers_hz of {protocol} is {found!r}; expected a list of numbers above 0.")
+            self._check_widths(protocol)
+
+    def _check_widths(self, protocol: str) -> None:
+        """Carriers that the standard has, and how far apart the frames are that a receiver takes of them."""
+        widths, keys = self.resource_blocks.get(protocol), [protocol]
+        if protocol == "LTE" and not _all_of(widths, lambda width: width in tuple(lte.FFT_SIZES)):
+            listed = ", ".join(map(str, lte.FFT_SIZES))
+            raise ValueError(f"resource_blocks of LTE is {widths!r}; expected a list of {listed}.")
+        if protocol == "5G":
+            if not _all_of(widths, _is_nr_width):
+                raise ValueError(
+                    f"resource_blocks of 5G is {widths!r}; expected a list of pairs, 15 or 30 kHz and 11 to 273 "
+                    "resource blocks, for instance [30, 51]."
+                )
+            keys = [f"5G {spacing_khz} kHz" for spacing_khz in dict.fromkeys(width[0] for width in widths)]
+        for key in keys:
+            steps = self.symbol_steps.get(key)
+            if not _all_of(steps, lambda step: isinstance(step, int) and step > 0):
+                raise ValueError(f"symbol_steps of {key} is {steps!r}; expected a list of whole numbers above 0.")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
@@ -218,11 +248,11 @@ class Recipe:
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"A recipe has no {unknown[0]!r}; expected preset or one of {', '.join(sorted(known))}.")
-        values = {name: _as_tuples(value) for name, value in values.items()}
-        if "snrs_db" in values:  # JSON has no infinity but as a word
-            values["snrs_db"] = tuple(
-                math.inf if snr_db in ("inf", "Infinity") else snr_db for snr_db in values["snrs_db"]
-            )
+        values = {name: _plain(value, name == "channels") for name, value in values.items()}
+        for name, value in values.items():
+            default = getattr(start, name)
+            if isinstance(default, dict) and not isinstance(value, dict):
+                raise ValueError(f"{name} is {value!r}; expected values by name, such as {default}.")
         return dataclasses.replace(start, **values)
 
     @classmethod
@@ -258,6 +288,9 @@ class Recipe:
         Raises:
             ValueError: If nothing is left, or a protocol that was asked for has no such modulation or rate.
         """
+        _check_names("protocols", self.protocols if protocols is None else protocols, PROTOCOLS)
+        if modulations is not None:
+            _check_names("modulations", modulations, MODULATIONS)
         modes = {}
         for protocol in protocols or self.protocols:
             offered = offered_modes(protocol) if code_rates else self.modes.get(protocol, MODES[protocol])
@@ -273,14 +306,18 @@ class Recipe:
             if protocols and not kept:
                 for modulation in modulations or [MODES[protocol][0][0]]:
                     _check_modes(protocol, tuple((modulation, rate) for rate in code_rates or (0.5,)))
-        left = tuple(protocol for protocol, kept in modes.items() if kept)
-        if not left:
+        left = {mode for kept in modes.values() for mode in kept}
+        missing = [name for name in modulations or () if all(name != mode[0] for mode in left)]
+        missing += [f"code rate {rate}" for rate in code_rates or () if all(rate != mode[1] for mode in left)]
+        if missing:
+            with_what = f" with modulations {', '.join(modulations)}" if modulations and code_rates else ""
             raise ValueError(
-                f"No protocol has modulations {modulations} with code rates {code_rates}; expected modulations from "
-                f"{', '.join(MODULATIONS)} and code rates such as 0.33, 0.5, 0.67, 0.75, 0.83."
+                f"{' and '.join(modes)} of this recipe: no {missing[0]}{with_what}; expected modulations from "
+                f"{', '.join(MODULATIONS)}, and code rates that they have, such as 0.33, 0.5, 0.67, 0.75, 0.83."
             )
         wanted = {name: value for name, value in fields.items() if value is not None}
-        return dataclasses.replace(self, protocols=left, modes={**self.modes, **modes}, **wanted)
+        kept_protocols = tuple(protocol for protocol, kept in modes.items() if kept)
+        return dataclasses.replace(self, protocols=kept_protocols, modes={**self.modes, **modes}, **wanted)
 
     @property
     def spectrograms_per_channel(self) -> int:
@@ -355,30 +392,57 @@ def stable_seed(*parts: object) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def _as_tuples(value: Any) -> Any:
+def _plain(value: Any, names: bool = False) -> Any:
+    """Lists as tuples, and as numbers what looks like one: YAML takes 2e9 for text, and JSON has no infinity."""
     if isinstance(value, dict):
-        return {key: _as_tuples(entry) for key, entry in value.items()}
-    return tuple(_as_tuples(entry) for entry in value) if isinstance(value, list | tuple) else value
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_plain(entry, names) for entry in value)
+    if isinstance(value, str) and not names:
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
 
 
-def _is_snr(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > -math.inf
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
 
 
-def _check_names(field_name: str, found: tuple[str, ...], known: tuple[str, ...]) -> None:
-    wrong = [name for name in found if name not in known]
-    if wrong or not found:
-        raise ValueError(
-            f"{field_name} has {wrong[0]!r}; expected some of {', '.join(known)}."
-            if wrong
-            else f"{field_name} is empty; expected some of {', '.join(known)}."
-        )
+def _is_positive(value: Any) -> bool:
+    return _is_number(value) and 0 < value < math.inf
 
 
-def _check_modes(protocol: str, modes: tuple[tuple[str, float], ...]) -> None:
+def _is_nr_width(width: Any) -> bool:
+    return (
+        isinstance(width, tuple)
+        and len(width) == 2
+        and width[0] in (15, 30)
+        and isinstance(width[1], int)
+        and 11 <= width[1] <= 273
+    )
+
+
+def _all_of(values: Any, is_right: Callable[[Any], bool]) -> bool:
+    """Whether it is a list, not empty, of nothing but right values."""
+    return isinstance(values, tuple) and len(values) > 0 and all(map(is_right, values))
+
+
+def _check_range(name: str, found: Any, lowest: float) -> None:
+    if not (_all_of(found, _is_number) and len(found) == 2 and lowest <= found[0] <= found[1] < math.inf):
+        raise ValueError(f"{name} is {found!r}; expected a range, lowest and highest, from {lowest:g} on.")
+
+
+def _check_names(field_name: str, found: Any, known: tuple[str, ...]) -> None:
+    if not _all_of(found, lambda name: name in known):
+        raise ValueError(f"{field_name} is {found!r}; expected a list of some of {', '.join(known)}.")
+
+
+def _check_modes(protocol: str, modes: Any) -> None:
     offered = offered_modes(protocol)
-    if not modes:
-        raise ValueError(f"modes has nothing for {protocol}; expected pairs such as {offered[0]}.")
+    if not _all_of(modes, lambda mode: isinstance(mode, tuple) and len(mode) == 2 and _is_number(mode[1])):
+        raise ValueError(f"modes of {protocol} is {modes!r}; expected a list of pairs such as {offered[0]}.")
     for modulation, rate in modes:
         rates = [value for name, value in offered if name == modulation]
         if not rates:

@@ -37,11 +37,11 @@ class LabelledRecordings:
         protocol (`torch.Tensor` of shape `(batch,)`): Index into `PROTOCOLS`; -1 where nothing can be heard.
         modulation (`torch.Tensor` of shape `(batch,)`): Index into `MODULATIONS`; -1 where no user data is heard.
         code_rate (`torch.Tensor` of shape `(batch,)`): Of the user's data.
-        snr_db (`torch.Tensor` of shape `(batch,)`): In the occupied band [dB].
-        mobility (`torch.Tensor` of shape `(batch,)`): Index into `MOBILITIES`.
+        snr_db (`torch.Tensor` of shape `(batch,)`): In the occupied band; minus infinity of noise alone [dB].
+        mobility (`torch.Tensor` of shape `(batch,)`): Index into `MOBILITIES`; -1 of noise alone.
         speed_mps (`torch.Tensor` of shape `(batch,)`): [m/s].
         doppler_hz (`torch.Tensor` of shape `(batch,)`): Largest Doppler shift [Hz].
-        channel (`torch.Tensor` of shape `(batch,)`): Index into the recipe's `channels`.
+        channel (`torch.Tensor` of shape `(batch,)`): Index into the recipe's `channels`; -1 of noise alone.
         user (`torch.Tensor` of shape `(batch,)`): Row of the scenario's users; -1 for channels without a city.
         index (`torch.Tensor` of shape `(batch,)`): Number of the recording: with the seed and the recipe it makes the
             recording again.
@@ -125,9 +125,8 @@ def draw_recordings(
     Raises:
         ValueError: If the recipe names a scenario that is not there, or more users than it has.
     """
-    rows = recipe.rows(chunk, seed)
     # Two sources: what all rows share is drawn on the host, so that no device has to be waited for.
-    setting = _draw_setting(rows, recipe, torch.Generator().manual_seed(stable_seed("setting", seed, chunk)))
+    rows, setting = _rows_and_setting(recipe, chunk, seed)
     generator = torch.Generator(device).manual_seed(stable_seed("rows", seed, chunk))
     device = generator.device
 
@@ -154,7 +153,7 @@ def draw_recordings(
     # The SNR is that of this recording: fading and shadowing move signal and noise together.
     sent, heard = (part[:, lead:].abs().square().mean(1) for part in (waveform.samples, samples))
     gain = torch.where(sent > 0, heard / sent.clamp(min=1e-20), 1.0)
-    noise_power = waveform.element_power * gain * 10 ** (-snr_db / 10)
+    noise_power = waveform.element_power * gain * (10 ** (-snr_db / 10) if rows.protocol else 1)
     # A CPU is several times faster on as many rows as its cache holds; a GPU takes all at once.
     rows_at_once = max(1, _CPU_SAMPLES // num_in) if device.type == "cpu" else len(samples)
     parts = zip(samples[:, lead:].split(rows_at_once), noise_power.split(rows_at_once), strict=True)
@@ -163,6 +162,11 @@ def draw_recordings(
     audible = waveform.occupancy * 10 ** (snr_db / 10) > _MIN_SNR
     protocol = PROTOCOLS.index(rows.protocol) if rows.protocol else NO_LABEL
     modulation = of_rows([MODULATIONS.index(name) for name in _MODULES[setting.protocol].MODULATIONS])
+    mobility, channel = of_rows([MOBILITIES.index(name) for name in mobilities]), of_rows(rows.channel)
+    if rows.protocol is None:  # nothing was sent, nothing moved
+        snr_db = torch.full_like(snr_db, -torch.inf)
+        mobility = channel = torch.full_like(mobility, NO_LABEL)
+        speed = doppler = torch.zeros_like(speed)
     synchronous = setting.receiver == "synchronous"
     return LabelledRecordings(
         iq=iq,
@@ -175,10 +179,10 @@ def draw_recordings(
         ),
         code_rate=waveform.code_rate.float(),
         snr_db=snr_db,
-        mobility=of_rows([MOBILITIES.index(name) for name in mobilities]),
+        mobility=mobility,
         speed_mps=speed,
         doppler_hz=doppler,
-        channel=of_rows(rows.channel),
+        channel=channel,
         user=user,
         index=of_rows(rows.index),
         receiver=setting.receiver,
@@ -186,6 +190,17 @@ def draw_recordings(
         carrier_hz=setting.carrier_hz,
         parameters=waveform.parameters,
     )
+
+
+def recording_length(recipe: Recipe, chunk: int, seed: int = 0) -> int:
+    """Samples of each recording of a chunk, without making any."""
+    _, setting = _rows_and_setting(recipe, chunk, seed)
+    return recipe.num_frames * recipe.fft_size if setting.receiver == "synchronous" else setting.num_samples
+
+
+def _rows_and_setting(recipe: Recipe, chunk: int, seed: int) -> tuple[Rows, _Setting]:
+    rows = recipe.rows(chunk, seed)
+    return rows, _draw_setting(rows, recipe, torch.Generator().manual_seed(stable_seed("setting", seed, chunk)))
 
 
 def _draw_setting(rows: Rows, recipe: Recipe, generator: torch.Generator) -> _Setting:
