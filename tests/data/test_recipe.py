@@ -185,6 +185,7 @@ def test_offered_modes_hold_those_of_the_grid():
         ({"users": 0}, "users is 0; expected a whole number above 0"),
         ({"users": 2.5}, "users is 2.5; expected a whole number"),
         ({"chunk_size": "big"}, "chunk_size is 'big'"),
+        ({"fft_size": 100}, "fft_size is 100; expected a multiple of 128"),
         ({"duration_s": -1}, "duration_s is -1"),
         ({"max_clock_ppm": -1}, "max_clock_ppm is -1"),
         ({"modes": {"LTE": [["QPSK", 0.5]]}}, "modes of WiFi is"),

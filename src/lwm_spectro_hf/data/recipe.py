@@ -201,6 +201,12 @@ class Recipe:
         shares = tuple(self.receivers.values())
         if not _all_of(shares, lambda share: _is_number(share) and 0 <= share < math.inf) or not sum(shares) > 0:
             raise ValueError(f"receivers is {self.receivers}; expected shares, at least one of them above 0.")
+        unit = 4 if set(self.protocols) == {"WiFi"} else 128
+        if self.receivers.get("synchronous") and self.fft_size % unit:
+            raise ValueError(
+                f"fft_size is {self.fft_size}; expected a multiple of {unit} for a synchronous receiver: cyclic "
+                "prefixes are whole samples."
+            )
         if not _all_of(self.antenna_ports, lambda ports: ports in (1, 2, 4)):
             raise ValueError(f"antenna_ports is {self.antenna_ports!r}; expected a list of 1, 2 or 4.")
         if not _all_of(self.radio_rates_hz, _is_positive):

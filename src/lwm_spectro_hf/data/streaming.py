@@ -9,7 +9,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
 from .builder import default_extractor
 from .recipe import Recipe
-from .synthesis import draw_recordings
+from .synthesis import check_channels, draw_recordings
 
 LABELS = ("protocol", "modulation", "code_rate", "snr_db", "mobility", "speed_mps", "channel", "user", "index")
 
@@ -50,6 +50,7 @@ class GeneratedSpectrograms(IterableDataset):
             raise ValueError(f"rank is {rank} of {num_replicas}; expected 0 to {num_replicas - 1}.")
         if chunks_per_batch < 1:
             raise ValueError(f"chunks_per_batch is {chunks_per_batch}; expected at least 1.")
+        check_channels(recipe)
         self.recipe, self.seed, self.device = recipe, seed, device
         self.extractor = extractor or default_extractor()
         self.chunks_per_batch = chunks_per_batch
@@ -77,7 +78,10 @@ class GeneratedSpectrograms(IterableDataset):
         return {name: torch.cat(parts) for name, parts in columns.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream is; enough to go on with [`load_state_dict`]."""
+        """Where the stream is; enough to go on with [`load_state_dict`], with as many ranks and batches as large.
+
+        Workers of a `DataLoader` have streams of their own, and this one stays where it is.
+        """
         return {"batches_drawn": self.batches_drawn, "seed": self.seed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

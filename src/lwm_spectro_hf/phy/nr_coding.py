@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -49,6 +50,13 @@ _LIFTING_SIZES = tuple(
 )
 
 
+def _sionna(module: str) -> ModuleType:
+    """A part of Sionna, without the new seeds that its import gives to PyTorch's default generators."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=devices):
+        return require(module, extra="data")
+
+
 @dataclass(frozen=True)
 class PolarCode:
     """Polar code of the downlink with its rate matching (TS 38.212, clauses 5.3.1 and 5.4.1).
@@ -69,8 +77,8 @@ class PolarCode:
     @cache
     def of(num_bits: int, num_coded: int, device: str = "cpu") -> "PolarCode":
         """The code of `num_bits` bits, CRC included, in `num_coded`, on a device."""
-        polar = require("sionna.phy.fec.polar", extra="data")
-        ranking = require("sionna.phy.fec.polar.utils", extra="data").generate_5g_ranking
+        polar = _sionna("sionna.phy.fec.polar")
+        ranking = _sionna("sionna.phy.fec.polar.utils").generate_5g_ranking
         tables = polar.Polar5GEncoder(32, 108, "downlink", device="cpu")  # only for its interleavers
         # Mother code length, clause 5.3.1, with n_max = 9.
         log_coded = math.ceil(math.log2(num_coded))
@@ -193,7 +201,7 @@ def transport_block_size(
 @cache
 def _base_graph(number: int, set_index: int) -> tuple[tuple[int, int, int], ...]:
     """Row, column and shift of each edge (TS 38.212, tables 5.3.2-2 and 5.3.2-3)."""
-    folder = files(require("sionna.phy.fec.ldpc.codes", extra="data"))
+    folder = files(_sionna("sionna.phy.fec.ldpc.codes"))
     edges, row = [], 0
     for line in (folder / f"5G_bg{number}.csv").read_text().splitlines()[2:]:
         first, column, *shifts = line.split(";")

@@ -1,0 +1,334 @@
+"""Data sets on disk: whole shards, the same bytes however they were made, read by others; SigMF and NumPy files."""
+
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import sigmf
+import torch
+from datasets import load_dataset
+
+from lwm_spectro_hf import SpectrogramFeatureExtractor
+from lwm_spectro_hf.data import builder
+from lwm_spectro_hf.data.builder import Split, build_parquet, load_spectrograms, split_seed, splits_by_city
+from lwm_spectro_hf.data.card import write_card
+from lwm_spectro_hf.data.recipe import MOBILITIES, MODULATIONS, PROTOCOLS, RECEIVERS, Recipe
+from lwm_spectro_hf.data.recordings import open_recording
+from lwm_spectro_hf.data.synthesis import draw_recordings
+
+RECIPE = Recipe(
+    protocols=("WiFi", "LTE"),
+    channels=("munich", "exponential"),
+    users=20,
+    snrs_db=(0, 20),
+    resource_blocks={"LTE": (6,)},
+    noise_share=0.2,
+    num_frames=16,
+    chunk_size=2,
+)
+BOTH = ("spectrogram", "iq")
+
+
+@pytest.fixture(scope="module")
+def front_end():
+    return SpectrogramFeatureExtractor(
+        num_frames=16, num_freq_bins=128, fft_size=128, window_function=["boxcar", "general_hamming:0.72"]
+    )
+
+
+@pytest.fixture(scope="module")
+def build(front_end):
+    """`build(folder, **changes)`: 14 recordings to train on, 6 of the held-out city, in shards of 4."""
+
+    def build(folder, recipe=RECIPE, num=14, **options):
+        splits = splits_by_city(recipe, num, 6, add_test=True)
+        return build_parquet(folder, splits, **{"seed": 7, "contents": BOTH, "shard_size": 4, **options}, **FRONT)
+
+    FRONT = {"extractor": front_end}
+    return build
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, build):
+    folder = tmp_path_factory.mktemp("built")
+    return SimpleNamespace(folder=folder, paths=build(folder))
+
+
+def bytes_of(paths):
+    return [Path(path).read_bytes() for path in paths]
+
+
+def names_in(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_shards_hold_all_recordings_once(built):
+    assert [path.name for path in built.paths] == [
+        *(f"train-{shard:05d}-of-00004.parquet" for shard in range(4)),
+        *(f"test-{shard:05d}-of-00002.parquet" for shard in range(2)),
+    ]
+    index = [pq.read_table(path, columns=["index"]).column("index").to_pylist() for path in built.paths]
+    assert sum(index[:4], []) == list(range(14)) and sum(index[4:], []) == list(range(6))
+
+
+@pytest.mark.parametrize("with_card", [False, True])
+def test_datasets_reads_what_was_written(built, tmp_path, with_card):
+    folder = tmp_path / "copy"
+    shutil.copytree(built.folder, folder)
+    if with_card:
+        write_card(folder)
+    rows = load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+    assert {name: len(split) for name, split in rows.items()} == {"train": 14, "test": 6}
+    features = rows["train"].features
+    assert features["input_values"].shape == (2, 16, 128) and features["input_values"].dtype == "float16"
+    for name, names in (
+        ("protocol", PROTOCOLS),
+        ("modulation", MODULATIONS),
+        ("mobility", MOBILITIES),
+        ("receiver", RECEIVERS),
+    ):
+        assert features[name].names == list(names)
+    assert features["index"].dtype == "int64" and features["sampling_rate"].dtype == "float64"
+    streamed = list(load_dataset(str(folder), split="train", streaming=True))
+    plain = load_spectrograms(folder, "train")
+    assert plain["input_values"].shape == (14, 2, 16, 128) and plain["input_values"].dtype == torch.float16
+    train = rows["train"].with_format("numpy")
+    np.testing.assert_array_equal(train["input_values"], plain["input_values"].numpy())
+    for name in set(plain) - {"input_values"}:
+        np.testing.assert_array_equal(train[name], plain[name].numpy(), name)
+        assert [row[name] for row in streamed] == rows["train"][name][:]
+    assert {row["scenario"] for row in streamed} == {"munich", "exponential", "none"}
+    assert set(rows["test"]["scenario"]) <= {"florence", "none"}, "no other city, and this one nowhere else"
+    for row in streamed:
+        assert np.asarray(row["iq"]).shape == (16 * 128, 2)
+        assert (row["scenario"] == "none") == (row["snr_db"] == -math.inf) == (row["mobility"] == -1)
+
+
+def test_recordings_are_made_again_from_recipe_seed_and_index(built, front_end):
+    record = json.loads((built.folder / builder.RECORD).read_text())
+    recipe = Recipe.from_dict(record["splits"]["train"]["recipe"])
+    row = load_dataset("parquet", data_files=str(built.paths[2]), split="train", streaming=True)
+    row = list(row)[1]
+    assert row["index"] == 9 and row["seed"] == split_seed(7, "train")
+    chunk, number = divmod(row["index"], recipe.chunk_size)
+    batch = draw_recordings(recipe, chunk, row["seed"])
+    np.testing.assert_array_equal(torch.view_as_real(batch.iq[number]).numpy(), np.array(row["iq"], np.float32))
+    spectrogram = front_end.spectrogram(batch.iq[number : number + 1]).half()[0]
+    np.testing.assert_array_equal(spectrogram.numpy(), np.array(row["input_values"], np.float16))
+    assert row["snr_db"] == batch.snr_db[number] and row["modulation"] == batch.modulation[number]
+    assert split_seed(7, "train") != split_seed(7, "test")
+
+
+def test_bytes_do_not_depend_on_the_number_of_processes(built, build, tmp_path):
+    paths = build(tmp_path / "two", processes=2)
+    assert [path.name for path in paths] == [path.name for path in built.paths]
+    assert bytes_of(paths) == bytes_of(built.paths)
+    assert names_in(tmp_path / "two") == names_in(built.folder)
+
+
+def test_a_killed_build_goes_on_with_what_is_there(built, build, tmp_path):
+    folder = tmp_path / "killed"
+    shutil.copytree(built.folder, folder)
+    paths = [folder / "data" / path.name for path in built.paths]
+    kept = paths[0].stat().st_mtime_ns
+    half = paths[1].read_bytes()[:1000]
+    for path in (paths[1], paths[5]):
+        path.unlink()
+    (paths[1].parent / f".{paths[1].name}.abc123").write_bytes(half)  # what `kill -9` leaves
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # nor do bytes depend on these
+    try:
+        assert build(folder) == paths and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert bytes_of(paths) == bytes_of(built.paths)
+    assert paths[0].stat().st_mtime_ns == kept
+    assert load_spectrograms(folder, "train")["index"].tolist() == list(range(14))
+
+
+def test_an_error_in_the_middle_leaves_whole_shards_only(built, build, tmp_path, monkeypatch):
+    folder, calls = tmp_path / "full", []
+
+    def fails(table, stream, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            stream.write(b"PAR1 and then the disk is full")
+            raise OSError(28, "No space left on device")
+        return write_table(table, stream, **options)
+
+    write_table = pq.write_table
+    monkeypatch.setattr(pq, "write_table", fails)
+    with pytest.raises(OSError, match="No space left"):
+        build(folder)
+    whole = [path.name for path in built.paths[:2]]
+    assert sorted(os.listdir(folder / "data")) == whole
+    assert bytes_of(folder / "data" / name for name in whole) == bytes_of(built.paths[:2])
+    monkeypatch.undo()
+    assert bytes_of(build(folder)) == bytes_of(built.paths)
+
+
+def test_no_space_is_said_before_the_work(build, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
+    monkeypatch.setattr(builder, "_write_shard", None)
+    for write in (
+        lambda: build(tmp_path / "a"),
+        lambda: builder.write_recordings(tmp_path / "b", RECIPE, 4),
+        lambda: builder.write_arrays(tmp_path / "c" / "d.npz", RECIPE, 100),
+    ):
+        with pytest.raises(OSError, match=r"needs about .* GB more, and .* GB free: make fewer"):
+            write()
+    assert names_in(tmp_path) == [], "so that a smaller one may take its place"
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"seed": 8}, "seed"),
+        ({"num": 12}, "splits"),
+        ({"recipe": RECIPE.narrowed(snrs_db=(0,))}, "splits"),
+        ({"contents": ("iq",)}, "contents"),
+        ({"shard_size": 2}, "shard_size"),
+    ],
+)
+def test_another_data_set_in_the_folder_is_refused(built, build, change, what):
+    before = names_in(built.folder)
+    with pytest.raises(ValueError, match=f"holds a data set with another {what} .*another folder"):
+        build(built.folder, **change)
+    assert names_in(built.folder) == before
+
+
+def test_wrong_requests_are_told(build, tmp_path):
+    with pytest.raises(ValueError, match="contents is .*'audio'.*spectrogram, iq"):
+        build(tmp_path, contents=("audio",))
+    with pytest.raises(ValueError, match="shard_size is 3; expected a multiple of .* 2"):
+        build(tmp_path, shard_size=3)
+    with pytest.raises(ValueError, match="processes is 0"):
+        build(tmp_path, processes=0)
+    with pytest.raises(ValueError, match="Split 'train' has 0"):
+        build_parquet(tmp_path, {"train": Split(RECIPE, 0)})
+    with pytest.raises(ValueError, match="No scenario 'atlantis'"):
+        build(tmp_path, recipe=RECIPE.narrowed(channels=("atlantis",)))
+    assert names_in(tmp_path) == []
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.parquet").write_bytes(b"")
+    with pytest.raises(ValueError, match="holds Parquet files but no dataset.json"):
+        build(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no split 'validation'; build it first"):
+        load_spectrograms(tmp_path, "validation")
+
+
+def test_splits_by_city():
+    cities = RECIPE.narrowed(channels=("munich", "florence", "paris"))
+    splits = splits_by_city(cities, 100)
+    assert splits["train"].recipe.channels == ("munich", "paris") and splits["train"].num == 100
+    assert splits["test"].recipe.channels == ("florence",) and splits["test"].num == 10
+    assert splits_by_city(RECIPE, 100).keys() == {"train"}
+    assert splits_by_city(RECIPE, 100, add_test=True)["test"].recipe.channels == ("florence",)
+    assert splits_by_city(RECIPE, 100, 0, add_test=True).keys() == {"train"}
+    assert splits_by_city(RECIPE.narrowed(channels=("florence",)), 100)["test"].num == 100
+
+
+def test_the_card_says_what_is_in_it(built, tmp_path):
+    folder = tmp_path / "my-set"
+    shutil.copytree(built.folder, folder)
+    (folder / "figures").mkdir()
+    (folder / "figures" / "delay_profiles.png").write_bytes(b"")
+    text = write_card(folder).read_text()
+    front = text.split("---")[1]
+    assert "split: train\n    path: data/train-*.parquet" in front and "split: test" in front
+    assert "# my-set" in text and 'load_dataset("my-set", split="train", streaming=True)' in text
+    assert "## Split train: 14 recordings, 4 files" in text and "## Split test: 6 recordings, 2 files" in text
+    plain = load_spectrograms(folder, "train")
+    noise = int((plain["mobility"] < 0).sum())
+    train = text.split("## Split train")[1].split("## Split test")[0]
+    for label, count in (
+        ("protocol LTE", int((plain["protocol"] == 1).sum())),
+        ("snr_db 20", int((plain["snr_db"] == 20).sum())),
+        ("snr_db -inf", noise),
+        ("mobility none", noise),
+        ("scenario none", noise),
+        ("receiver synchronous", 14),
+    ):
+        assert f"| {label} | {count} |" in train, label
+    assert "| `input_values` | float16 (2, 16, 128) | " in text and "| `iq` | float32 (None, 2) | " in text
+    assert "![delay profiles](figures/delay_profiles.png)" in text and "OpenStreetMap" in text
+
+
+class TestSigMF:
+    NATIVE = Recipe(
+        channels=("exponential",),
+        snrs_db=(10, math.inf),
+        receivers={"native": 1.0},
+        resource_blocks={"LTE": (6,), "5G": ((15, 25),)},
+        noise_share=0.25,
+        duration_s=1e-3,
+        chunk_size=1,
+    )
+    PARAMETERS = {
+        "wifi": {"rate_mbps", "high_throughput", "mcs"},
+        "lte": {"cell_id", "num_rb", "num_ports", "rnti", "cfi", "mcs", "mcs_table", "frame_number", "phich_resource"},
+        "5g": {"cell_id", "rnti", "mcs", "mcs_table", "frame_number", "slot", "ssb_bitmap", "dmrs_position"},
+        "none": set(),
+    }
+
+    def test_files_are_valid_and_say_all(self, tmp_path):
+        paths = builder.write_recordings(tmp_path, self.NATIVE, 8, 3)
+        assert len(set(paths)) == 8 and {path.name.split("-")[0] for path in paths} == set(self.PARAMETERS)
+        for index, path in enumerate(paths):
+            signal = sigmf.fromfile(path)
+            signal.validate()
+            (mark,) = signal.get_annotations()
+            batch = draw_recordings(self.NATIVE, index, 3)
+            np.testing.assert_array_equal(signal.read_samples(), batch.iq[0].numpy())
+            label = {name.removeprefix("lwm:"): value for name, value in mark.items() if name.startswith("lwm:")}
+            assert label["index"] == index and label["seed"] == 3 and mark["core:label"] == label["protocol"]
+            assert mark["core:sample_start"] == 0 and mark["core:sample_count"] == batch.iq.shape[1]
+            assert str(label["protocol"]).lower() == path.name.split("-")[0]
+            assert self.PARAMETERS[path.name.split("-")[0]] <= set(label)
+            for name, values in batch.parameters.items():
+                assert label[name] == pytest.approx(values[0].item())
+            assert float(label["snr_db"]) == batch.snr_db[0]
+            assert label["scenario"] == ("none" if label["protocol"] == "none" else "exponential")
+            recording = open_recording(path)
+            assert recording.sampling_rate == batch.sampling_rate == label["sampling_rate"]
+            assert recording.center_frequency_hz == batch.carrier_hz == label["carrier_hz"]
+            json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+    def test_files_that_are_there_are_kept_and_others_refused(self, tmp_path):
+        first = builder.write_recordings(tmp_path, self.NATIVE, 3)
+        kept = first[0].stat().st_mtime_ns
+        first[1].unlink()
+        again = builder.write_recordings(tmp_path, self.NATIVE, 4)
+        assert again[:3] == first and len(again) == 4 and all(path.exists() for path in again)
+        assert again[0].stat().st_mtime_ns == kept
+        with pytest.raises(ValueError, match="holds a data set with another seed"):
+            builder.write_recordings(tmp_path, self.NATIVE, 4, seed=1)
+        with pytest.raises(ValueError, match="another recipe"):
+            builder.write_recordings(tmp_path, self.NATIVE.narrowed(snrs_db=(0,)), 4)
+
+
+class TestArrays:
+    def test_columns_are_those_of_parquet(self, built, front_end, tmp_path):
+        path = tmp_path / "new" / "set.npz"
+        assert builder.write_arrays(path, RECIPE, 5, split_seed(7, "train"), front_end, BOTH) == path
+        plain = load_spectrograms(built.folder, "train")
+        with np.load(path) as arrays:
+            assert arrays["iq"].shape == (5, 16 * 128, 2)
+            for name, values in plain.items():
+                if name != "input_values":
+                    np.testing.assert_array_equal(arrays[name], values[:5].numpy(), name)
+            assert arrays["input_values"].shape == (5, 2, 16, 128)
+            assert arrays["scenario"].dtype.kind == "U"
+
+    def test_iq_of_several_lengths_does_not_fit(self, tmp_path):
+        with pytest.raises(ValueError, match="20000 samples do not fit one array of I/Q: write Parquet or SigMF"):
+            builder.write_arrays(tmp_path / "a.npz", TestSigMF.NATIVE, 4, contents=("iq",))
+        with pytest.raises(IsADirectoryError, match="is a folder; expected the name of a file"):
+            builder.write_arrays(tmp_path, TestSigMF.NATIVE, 4)
+        assert names_in(tmp_path) == []

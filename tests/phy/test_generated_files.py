@@ -1,0 +1,145 @@
+"""What `lwm-spectro generate --format sigmf` writes, received with no more than the parameters in its annotation."""
+
+from fractions import Fraction
+
+import lte_receiver
+import numpy as np
+import py3gpp
+import pytest
+import sigmf
+import wifi_receiver
+from test_lte import SIZES, decode
+from test_nr import demap, find_cell
+
+from lwm_spectro_cli import main
+from lwm_spectro_hf.phy import nr
+from lwm_spectro_hf.phy.wifi_coding import LEGACY_MODES
+
+BITS = {"BPSK": 1, "QPSK": 2, "16QAM": 4, "64QAM": 6, "256QAM": 8}
+
+
+def generate(folder, *options):
+    """Samples and labels of the files that a command writes."""
+    options = ["--format", "sigmf", "--scenario", "none", "--snr-db", "40", *map(str, options), "--out", str(folder)]
+    assert main(["generate", *options]) == 0
+    files = []
+    for path in sorted(folder.glob("*.sigmf-meta")):
+        signal = sigmf.fromfile(path)
+        (mark,) = signal.get_annotations()
+        label = {name.removeprefix("lwm:"): value for name, value in mark.items()}
+        assert label["snr_db"] == 40 and label["receiver"] == "native" and label["scenario"] == "none"
+        assert signal.sample_rate == label["sampling_rate"]
+        files.append((signal.read_samples().astype(complex), label))
+    return files
+
+
+def packets_of(samples):
+    """Whole packets, found by the long training field, which alone repeats after 64 samples for 160."""
+    repeats = samples[:-64].conj() * samples[64:]
+    window = np.ones(96)
+    metric = np.abs(np.convolve(repeats, window, "valid"))
+    power = np.convolve(np.abs(samples[64:]) ** 2, window, "valid")
+    numbers = np.array([n for n in range(-26, 27) if n])
+    spectrum = np.zeros(64, complex)
+    spectrum[numbers] = [1 if sign == "+" else -1 for sign in wifi_receiver.LONG_TRAINING]
+    training = np.tile(np.fft.ifft(spectrum), 2)
+    match = np.abs(np.correlate(samples, training, "valid"))
+    at = 0
+    while at + 128 < len(metric):
+        if metric[at] > 0.8 * power[at] and power[at] > 0.1 * power.mean():
+            start = at + int(match[at : at + 320].argmax()) - 192
+            try:
+                packet = wifi_receiver.receive(samples[max(start, 0) :])
+            except (ValueError, EOFError):
+                at += 320
+                continue
+            yield packet
+            at = start + packet.num_samples
+        else:
+            at += 16
+
+
+@pytest.mark.parametrize("rate_mbps", LEGACY_MODES)
+def test_wifi_files_are_decoded_at_every_rate(tmp_path, rate_mbps):
+    mode = LEGACY_MODES[rate_mbps]
+    options = ("--modulation", mode.modulation, "--code-rate", float(mode.code_rate), "--duration-ms", 8)
+    found = 0
+    for samples, label in generate(tmp_path, "--protocol", "WiFi", *options, "--num", 2, "--seed", rate_mbps):
+        assert label["modulation"] == mode.modulation
+        assert label["code_rate"] == pytest.approx(float(mode.code_rate), abs=1e-6)
+        for packet in packets_of(samples):
+            assert packet.fcs_is_right
+            if packet.psdu[0] == 0xD4:  # an acknowledgement
+                continue
+            assert packet.bits_per_carrier == BITS[mode.modulation] and Fraction(packet.code_rate) == mode.code_rate
+            assert (packet.mcs is not None) == bool(label["high_throughput"])
+            assert label["mcs" if packet.mcs is not None else "rate_mbps"] == (
+                packet.rate_mbps if packet.mcs is None else packet.mcs
+            )
+            found += 1
+            break
+    assert found > 0
+
+
+@pytest.mark.parametrize(("modulation", "code_rate"), [("QPSK", 0.33), ("64QAM", 0.83)])
+def test_lte_files_are_decoded(tmp_path, modulation, code_rate):
+    options = ("--modulation", modulation, "--code-rate", code_rate, "--num-rb", 6, "--duration-ms", 5, "--num", 2)
+    for samples, label in generate(tmp_path, "--protocol", "LTE", *options):
+        cell_id, start = lte_receiver.find_cell(samples, 6)
+        assert (cell_id, start) == (label["cell_id"], 0), "the file starts with a radio frame"
+        resource = (1 / 6, 1 / 2, 1, 2)[label["phich_resource"]]
+        first = lte_receiver.demodulate(samples, 0, 6)
+        information = (6, resource, label["frame_number"], label["num_ports"])
+        assert lte_receiver.broadcast_channel(first, cell_id) == information
+        grid = lte_receiver.demodulate(samples, 3 * 1920, 6)
+        arguments = (label["num_ports"], resource, 3, label["rnti"], bool(label["mcs_table"]))
+        cfi, grant, block_is_right = decode(grid, cell_id, 6, *arguments)
+        assert cfi == label["cfi"] and block_is_right
+        assert grant[1:] == (list(range(6)), label["mcs"])
+        order, _ = lte_receiver.modulation_and_size(grant[2], 6, bool(label["mcs_table"]), False, SIZES)
+        assert order == BITS[modulation]
+
+
+def test_nr_files_are_decoded(tmp_path):
+    options = ("--modulation", "64QAM", "--code-rate", 0.65, "--num-rb", 25, "--spacing-khz", 15)
+    ((samples, told),) = generate(tmp_path, "--protocol", "5G", *options, "--duration-ms", 10, "--num", 1)
+    assert told["sampling_rate"] == 5.76e6 and len(samples) == 57_600
+    numerology = nr.numerology(25, 15e3)
+    fft_size, bins = numerology.fft_size, numerology.bins(300).numpy() % numerology.fft_size
+    first = 12 * told["ssb_first_rb"] + told["ssb_shift"]
+    _, cell_id, _ = find_cell(samples, numerology, 300, first)
+    assert cell_id == told["cell_id"]
+    lengths = [(144 + 16 * (i % 7 == 0)) * fft_size // 2048 + fft_size for i in range(140)]
+    blocks = {i // 2 for i in range(8) if told["ssb_bitmap"] >> (7 - i) & 1}
+    taken = blocks | {5 + block for block in blocks} | {told["tracking_slot"] - 10 * told["frame_number"] % 40}
+    slot = min(set(range(10)) - taken)
+    starts = np.cumsum(lengths)[14 * slot : 14 * slot + 14] - fft_size
+    grid = np.stack([np.fft.fft(samples[s : s + fft_size], norm="ortho")[bins] for s in starts])
+    dmrs = [told["dmrs_position"], *{0: [], 1: [11], 2: [7, 11]}[told["dmrs_additional"]]]
+    pdsch, carrier = py3gpp.nrPDSCHConfig(), py3gpp.nrCarrierConfig()
+    carrier.NSlot = told["slot"] + slot
+    pdsch.NSizeBWP, pdsch.PRBSet = 25, list(range(25))
+    pdsch.DMRS.DMRSTypeAPosition = told["dmrs_position"]
+    pdsch.DMRS.DMRSAdditionalPosition, pdsch.DMRS.NIDNSCID = told["dmrs_additional"], cell_id
+    pilots = np.asarray(py3gpp.nrPDSCHDMRS(pdsch, carrier)).reshape(len(dmrs), -1)
+    pilots[:, 1::2] *= (-1) ** (told["dmrs_port"] % 2)
+    received = grid[dmrs, told["dmrs_port"] // 2 :: 2]
+    gain = np.vdot(pilots, received) / np.vdot(pilots, pilots) / (2**0.5 if told["cdm_groups"] == 2 else 1)
+    data = [
+        grid[s] if s not in dmrs else grid[s, 1::2] if told["cdm_groups"] == 1 else grid[s, :0]
+        for s in range(told["control_symbols"], 14)
+    ]
+    data = np.concatenate(data) / gain
+    order, rate = nr.MCS_TABLES[told["mcs_table"]][told["mcs"]]
+    rate /= 1024
+    assert told["modulation"] == "64QAM" and order == 6 and abs(rate - 0.65) < 0.06
+    elements = 12 * (14 - told["control_symbols"]) - 6 * told["cdm_groups"] * len(dmrs)
+    size = py3gpp.nrTBS("64QAM", 1, 25, elements, rate)
+    signs = 1 - 2 * np.asarray(py3gpp.nrPRBS(told["rnti"] * 2**15 + cell_id, len(data) * order))
+    ratios = demap(data, order) * signs
+    info = py3gpp.nrDLSCHInfo(size, rate)
+    recovered = np.clip(py3gpp.nrRateRecoverLDPC(ratios, size, rate, 0, "64QAM", 1), -1e3, 1e3)
+    decoded, _ = py3gpp.nrLDPCDecode(recovered, info["BGN"], 8)
+    transport, failed = py3gpp.nrCodeBlockDesegmentLDPC(decoded, info["BGN"], size + info["L"])
+    assert not np.any(failed)
+    assert py3gpp.nrCRCDecode(transport.astype(int), info["CRC"])[1] == 0

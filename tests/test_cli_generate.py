@@ -1,0 +1,150 @@
+"""`lwm-spectro generate`: what is asked for is what is in the files; what is wrong is told in a line."""
+
+import json
+import re
+import shlex
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from datasets import load_dataset
+
+from lwm_spectro_cli import GENERATE, build_parser, main
+from lwm_spectro_hf import cli
+
+SMALL = {
+    "protocols": ["WiFi", "LTE", "5G"],
+    "channels": ["exponential"],
+    "resource_blocks": {"LTE": [6], "5G": [[15, 25]]},
+    "chunk_size": 2,
+    "duration_s": 1e-3,
+}
+
+
+@pytest.fixture
+def small(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(json.dumps(SMALL))
+    return path
+
+
+@pytest.fixture
+def generate(capsys):
+    def run(*arguments):
+        code = main(["generate", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return SimpleNamespace(code=code, out=captured.out, err=captured.err)
+
+    return run
+
+
+def recipe_of(*arguments):
+    return cli._recipe_of(build_parser().parse_args(["generate", "--out", "x", *map(str, arguments)]))
+
+
+def test_the_examples_of_the_help_are_right(tmp_path, monkeypatch, small):
+    monkeypatch.chdir(tmp_path)
+    small.rename("my-recipe.yaml")
+    text = GENERATE[1].replace("\\\n", " ")
+    examples = re.findall(r"^  lwm-spectro (generate .*)$", text, re.MULTILINE)
+    assert len(examples) == 5
+    for example in examples:
+        cli._recipe_of(build_parser().parse_args(shlex.split(example)))
+
+
+def test_options_narrow_the_recipe(small):
+    recipe = recipe_of(
+        *("--protocol", "LTE", "--modulation", "64QAM", "--code-rate", 0.5, "--snr-db", 20, "inf", "--num-rb", 6),
+        *("--mobility", "vehicular", "--scenario", "munich", "TDL-A", "--receiver", "native", "--full-load", 0),
+        *("--duration-ms", 5),
+    )
+    assert recipe.protocols == ("LTE",) and recipe.modes["LTE"] == (("64QAM", 0.5),)
+    assert recipe.snrs_db == (20.0, float("inf")) and recipe.mobilities == ("vehicular",)
+    assert recipe.channels == ("munich", "TDL-A") and recipe.receivers == {"native": 1.0}
+    assert recipe.full_load == 0 and recipe.duration_s == 5e-3 and recipe.resource_blocks["LTE"] == (6,)
+    assert recipe_of("--recipe", small, "--protocol", "5G", "--spacing-khz", 30).resource_blocks["5G"] == ((30, 25),)
+    assert recipe_of("--protocol", "5G", "--num-rb", 24, "--spacing-khz", 30).resource_blocks["5G"] == ((30, 24),)
+    assert recipe_of("--format", "sigmf").receivers == {"native": 1.0}
+    assert recipe_of("--preset", "mixed").receivers == {"synchronous": 0.5, "blind": 0.5}
+    small.write_text("protocols: [LTE]\nresource_blocks: {LTE: [6]}")
+    assert recipe_of("--recipe", small, "--num-rb", 15).resource_blocks["LTE"] == (15,)
+    assert recipe_of("--recipe", small, "--spacing-khz", 15).protocols == ("LTE",)
+
+
+def test_parquet_with_card_and_figures(generate, small, tmp_path):
+    out = tmp_path / "set"
+    arguments = ("--recipe", small, "--num", 4, "--num-test", 2, "--seed", 5, "--figures", "--out", out)
+    result = generate(*arguments)
+    assert result.code == 0 and result.out == f"{out}\n"
+    rows = load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
+    assert {name: len(split) for name, split in rows.items()} == {"train": 4, "test": 2}
+    assert set(rows["test"]["scenario"]) == {"florence"}
+    card = (out / "README.md").read_text()
+    pictures = {path.name for path in (out / "figures").iterdir()}
+    assert pictures == {"protocols.png", "mobility.png", "doppler.png", "balance.png"}
+    for picture in pictures:
+        assert (out / "figures" / picture).read_bytes()[:4] == b"\x89PNG" and f"(figures/{picture})" in card
+    other = generate(*arguments[:6], "--seed", 6, "--out", out)
+    assert other.code == 2 and "another seed" in other.err
+
+
+def test_npz_and_sigmf(generate, small, tmp_path):
+    out = tmp_path / "set.npz"
+    narrow = ("--protocol", "LTE", "--modulation", "16QAM", "--snr-db", 15, "--mobility", "static", "--num", 3)
+    result = generate("--recipe", small, *narrow, "--format", "npz", "--content", "iq", "spectrogram", "--out", out)
+    assert result.code == 0
+    with np.load(out) as arrays:
+        assert arrays["iq"].shape[0] == arrays["input_values"].shape[0] == 3
+        assert arrays["snr_db"].tolist() == [15] * 3 and not arrays["mobility"].any()
+    folder = tmp_path / "files"
+    assert generate("--recipe", small, *narrow, "--format", "sigmf", "--out", folder).code == 0
+    assert len(list(folder.glob("lte-*.sigmf-meta"))) == 3
+
+
+def test_pictures_of_cities(tmp_path):
+    from lwm_spectro_hf.data.figures import draw_delay_profiles
+
+    assert len(draw_delay_profiles(["munich", "florence"]).axes) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--modulation", "8PSK"), "modulations is .*'8PSK'.*BPSK, QPSK, 16QAM, 64QAM, 256QAM"),
+        (("--protocol", "LTE", "--modulation", "BPSK"), "LTE has no modulation 'BPSK'"),
+        (("--code-rate", 0.99), "no code rate 0.99"),
+        (("--snr-db", "nan"), "snrs_db is"),
+        (("--full-load", 3), "full_load is 3.0"),
+        (("--protocol", "LTE", "--num-rb", 7), "resource_blocks of LTE is .*6, 15, 25, 50, 75, 100"),
+        (("--protocol", "5G", "--num-rb", 300), "resource_blocks of 5G"),
+        (("--scenario", "atlantis", "--format", "sigmf"), "No scenario 'atlantis'.*munich"),
+        (("--scenario", "atlantis"), "No scenario 'atlantis'"),
+        (("--recipe", "missing.yaml"), "missing.yaml"),
+        (("--num-test", -5), "Split 'test' has -5"),
+        (("--format", "npz", "--out", "."), "is a folder"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(generate, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    result = generate("--out", "set", "--num", 2, *arguments)
+    assert result.code == 2 and not result.out
+    assert re.fullmatch(rf"lwm-spectro: error: .*{message}.*\n", result.err), result.err
+    assert not (tmp_path / "set" / "data").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--out", "x", "--num", "0"),
+        ("--out", "x", "--protocol", "LoRa"),
+        ("--out", "x", "--snr-db", "loud"),
+        ("--out", "x", "--format", "hdf5"),
+        ("--out", "x", "--preset", "paper", "--recipe", "a.yaml"),
+        ("--out", "x", "--spacing-khz", "60"),
+    ],
+)
+def test_grammar(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["generate", *arguments])
+    assert stop.value.code == 2 and "error: " in capsys.readouterr().err.splitlines()[-1]
