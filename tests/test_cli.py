@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -272,7 +273,7 @@ class TestGrammar:
         commands = parser._subparsers._group_actions[0].choices
         assert set(commands) == set(cli.COMMANDS)
         for name, command in commands.items():
-            lines = [line.strip() for line in command.format_help().splitlines()]
+            lines = [line.strip() for line in re.sub(r"\\\n\s*", "", command.format_help()).splitlines()]
             examples = [line for line in lines if line.startswith("lwm-spectro")]
             assert examples, name
             for example in examples:
