@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from ..channel.scenarios import HELD_OUT_SCENARIOS, list_scenarios
@@ -346,20 +347,29 @@ class Recipe:
         turn, which = divmod(chunk - noise_before, len(self.protocols))
         protocol = self.protocols[which]
         sizes = (len(self.modes[protocol]), len(self.snrs_db), len(self.mobilities), len(self.channels), self.users)
-        total = math.prod(sizes)
-        # Multiples of the golden section, modulo the size of the grid, are spread evenly over it, and the low digits,
-        # which are the labels, take all their values in turn.
-        step = round(total * (math.sqrt(5) - 1) / 2)
-        while math.gcd(step, total) != 1:
-            step += 1
-        columns: list[list[int]] = [[] for _ in sizes]
-        for number in range(turn * self.chunk_size, (turn + 1) * self.chunk_size):
-            cycle, place = divmod(number, total)
-            value = (step * place + stable_seed("order", seed, protocol, cycle)) % total
-            for column, size in zip(columns, sizes, strict=True):
-                value, digit = divmod(value, size)
-                column.append(digit)
+        number = np.arange(turn * self.chunk_size, (turn + 1) * self.chunk_size)
+        cycle, place = np.divmod(number, math.prod(sizes))
+        # Hardly ever is there more than one cycle in a chunk.
+        parts = [_coordinates(place[cycle == value], sizes, (seed, protocol, int(value))) for value in np.unique(cycle)]
+        columns = np.concatenate(parts, 1).tolist()
         return Rows(protocol, index, *columns)
+
+
+def _coordinates(place: np.ndarray, sizes: tuple[int, ...], seed: tuple) -> np.ndarray:
+    """Places of the grid as coordinates: from one place to the next all of them change, each through all values.
+
+    A coordinate of `n` values beside a grid of `m` places counts modulo `n` while the other counts modulo `m`; where
+    both have come round, after the least common multiple, it skips one. So every pair comes once.
+    """
+    columns = []
+    for column in reversed(range(len(sizes))):
+        size, others = sizes[column], math.prod(sizes[:column])
+        count = place + place // math.lcm(size, others)
+        # Not in order, but in steps near the golden section of all values, from a random one on.
+        step = next(step for step in range(round(0.618 * size) or 1, 2 * size + 1) if math.gcd(step, size) == 1)
+        columns.append((step * (count % size) + stable_seed("order", column, *seed) % size) % size)
+        place = place % others
+    return np.stack(columns[::-1])
 
 
 def preset(name: str) -> Recipe:
