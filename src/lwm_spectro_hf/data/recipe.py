@@ -350,7 +350,9 @@ class Recipe:
         number = np.arange(turn * self.chunk_size, (turn + 1) * self.chunk_size)
         cycle, place = np.divmod(number, math.prod(sizes))
         # Hardly ever is there more than one cycle in a chunk.
-        parts = [_coordinates(place[cycle == value], sizes, (seed, protocol, int(value))) for value in np.unique(cycle)]
+        parts = [
+            _coordinates(place[cycle == value], sizes, (seed, protocol, value)) for value in np.unique(cycle).tolist()
+        ]
         columns = np.concatenate(parts, 1).tolist()
         return Rows(protocol, index, *columns)
 
