@@ -243,7 +243,7 @@ def _draw_setting(rows: Rows, recipe: Recipe, generator: torch.Generator) -> _Se
         rate = recipe.fft_size * numerology.subcarrier_spacing_hz
         num_samples = required_samples(rate, numerology.subcarrier_spacing_hz, recipe.num_frames, setting.symbol_step)
         # Even, so that WiFi has a whole number of samples at half this rate.
-        return replace(setting, sampling_rate=rate, num_samples=num_samples + num_samples % 2)
+        return replace(setting, sampling_rate=rate, num_samples=2 * _smooth(-(-num_samples // 2)))
     if receiver == "blind":
         native = rows.protocol is not None and uniform() < recipe.native_rate
         rates = [rate for rate in recipe.radio_rates_hz if occupied_hz * 1.02 <= rate <= 8 * occupied_hz]
