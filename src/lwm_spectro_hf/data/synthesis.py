@@ -22,7 +22,7 @@ _MIN_DATA_SHARE = 0.05
 _MIN_SNR = 10**-1.5  # over the whole view and occupied band; below, nobody could tell that something is there
 _LEAD_S = 10e-6  # made and cut off again: longer than the longest echo, so that a recording starts in mid-signal
 _MAX_CFO = 0.45  # of a subcarrier: what is left to a synchronous receiver after a coarse search
-_CPU_SAMPLES = 2**18
+_CPU_SAMPLES = 2**19
 _PHASE_NOISE_HZ = 20e3  # bandwidth of the loop that holds the oscillator
 _MODULES = {"WiFi": wifi, "LTE": lte, "5G": nr}
 
@@ -151,10 +151,11 @@ def draw_recordings(
         channel = TappedDelayLine.draw(profile, doppler, generator)
         samples = channel.apply(samples, setting.numerology.sampling_rate)
     # The SNR is that of this recording: fading and shadowing move signal and noise together.
-    sent, heard = (part[:, lead:].abs().square().mean(1) for part in (waveform.samples, samples))
+    sent, heard = (impairments.mean_power(part[:, lead:]) for part in (waveform.samples, samples))
     gain = torch.where(sent > 0, heard / sent.clamp(min=1e-20), 1.0)
     noise_power = waveform.element_power * gain * (10 ** (-snr_db / 10) if rows.protocol else 1)
-    # A CPU is several times faster on as many rows as its cache holds; a GPU takes all at once.
+    # On a CPU, new memory costs more than the arithmetic on it, so little of it is used again and again; a few rows
+    # at least, as each transform is planned anew. A GPU takes all at once.
     rows_at_once = max(1, _CPU_SAMPLES // num_in) if device.type == "cpu" else len(samples)
     parts = zip(samples[:, lead:].split(rows_at_once), noise_power.split(rows_at_once), strict=True)
     iq = torch.cat([_receive(part, power, setting, recipe, generator) for part, power in parts])
