@@ -560,16 +560,17 @@ def _add_reference_signals(
     num_rb, cell_id = downlink.num_rb, downlink.cell_id[:, None]
     time = torch.arange(len(subframe), device=device)[:, None]
     m = torch.arange(2 * num_rb, device=device)
+    rows_of = [(downlink.num_ports > port).nonzero()[:, 0] for port in range(4)]
     for half in (0, 1):
         # Symbols with the (port, offset v) of clause 6.10.1.2.
         for symbol, ports in ((0, ((0, 0), (1, 3))), (4, ((0, 3), (1, 0))), (1, ((2, 3 * half), (3, 3 + 3 * half)))):
-            if not bool((downlink.num_ports > ports[0][0]).any()):
+            if len(rows_of[ports[0][0]]) == 0:
                 continue
             slot = 2 * subframe + half
             c_init = 2**10 * (7 * (slot + 1) + symbol + 1) * (2 * cell_id + 1) + 2 * cell_id + 1
             pilots = gold_qpsk(c_init, 2 * _MAX_RB)[..., _MAX_RB - num_rb : _MAX_RB + num_rb]
             for port, v in ports:
-                rows = (downlink.num_ports > port).nonzero()[:, 0]
+                rows = rows_of[port]
                 subcarrier = 6 * m + (v + cell_id[rows]) % 6
                 place = (rows[:, None, None], time, 7 * half + symbol, subcarrier[:, None])
                 grid[place] = pilots[rows]

@@ -45,6 +45,7 @@ _SMALL_BLOCK_SIZES = (
     *(2976, 3104, 3240, 3368, 3496, 3624, 3752, 3824),
 )
 # TS 38.212, table 5.3.2-1: lifting sizes, one row an index i_LS.
+_PARITY_ROWS = {1: 46, 2: 42}  # of each base graph (clause 5.3.2)
 _LIFTING_SIZES = tuple(
     tuple(base << power for power in range(8) if base << power <= 384) for base in (2, 3, 5, 7, 9, 11, 13, 15)
 )
@@ -361,7 +362,8 @@ class SharedChannelCode:
             `list` of the blocks of each class and its code.
         """
         base_graph, blocks, lifting = segment(size, code_rate)
-        columns, most = torch.where(base_graph == 1, 22, 10), torch.where(base_graph == 1, 46, 42)
+        columns = torch.where(base_graph == 1, 22, 10)
+        most = torch.where(base_graph == 1, _PARITY_ROWS[1], _PARITY_ROWS[2])
         checksum = _checksum_bits(size)
         block_bits = (size + checksum) // blocks + 24 * (blocks > 1)
         coded = -(-num_symbols // blocks) * bits_per_symbol
@@ -400,7 +402,7 @@ class SharedChannelCode:
         first = symbols.flatten()[:, None] * torch.arange(self.bits_per_symbol, device=device)
         # The circular buffer is never cut (limited-buffer rate matching): with one layer and version 0, its limit is
         # above all that the resource elements of a slot hold.
-        if bool((symbols.flatten() * self.bits_per_symbol > length).any()):
+        if self.rows == _PARITY_ROWS[self.base_graph]:  # else the class has as many rows as its longest block needs
             place = torch.arange(most * self.bits_per_symbol, device=device) % length[:, None]
             buffer = buffer.gather(1, place)
         planes = slices(torch.nn.functional.pad(buffer, (0, most)), first, most)
