@@ -104,15 +104,6 @@ def test_rician_first_tap_has_the_k_factor(k_db):
     assert abs(10 * np.log10(direct / (power.mean() - direct)) - k_db) < 0.1
 
 
-def test_frequency_response_is_the_transform_of_the_taps():
-    channel = draw(3)
-    times, frequencies = torch.rand(3, 5) * 1e-2, torch.linspace(-5e6, 5e6, 7)
-    gains = channel.tap_gains(times).numpy()
-    phase = np.exp(-2j * np.pi * channel.profile.delays_s.numpy()[:, :, None] * frequencies.numpy())
-    expected = np.einsum("blt,blf->btf", gains, phase)
-    np.testing.assert_allclose(channel.frequency_response(times, frequencies).numpy(), expected, atol=1e-5)
-
-
 @pytest.mark.parametrize("rate, doppler_hz, rician_k", [(7.68e6, 400.0, 0.0), (1.92e6, 500.0, 1e9), (20e6, 5.0, 1.0)])
 def test_apply_is_the_sum_of_delayed_and_fading_waves(rate, doppler_hz, rician_k):
     num, start_s = 6000, 0.25

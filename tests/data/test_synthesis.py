@@ -92,7 +92,7 @@ def test_users_are_spread_over_all_that_a_city_has():
     every = len(load_scenario("munich")) // 10
     for channel, user, found in zip(rows.channel, rows.user, batch.user.tolist(), strict=True):
         assert found == NO_LABEL if channel == 1 else abs(found - user * every) < 10
-    assert int(batch.user.max()) > 8 * every
+    assert int(batch.user.max()) > 7.5 * every
 
 
 def test_channels_that_are_not_there_are_told_before_the_work():

@@ -1,6 +1,6 @@
 """The radio between antenna and samples: oscillators, clocks, noise, filters, sampling rate, mixer and converter.
 
-Every piece stands alone, so that a synchronous receiver is composed of them; `receive` is the blind one.
+`receive` turns the signal at the antenna into samples at the receiver's rate; the other pieces go before or after it.
 """
 
 import math
@@ -36,20 +36,6 @@ def lowpass(
     angle.sub_((torch.pi / rolloff)[:, None]).clamp_(0, torch.pi)
     half_stop = (math.log(10) / 40 * stop_db)[:, None]
     return angle.cos_().mul_(-half_stop).add_(half_stop).exp_()
-
-
-def frequency_offset(samples: torch.Tensor, sampling_rate: float, offset_hz: torch.Tensor) -> torch.Tensor:
-    """Oscillators that differ (CFO): the spectrum moves up by the offset.
-
-    Args:
-        samples (`torch.Tensor` of shape `(batch, num_samples)`): Complex64.
-        sampling_rate (`float`): [Hz].
-        offset_hz (`torch.Tensor` of shape `(batch,)`): [Hz].
-    """
-    time = torch.arange(samples.shape[1], device=samples.device, dtype=torch.float64)
-    turns = (offset_hz.double() / sampling_rate)[:, None] * time  # thousands: single precision would be noise
-    phase = 2 * torch.pi * (turns - turns.round()).float()
-    return samples * torch.complex(phase.cos(), phase.sin())
 
 
 def clock_offset(samples: torch.Tensor, offset_ppm: torch.Tensor) -> torch.Tensor:
@@ -130,29 +116,6 @@ def add_noise(samples: torch.Tensor, noise_power: torch.Tensor, generator: torch
     return samples + torch.view_as_complex(noise) * (noise_power / 2).sqrt()[:, None]
 
 
-def channel_filter(
-    samples: torch.Tensor,
-    sampling_rate: float,
-    passband_hz: float,
-    rolloff: float = 0.1,
-    stop_db: float = -100.0,
-) -> torch.Tensor:
-    """The receiver's channel filter: flat over the carrier, the same suppression of signal and noise beyond.
-
-    The recording is taken as periodic, which only its ends can tell.
-
-    Args:
-        samples (`torch.Tensor` of shape `(batch, num_samples)`): Complex64.
-        sampling_rate (`float`): [Hz].
-        passband_hz (`float`): Width of what passes, both sides of zero together: the occupied bandwidth [Hz].
-        rolloff (`float`, *optional*, defaults to 0.1): Width of each transition over half the pass band.
-        stop_db (`float`, *optional*, defaults to -100): Gain beyond the transition [dB].
-    """
-    bins = torch.fft.fftfreq(samples.shape[1], 1 / sampling_rate, device=samples.device)
-    design = (bins.new_tensor([value]) for value in (passband_hz / 2, rolloff, stop_db))
-    return torch.fft.ifft(torch.fft.fft(samples) * lowpass(bins, *design))
-
-
 def _moved(spectrum: torch.Tensor, num_samples: int, shift: torch.Tensor) -> torch.Tensor:
     """The spectrum moved up by so many bins, and as many bins of it as the result has samples."""
     # In the order of frequency, with silence between a row and the next, what is wanted of a row is one run of bins.
@@ -160,25 +123,6 @@ def _moved(spectrum: torch.Tensor, num_samples: int, shift: torch.Tensor) -> tor
     padded = torch.nn.functional.pad(torch.fft.fftshift(spectrum, 1), (num_samples, num_samples))
     first = (num_samples + num_in // 2 - num_samples // 2 - shift).clamp(0, num_in + num_samples)
     return torch.fft.ifftshift(slices(padded, first, num_samples), 1)
-
-
-def resample(samples: torch.Tensor, num_samples: int, shift: torch.Tensor | None = None) -> torch.Tensor:
-    """Another number of samples over the same duration, by exact band-limited interpolation or decimation.
-
-    What does not fit into the new band is cut off; the recording is taken as periodic, which only its ends can tell.
-
-    Args:
-        samples (`torch.Tensor` of shape `(batch, num_in)`): Complex64.
-        num_samples (`int`): Samples of the result.
-        shift (`torch.Tensor` of shape `(batch,)`, int64, *optional*): Moves the spectrum up first, by so many times
-            the inverse of the duration.
-
-    Returns:
-        `torch.Tensor` of shape `(batch, num_samples)`, complex64.
-    """
-    shift = torch.zeros(len(samples), dtype=torch.int64, device=samples.device) if shift is None else shift
-    spectrum = _moved(torch.fft.fft(samples, norm="forward"), num_samples, shift)
-    return torch.fft.ifft(spectrum, norm="forward")
 
 
 def receive(
@@ -195,7 +139,7 @@ def receive(
     """A blind receiver: another sampling rate, an off-centre carrier, white noise, its own channel filter.
 
     The rate becomes `rate_in_hz * num_samples / samples.shape[1]`. The transmitter's mask, the noise and the filter
-    act on the same spectrum as [`resample`].
+    act on one spectrum, cut or padded to the new rate.
 
     Args:
         samples (`torch.Tensor` of shape `(batch, num_in)`): Signal at the transmitter's native rate, complex64.

@@ -80,19 +80,6 @@ class TappedDelayLine:
         gains[:, 0] = gains[:, 0] / (k + 1).sqrt() + direct
         return gains
 
-    def frequency_response(self, times_s: torch.Tensor, frequencies_hz: torch.Tensor) -> torch.Tensor:
-        """H(t, f), the sum over taps of h_l(t) exp(-j 2 pi f tau_l).
-
-        Args:
-            times_s (`torch.Tensor` of shape `(batch, num_times)`): Instants [s].
-            frequencies_hz (`torch.Tensor` of shape `(num_frequencies,)`): Baseband frequencies [Hz].
-
-        Returns:
-            `torch.Tensor` of shape `(batch, num_times, num_frequencies)`, complex64.
-        """
-        rotation = -2 * torch.pi * self.profile.delays_s[..., None] * frequencies_hz
-        return self.tap_gains(times_s).mT @ torch.polar(torch.ones_like(rotation), rotation)
-
     def apply(self, samples: torch.Tensor, sampling_rate: float, start_s: float = 0.0) -> torch.Tensor:
         """y(t), the sum over taps of h_l(t) x(t - tau_l).
 
