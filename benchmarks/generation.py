@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from lwm_spectro_hf.channel.scenarios import list_scenarios
-from lwm_spectro_hf.data.builder import default_extractor
+from lwm_spectro_hf.data.front_end import default_extractor
 from lwm_spectro_hf.data.recipe import PROTOCOLS, Recipe
 from lwm_spectro_hf.data.synthesis import draw_recordings
 

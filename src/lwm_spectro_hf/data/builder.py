@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from ..channel.scenarios import HELD_OUT_SCENARIOS
 from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
 from ..files import whole_file
+from .front_end import default_extractor
 from .recipe import MOBILITIES, MODULATIONS, PROTOCOLS, RECEIVERS, Recipe, stable_seed
 from .recordings import write_sigmf
 from .synthesis import LabelledRecordings, check_channels, draw_recordings, recording_length
@@ -373,11 +374,6 @@ def write_arrays(
     with whole_file(path) as stream:
         np.savez(stream, **{name: np.concatenate(values) for name, values in parts.items()})
     return path
-
-
-def default_extractor() -> SpectrogramFeatureExtractor:
-    """The front-end of generated data sets: the two windows that carry most about modulation."""
-    return SpectrogramFeatureExtractor(window_function=["boxcar", "general_hamming:0.72"])
 
 
 @contextmanager

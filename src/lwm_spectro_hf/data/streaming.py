@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
-from .builder import default_extractor
+from .front_end import default_extractor
 from .recipe import Recipe
 from .synthesis import check_channels, draw_recordings
 

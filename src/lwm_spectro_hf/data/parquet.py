@@ -1,0 +1,117 @@
+"""Spectrograms of Parquet shards in blocks, shuffled anew every epoch, without holding more than a block in memory."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from .recipe import PROTOCOLS, stable_seed
+
+_LABELS = ("protocol", "modulation", "snr_db", "mobility")
+
+
+class ParquetSpectrograms:
+    """Blocks of a split that `build_parquet` wrote, sharded over processes.
+
+    Rows of the chosen protocol are dealt into chunks of neighbours, which are read together. Every epoch puts the
+    chunks in another order, and the rows of each. What is left over when all chunks are full is not used.
+
+    Args:
+        folder (`str` or `os.PathLike`): Of the data set.
+        split (`str`, *optional*, defaults to `"train"`): Its part.
+        protocol (`str`, *optional*): Only this one; all by default.
+        chunk_size (`int`, *optional*, defaults to 128): Rows a chunk.
+        chunks_per_batch (`int`, *optional*, defaults to 4): Chunks a block, of this process.
+        seed (`int`, *optional*, defaults to 0): Of the order.
+        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where blocks go.
+        rank (`int`, *optional*, defaults to 0): Of this process.
+        num_replicas (`int`, *optional*, defaults to 1): Processes that share the data.
+        chunks (`tuple[int, int | None]`, *optional*): First chunk, and the one after the last, to keep others for
+            validation; negative numbers count from the end.
+
+    Raises:
+        FileNotFoundError: If the folder has no such split.
+        ValueError: If it has too few rows of the protocol for one block.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        split: str = "train",
+        protocol: str | None = None,
+        chunk_size: int = 128,
+        chunks_per_batch: int = 4,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+        rank: int = 0,
+        num_replicas: int = 1,
+        chunks: tuple[int, int | None] = (0, None),
+    ):
+        self.paths = sorted((Path(folder) / "data").glob(f"{split}-*.parquet"))
+        if not self.paths:
+            raise FileNotFoundError(f"{folder} has no split {split!r}; build it first with `lwm-spectro generate`.")
+        self.chunk_size, self.chunks_per_batch, self.seed, self.device = chunk_size, chunks_per_batch, seed, device
+        self.rank, self.num_replicas = rank, num_replicas
+        shards, rows = [], []
+        for number, path in enumerate(self.paths):
+            protocols = pq.read_table(path, columns=["protocol"]).column("protocol").to_numpy()
+            wanted = np.flatnonzero(protocols == PROTOCOLS.index(protocol)) if protocol else np.arange(len(protocols))
+            shards.append(np.full(len(wanted), number))
+            rows.append(wanted)
+        self._shard, self._row = np.concatenate(shards), np.concatenate(rows)
+        count = len(self._row) // chunk_size
+        self._chunks = range(count)[slice(*chunks)]
+        if len(self._chunks) < chunks_per_batch * num_replicas:
+            raise ValueError(
+                f"{folder} has {len(self._row)} rows of {protocol or 'all protocols'} in its split {split!r}, of "
+                f"which {len(self._chunks)} chunks of {chunk_size} are for this use; expected at least "
+                f"{chunks_per_batch * num_replicas}, one block. Build more, or ask for smaller or fewer chunks."
+            )
+
+    def __len__(self) -> int:
+        """Rows of an epoch, of all processes."""
+        return len(self._chunks) * self.chunk_size
+
+    def batch(self, number: int) -> dict[str, torch.Tensor]:
+        """Block `number`, whatever was read before: `input_values` as float32, labels, and `index`."""
+        parts = [
+            self._chunk((number * self.chunks_per_batch + place) * self.num_replicas + self.rank)
+            for place in range(self.chunks_per_batch)
+        ]
+        return {name: torch.cat([part[name] for part in parts]).to(self.device) for name in parts[0]}
+
+    def _chunk(self, position: int) -> dict[str, torch.Tensor]:
+        """The chunk at a position of the endless sequence of epochs."""
+        epoch, place = divmod(position, len(self._chunks))
+        generator = torch.Generator().manual_seed(stable_seed("chunks", self.seed, epoch))
+        chunk = self._chunks[int(torch.randperm(len(self._chunks), generator=generator)[place])]
+        generator = torch.Generator().manual_seed(stable_seed("rows", self.seed, epoch, chunk))
+        order = torch.randperm(self.chunk_size, generator=generator)
+        first = chunk * self.chunk_size
+        shard, row = (part[first : first + self.chunk_size] for part in (self._shard, self._row))
+        parts = [self._read(self.paths[number], row[shard == number]) for number in np.unique(shard)]
+        columns = {name: torch.cat([part[name] for part in parts])[order] for name in parts[0]}
+        columns["input_values"] = columns["input_values"].float()
+        columns["index"] = epoch * len(self._row) + first + order
+        return columns
+
+    @staticmethod
+    def _read(path: Path, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        with pq.ParquetFile(path) as file:
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            starts = np.concatenate([[0], np.cumsum(sizes)])
+            groups = np.unique(np.searchsorted(starts, rows, side="right") - 1)
+            table = file.read_row_groups(groups.tolist(), columns=["input_values", *_LABELS])
+        # Rows of the groups that were read, as they are numbered in the file.
+        numbers = np.concatenate([np.arange(starts[group], starts[group + 1]) for group in groups])
+        table = table.take(pa.array(np.searchsorted(numbers, rows)))
+        columns = {name: torch.from_numpy(table.column(name).to_numpy().copy()) for name in _LABELS}
+        values, shape = table.column("input_values").combine_chunks(), [len(rows)]
+        values = getattr(values, "storage", values)  # of the extension type that `datasets` registers
+        while pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+            values = values.flatten()
+            shape.append(len(values) // int(np.prod(shape)))
+        return columns | {"input_values": torch.from_numpy(values.to_numpy().reshape(shape).copy())}

@@ -1,0 +1,159 @@
+"""Masked reconstruction against what needs no network: the mean of what is seen, interpolation, a linear predictor."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from ..configuration_lwm_spectro import LwmSpectroConfig
+from ..modeling_lwm_spectro import LwmSpectroForPreTraining, patchify, unpatchify
+
+Batch = tuple[torch.Tensor, torch.Tensor]  # spectrograms and masks
+Predictor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def masked_error(predict: Predictor, batches: Iterable[Batch], patch_size: int) -> float:
+    """Mean squared error of a value in a masked patch.
+
+    Args:
+        predict (`Callable`): Spectrograms and masks to patches of shape `(batch, num_patches, patch_dim)`.
+        batches (`Iterable`): Spectrograms of shape `(batch, num_channels, num_frames, num_freq_bins)`, and masks of
+            shape `(batch, num_patches)`, 1 = masked.
+        patch_size (`int`): Side of a patch.
+    """
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for values, mask in batches:
+            target = patchify(values, patch_size)
+            error = (predict(values, mask).float() - target).square().mean(-1)
+            total += float(error[mask].double().sum())
+            count += int(mask.sum())
+    return total / count
+
+
+def mean_of_visible(values: torch.Tensor, mask: torch.Tensor, patch_size: int) -> torch.Tensor:
+    """The mean patch of those that are seen, at every place."""
+    patches = patchify(values, patch_size)
+    seen = ~mask[..., None]
+    mean = (patches * seen).sum(1, keepdim=True) / seen.sum(1, keepdim=True).clamp(min=1)
+    return mean.expand_as(patches)
+
+
+def interpolated(values: torch.Tensor, mask: torch.Tensor, patch_size: int) -> torch.Tensor:
+    """Each hidden value from the four nearest seen ones, left, right, above and below.
+
+    The linear interpolation along time and that along frequency are weighted by the inverse of their gaps. A line that
+    ends without a seen value goes on with its last; where neither line has any, the mean of what is seen is taken.
+    """
+    hidden = unpatchify(
+        mask[..., None].expand(-1, -1, patch_size**2).to(values), patch_size, *values.shape[-2:]
+    ).bool()
+    hidden = hidden.expand_as(values)
+    across, gap_across = _along_last(values, hidden)
+    down, gap_down = (part.transpose(-1, -2) for part in _along_last(values.mT, hidden.mT))
+    weights = torch.stack([1 / gap_across, 1 / gap_down])
+    both = (weights * torch.stack([across, down])).sum(0) / weights.sum(0)
+    patches = patchify(both, patch_size)
+    nothing = patchify((weights.sum(0) == 0).float(), patch_size).bool()
+    return torch.where(nothing, mean_of_visible(values, mask, patch_size), patches)
+
+
+def _along_last(values: torch.Tensor, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Linear interpolation along the last dimension, and the distance it bridges, infinite where nothing is seen."""
+    size = values.shape[-1]
+    place = torch.arange(size, device=values.device).expand_as(values)
+    before = place.masked_fill(hidden, -1).cummax(-1).values
+    after = place.masked_fill(hidden, size).flip(-1).cummin(-1).values.flip(-1)
+    first, last = (before >= 0), (after < size)
+    low = values.gather(-1, torch.where(first, before, after.clamp(max=size - 1)))
+    high = values.gather(-1, torch.where(last, after, before.clamp(min=0)))
+    gap = (after - before).to(values)
+    weight = torch.where(first & last & (gap > 0), (place - before) / gap.clamp(min=1), 0.0)
+    # Beyond the last seen value the gap is as if it were mirrored there.
+    one_sided = 2 * torch.where(first, place - before, after - place).to(values)
+    gap = torch.where(first & last, gap, one_sided).masked_fill(~(first | last), torch.inf)
+    return low + (high - low) * weight, gap.clamp(min=1)
+
+
+class LinearPredictor:
+    """Least squares from the patches around, as far as they are seen, and the mean of what is seen.
+
+    Args:
+        config (`LwmSpectroConfig`): Gives the grid.
+        reach (`int`, *optional*): Patches to each side; by default those within eight values.
+        ridge (`float`, *optional*, defaults to 1e-3): Added to the diagonal, relative to its mean.
+    """
+
+    def __init__(self, config: LwmSpectroConfig, reach: int | None = None, ridge: float = 1e-3):
+        self.config, self.ridge = config, ridge
+        self.reach = max(1, 8 // config.patch_size) if reach is None else reach
+        self.weights: torch.Tensor | None = None
+
+    def fit(self, batches: Iterable[Batch]) -> "LinearPredictor":
+        """Fit to batches that training may see."""
+        gram, cross = 0.0, 0.0
+        for values, mask in batches:
+            features, target = self._features(values, mask)[mask], self._deviation(values, mask)[mask]
+            gram = gram + (features.T @ features).double()
+            cross = cross + (features.T @ target).double()
+        diagonal = self.ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        self.weights = torch.linalg.solve(gram + diagonal, cross).float()
+        return self
+
+    def __call__(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return mean_of_visible(values, mask, self.config.patch_size) + self._features(values, mask) @ self.weights
+
+    def _deviation(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        size = self.config.patch_size
+        return patchify(values, size) - mean_of_visible(values, mask, size)
+
+    def _features(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """`(batch, num_patches, features)`: deviations of the patches around, zero where hidden; which are seen."""
+        config, width = self.config, 2 * self.reach + 1
+        rows, columns = config.num_frames // config.patch_size, config.num_freq_bins // config.patch_size
+        seen = (~mask[..., None]).to(values)
+        mean = mean_of_visible(values, mask, config.patch_size)
+        around = torch.cat([(patchify(values, config.patch_size) - mean) * seen, seen], dim=-1)
+        around = around.transpose(1, 2).unflatten(2, (rows, columns))
+        around = F.unfold(around, width, padding=self.reach).transpose(1, 2)
+        return torch.cat([around, mean, torch.ones_like(seen)], dim=-1)
+
+
+def baseline_errors(config: LwmSpectroConfig, fitting: Iterable[Batch], batches: Iterable[Batch]) -> dict[str, float]:
+    """Masked reconstruction error without a network.
+
+    Args:
+        config (`LwmSpectroConfig`): Gives the grid.
+        fitting (`Iterable`): Spectrograms and masks of the training data, for the linear predictor.
+        batches (`Iterable`): Those to score on; iterated over several times.
+
+    Returns:
+        `dict`: The error of each baseline, see [`masked_error`].
+    """
+    size = config.patch_size
+    linear = LinearPredictor(config).fit(fitting)
+    return {
+        "mean of the visible patches": masked_error(partial(mean_of_visible, patch_size=size), batches, size),
+        "interpolation": masked_error(partial(interpolated, patch_size=size), batches, size),
+        "linear predictor": masked_error(linear, batches, size),
+    }
+
+
+def model_error(model: LwmSpectroForPreTraining, batches: Iterable[Batch]) -> float:
+    """Masked reconstruction error of a model, see [`masked_error`].
+
+    Raises:
+        ValueError: If the model does not reconstruct patches.
+    """
+    config = model.config
+    if config.reconstruction_target != "patches":
+        raise ValueError(
+            f"The model reconstructs {config.reconstruction_target}, which are another thing in every model; errors "
+            'can be compared with `reconstruction_target="patches"` only.'
+        )
+    training = model.training
+    model.eval()
+    error = masked_error(lambda x, mask: model(x, bool_masked_pos=mask).reconstruction, batches, config.patch_size)
+    model.train(training)
+    return error

@@ -1,0 +1,128 @@
+"""Batches that depend on their number alone: a stopped run goes on with the next, on as many processes as it likes."""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+import torch
+
+CONTRASTIVE_LABELS = ("modulation", "snr_db", "mobility")
+
+
+class BlockSource(Protocol):
+    """Blocks of labelled spectrograms by number.
+
+    A block has `chunks_per_batch` chunks of `chunk_size` rows, one after the other. Of `num_replicas` processes each
+    gets its part of the chunks, and all together get those that one alone would.
+    [`~lwm_spectro_hf.data.streaming.GeneratedSpectrograms`] is one.
+    """
+
+    chunks_per_batch: int
+
+    def batch(self, number: int) -> dict[str, torch.Tensor]:
+        """Block `number`: `input_values`, labels, and `index`, another one for each row and each visit."""
+
+
+class Batches:
+    """Cuts blocks into batches, each with a few rows of every chunk of the block.
+
+    A generated chunk has one carrier bandwidth and one kind of receiver, so a batch should mix several; and it is made
+    faster the larger it is.
+
+    Args:
+        source ([`BlockSource`]): Of this process.
+        batch_size (`int`): Rows a batch, of this process.
+        repeat (`int`, *optional*, defaults to 1): Batches that each row is used in, with another mask each time.
+        prefetch (`bool`, *optional*, defaults to `False`): Fetch the next block on a thread beside, which pays where
+            blocks are read from files.
+    """
+
+    def __init__(self, source: BlockSource, batch_size: int, repeat: int = 1, prefetch: bool = False):
+        if batch_size % source.chunks_per_batch:
+            raise ValueError(
+                f"{batch_size} rows a batch cannot be {source.chunks_per_batch} equal parts, one of each chunk: "
+                "change the batch size or the number of chunks that a batch mixes."
+            )
+        self.source, self.repeat = source, repeat
+        self.rows_per_chunk = batch_size // source.chunks_per_batch
+        self.seconds = 0.0  # that making or waiting for blocks has taken
+        self._number, self._block = -1, {}
+        self._pool = ThreadPoolExecutor(1) if prefetch else None
+        self._next: tuple[int, Future] | None = None
+
+    def at(self, number: int) -> dict[str, torch.Tensor]:
+        """Batch `number`.
+
+        Returns:
+            `dict`: The columns of the source; `index` is multiplied by `repeat`, and the number of the visit added.
+        """
+        if self._number < 0:
+            self._load(0)
+        block, place = divmod(number, self._batches_per_block * self.repeat)
+        if block != self._number:
+            self._load(block)
+        visit, part = divmod(place, self._batches_per_block)
+        rows = slice(part * self.rows_per_chunk, (part + 1) * self.rows_per_chunk)
+        batch = {
+            name: column.unflatten(0, (self.source.chunks_per_batch, -1))[:, rows].flatten(0, 1)
+            for name, column in self._block.items()
+        }
+        batch["index"] = batch["index"] * self.repeat + visit
+        return batch
+
+    @property
+    def _batches_per_block(self) -> int:
+        return len(self._block["index"]) // (self.source.chunks_per_batch * self.rows_per_chunk)
+
+    def _load(self, number: int) -> None:
+        begin = _now(self._block)
+        self._block = {}  # two blocks at a time may be more than the device holds
+        if self._next is not None and self._next[0] == number:
+            self._block = self._next[1].result()
+        else:
+            self._block = self.source.batch(number)
+        size = len(self._block["index"]) // self.source.chunks_per_batch
+        if size % self.rows_per_chunk:
+            raise ValueError(
+                f"Chunks of {size} spectrograms cannot be cut into equal parts of {self.rows_per_chunk}, which a "
+                "batch takes: change the chunk size, the batch size or the number of chunks that a batch mixes."
+            )
+        self._number = number
+        if self._pool is not None:
+            self._next = (number + 1, self._pool.submit(self.source.batch, number + 1))
+        self.seconds += _now(self._block) - begin
+
+
+def _now(block: dict[str, torch.Tensor]) -> float:
+    """The time when the device has done all that was asked of it."""
+    if torch.cuda.is_available() and any(column.is_cuda for column in block.values()):
+        torch.cuda.synchronize()
+    return time.monotonic()
+
+
+def contrastive_labels(batch: dict[str, torch.Tensor], names: Sequence[str]) -> torch.Tensor:
+    """One class for each combination of labels; -1 where one of them is unknown.
+
+    Args:
+        batch (`dict[str, torch.Tensor]`): Labels of shape `(batch,)`; SNRs are told apart to the dB.
+        names (`Sequence[str]`): Some of `CONTRASTIVE_LABELS`.
+
+    Returns:
+        `torch.Tensor` of shape `(batch,)`, int64.
+
+    Raises:
+        ValueError: For another name.
+    """
+    wrong = [name for name in names if name not in CONTRASTIVE_LABELS]
+    if wrong or not names:
+        raise ValueError(f"Contrastive labels are {list(names)}; expected some of {', '.join(CONTRASTIVE_LABELS)}.")
+    combined = torch.zeros_like(batch["protocol"])
+    known = batch["protocol"] >= 0  # else nothing can be heard
+    for name in names:
+        label = batch[name]
+        if name == "snr_db":
+            label = label.clamp(-400, 400).round().long() + 400
+        known = known & (label >= 0)
+        combined = combined * 1000 + label
+    return torch.where(known, combined, -1)

@@ -1,0 +1,81 @@
+"""Baselines of masked reconstruction, on spectrograms that each of them can or cannot know."""
+
+import pytest
+import torch
+
+from lwm_spectro_hf import LwmSpectroConfig, LwmSpectroForPreTraining, patchify, unpatchify
+from lwm_spectro_hf.evaluation.reconstruction import (
+    LinearPredictor,
+    baseline_errors,
+    interpolated,
+    masked_error,
+    mean_of_visible,
+    model_error,
+)
+from lwm_spectro_hf.modeling_lwm_spectro import draw_mask
+
+CONFIG = LwmSpectroConfig(
+    num_frames=32, num_freq_bins=24, num_channels=2, hidden_size=16, num_hidden_layers=1, num_attention_heads=2
+)
+
+
+def batch(values, seed=0):
+    noise = torch.rand(len(values), CONFIG.num_patches, generator=torch.Generator().manual_seed(seed))
+    return values, draw_mask(CONFIG, values, noise=noise)
+
+
+def test_the_error_counts_masked_patches_alone():
+    values, mask = batch(torch.randn(3, 2, 32, 24, generator=torch.Generator().manual_seed(0)))
+    patches = patchify(values, 4)
+    assert masked_error(lambda values, mask: patches + mask[..., None], [(values, mask)], 4) == pytest.approx(1.0)
+    assert masked_error(lambda values, mask: patches + ~mask[..., None], [(values, mask)], 4) == 0.0
+
+
+def test_the_mean_is_that_of_what_is_seen():
+    values, mask = batch(torch.randn(2, 2, 32, 24, generator=torch.Generator().manual_seed(0)))
+    expected = torch.stack([patchify(values, 4)[row][~mask[row]].mean(0) for row in range(2)])
+    torch.testing.assert_close(mean_of_visible(values, mask, 4)[:, 7], expected)
+
+
+def test_interpolation_finds_a_plane_and_reads_nothing_that_is_hidden():
+    frame, bin_ = torch.arange(32.0)[:, None], torch.arange(24.0)
+    plane = torch.stack([frame + 2 * bin_, 5 - frame * 0.5 + 0 * bin_]).expand(1, 2, 32, 24)
+    mask = torch.zeros(8, 6, dtype=torch.bool)
+    mask[1:3, 2:5], mask[5, 1] = True, True
+    mask = mask.reshape(1, -1)
+    torch.testing.assert_close(interpolated(plane, mask, 4), patchify(plane, 4), rtol=0, atol=1e-4)
+    _, mask = batch(plane)
+    hidden = torch.where(mask[..., None], torch.nan, patchify(plane, 4))
+    torch.testing.assert_close(
+        interpolated(unpatchify(hidden, 4, 32, 24).nan_to_num(1e6), mask, 4), interpolated(plane, mask, 4)
+    )
+    assert bool(interpolated(plane, mask, 4).isfinite().all())
+    # One patch alone is seen: all that can be said is what it holds.
+    mask = torch.ones(1, 48, dtype=torch.bool)
+    mask[0, 10] = False
+    assert bool(interpolated(plane, mask, 4).isfinite().all())
+
+
+def test_the_linear_predictor_learns_what_neighbours_tell():
+    """Where every patch is that above it, and that is mostly seen, little is left to guess."""
+    config = LwmSpectroConfig(num_frames=32, num_freq_bins=24, num_channels=2, mask_ratio=0.1)
+    generator = torch.Generator().manual_seed(0)
+    column = torch.randn(320, 2, 1, 4, 1, 24, generator=generator)
+    values = column.expand(320, 2, 8, 4, 1, 24).reshape(320, 2, 32, 24)
+    mask = draw_mask(config, values, noise=torch.rand(320, 48, generator=generator))
+    fitting, scored = [(values[:256], mask[:256])], [(values[256:], mask[256:])]
+    errors = baseline_errors(config, fitting, scored)
+    linear = LinearPredictor(config).fit(fitting)
+    assert errors["linear predictor"] == pytest.approx(masked_error(linear, scored, 4), rel=1e-3)
+    assert errors["linear predictor"] < 0.3 * min(errors["mean of the visible patches"], errors["interpolation"])
+
+
+def test_models_are_scored_the_same_way():
+    model = LwmSpectroForPreTraining(CONFIG).train()
+    scored = [batch(torch.randn(2, 2, 32, 24))]
+    with torch.no_grad():
+        loss = model.eval()(scored[0][0], bool_masked_pos=scored[0][1]).reconstruction_loss
+    assert model_error(model, scored) == pytest.approx(float(loss) / CONFIG.patch_dim, rel=1e-4)
+    config = LwmSpectroConfig(**{**CONFIG.to_diff_dict(), "reconstruction_target": "embeddings"})
+    with pytest.raises(ValueError, match="reconstructs embeddings"):
+        model_error(LwmSpectroForPreTraining(config), scored)

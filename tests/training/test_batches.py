@@ -1,0 +1,121 @@
+"""Batches by number: every row once, whoever shares them; labels, masks and arithmetic that go with them."""
+
+import pytest
+import torch
+
+from lwm_spectro_hf import LwmSpectroConfig, LwmSpectroForPreTraining
+from lwm_spectro_hf.data.builder import Split, build_parquet, load_spectrograms
+from lwm_spectro_hf.data.parquet import ParquetSpectrograms
+from lwm_spectro_hf.data.recipe import PROTOCOLS, Recipe
+from lwm_spectro_hf.training.batches import Batches, contrastive_labels
+from lwm_spectro_hf.training.masks import mask_noise
+from lwm_spectro_hf.training.throughput import peak_flops, training_flops
+
+
+class Counting:
+    chunk_size = 6
+
+    def __init__(self, chunks_per_batch=4):
+        self.chunks_per_batch, self.made = chunks_per_batch, []
+
+    def batch(self, number):
+        self.made.append(number)
+        return {"index": torch.arange(self.chunks_per_batch * 6) + number * self.chunks_per_batch * 6}
+
+
+@pytest.mark.parametrize("prefetch", [False, True])
+def test_every_row_comes_once_from_every_chunk_equally(prefetch):
+    batches = Batches(Counting(), 8, prefetch=prefetch)
+    rows = [batches.at(number)["index"] for number in range(6)]
+    assert torch.cat(rows).sort().values.tolist() == list(range(48))
+    assert all((row // 6).bincount(minlength=4)[-4:].tolist() == [2] * 4 for row in rows)
+    # By number, whatever was asked for before.
+    assert torch.equal(Batches(Counting(), 8).at(4)["index"], rows[4])
+    assert torch.equal(batches.at(1)["index"], rows[1])
+
+
+def test_repeated_rows_have_other_numbers_and_are_not_made_again():
+    source = Counting()
+    batches = Batches(source, 8, repeat=2)
+    visits = torch.cat([batches.at(number)["index"] for number in range(12)])
+    assert visits.sort().values.tolist() == list(range(96)) and source.made == [0, 1]
+
+
+def test_sizes_that_do_not_fit_say_so():
+    with pytest.raises(ValueError, match="6 rows a batch cannot be 4 equal parts"):
+        Batches(Counting(), 6)
+    with pytest.raises(ValueError, match="Chunks of 6 spectrograms cannot be cut into equal parts of 4"):
+        Batches(Counting(), 16).at(0)
+
+
+def test_contrastive_classes_are_combinations_of_known_labels():
+    batch = {
+        "protocol": torch.tensor([1, 1, 1, 1, -1, 1]),
+        "modulation": torch.tensor([0, 0, 2, -1, 0, 0]),
+        "snr_db": torch.tensor([-5.0, -5.0, -5.0, -5.0, -5.0, 0.0]),
+        "mobility": torch.tensor([2, 1, 2, 2, 2, 2]),
+    }
+    assert (contrastive_labels(batch, ["mobility"]) == torch.tensor([2, 1, 2, 2, -1, 2])).all()
+    first, second, third, *unknown, last = contrastive_labels(batch, ["modulation", "snr_db", "mobility"]).tolist()
+    assert unknown == [-1, -1] and len({first, second, third, last}) == 4 and min(first, second, third, last) >= 0
+    with pytest.raises(ValueError, match="expected some of modulation, snr_db, mobility"):
+        contrastive_labels(batch, ["city"])
+
+
+def test_mask_noise_is_uniform_and_belongs_to_the_sample():
+    index = torch.arange(4000)
+    noise = mask_noise(index, 64, seed=5)
+    assert torch.equal(noise[1000:1003], mask_noise(index[1000:1003], 64, seed=5))
+    assert not torch.equal(noise, mask_noise(index, 64, seed=6))
+    assert 0 <= float(noise.min()) and float(noise.max()) < 1
+    assert float((noise.mean(0) - 0.5).abs().max()) < 0.025 and float((noise.mean(1) - 0.5).abs().max()) < 0.2
+    correlation = torch.corrcoef(noise.T) - torch.eye(64)
+    assert float(correlation.abs().max()) < 0.08 and float(noise.var()) == pytest.approx(1 / 12, rel=0.01)
+
+
+@pytest.mark.parametrize("strategy", ["token", "drop"])
+def test_operations_are_those_of_the_matrix_products(strategy):
+    config = LwmSpectroConfig(num_frames=32, num_freq_bins=16, num_hidden_layers=2, mask_strategy=strategy)
+    patches, width, inner = config.num_patches, config.hidden_size, config.intermediate_size
+    visible = patches - config.num_masked_patches if strategy == "drop" else patches
+
+    def layer(tokens):
+        return 2 * tokens * (4 * width**2 + 2 * width * inner) + 4 * tokens**2 * width
+
+    decoder = config.decoder_num_hidden_layers * layer(patches)
+    forward = config.num_hidden_layers * layer(visible) + decoder
+    assert training_flops(config) == pytest.approx(3 * forward, rel=0.08)  # embeddings and projections come on top
+    assert peak_flops(torch.device("cpu")) is None
+    assert LwmSpectroForPreTraining(config).lwm_spectro.config._attn_implementation != "eager"
+
+
+def test_parquet_blocks_hold_every_row_of_the_protocol_once_an_epoch(tmp_path):
+    recipe = Recipe(chunk_size=8, protocols=("WiFi", "LTE"))
+    build_parquet(tmp_path, {"train": Split(recipe, 72)}, shard_size=24)
+    table = load_spectrograms(tmp_path, "train")
+    rows = (table["protocol"] == PROTOCOLS.index("LTE")).nonzero()[:, 0]
+    options = {"protocol": "LTE", "chunk_size": 8}
+    source = ParquetSpectrograms(tmp_path, chunks_per_batch=2, **options)
+    assert len(source) == len(rows) == 32
+    blocks = [source.batch(number) for number in range(4)]
+    for epoch in (0, 1):
+        index = torch.cat([block["index"] for block in blocks[2 * epoch : 2 * epoch + 2]])
+        assert index.sort().values.tolist() == list(range(32 * epoch, 32 * epoch + 32))
+    assert not torch.equal(blocks[0]["index"], blocks[2]["index"] - 32)
+    for block in blocks:
+        chosen = rows[block["index"] % 32]
+        assert torch.equal(block["input_values"], table["input_values"][chosen].float())
+        for name in ("modulation", "snr_db", "mobility", "protocol"):
+            assert torch.equal(block[name], table[name][chosen])
+    # Two processes share what one alone has.
+    halves = [
+        ParquetSpectrograms(tmp_path, chunks_per_batch=1, rank=rank, num_replicas=2, **options) for rank in (0, 1)
+    ]
+    together = torch.cat([half.batch(1)["index"] for half in halves])
+    assert together.sort().values.tolist() == blocks[1]["index"].sort().values.tolist()
+    kept = ParquetSpectrograms(tmp_path, chunks_per_batch=1, chunks=(-1, None), **options)
+    assert kept.batch(0)["index"].sort().values.tolist() == list(range(24, 32))
+    with pytest.raises(ValueError, match="has 32 rows of LTE in its split 'train', of which 4 chunks of 8"):
+        ParquetSpectrograms(tmp_path, chunks_per_batch=5, **options)
+    with pytest.raises(FileNotFoundError, match="no split 'test'"):
+        ParquetSpectrograms(tmp_path, "test")

@@ -1,0 +1,195 @@
+"""Stage 1: the loss curve depends on neither the number of processes nor on stops; what goes wrong is said."""
+
+import json
+import os
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch.multiprocessing import spawn
+
+from lwm_spectro_hf import LwmSpectroForPreTraining, supervised_contrastive_loss
+from lwm_spectro_hf.training.batches import Batches
+from lwm_spectro_hf.training.loop import DivergedError
+from lwm_spectro_hf.training.masks import mask_noise
+from lwm_spectro_hf.training.pretraining import Deadline, Pretraining, PretrainingSettings
+from lwm_spectro_hf.training.state import StateError
+from tiny_models import tiny_config
+
+SETTINGS = PretrainingSettings(
+    batch_size=16, epoch_samples=100, warmup_epochs=1, max_epochs=8, learning_rate=2e-3, contrastive=("snr_db",)
+)
+CHUNKS = 4  # in a block of all processes
+
+
+class Noise:
+    """Chunks of coloured noise by number, in place of a generator of signals."""
+
+    chunk_size = 8
+
+    def __init__(self, rank=0, num_replicas=1, bad_chunk=None):
+        self.rank, self.num_replicas, self.bad_chunk = rank, num_replicas, bad_chunk
+        self.chunks_per_batch = CHUNKS // num_replicas
+
+    def batch(self, number):
+        chunks = [
+            (number * self.chunks_per_batch + place) * self.num_replicas + self.rank
+            for place in range(self.chunks_per_batch)
+        ]
+        parts = [self.chunk(chunk) for chunk in chunks]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def chunk(self, number):
+        generator = torch.Generator().manual_seed(number)
+        snr = torch.randint(3, (self.chunk_size,), generator=generator) * 10.0
+        values = (
+            torch.randn(self.chunk_size, 1, 16, 24, generator=generator).cumsum(-1) / 4 + snr[:, None, None, None] / 10
+        )
+        if number == self.bad_chunk:
+            values[0] = torch.nan
+        labels = torch.zeros(self.chunk_size, dtype=torch.int64)
+        index = torch.arange(self.chunk_size) + number * self.chunk_size
+        return {"input_values": values, "snr_db": snr, "protocol": labels, "index": index}
+
+
+def runner(folder, accelerator=None, settings=SETTINGS, losses=None, bad_chunk=None, config=None, **kwargs):
+    accelerator = accelerator or Accelerator(cpu=True)
+    torch.manual_seed(0)
+    model = LwmSpectroForPreTraining(config or tiny_config())
+    source = Noise(accelerator.process_index, accelerator.num_processes, bad_chunk)
+    rows = settings.batch_size // accelerator.num_processes // settings.gradient_accumulation
+    log = (lambda entry: losses.append(entry["loss"])) if losses is not None else None
+    data = {"noise": "coloured"}
+    return Pretraining(
+        model, Batches(source, rows), settings, accelerator, folder, data, log=log, log_every=1, **kwargs
+    )
+
+
+def weights(of):
+    return torch.cat([part.detach().flatten() for part in of.model.parameters()])
+
+
+def _one_of_two(rank, port, folder):
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    os.environ |= {"MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+    torch.set_num_threads(1)
+    accelerator = Accelerator(cpu=True)
+    assert accelerator.num_processes == 2
+    losses = []
+    runner(Path(folder) / "two", accelerator, losses=losses).run()
+    if rank == 0:
+        (Path(folder) / "losses.json").write_text(json.dumps(losses))
+    accelerator.end_training()
+
+
+def test_two_processes_give_the_curve_of_one_with_the_same_batch(tmp_path):
+    losses = []
+    one = runner(tmp_path / "one", losses=losses)
+    assert one.run() == "all samples seen" and one.progress.step == 50 and one.progress.samples == 800
+    assert losses[-1] < 0.9 * losses[0]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    spawn(_one_of_two, (port, str(tmp_path)), nprocs=2)
+    both = json.loads((tmp_path / "losses.json").read_text())
+    torch.testing.assert_close(torch.tensor(both), torch.tensor(losses), rtol=1e-4, atol=1e-4)
+    # What two processes saved, one goes on with.
+    resumed = runner(tmp_path / "two")
+    assert resumed.progress.step == 50
+    torch.testing.assert_close(weights(resumed), weights(one), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(tmp_path, dropout):
+    config = tiny_config(hidden_dropout_prob=dropout)
+    validation = [Noise().chunk(10_000)]
+    whole = runner(tmp_path / "whole", config=config, validation=validation)
+    whole.run()
+
+    class Killed(Exception):
+        pass
+
+    for stop in (int(torch.randint(1, 48, (), generator=torch.Generator().manual_seed(0))), 49):
+        killed = runner(tmp_path / "killed", config=config, validation=validation)
+
+        def kill(entry, stop=stop):
+            if entry["step"] == stop:
+                raise Killed
+
+        killed.log = kill
+        with pytest.raises(Killed):
+            killed.run(save_minutes=0)  # the steps since the last save are lost
+    resumed = runner(tmp_path / "killed", config=config, validation=validation)
+    assert resumed.progress.step == 48
+    resumed.run()
+    assert torch.equal(weights(resumed), weights(whole)) and resumed.progress == whole.progress
+    for parameter, other in zip(resumed._parameters.values(), whole._parameters.values(), strict=True):
+        assert torch.equal(
+            resumed.optimizer.state[parameter]["exp_avg_sq"], whole.optimizer.state[other]["exp_avg_sq"]
+        )
+
+
+def test_accumulated_parts_give_the_step_of_a_whole_batch(tmp_path):
+    settings = replace(SETTINGS, contrastive=(), max_epochs=1.5)
+    whole, parts = (runner(tmp_path / str(n), settings=replace(settings, gradient_accumulation=n)) for n in (1, 2))
+    whole.run(), parts.run()
+    torch.testing.assert_close(weights(parts), weights(whole), rtol=0, atol=1e-4)
+    # Eq. 21 leaves the projection of eq. 18 alone.
+    fresh = runner(tmp_path / "fresh", settings=settings)
+    assert torch.equal(whole.model.projection.weight, fresh.model.projection.weight)
+
+
+def test_a_diverging_run_stops_and_says_where(tmp_path):
+    run = runner(tmp_path, bad_chunk=2 * CHUNKS + 1)
+    with pytest.raises(DivergedError, match="loss became nan at step 4, after 64 samples.*learning rate"):
+        run.run(save_minutes=0)
+    assert runner(tmp_path).progress.step == 4  # the last good state
+
+
+def test_a_state_that_does_not_fit_says_how(tmp_path):
+    runner(tmp_path).save()
+    with pytest.raises(StateError, match="another model configuration: num_hidden_layers is 2 there, 3 here"):
+        runner(tmp_path, config=tiny_config(num_hidden_layers=3))
+    with pytest.raises(StateError, match=r"setting: batch_size is 16 there, 32 here; contrastive is \['snr_db'\]"):
+        runner(tmp_path, settings=replace(SETTINGS, batch_size=32, contrastive=()))
+
+
+def test_early_stopping_and_limits(tmp_path):
+    settings = replace(SETTINGS, learning_rate=1e-30, final_learning_rate=0.0, patience=2)
+    better, validation = [], [Noise().chunk(9_999)]
+    run = runner(tmp_path / "a", settings=settings, validation=validation, improved=lambda: better.append(1))
+    assert run.run() == "no better validation loss in 2 epochs"
+    assert run.progress.step == 19 and better == [1]  # the first step that completes the third epoch
+    assert runner(tmp_path / "b").run(max_samples=100) == "all samples seen"
+    stopped = runner(tmp_path / "c")
+    assert stopped.run(deadline=Deadline(minutes=0)) == "minutes over" and stopped.progress.step == 1
+    stopped.stop_requested = True
+    assert stopped.run() == "asked to stop"
+    with pytest.raises(ValueError, match="give minutes"):
+        runner(tmp_path / "d", settings=replace(SETTINGS, schedule="minutes")).run()
+    timed = runner(tmp_path / "e", settings=replace(SETTINGS, schedule="minutes"))
+    assert timed.run(deadline=Deadline(minutes=0.01)) == "minutes over" and timed.progress.step > 1
+
+
+def test_the_schedule_is_that_of_table_1():
+    table = PretrainingSettings()
+    warmup = table.warmup_epochs / table.max_epochs
+    assert table.learning_rate_at(0) == 0 and table.learning_rate_at(warmup / 2) == pytest.approx(2.5e-4)
+    assert table.learning_rate_at(warmup) == pytest.approx(5e-4) and table.learning_rate_at(1) == pytest.approx(1e-8)
+    assert table.learning_rate_at((1 + warmup) / 2) == pytest.approx(2.5e-4, rel=1e-3)
+    with pytest.raises(ValueError, match="warmup_epochs is 200; expected at least 0 and less than max_epochs"):
+        PretrainingSettings(warmup_epochs=200)
+
+
+def test_evaluation_and_training_see_the_same_loss(tmp_path):
+    run = runner(tmp_path)
+    batch = run.batches.at(0)
+    outputs = run.model(batch["input_values"], noise=mask_noise(batch["index"], run.model.config.num_patches))
+    expected = outputs.reconstruction_loss + 0.3 * supervised_contrastive_loss(
+        outputs.projection, batch["snr_db"].long(), 0.2
+    )
+    assert run.evaluate([batch]) == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert float(run._step(1e-3)[0]) == pytest.approx(float(expected.detach()), rel=1e-5)
