@@ -1,12 +1,14 @@
 """Batches by number: every row once, whoever shares them; labels, masks and arithmetic that go with them."""
 
+import pyarrow.parquet as pq
 import pytest
 import torch
+from datasets import Dataset
 
-from lwm_spectro_hf import LwmSpectroConfig, LwmSpectroForPreTraining
-from lwm_spectro_hf.data.builder import Split, build_parquet, load_spectrograms
+from lwm_spectro_hf import LwmSpectroConfig, LwmSpectroForPreTraining, SpectrogramFeatureExtractor
+from lwm_spectro_hf.data.builder import features, load_spectrograms
 from lwm_spectro_hf.data.parquet import ParquetSpectrograms
-from lwm_spectro_hf.data.recipe import PROTOCOLS, Recipe
+from lwm_spectro_hf.data.recipe import PROTOCOLS
 from lwm_spectro_hf.training.batches import Batches, contrastive_labels
 from lwm_spectro_hf.training.masks import mask_noise
 from lwm_spectro_hf.training.throughput import peak_flops, training_flops
@@ -89,21 +91,34 @@ def test_operations_are_those_of_the_matrix_products(strategy):
     assert LwmSpectroForPreTraining(config).lwm_spectro.config._attn_implementation != "eager"
 
 
+def write_shards(folder, sizes):
+    """Shards as `build_parquet` writes them, of random numbers; every other row is LTE."""
+    schema = features(SpectrogramFeatureExtractor(num_frames=4, num_freq_bins=8, fft_size=8), ("spectrogram",))
+    generator, columns = torch.Generator().manual_seed(0), {}
+    for shard, size in enumerate(sizes):
+        columns = {name: [0] * size for name in schema} | {"scenario": ["munich"] * size}
+        columns["input_values"] = torch.randn(size, 1, 4, 8, generator=generator).half().numpy()
+        columns["protocol"] = [row % 2 for row in range(size)]
+        columns["snr_db"] = torch.rand(size, generator=generator).tolist()
+        table = Dataset.from_dict(columns, features=schema).with_format("arrow")[:]
+        (folder / "data").mkdir(exist_ok=True)
+        pq.write_table(table, folder / "data" / f"train-{shard:05d}-of-{len(sizes):05d}.parquet", row_group_size=10)
+
+
 def test_parquet_blocks_hold_every_row_of_the_protocol_once_an_epoch(tmp_path):
-    recipe = Recipe(chunk_size=8, protocols=("WiFi", "LTE"))
-    build_parquet(tmp_path, {"train": Split(recipe, 72)}, shard_size=24)
+    write_shards(tmp_path, [24, 24, 22])
     table = load_spectrograms(tmp_path, "train")
     rows = (table["protocol"] == PROTOCOLS.index("LTE")).nonzero()[:, 0]
     options = {"protocol": "LTE", "chunk_size": 8}
     source = ParquetSpectrograms(tmp_path, chunks_per_batch=2, **options)
-    assert len(source) == len(rows) == 32
+    assert len(rows) == 35 and len(source) == 32
     blocks = [source.batch(number) for number in range(4)]
     for epoch in (0, 1):
         index = torch.cat([block["index"] for block in blocks[2 * epoch : 2 * epoch + 2]])
-        assert index.sort().values.tolist() == list(range(32 * epoch, 32 * epoch + 32))
-    assert not torch.equal(blocks[0]["index"], blocks[2]["index"] - 32)
+        assert index.sort().values.tolist() == list(range(35 * epoch, 35 * epoch + 32))
+    assert not torch.equal(blocks[0]["index"], blocks[2]["index"] - 35)
     for block in blocks:
-        chosen = rows[block["index"] % 32]
+        chosen = rows[block["index"] % 35]
         assert torch.equal(block["input_values"], table["input_values"][chosen].float())
         for name in ("modulation", "snr_db", "mobility", "protocol"):
             assert torch.equal(block[name], table[name][chosen])
@@ -115,7 +130,7 @@ def test_parquet_blocks_hold_every_row_of_the_protocol_once_an_epoch(tmp_path):
     assert together.sort().values.tolist() == blocks[1]["index"].sort().values.tolist()
     kept = ParquetSpectrograms(tmp_path, chunks_per_batch=1, chunks=(-1, None), **options)
     assert kept.batch(0)["index"].sort().values.tolist() == list(range(24, 32))
-    with pytest.raises(ValueError, match="has 32 rows of LTE in its split 'train', of which 4 chunks of 8"):
+    with pytest.raises(ValueError, match="has 35 rows of LTE in its split 'train', of which 4 chunks of 8"):
         ParquetSpectrograms(tmp_path, chunks_per_batch=5, **options)
     with pytest.raises(FileNotFoundError, match="no split 'test'"):
         ParquetSpectrograms(tmp_path, "test")
