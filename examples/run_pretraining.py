@@ -200,7 +200,7 @@ class Data:
         self.batches = Batches(source, self.rows, args.repeat, prefetch=bool(args.data))
 
     def _generated(self, recipe: Recipe, channels: tuple[str, ...], args: argparse.Namespace) -> list[dict]:
-        recipe = replace(recipe, channels=channels, chunk_size=16)
+        recipe = replace(recipe, channels=channels, chunk_size=min(32, args.eval_samples))
         seed = stable_seed("evaluation", args.seed, channels) % 2**31
         return self._batches(
             GeneratedSpectrograms(
@@ -247,6 +247,8 @@ def main() -> None:
     start = time.monotonic() - (time.time() - psutil.Process().create_time())
     deadline = Deadline(args.minutes, start)
     on_gpu = args.device == "cuda" or (args.device is None and torch.cuda.is_available())
+    if on_gpu and not torch.cuda.is_available():
+        raise SystemExit("--device is cuda, but PyTorch finds no GPU here; use --device cpu.")
     args.chunk_size = args.chunk_size or (256 if on_gpu else 32)
     args.out.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(
@@ -256,6 +258,8 @@ def main() -> None:
         project_dir=args.out,
     )
     if args.report_to:
+        if not accelerator.log_with:
+            raise SystemExit(f"{args.report_to} is not installed: pip install {args.report_to}, or drop --report-to.")
         accelerator.init_trackers(f"lwm-spectro-{args.protocol}")
     data = Data(args, accelerator)
     fields = {name: value for name, value in vars(args).items() if name in PretrainingSettings.__dataclass_fields__}

@@ -154,6 +154,11 @@ def model_error(model: LwmSpectroForPreTraining, batches: Iterable[Batch]) -> fl
         )
     training = model.training
     model.eval()
-    error = masked_error(lambda x, mask: model(x, bool_masked_pos=mask).reconstruction, batches, config.patch_size)
+
+    def predict(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        # `forward`, since a compiled call would be compiled again for this.
+        return model.forward(values, bool_masked_pos=mask).reconstruction
+
+    error = masked_error(predict, batches, config.patch_size)
     model.train(training)
     return error
