@@ -49,7 +49,7 @@ class PretrainingSettings:
         warmup_epochs: Of linear warm-up.
         max_epochs: Where the cosine ends.
         epoch_samples: Samples of an epoch.
-        patience: Epochs without a better validation loss before training stops early.
+        patience: Epochs without a better validation loss before training stops early, by the schedule "samples".
         max_grad_norm: Longer gradients are cut to this norm.
         schedule: "samples" as in the paper, or "minutes": warm-up and cosine are spread over the minutes of a run,
             and a run that goes on has another cosine.
@@ -254,7 +254,7 @@ class Pretraining:
         while reason is None:
             if progress.samples >= limit:
                 reason = "all samples seen"
-            elif progress.stale_epochs >= settings.patience:
+            elif settings.schedule == "samples" and progress.stale_epochs >= settings.patience:
                 reason = f"no better validation loss in {settings.patience} epochs"
             if reason is not None:
                 break
@@ -278,7 +278,7 @@ class Pretraining:
                 self.speed.samples += samples
                 self.speed.seconds += window
                 self.speed.data_seconds += window_data
-            slowest = max(slowest, window)
+                slowest = max(slowest, window)
             steps = min(self.log_every, max(1, int(_LOOK_S * len(pending) / window)))
             entry = {"step": progress.step, "samples": progress.samples, **means, "learning_rate": rate}
             entry |= {"epoch": progress.samples / settings.epoch_samples, **self.figures(samples, window, window_data)}
@@ -291,7 +291,7 @@ class Pretraining:
             # One process looks at the clock for all; more steps must not pass the end.
             decision = [
                 float(steps),
-                float(deadline.left_s() < slowest),
+                float(deadline.left_s() < max(slowest, window)),
                 float(time.monotonic() - last_save > 60 * save_minutes),
                 float(self.stop_requested),
                 min(1.0, (time.monotonic() - begin) / available),
