@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 
 from lwm_spectro_hf.data.builder import build_parquet, make_rows, splits_by_city
-from lwm_spectro_hf.data.front_end import default_extractor
 from lwm_spectro_hf.data.card import write_card
 from lwm_spectro_hf.data.figures import draw_figures
+from lwm_spectro_hf.data.front_end import default_extractor
 from lwm_spectro_hf.data.recipe import STATISTICAL_CHANNELS, Recipe, preset
 
 
