@@ -15,7 +15,7 @@ from ..channel.scenarios import load_scenario
 from ..channel.tdl import TappedDelayLine
 from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
 from ..plotting import COLORMAP, PROTOCOL_COLORS
-from .recipe import MODES, STATISTICAL_CHANNELS, Recipe
+from .recipe import MODULATIONS, STATISTICAL_CHANNELS, Recipe
 from .synthesis import draw_recordings
 
 _BALANCE_CHUNKS = 300
@@ -122,24 +122,29 @@ def draw_doppler(seed: int = 0, doppler_hz: float = 200.0, num_taps: int = 400) 
 
 def draw_balance(recipe: Recipe, seed: int = 0) -> Figure:
     """How often each label is drawn, over the first chunks of the recipe."""
-    counts: dict[str, Counter] = {
-        name: Counter() for name in ("protocol", "modulation", "SNR [dB]", "mobility", "city")
+    sent = {name for protocol in recipe.protocols for name, _ in recipe.modes[protocol]}
+    names = {  # in the order of the recipe, those that are never drawn included
+        "protocol": recipe.protocols,
+        "modulation": [name for name in MODULATIONS if name in sent],
+        "SNR [dB]": [f"{snr_db:g}" for snr_db in recipe.snrs_db],
+        "mobility": recipe.mobilities,
+        "city": [Path(channel).name for channel in recipe.channels],
     }
+    counts = {title: Counter(dict.fromkeys(values, 0)) for title, values in names.items()}
     for chunk in range(_BALANCE_CHUNKS):
         rows = recipe.rows(chunk, seed)
         counts["protocol"][rows.protocol or "noise"] += len(rows.index)
         if rows.protocol:
-            modes = recipe.modes.get(rows.protocol, MODES[rows.protocol])
-            counts["modulation"].update(modes[mode][0] for mode in rows.mode)
+            counts["modulation"].update(recipe.modes[rows.protocol][mode][0] for mode in rows.mode)
             counts["SNR [dB]"].update(f"{recipe.snrs_db[snr]:g}" for snr in rows.snr)
             counts["mobility"].update(recipe.mobilities[mobility] for mobility in rows.mobility)
             counts["city"].update(Path(recipe.channels[channel]).name for channel in rows.channel)
     figure, axes = _figure(len(counts), width=2.9, height=3.2)
     for axis, (title, counter) in zip(axes, counts.items(), strict=True):
-        names = list(counter)
-        axis.barh(names, [counter[name] for name in names], color=PROTOCOL_COLORS["LTE"])
+        axis.barh(list(counter), list(counter.values()), color=PROTOCOL_COLORS["LTE"])
+        axis.invert_yaxis()
         axis.set_title(title, fontsize=9)
-        axis.tick_params(labelsize=6 if len(names) > 8 else 8)
+        axis.tick_params(labelsize=6 if len(counter) > 8 else 8)
     return figure
 
 
