@@ -28,8 +28,9 @@ from lwm_spectro_hf import (
     LwmSpectroMoEForSequenceClassification,
     LwmSpectroMoERouter,
 )
-from lwm_spectro_hf.data.builder import build_parquet, load_spectrograms, splits_by_city
+from lwm_spectro_hf.data.builder import build_parquet, splits_by_city
 from lwm_spectro_hf.data.front_end import default_extractor
+from lwm_spectro_hf.data.parquet import load_spectrograms
 from lwm_spectro_hf.data.recipe import MOBILITIES, MODULATIONS, PROTOCOLS, SNRS_DB, preset
 from lwm_spectro_hf.hub.model_card import render
 from lwm_spectro_hf.training.loop import balanced_batches, train_for

@@ -16,8 +16,9 @@ from datasets import load_dataset
 
 from lwm_spectro_hf import SpectrogramFeatureExtractor
 from lwm_spectro_hf.data import builder
-from lwm_spectro_hf.data.builder import Split, build_parquet, load_spectrograms, split_seed, splits_by_city
+from lwm_spectro_hf.data.builder import Split, build_parquet, split_seed, splits_by_city
 from lwm_spectro_hf.data.card import write_card
+from lwm_spectro_hf.data.parquet import load_spectrograms
 from lwm_spectro_hf.data.recipe import MOBILITIES, MODULATIONS, PROTOCOLS, RECEIVERS, Recipe
 from lwm_spectro_hf.data.recordings import open_recording
 from lwm_spectro_hf.data.synthesis import draw_recordings

@@ -6,8 +6,8 @@ import torch
 from datasets import Dataset
 
 from lwm_spectro_hf import LwmSpectroConfig, LwmSpectroForPreTraining, SpectrogramFeatureExtractor
-from lwm_spectro_hf.data.builder import features, load_spectrograms
-from lwm_spectro_hf.data.parquet import ParquetSpectrograms
+from lwm_spectro_hf.data.builder import features
+from lwm_spectro_hf.data.parquet import ParquetSpectrograms, load_spectrograms
 from lwm_spectro_hf.data.recipe import PROTOCOLS
 from lwm_spectro_hf.training.batches import Batches, contrastive_labels
 from lwm_spectro_hf.training.masks import mask_noise

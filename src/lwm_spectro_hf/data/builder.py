@@ -230,47 +230,6 @@ def _write_shard(job: tuple) -> tuple[Path, int]:
     return path, last - first
 
 
-def load_spectrograms(folder: str | os.PathLike, split: str, columns: tuple[str, ...] = ()) -> dict[str, torch.Tensor]:
-    """Read a split into memory, one tensor a column, without the detour over Python objects.
-
-    Args:
-        folder (`str` or `os.PathLike`): Written by [`build_parquet`].
-        split (`str`): Its name.
-        columns (`tuple[str, ...]`, *optional*): Which; by default `input_values` and all numeric labels.
-
-    Returns:
-        `dict`: `input_values` of shape `(num, num_channels, num_frames, num_freq_bins)`, float16; labels `(num,)`.
-
-    Raises:
-        FileNotFoundError: If the folder has no such split.
-    """
-    paths = sorted((Path(folder) / "data").glob(f"{split}-*.parquet"))
-    if not paths:
-        raise FileNotFoundError(f"{folder} has no split {split!r}; build it first with `lwm-spectro generate`.")
-    schema = Features.from_arrow_schema(pq.read_schema(paths[0]))
-    wanted = columns or tuple(name for name in schema if name not in ("iq", "scenario"))
-    total = sum(pq.ParquetFile(path).metadata.num_rows for path in paths)
-    found: dict[str, torch.Tensor] = {}
-    row = 0
-    for path in paths:
-        table = pq.read_table(path, columns=list(wanted))
-        for name in wanted:
-            values = table.column(name).combine_chunks()
-            if isinstance(schema[name], Array3D):
-                values = values.storage
-                while hasattr(values, "flatten") and str(values.type).startswith(("list", "large_list")):
-                    values = values.flatten()
-                array = values.to_numpy(zero_copy_only=False).reshape(len(table), *schema[name].shape)
-            else:
-                array = values.to_numpy(zero_copy_only=False)
-            part = torch.from_numpy(np.array(array))
-            if name not in found:
-                found[name] = part.new_empty(total, *part.shape[1:])
-            found[name][row : row + len(table)] = part
-        row += len(table)
-    return found
-
-
 def write_recordings(folder: str | os.PathLike, recipe: Recipe, num: int, seed: int = 0) -> list[Path]:
     """Write recordings as SigMF, one transmission a file, with what a third-party receiver must be told.
 

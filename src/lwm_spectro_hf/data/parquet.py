@@ -1,4 +1,4 @@
-"""Spectrograms of Parquet shards in blocks, shuffled anew every epoch, without holding more than a block in memory."""
+"""Spectrograms out of Parquet shards: a whole split, or shuffled blocks that never hold more than one in memory."""
 
 import os
 from pathlib import Path
@@ -11,6 +11,53 @@ import torch
 from .recipe import PROTOCOLS, stable_seed
 
 _LABELS = ("protocol", "modulation", "snr_db", "mobility")
+
+
+def load_spectrograms(folder: str | os.PathLike, split: str) -> dict[str, torch.Tensor]:
+    """Read a split into memory, one tensor a column, without the detour over Python objects.
+
+    Args:
+        folder (`str` or `os.PathLike`): Written by [`~data.builder.build_parquet`].
+        split (`str`): Its name.
+
+    Returns:
+        `dict`: `input_values` of shape `(num, num_channels, num_frames, num_freq_bins)`, float16, and numeric labels
+        of shape `(num,)`.
+
+    Raises:
+        FileNotFoundError: If the folder has no such split.
+    """
+    paths = _shards(folder, split)
+    names = [name for name in pq.read_schema(paths[0]).names if name not in ("iq", "scenario")]
+    total = sum(pq.ParquetFile(path).metadata.num_rows for path in paths)
+    found: dict[str, torch.Tensor] = {}
+    row = 0
+    for path in paths:
+        table = pq.read_table(path, columns=names)
+        for name in names:
+            part = _tensor(table.column(name))
+            if name not in found:
+                found[name] = part.new_empty(total, *part.shape[1:])
+            found[name][row : row + len(part)] = part
+        row += len(table)
+    return found
+
+
+def _shards(folder: str | os.PathLike, split: str) -> list[Path]:
+    paths = sorted((Path(folder) / "data").glob(f"{split}-*.parquet"))
+    if not paths:
+        raise FileNotFoundError(f"{folder} has no split {split!r}; build it first with `lwm-spectro generate`.")
+    return paths
+
+
+def _tensor(column: pa.ChunkedArray) -> torch.Tensor:
+    """A column of numbers, or of nested lists of equal lengths, as one tensor."""
+    values, shape = column.combine_chunks(), [len(column)]
+    values = getattr(values, "storage", values)  # of the extension type that `datasets` registers
+    while pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+        values = values.flatten()
+        shape.append(len(values) // int(np.prod(shape)))
+    return torch.from_numpy(values.to_numpy(zero_copy_only=False).reshape(shape).copy())
 
 
 class ParquetSpectrograms:
@@ -50,9 +97,7 @@ class ParquetSpectrograms:
         num_replicas: int = 1,
         chunks: tuple[int, int | None] = (0, None),
     ):
-        self.paths = sorted((Path(folder) / "data").glob(f"{split}-*.parquet"))
-        if not self.paths:
-            raise FileNotFoundError(f"{folder} has no split {split!r}; build it first with `lwm-spectro generate`.")
+        self.paths = _shards(folder, split)
         self.chunk_size, self.chunks_per_batch, self.seed, self.device = chunk_size, chunks_per_batch, seed, device
         self.rank, self.num_replicas = rank, num_replicas
         shards, rows = [], []
@@ -108,10 +153,4 @@ class ParquetSpectrograms:
         # Rows of the groups that were read, as they are numbered in the file.
         numbers = np.concatenate([np.arange(starts[group], starts[group + 1]) for group in groups])
         table = table.take(pa.array(np.searchsorted(numbers, rows)))
-        columns = {name: torch.from_numpy(table.column(name).to_numpy().copy()) for name in _LABELS}
-        values, shape = table.column("input_values").combine_chunks(), [len(rows)]
-        values = getattr(values, "storage", values)  # of the extension type that `datasets` registers
-        while pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
-            values = values.flatten()
-            shape.append(len(values) // int(np.prod(shape)))
-        return columns | {"input_values": torch.from_numpy(values.to_numpy().reshape(shape).copy())}
+        return {name: _tensor(table.column(name)) for name in table.column_names}
