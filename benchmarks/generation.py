@@ -6,7 +6,7 @@
 
 Both make frames of 10 ms of a carrier of 25 resource blocks at 15 kHz (WiFi: 20 MHz) with a coded payload, fade them
 over many taps, add noise and compute the same spectrogram: the rows "native". The rows "synchronous" are what data
-sets hold by default: a receiver with imperfections, synchronised, 128 symbols of it (9 ms; WiFi 2 ms). NeoRadium works
+sets hold by default: a receiver with imperfections, synchronised, 128 symbols of it (9 ms; WiFi 4 ms). NeoRadium works
 at 30.72 MHz, one frame and slot after the other. Every process has one thread; on a GPU this package takes one. Each
 figure is the median over rounds in which all take turns, so that other work on the machine weighs on all.
 
