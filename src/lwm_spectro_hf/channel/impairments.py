@@ -136,7 +136,7 @@ def receive(
     generator: torch.Generator,
     filter_probability: float = 0.6,
 ) -> torch.Tensor:
-    """A blind receiver: another sampling rate, an off-centre carrier, white noise, its own channel filter.
+    """The receiver up to its mixer: another sampling rate, an off-centre carrier, white noise, a channel filter.
 
     The rate becomes `rate_in_hz * num_samples / samples.shape[1]`. The transmitter's mask, the noise and the filter
     act on one spectrum, cut or padded to the new rate.

@@ -168,12 +168,9 @@ def draw_recordings(
         snr_db = torch.full_like(snr_db, -torch.inf)
         mobility = channel = torch.full_like(mobility, NO_LABEL)
         speed = doppler = torch.zeros_like(speed)
-    synchronous = setting.receiver == "synchronous"
     return LabelledRecordings(
         iq=iq,
-        sampling_rate=recipe.fft_size * setting.numerology.subcarrier_spacing_hz
-        if synchronous
-        else setting.sampling_rate,
+        sampling_rate=setting.sampling_rate,
         protocol=torch.where(audible, protocol, NO_LABEL),
         modulation=torch.where(
             audible & (waveform.data_share > _MIN_DATA_SHARE), modulation[waveform.modulation], NO_LABEL
@@ -434,13 +431,11 @@ def _receive(
             symbol_step=setting.symbol_step,
         )
         selective = uniform(0, 1) < recipe.receive_filter
-        samples = _select_subcarriers(frames, setting, recipe.fft_size, selective)
+        samples = _select_subcarriers(frames, setting, selective)
     return impairments.quantize(samples, uniform(*recipe.adc_bits))
 
 
-def _select_subcarriers(
-    frames: Synchronized, setting: _Setting, fft_size: int, selective: torch.Tensor
-) -> torch.Tensor:
+def _select_subcarriers(frames: Synchronized, setting: _Setting, selective: torch.Tensor) -> torch.Tensor:
     """What an OFDM receiver keeps of each frame: the carrier's subcarriers, in rows that are `selective`.
 
     A filter in time would not do: the noise that it lets pass leaks through the sidelobes of the frame's window into
@@ -450,10 +445,7 @@ def _select_subcarriers(
     bins = torch.fft.fftfreq(frames.fft_size, 1 / frames.fft_size, device=spectrum.device)
     inside = bins.abs() <= setting.occupied_hz / setting.numerology.subcarrier_spacing_hz / 2
     spectrum = spectrum * (inside | ~selective[:, None, None])
-    # A useful symbol is periodic: adding bins interpolates it exactly.
-    half, added = frames.fft_size // 2, spectrum.new_zeros(*spectrum.shape[:2], fft_size - frames.fft_size)
-    spectrum = torch.cat([spectrum[..., :half], added, spectrum[..., half:]], -1)
-    return torch.fft.ifft(spectrum, norm="forward").flatten(1) / frames.fft_size
+    return torch.fft.ifft(spectrum).flatten(1)
 
 
 def _tuned_offset(setting: _Setting, recipe: Recipe, uniform: Callable[[float, float], torch.Tensor]) -> torch.Tensor:
