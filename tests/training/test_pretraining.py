@@ -13,9 +13,9 @@ from torch.multiprocessing import spawn
 
 from lwm_spectro_hf import LwmSpectroForPreTraining, supervised_contrastive_loss
 from lwm_spectro_hf.training.batches import Batches
-from lwm_spectro_hf.training.loop import DivergedError
+from lwm_spectro_hf.training.loop import Deadline, DivergedError
 from lwm_spectro_hf.training.masks import mask_noise
-from lwm_spectro_hf.training.pretraining import Deadline, Pretraining, PretrainingSettings
+from lwm_spectro_hf.training.pretraining import Pretraining, PretrainingSettings
 from lwm_spectro_hf.training.state import StateError
 from tiny_models import tiny_config
 

@@ -1,6 +1,7 @@
 """Spectrograms out of Parquet shards: a whole split, or shuffled blocks that never hold more than one in memory."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ class ParquetSpectrograms:
     chunks in another order, and the rows of each. What is left over when all chunks are full is not used.
 
     Args:
-        folder (`str` or `os.PathLike`): Of the data set.
+        folders (`str`, `os.PathLike` or a list of them): Of the data set, or of several that are read as one.
         split (`str`, *optional*, defaults to `"train"`): Its part.
         protocol (`str`, *optional*): Only this one; all by default.
         chunk_size (`int`, *optional*, defaults to 128): Rows a chunk.
@@ -86,7 +87,7 @@ class ParquetSpectrograms:
 
     def __init__(
         self,
-        folder: str | os.PathLike,
+        folders: str | os.PathLike | Sequence[str | os.PathLike],
         split: str = "train",
         protocol: str | None = None,
         chunk_size: int = 128,
@@ -97,7 +98,8 @@ class ParquetSpectrograms:
         num_replicas: int = 1,
         chunks: tuple[int, int | None] = (0, None),
     ):
-        self.paths = _shards(folder, split)
+        folders = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
+        self.paths = [path for folder in folders for path in _shards(folder, split)]
         self.chunk_size, self.chunks_per_batch, self.seed, self.device = chunk_size, chunks_per_batch, seed, device
         self.rank, self.num_replicas = rank, num_replicas
         shards, rows = [], []
@@ -110,9 +112,10 @@ class ParquetSpectrograms:
         count = len(self._row) // chunk_size
         self._chunks = range(count)[slice(*chunks)]
         if len(self._chunks) < chunks_per_batch * num_replicas:
+            names = ", ".join(map(str, folders))
             raise ValueError(
-                f"{folder} has {len(self._row)} rows of {protocol or 'all protocols'} in its split {split!r}, of "
-                f"which {len(self._chunks)} chunks of {chunk_size} are for this use; expected at least "
+                f"{names} has {len(self._row)} rows of {protocol or 'all protocols'} in its split {split!r}, of which "
+                f"{len(self._chunks)} chunks of {chunk_size} are for this use; expected at least "
                 f"{chunks_per_batch * num_replicas}, one block. Build more, or ask for smaller or fewer chunks."
             )
 

@@ -1,173 +1,45 @@
-"""Stage 1: an expert on masked spectrogram modeling (eq. 21), or on that and supervised contrast together (eq. 22).
+"""Stage 1: an expert on masked spectrogram modeling (eq. 21), or on that and supervised contrast together (eq. 22)."""
 
-Steps are counted in samples, so that an endless stream has epochs. What a step does depends on its number, on the
-weights and on the moments of the optimizer alone: a run that was stopped goes on as if it had not been.
-"""
-
-import math
-import os
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast
-from torch import nn
-from tqdm.auto import tqdm
 
-from ..data.recipe import stable_seed
 from ..modeling_lwm_spectro import (
     LwmSpectroForPreTraining,
     LwmSpectroForPreTrainingOutput,
     supervised_contrastive_loss,
 )
 from .batches import Batches, contrastive_labels
-from .loop import DivergedError
+from .loop import TrainingLoop, TrainingSettings
 from .masks import mask_noise
-from .state import StateError, check_same, load_state, save_state
-from .throughput import peak_flops, training_flops
-
-_MOMENTS = ("exp_avg", "exp_avg_sq")
-_WARM_UP_STEPS = 3  # which compile, and fill caches
-_LOOK_S = 5.0  # longest time between looks at loss and clock [s]
+from .throughput import training_flops
 
 
 @dataclass(frozen=True)
-class PretrainingSettings:
-    """What the loss curve depends on, beside model and data. The defaults are those of table I, where it has any.
+class PretrainingSettings(TrainingSettings):
+    """Those of [`TrainingSettings`], and:
 
     Attributes:
-        seed: Of the masks.
-        batch_size: Samples a step, of all processes.
-        gradient_accumulation: Parts that each step is done in; contrastive negatives come from the same part.
-        learning_rate: At its highest.
-        final_learning_rate: Where the cosine ends.
-        weight_decay: Not applied to vectors (biases, norms, tokens).
-        betas: Of AdamW.
-        warmup_epochs: Of linear warm-up.
-        max_epochs: Where the cosine ends.
-        epoch_samples: Samples of an epoch.
-        patience: Epochs without a better validation loss before training stops early, by the schedule "samples".
-        max_grad_norm: Longer gradients are cut to this norm.
-        schedule: "samples" as in the paper, or "minutes": warm-up and cosine are spread over the minutes of a run,
-            and a run that goes on has another cosine.
         contrastive: Labels whose combinations are the classes of eq. 19; none for eq. 21.
     """
 
-    seed: int = 0
-    batch_size: int = 256
-    gradient_accumulation: int = 1
-    learning_rate: float = 5e-4
-    final_learning_rate: float = 1e-8
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.999)
-    warmup_epochs: float = 5
-    max_epochs: float = 100
-    epoch_samples: int = 30_000
-    patience: int = 10
-    max_grad_norm: float = 1.0
-    schedule: str = "samples"
     contrastive: tuple[str, ...] = ()
 
-    def __post_init__(self):
-        for name in (
-            "batch_size",
-            "gradient_accumulation",
-            "learning_rate",
-            "max_epochs",
-            "epoch_samples",
-            "patience",
-        ):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0.")
-        if not 0 <= self.warmup_epochs < self.max_epochs:
-            raise ValueError(
-                f"warmup_epochs is {self.warmup_epochs}; expected at least 0 and less than max_epochs, which is "
-                f"{self.max_epochs}."
-            )
-        if self.schedule not in ("samples", "minutes"):
-            raise ValueError(f"schedule is {self.schedule!r}; expected 'samples' or 'minutes'.")
 
-    @property
-    def max_samples(self) -> int:
-        """`int`: Samples of the whole schedule."""
-        return round(self.max_epochs * self.epoch_samples)
-
-    def learning_rate_at(self, progress: float) -> float:
-        """The rate when a share `progress`, from 0 to 1, of the schedule is over: linear warm-up, then a cosine."""
-        warmup = self.warmup_epochs / self.max_epochs
-        if progress < warmup:
-            return self.learning_rate * progress / warmup
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
-        return self.final_learning_rate + (self.learning_rate - self.final_learning_rate) * cosine
-
-
-class Deadline:
-    """Minutes that are left of a run.
+class Pretraining(TrainingLoop):
+    """Trains an expert.
 
     Args:
-        minutes (`float`, *optional*): Length of the run; without end by default [min].
-        start (`float`, *optional*): When it began, of `time.monotonic`; now by default [s].
-    """
-
-    def __init__(self, minutes: float | None = None, start: float | None = None):
-        self.start = time.monotonic() if start is None else start
-        self.length_s = math.inf if minutes is None else 60 * minutes
-        self.reserve_s = 0.0  # kept for what comes after training
-
-    def left_s(self) -> float:
-        return self.start + self.length_s - self.reserve_s - time.monotonic()
-
-
-@dataclass
-class Progress:
-    """How far a run has come; saved with its state.
-
-    Attributes:
-        step: Steps of the optimizer.
-        samples: Spectrograms seen, of all processes.
-        best: Lowest validation loss.
-        stale_epochs: Epochs since.
-    """
-
-    step: int = 0
-    samples: int = 0
-    best: float | None = None
-    stale_epochs: int = 0
-
-
-@dataclass
-class Speed:
-    """Sums over the steps of this run, without the first few, which compile and fill caches."""
-
-    samples: int = 0
-    seconds: float = 0.0
-    data_seconds: float = 0.0
-
-
-class Pretraining:
-    """Trains a model in place, on as many processes as `accelerate launch` started.
-
-    Args:
-        model ([`LwmSpectroForPreTraining`]): On its device already or not.
-        batches ([`Batches`]): Of this process, `batch_size / (processes * gradient_accumulation)` rows each.
+        model ([`LwmSpectroForPreTraining`]): The expert, its decoder and projection.
+        batches ([`Batches`]): Of its protocol.
         settings ([`PretrainingSettings`]): What the curve depends on.
-        accelerator (`Accelerator`): Of this process.
-        state_folder (`str` or `os.PathLike`): Where the state is kept; if it is there, training goes on from it.
-        data (`dict`): Names the data; a state of other data is refused.
-        validation (`Sequence[dict[str, torch.Tensor]]`, *optional*): Batches that training does not see.
-        compile (`bool`, *optional*, defaults to `False`): With `torch.compile`.
-        max_file_mib (`float`, *optional*, defaults to 15.0): Of the state [MiB].
-        log (`Callable`, *optional*): Takes a dictionary of numbers every `log_every` steps and every epoch.
-        improved (`Callable`, *optional*): Called when the validation loss is lower than ever, on the main process.
-        log_every (`int`, *optional*, defaults to 10): Most steps between looks at the loss, each of which waits for
-            the device. Where steps are slow there are fewer between two.
-
-    Raises:
-        StateError: If the state in the folder is damaged, or of another model, data or settings.
+        accelerator, state_folder, data, **kwargs: As in [`TrainingLoop`].
     """
+
+    stage = "stage 1, expert"
 
     def __init__(
         self,
@@ -175,214 +47,34 @@ class Pretraining:
         batches: Batches,
         settings: PretrainingSettings,
         accelerator: Accelerator,
-        state_folder: str | os.PathLike,
+        state_folder: str,
         data: dict[str, Any],
-        validation: Sequence[dict[str, torch.Tensor]] = (),
-        compile: bool = False,
-        max_file_mib: float = 15.0,
-        log: Callable[[dict[str, float]], None] | None = None,
-        improved: Callable[[], None] | None = None,
-        log_every: int = 10,
+        **kwargs: Any,
     ):
-        supported = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
-        if accelerator.distributed_type not in supported or accelerator.mixed_precision not in ("no", "bf16"):
-            raise ValueError(
-                f"Accelerate was told {accelerator.distributed_type} and mixed precision "
-                f"{accelerator.mixed_precision!r}; expected one or several processes that each hold the model, and "
-                "'no' or 'bf16'."
-            )
-        self.model, self.batches, self.settings, self.accelerator = model, batches, settings, accelerator
-        self.state_folder, self.data, self.validation = state_folder, data, validation
-        self.max_file_mib, self.log, self.improved, self.log_every = max_file_mib, log, improved, log_every
-        self.stop_requested = False
-        self.progress, self.speed = Progress(), Speed()
         # A parameter without a gradient would keep the processes waiting for it.
         model.projection.requires_grad_(bool(settings.contrastive))
-        self._parameters = {name: part for name, part in model.named_parameters() if part.requires_grad}
-        config = model.config
-        self._has_dropout = config.hidden_dropout_prob > 0 or config.attention_probs_dropout_prob > 0
-        state = load_state(state_folder)
-        if state is not None:
-            self._check(state[1])
-            self._load_weights(state[0])
-        if compile:
-            model.compile()
-        self.network = accelerator.prepare_model(model)
-        groups = [
-            {"params": [p for p in self._parameters.values() if p.ndim >= 2], "weight_decay": settings.weight_decay},
-            {"params": [p for p in self._parameters.values() if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        on_gpu = accelerator.device.type == "cuda"
-        self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=on_gpu)
-        if state is not None:
-            self._load_moments(*state)
-        flops, peak = training_flops(config), peak_flops(accelerator.device)
-        self._peak_samples_per_s = peak * accelerator.num_processes / flops if peak else None
-
-    def run(self, max_samples: int | None = None, deadline: Deadline | None = None, save_minutes: float = 2.0) -> str:
-        """Train until the schedule ends, validation stops improving, or one of the limits is reached; then save.
-
-        Args:
-            max_samples (`int`, *optional*): Samples in all, those of earlier runs included.
-            deadline ([`Deadline`], *optional*): Of this run.
-            save_minutes (`float`, *optional*, defaults to 2.0): Between two saves [min].
-
-        Returns:
-            `str`: Why it stopped.
-
-        Raises:
-            DivergedError: If a loss or gradient is not finite; the last saved state is left as it was.
-        """
-        settings, progress = self.settings, self.progress
-        deadline = deadline or Deadline()
-        if settings.schedule == "minutes" and not math.isfinite(deadline.length_s):
-            raise ValueError("The schedule over minutes needs to know how many; give minutes, or schedule 'samples'.")
-        limit = min(settings.max_samples if settings.schedule == "samples" else math.inf, max_samples or math.inf)
-        begin, available = time.monotonic(), deadline.left_s()
-        done, first_step = 0.0, progress.step  # share of the minutes, the same on all processes
-        last_save, mark, data_mark = begin, begin, self.batches.seconds
-        pending: list[torch.Tensor] = []
-        reason, until_look, slowest = None, 1, 0.0
-        bar = tqdm(
-            total=limit if math.isfinite(limit) else None,
-            initial=progress.samples,
-            desc="pretraining",
-            unit="spec",
-            disable=not self.accelerator.is_main_process,
+        flops = training_flops(model.config)
+        super().__init__(
+            model, model.config, batches, settings, accelerator, state_folder, data, flops=flops, **kwargs
         )
-        self.network.train()
-        while reason is None:
-            if progress.samples >= limit:
-                reason = "all samples seen"
-            elif settings.schedule == "samples" and progress.stale_epochs >= settings.patience:
-                reason = f"no better validation loss in {settings.patience} epochs"
-            if reason is not None:
-                break
-            share = (progress.samples + settings.batch_size) / settings.max_samples
-            rate = settings.learning_rate_at(done if settings.schedule == "minutes" else share)
-            pending.append(self._step(rate))
-            epoch = progress.samples // settings.epoch_samples
-            progress.step += 1
-            progress.samples += settings.batch_size
-            bar.update(settings.batch_size)
-            epoch_ends = progress.samples // settings.epoch_samples > epoch
-            last = progress.samples >= limit
-            if len(pending) < until_look and not epoch_ends and not last:
-                continue
 
-            means = self._check_finite(pending, rate)
-            now = time.monotonic()
-            window, window_data = now - mark, self.batches.seconds - data_mark
-            samples = settings.batch_size * len(pending)
-            if progress.step - first_step > _WARM_UP_STEPS:
-                self.speed.samples += samples
-                self.speed.seconds += window
-                self.speed.data_seconds += window_data
-                slowest = max(slowest, window)
-            steps = min(self.log_every, max(1, int(_LOOK_S * len(pending) / window)))
-            entry = {"step": progress.step, "samples": progress.samples, **means, "learning_rate": rate}
-            entry |= {"epoch": progress.samples / settings.epoch_samples, **self.figures(samples, window, window_data)}
-            pending = []
-            if epoch_ends or last:
-                entry |= self._validate()
-            bar.set_postfix(loss=f"{entry['loss']:.3f}", refresh=False)
-            if self.log is not None:
-                self.log(entry)
-            # One process looks at the clock for all; more steps must not pass the end.
-            decision = [
-                float(steps),
-                float(deadline.left_s() < max(slowest, window)),
-                float(time.monotonic() - last_save > 60 * save_minutes),
-                float(self.stop_requested),
-                min(1.0, (time.monotonic() - begin) / available),
-            ]
-            until_look, out_of_time, save, stop, done = self._agreed(decision)
-            if out_of_time:
-                reason = "minutes over"
-            elif stop:
-                reason = "asked to stop"
-            elif save:
-                self.save()
-                last_save = time.monotonic()
-            mark, data_mark = time.monotonic(), self.batches.seconds
-        bar.close()
-        self.network.eval()
-        self.save()
-        return reason
-
-    def figures(self, samples: int, seconds: float, data_seconds: float) -> dict[str, float]:
-        """Speed as the log has it: samples a second, share of the time for data, share of the arithmetic peak."""
-        if seconds <= 0:
-            return {}
-        figures = {"samples_per_s": samples / seconds, "data_share": data_seconds / seconds}
-        if self._peak_samples_per_s:
-            figures["peak_share"] = samples / seconds / self._peak_samples_per_s
-        return figures
-
-    def save(self) -> None:
-        """Save the state, on the main process."""
-        if not self.accelerator.is_main_process:
-            return
-        tensors = {f"weights.{name}": part for name, part in self.model.state_dict().items()}
-        for name, parameter in self._parameters.items():
-            for moment in _MOMENTS:
-                if parameter in self.optimizer.state:
-                    tensors[f"{moment}.{name}"] = self.optimizer.state[parameter][moment]
-        record = {"progress": asdict(self.progress), "settings": asdict(self.settings), "data": self.data}
-        record["config"] = self._config()
-        save_state(self.state_folder, tensors, record, self.max_file_mib)
-
-    def evaluate(self, batches: Sequence[dict[str, torch.Tensor]]) -> float:
-        """Mean loss of batches, without training."""
-        training = self.model.training
-        self.model.eval()
-        with torch.no_grad():
-            # `forward`, since a compiled call would be compiled again for this.
-            losses = [self._losses(self.model.forward, batch, alone=True)[1][0] for batch in batches]
-        self.model.train(training)
-        return float(torch.stack(losses).mean())
-
-    def _step(self, rate: float) -> torch.Tensor:
-        """One step of the optimizer; returns its losses and the norm of its gradient, on the device."""
-        parts = self.settings.gradient_accumulation
-        if self._has_dropout:
-            torch.manual_seed(
-                stable_seed("dropout", self.settings.seed, self.progress.step, self.accelerator.process_index)
-            )
-        totals = []
-        for part in range(parts):
-            batch = self.batches.at(self.progress.step * parts + part)
-            if part < parts - 1:
-                with self.accelerator.no_sync(self.network):
-                    loss, values = self._losses(self.network, batch)
-                    (loss / parts).backward()
-            else:
-                loss, values = self._losses(self.network, batch)
-                (loss / parts).backward()
-            totals.append(values)
-        norm = nn.utils.clip_grad_norm_(list(self._parameters.values()), self.settings.max_grad_norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return torch.cat([torch.stack(totals).mean(0), norm.detach().float()[None]])
-
-    def _losses(
+    def losses(
         self, network: Callable, batch: dict[str, torch.Tensor], alone: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss to differentiate, and the joint, reconstruction and contrastive losses to look at."""
-        config = self.model.config
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Eq. 21, or eq. 22 with contrastive labels."""
+        config = self.config
         noise = mask_noise(batch["index"], config.num_patches, self.settings.seed)
         outputs: LwmSpectroForPreTrainingOutput = network(batch["input_values"], noise=noise)
         reconstruction = outputs.reconstruction_loss
         loss = joint = config.reconstruction_loss_weight * reconstruction
-        contrastive = torch.zeros_like(loss)
+        values = {"loss": joint, "reconstruction_loss": reconstruction}
         if self.settings.contrastive:
             labels = contrastive_labels(batch, self.settings.contrastive)
             contrastive, scale = self._contrastive_loss(outputs.projection, labels, alone)
             loss = loss + config.contrastive_loss_weight * scale * contrastive
-            joint = joint + config.contrastive_loss_weight * contrastive
-        return loss, torch.stack([joint, reconstruction, contrastive]).detach()
+            values["loss"] = joint + config.contrastive_loss_weight * contrastive
+            values["contrastive_loss"] = contrastive
+        return loss, {name: value.detach() for name, value in values.items()}
 
     def _contrastive_loss(
         self, projection: torch.Tensor, labels: torch.Tensor, alone: bool
@@ -392,83 +84,10 @@ class Pretraining:
         Each process differentiates the loss of all rows with respect to its own. The gradient is the sum of these
         parts, of which the average over processes is taken too little by their number.
         """
-        temperature, processes = self.model.config.temperature, self.accelerator.num_processes
+        temperature, processes = self.config.temperature, self.accelerator.num_processes
         if alone or processes == 1:
             return supervised_contrastive_loss(projection, labels, temperature), 1
         rows = len(labels) * self.accelerator.process_index
         others = self.accelerator.gather(projection.detach().contiguous())
         gathered = torch.cat([others[:rows], projection, others[rows + len(labels) :]])
         return supervised_contrastive_loss(gathered, self.accelerator.gather(labels), temperature), processes
-
-    def _check_finite(self, pending: list[torch.Tensor], rate: float) -> dict[str, float]:
-        """Means of the losses of some steps over all processes.
-
-        Raises:
-            DivergedError: If one of them is not finite.
-        """
-        values = self.accelerator.reduce(torch.stack(pending), reduction="mean").cpu()
-        names = ("loss", "reconstruction_loss", "contrastive_loss", "grad_norm")
-        wrong = (~values.isfinite()).nonzero()
-        if len(wrong):
-            row, column = wrong[0].tolist()
-            step = self.progress.step - len(pending) + row
-            raise DivergedError(
-                f"{names[column]} became {float(values[row, column])} at step {step}, after "
-                f"{step * self.settings.batch_size} samples, at a learning rate of {rate:.2e}. Lower the learning "
-                f"rate or lengthen the warm-up; the last good state, if one was saved, is in {self.state_folder}."
-            )
-        means = dict(zip(names, values.mean(0).tolist(), strict=True))
-        if not self.settings.contrastive:
-            del means["contrastive_loss"]
-        return means
-
-    def _validate(self) -> dict[str, float]:
-        if not self.validation:
-            return {}
-        loss = self._agreed([self.evaluate(self.validation)])[0]
-        progress = self.progress
-        if progress.best is None or loss < progress.best:
-            progress.best, progress.stale_epochs = loss, 0
-            if self.improved is not None and self.accelerator.is_main_process:
-                self.improved()
-        else:
-            progress.stale_epochs += 1
-        return {"validation_loss": loss}
-
-    def _agreed(self, values: list[float]) -> list[float]:
-        """What the main process has."""
-        if self.accelerator.num_processes == 1:
-            return values
-        return broadcast(torch.tensor(values, device=self.accelerator.device, dtype=torch.float32)).tolist()
-
-    def _config(self) -> dict[str, Any]:
-        skipped = ("transformers_version", "dtype", "architectures")
-        return {name: value for name, value in self.model.config.to_dict().items() if name not in skipped}
-
-    def _check(self, record: dict[str, Any]) -> None:
-        check_same(record["config"], self._config(), "model configuration", self.state_folder)
-        check_same(record["settings"], asdict(self.settings), "training setting", self.state_folder)
-        check_same(record["data"], self.data, "data", self.state_folder)
-        self.progress = Progress(**record["progress"])
-
-    def _load_weights(self, tensors: dict[str, torch.Tensor]) -> None:
-        weights = {name.removeprefix("weights."): x for name, x in tensors.items() if name.startswith("weights.")}
-        expected = {name: tuple(part.shape) for name, part in self.model.state_dict().items()}
-        found = {name: tuple(part.shape) for name, part in weights.items()}
-        if found != expected:
-            differing = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
-            raise StateError(
-                f"The weights in {self.state_folder} do not fit this model: {differing[0]} has shape "
-                f"{found.get(differing[0])} there, {expected.get(differing[0])} here, as {len(differing)} in all. It "
-                "was saved by another version; give another folder to start anew."
-            )
-        self.model.load_state_dict(weights)
-
-    def _load_moments(self, tensors: dict[str, torch.Tensor], record: dict[str, Any]) -> None:
-        for name, parameter in self._parameters.items():
-            moments = {moment: tensors[f"{moment}.{name}"] for moment in _MOMENTS if f"{moment}.{name}" in tensors}
-            if moments:
-                step = torch.tensor(float(record["progress"]["step"]))
-                moments = {moment: value.to(parameter) for moment, value in moments.items()}
-                fused = parameter.is_cuda  # whose count of steps is on the device
-                self.optimizer.state[parameter] = {"step": step.to(parameter.device) if fused else step, **moments}

@@ -1,0 +1,100 @@
+#!/usr/bin/env python
+r"""Stage 2: put pretrained experts together, and train the router that tells their protocols apart (sec. IV-C).
+
+A minute on a laptop, from the small experts of `examples/run_pretraining.py --tiny`:
+
+    python examples/run_router.py --experts runs/wifi/model runs/lte/model runs/nr/model --minutes 1 \
+        --schedule minutes --batch-size 24 --chunk-size 16 --mix 3 --repeat 16 --eval-samples 96 --out runs/router
+
+On a GPU, nine minutes; the same command again goes on where it stopped, along table I's schedule:
+
+    python examples/run_router.py --experts runs/wifi/model runs/lte/model runs/nr/model --minutes 9 --device cuda \
+        --out runs/router
+
+The experts are given in the order WiFi, LTE, 5G and stay as they are. Training sees signals of all three alike, of
+synchronous and blind receivers, and a little noise, which should leave the router undecided. Several processes start
+with `accelerate launch`, as for the experts; `--data` reads Parquet data sets instead of generating.
+
+Writes to --out: `state/` (to go on from; files of at most --max-file-mib), `model/` (experts, decoders and router of
+the best validation loss, for `from_pretrained`), `log.jsonl` and `results.json`.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from lwm_spectro_hf import LwmSpectroForPreTraining, LwmSpectroMoEForPreTraining
+from lwm_spectro_hf.channel.scenarios import HELD_OUT_SCENARIOS
+from lwm_spectro_hf.data.recipe import PROTOCOLS, preset, stable_seed
+from lwm_spectro_hf.data.streaming import GeneratedSpectrograms
+from lwm_spectro_hf.training.mixture import MixtureSettings, RouterTraining, score_router
+from lwm_spectro_hf.training.run import Run, add_options
+
+DEFAULTS = MixtureSettings(batch_size=96, learning_rate=1e-3)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--experts", type=Path, nargs="+", required=True, help=f"checkpoints of {', '.join(PROTOCOLS)}, in this order"
+    )
+    train = add_options(parser, DEFAULTS, mix=12)
+    train.add_argument("--router-type", choices=["transformer", "cnn"], default="transformer", help="its architecture")
+    train.add_argument("--no-augment", dest="augment", action="store_false", help="no shifts in time, no mirroring")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    if len(args.experts) != len(PROTOCOLS):
+        raise SystemExit(f"--experts has {len(args.experts)} checkpoints; expected {', '.join(PROTOCOLS)}, in order.")
+    run = Run(args)
+    torch.manual_seed(stable_seed("router", args.seed) % 2**31)
+    experts = [LwmSpectroForPreTraining.from_pretrained(path) for path in args.experts]
+    mixture = LwmSpectroMoEForPreTraining.from_experts(
+        experts, expert_names=list(PROTOCOLS), router_type=args.router_type
+    ).to(run.accelerator.device)
+    router = mixture.lwm_spectro_moe.router
+    run.write_model = mixture.save_pretrained
+    data = run.data
+    loop = RouterTraining(
+        mixture.lwm_spectro_moe,
+        data.batches,
+        run.settings(MixtureSettings),
+        run.accelerator,
+        args.out / "state",
+        data.description,
+        **run.loop_options(),
+    )
+    held_out = {"as trained": data.held_out}
+    if run.accelerator.is_main_process:
+        held_out |= {receiver: held_out_of(receiver, args, run) for receiver in ("synchronous", "blind")}
+    results = run.train(loop, lambda: [score_router(router, batches) for batches in held_out.values()])
+    scores = []
+    if results:
+        best = LwmSpectroMoEForPreTraining.from_pretrained(args.out / "model").to(run.accelerator.device)
+        best_router = best.lwm_spectro_moe.router
+        results["router_held_out"] = {name: score_router(best_router, batches) for name, batches in held_out.items()}
+        for name, score in results["router_held_out"].items():
+            by_snr = ", ".join(f"{snr_db} dB {value:.0f}" for snr_db, value in score["by_snr_db"].items())
+            scores.append((f"held-out city, {name}, %", f"{score['accuracy']:.1f} ({by_snr})"))
+        noise = results["router_held_out"]["as trained"]["noise_score"]
+        scores.append(("winner's score on noise, fair is 0.33", "n/a" if noise is None else f"{noise:.2f}"))
+    run.finish("router; shares of spectrograms whose protocol is told", results, scores)
+
+
+def held_out_of(receiver: str, args: argparse.Namespace, run: Run) -> list[dict]:
+    """Spectrograms of the held-out city by one kind of receiver, of what released weights are trained on."""
+    recipe = replace(
+        preset("mixed"), channels=HELD_OUT_SCENARIOS, receivers={receiver: 1.0}, noise_share=0.0, chunk_size=32
+    )
+    chunks = -(-args.eval_samples // recipe.chunk_size)
+    seed = stable_seed("router", receiver, args.seed) % 2**31
+    source = GeneratedSpectrograms(recipe, seed, device=run.accelerator.device, chunks_per_batch=1)
+    return [source.batch(number) for number in range(chunks)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""Stages 2 and 3: the router over frozen experts (sec. IV-C), and the heads of the mixture."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import nn
+
+from ..data.recipe import MOBILITIES, MODULATIONS, SNRS_DB
+from ..modeling_lwm_spectro import draw_mask
+from ..modeling_lwm_spectro_moe import (
+    LwmSpectroMoEForPreTraining,
+    LwmSpectroMoEForSequenceClassification,
+    LwmSpectroMoEModel,
+)
+from .augmentation import augment
+from .batches import Batches
+from .loop import TrainingLoop, TrainingSettings
+from .masks import mask_noise
+
+JOINT_TASK = "snr_db+mobility"
+JOINT_LABELS = [f"{snr_db}+{mobility}" for snr_db in SNRS_DB for mobility in MOBILITIES]
+HEADS = {
+    "task_name": "modulation",
+    "id2label": dict(enumerate(MODULATIONS)),
+    "label2id": {name: index for index, name in enumerate(MODULATIONS)},
+    "additional_tasks": {JOINT_TASK: JOINT_LABELS},
+}
+
+
+@dataclass(frozen=True)
+class MixtureSettings(TrainingSettings):
+    """Those of [`TrainingSettings`], and:
+
+    Attributes:
+        augment: Start spectrograms at a random frame, and mirror half of them in frequency.
+    """
+
+    augment: bool = True
+
+
+class _MixtureLoop(TrainingLoop):
+    """What the two stages share."""
+
+    def _values(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Spectrograms of a batch, augmented while training; a sample looks the same on any number of processes."""
+        values = batch["input_values"]
+        if not (self.settings.augment and self.model.training):
+            return values
+        return augment(values, mask_noise(batch["index"], 2, self.settings.seed + 1))
+
+
+class RouterTraining(_MixtureLoop):
+    """Trains the router alone.
+
+    Recordings of noise, whose protocol is -1, should leave it undecided: their target is uniform.
+
+    Args:
+        mixture ([`LwmSpectroMoEModel`]): Whose router is trained; the experts are not looked at.
+        batches ([`Batches`]): Of all protocols alike.
+        settings ([`MixtureSettings`]): What the curve depends on.
+        accelerator, state_folder, data, **kwargs: As in [`TrainingLoop`].
+    """
+
+    stage = "stage 2, router"
+
+    def __init__(
+        self,
+        mixture: LwmSpectroMoEModel,
+        batches: Batches,
+        settings: MixtureSettings,
+        accelerator: Accelerator,
+        state_folder: str,
+        data: dict[str, Any],
+        **kwargs: Any,
+    ):
+        super().__init__(mixture.router, mixture.config, batches, settings, accelerator, state_folder, data, **kwargs)
+        count = mixture.config.num_experts
+        # Row -1 of the targets, which noise is given, is the uniform one.
+        self._targets = torch.cat([torch.eye(count), torch.full((1, count), 1 / count)]).to(accelerator.device)
+
+    def losses(
+        self, network: Callable, batch: dict[str, torch.Tensor], alone: bool = False
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Cross-entropy, and the share of signals that are told right."""
+        logits, protocol = network(self._values(batch)).float(), batch["protocol"]
+        loss = F.cross_entropy(logits, self._targets[protocol])
+        known = protocol >= 0
+        right = ((logits.argmax(-1) == protocol) & known).sum() / known.sum().clamp(min=1)
+        return loss, {"loss": loss.detach(), "accuracy": right.detach()}
+
+
+class MixtureHeads(nn.Module):
+    """The classifier of a mixture and its pretraining model over one and the same experts.
+
+    Heads and experts are trained on their labels and on eq. 22 together, so that the decoders go on fitting the
+    experts. Rows go to the expert of their true protocol: the stage does not depend on the router, which stays as it
+    is.
+
+    Args:
+        pretraining ([`LwmSpectroMoEForPreTraining`]): Trained experts, decoders and router.
+    """
+
+    def __init__(self, pretraining: LwmSpectroMoEForPreTraining):
+        super().__init__()
+        config = type(pretraining.config).from_dict({**pretraining.config.to_dict(), **HEADS})
+        self.classifier = LwmSpectroMoEForSequenceClassification(config)
+        self.classifier.lwm_spectro_moe = pretraining.lwm_spectro_moe
+        self.pretraining = pretraining
+        pretraining.lwm_spectro_moe.router.requires_grad_(False)
+
+    def forward(
+        self, values: torch.Tensor, protocol: torch.Tensor, noise: torch.Tensor, joint: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits of modulation, logits of SNR x mobility, and the loss of eq. 22 with the labels `joint`."""
+        moe, classifier = self.classifier.lwm_spectro_moe, self.classifier
+        embedding = moe(values, expert_index=protocol, return_dict=True).pooler_output
+        mask = draw_mask(classifier.config.expert_config, values, noise=noise)
+        masked = self.pretraining(
+            values, bool_masked_pos=mask, contrastive_labels=joint, protocol_labels=protocol, return_dict=True
+        )
+        other = classifier.additional_classifiers[JOINT_TASK](embedding)
+        return classifier.classifier(embedding), other, masked.loss - masked.router_loss
+
+    def state_of_checkpoint(self) -> dict[str, torch.Tensor]:
+        """Tensors of one file for every Auto class: encoders, router, heads, decoders and projections."""
+        return {**self.pretraining.state_dict(), **self.classifier.state_dict()}
+
+
+class HeadTraining(_MixtureLoop):
+    """Trains the heads of modulation and SNR x mobility, and the experts with them at a lower rate.
+
+    Args:
+        heads ([`MixtureHeads`]): On its device already or not.
+        batches ([`Batches`]): Of all protocols alike; noise is left out.
+        settings ([`MixtureSettings`]): What the curve depends on.
+        accelerator, state_folder, data, **kwargs: As in [`TrainingLoop`].
+
+    Raises:
+        ValueError: If there are several processes, of which some might not see all protocols in a step.
+    """
+
+    stage = "stage 3, heads"
+
+    def __init__(
+        self,
+        heads: MixtureHeads,
+        batches: Batches,
+        settings: MixtureSettings,
+        accelerator: Accelerator,
+        state_folder: str,
+        data: dict[str, Any],
+        **kwargs: Any,
+    ):
+        if accelerator.num_processes > 1:
+            raise ValueError(
+                f"Heads of a mixture are trained by one process, found {accelerator.num_processes}: start the script "
+                "with python, without accelerate launch."
+            )
+        config = heads.classifier.config
+        super().__init__(heads, config, batches, settings, accelerator, state_folder, data, **kwargs)
+
+    def losses(
+        self, network: Callable, batch: dict[str, torch.Tensor], alone: bool = False
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Cross-entropies of both heads, and eq. 22."""
+        values, config = self._values(batch), self.config.expert_config
+        noise = mask_noise(batch["index"], config.num_patches, self.settings.seed)
+        labels, protocol = head_labels(batch), batch["protocol"]
+        rows = protocol >= 0
+        modulation, joint, masked = network(values[rows], protocol[rows], noise[rows], labels[JOINT_TASK][rows])
+        losses = {
+            "modulation_loss": _cross_entropy(modulation, labels["modulation"][rows]),
+            "joint_loss": _cross_entropy(joint, labels[JOINT_TASK][rows]),
+            "masked_loss": masked,
+        }
+        loss = sum(losses.values())
+        return loss, {name: value.detach() for name, value in {"loss": loss, **losses}.items()}
+
+
+def head_labels(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Classes of the two heads, -100 where there is nothing to be told.
+
+    Args:
+        batch (`dict[str, torch.Tensor]`): Labels of shape `(batch,)`: `protocol`, `modulation`, `snr_db`, `mobility`.
+
+    Returns:
+        `dict`: `modulation` and `snr_db+mobility`, int64 of shape `(batch,)`.
+    """
+    snrs = torch.tensor(SNRS_DB, dtype=torch.float32, device=batch["snr_db"].device)
+    near = (batch["snr_db"][:, None] - snrs).abs().min(1)
+    known = (batch["protocol"] >= 0) & (near.values < 0.5) & (batch["mobility"] >= 0)
+    joint = torch.where(known, near.indices * len(MOBILITIES) + batch["mobility"], -100)
+    modulation = batch["modulation"]
+    return {"modulation": torch.where(modulation >= 0, modulation, -100), JOINT_TASK: joint}
+
+
+def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The mean over labelled rows; 0 if there are none, where PyTorch's is 0 / 0."""
+    total = F.cross_entropy(logits.float(), labels, reduction="sum")
+    return total / (labels >= 0).sum().clamp(min=1)
+
+
+@torch.inference_mode()
+def score_router(router: nn.Module, batches: Sequence[dict[str, torch.Tensor]]) -> dict[str, Any]:
+    """Share of spectrograms whose protocol the router tells, in all, by SNR and by protocol, and what noise gets.
+
+    Returns:
+        `dict`: `accuracy`, `by_snr_db` and `by_protocol` in %, `num`, and `noise_score`, the mean of the winner's
+        probability where there is no signal.
+    """
+    router.eval()
+    answers = torch.cat([router(batch["input_values"]).float().softmax(-1) for batch in batches]).cpu()
+    protocol = torch.cat([batch["protocol"] for batch in batches]).cpu()
+    snr_db = torch.cat([batch["snr_db"] for batch in batches]).cpu()
+    known, right = protocol >= 0, answers.argmax(-1) == protocol
+
+    def share(rows: torch.Tensor) -> float | None:
+        return 100 * float(right[rows].float().mean()) if rows.any() else None
+
+    snrs = sorted(set(snr_db[known].tolist()))
+    return {
+        "accuracy": share(known),
+        "by_snr_db": {f"{value:g}": share(known & (snr_db == value)) for value in snrs},
+        "by_protocol": {str(value): share(protocol == value) for value in sorted(set(protocol[known].tolist()))},
+        "num": int(known.sum()),
+        "noise_score": float(answers[~known].max(-1).values.mean()) if (~known).any() else None,
+    }

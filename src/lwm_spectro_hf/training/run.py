@@ -1,0 +1,325 @@
+"""What the scripts of all training stages share: their options, their data, the log and the table at the end."""
+
+import argparse
+import json
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from accelerate import Accelerator
+from transformers.utils.logging import disable_progress_bar
+
+from ..channel.scenarios import HELD_OUT_SCENARIOS
+from ..data.front_end import default_extractor
+from ..data.recipe import PRESETS, PROTOCOLS, Recipe, preset, stable_seed
+from ..data.streaming import GeneratedSpectrograms
+from ..files import whole_file, whole_folder
+from .batches import Batches
+from .loop import Deadline, TrainingLoop, TrainingSettings
+
+_RATES = {
+    "batch_size": int,
+    "gradient_accumulation": int,
+    "learning_rate": float,
+    "final_learning_rate": float,
+    "weight_decay": float,
+    "warmup_epochs": float,
+    "max_epochs": float,
+    "epoch_samples": int,
+    "patience": int,
+    "max_grad_norm": float,
+}
+
+
+def add_options(parser: argparse.ArgumentParser, defaults: TrainingSettings, mix: int) -> argparse._ArgumentGroup:
+    """Options of a training script; returns the group that the stage's own options of training go to.
+
+    Args:
+        parser (`argparse.ArgumentParser`): Of the script.
+        defaults ([`TrainingSettings`]): Of the stage.
+        mix (`int`): Chunks that a batch takes rows of, by default.
+    """
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run; if it has a state, go on from it")
+    parser.add_argument("--minutes", type=float, help="wall clock of this run, start and end included")
+    parser.add_argument("--samples", type=int, help="stop after so many, earlier runs included")
+    parser.add_argument("--device", choices=["cuda", "cpu"], help="default: a GPU if there is one")
+    parser.add_argument("--seed", type=int, default=0, help="of data, masks and weights (default: %(default)s)")
+
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--data", type=Path, nargs="+", help="Parquet data sets, read as one; generated on the device by default"
+    )
+    data.add_argument("--recipe", default="mixed", help=f"{', '.join(PRESETS)} or a file (default: %(default)s)")
+    data.add_argument(
+        "--chunk-size", type=int, help="recordings made, or read, at once (default: 256 on a GPU, else 32)"
+    )
+    data.add_argument(
+        "--mix", type=int, default=mix, help="chunks that each batch takes rows of (default: %(default)s)"
+    )
+    data.add_argument(
+        "--repeat", type=int, default=1, help="batches that a generated row is used in (default: %(default)s)"
+    )
+    data.add_argument(
+        "--eval-samples", type=int, default=512, help="for validation and for the held-out city (default: %(default)s)"
+    )
+
+    train = parser.add_argument_group("training; defaults are those of table I where it has any")
+    for name, kind in _RATES.items():
+        text = "samples of an epoch, 0: all rows of --data " if name == "epoch_samples" else ""
+        option = f"--{name.replace('_', '-')}"
+        train.add_argument(option, type=kind, default=getattr(defaults, name), help=f"{text}(default: %(default)s)")
+    train.add_argument(
+        "--schedule", choices=["samples", "minutes"], default="samples", help="what warm-up and cosine go by"
+    )
+    train.add_argument("--mixed-precision", choices=["no", "bf16"], help="default: bf16 on a GPU")
+    train.add_argument("--compile", action="store_true", help="torch.compile the model")
+    train.add_argument("--save-minutes", type=float, default=2.0, help="between saves (default: %(default)s)")
+    train.add_argument("--max-file-mib", type=float, default=15.0, help="of the state (default: %(default)s)")
+    train.add_argument("--report-to", choices=["tensorboard", "trackio"], help="where to log besides log.jsonl")
+    return train
+
+
+class TrainingData:
+    """Training batches of this process, and what is kept from training.
+
+    Attributes:
+        batches: For training.
+        validation: Batches of training's own cities.
+        held_out: Batches of a city that training never sees.
+        description: What the state of a run remembers.
+        epoch_samples: Rows of the Parquet data sets; 0 for an endless stream.
+    """
+
+    def __init__(self, args: argparse.Namespace, protocol: str | None, accelerator: Accelerator):
+        processes = accelerator.num_processes
+        parts = processes * args.gradient_accumulation
+        if args.batch_size % parts or args.mix % processes:
+            raise SystemExit(
+                f"A batch of {args.batch_size} cannot be shared by {processes} processes in "
+                f"{args.gradient_accumulation} parts each, or a mix of {args.mix} chunks by {processes} "
+                "processes: choose multiples."
+            )
+        self.device, self.rows = accelerator.device, args.batch_size // parts
+        share = {
+            "chunks_per_batch": args.mix // processes,
+            "rank": accelerator.process_index,
+            "num_replicas": processes,
+            "device": self.device,
+        }
+        recipe = _recipe(args, protocol)
+        self.description = {"protocol": protocol, "seed": args.seed, "mix": args.mix, "repeat": args.repeat}
+        self.description["chunk_size"] = args.chunk_size
+        if args.data:
+            from ..data.parquet import ParquetSpectrograms  # pyarrow is needed for this alone
+
+            share |= {"protocol": protocol, "chunk_size": args.chunk_size, "seed": args.seed}
+            kept = -(-args.eval_samples // args.chunk_size)
+            source = ParquetSpectrograms(args.data, "train", chunks=(0, -kept), **share)
+            share |= {"chunks_per_batch": kept, "rank": 0, "num_replicas": 1}
+            self.validation = self._kept(ParquetSpectrograms(args.data, "train", chunks=(-kept, None), **share))
+            try:
+                self.held_out = self._kept(ParquetSpectrograms(args.data, "test", **share))
+            except (FileNotFoundError, ValueError):
+                self.held_out = self._generated(recipe, HELD_OUT_SCENARIOS, args)
+            self.epoch_samples = len(source)
+            self.description |= {"folder": ", ".join(path.name for path in args.data), "rows": len(source)}
+        else:
+            source = GeneratedSpectrograms(recipe, args.seed, **share)
+            self.validation = self._generated(recipe, recipe.channels, args)
+            self.held_out = self._generated(recipe, HELD_OUT_SCENARIOS, args)
+            self.epoch_samples = 0
+            self.description["recipe"] = json.loads(recipe.to_json())
+        self.batches = Batches(source, self.rows, args.repeat, prefetch=bool(args.data))
+
+    def _generated(self, recipe: Recipe, channels: tuple[str, ...], args: argparse.Namespace) -> list[dict]:
+        recipe = replace(recipe, channels=channels, chunk_size=min(32, args.eval_samples))
+        seed = stable_seed("evaluation", args.seed, channels) % 2**31
+        chunks = max(1, args.eval_samples // recipe.chunk_size)
+        return self._kept(GeneratedSpectrograms(recipe, seed, device=self.device, chunks_per_batch=chunks))
+
+    def _kept(self, source) -> list[dict[str, torch.Tensor]]:
+        block = source.batch(0)
+        splits = {name: column.split(min(self.rows, 64)) for name, column in block.items()}
+        return [dict(zip(splits, parts, strict=True)) for parts in zip(*splits.values(), strict=True)]
+
+
+def _recipe(args: argparse.Namespace, protocol: str | None) -> Recipe:
+    """What is trained on: nothing of the held-out city, and of one protocol alone nothing else, not even noise."""
+    recipe = preset(args.recipe) if args.recipe in PRESETS else Recipe.load(args.recipe)
+    channels = tuple(name for name in recipe.channels if name not in HELD_OUT_SCENARIOS)
+    if protocol:
+        recipe = recipe.narrowed(protocols=(protocol,), noise_share=0.0)
+    return replace(recipe, channels=channels, chunk_size=args.chunk_size)
+
+
+class Log:
+    """One line a look at the loss, also for the trackers; lines that a stopped run had gone past are dropped."""
+
+    def __init__(self, path: Path, accelerator: Accelerator):
+        self.path, self.accelerator = path, accelerator
+
+    def lines(self) -> list[dict[str, float]]:
+        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
+
+    def forget_after(self, step: int) -> None:
+        if self.accelerator.is_main_process and self.path.exists():
+            lines = [entry for entry in self.lines() if entry["step"] <= step]
+            with whole_file(self.path) as stream:
+                stream.write("".join(f"{json.dumps(entry)}\n" for entry in lines).encode())
+
+    def __call__(self, entry: dict[str, float]) -> None:
+        self.accelerator.log(entry, step=entry["step"])
+        if self.accelerator.is_main_process:
+            with self.path.open("a") as stream:
+                stream.write(json.dumps(entry) + "\n")
+
+
+class Run:
+    """One call of a training script.
+
+    Args:
+        args (`argparse.Namespace`): Of [`add_options`]. The chunk size is filled in.
+        protocol (`str`, *optional*): That training is about; all by default.
+
+    Attributes:
+        accelerator (`Accelerator`): Of this process.
+        data ([`TrainingData`]): Of this process.
+        log ([`Log`]): `log.jsonl`, and trackers.
+        deadline ([`Deadline`]): When to end.
+    """
+
+    def __init__(self, args: argparse.Namespace, protocol: str | None = None):
+        disable_progress_bar()  # of saving and loading checkpoints
+        # Minutes count from the start of the process: importing takes some of them.
+        self.start = time.monotonic() - (time.time() - psutil.Process().create_time())
+        self.args, self.deadline = args, Deadline(args.minutes, self.start)
+        if protocol is not None and protocol not in PROTOCOLS:
+            raise ValueError(f"protocol is {protocol!r}; expected one of {', '.join(PROTOCOLS)}.")
+        on_gpu = args.device == "cuda" or (args.device is None and torch.cuda.is_available())
+        if on_gpu and not torch.cuda.is_available():
+            raise SystemExit("--device is cuda, but PyTorch finds no GPU here; use --device cpu.")
+        args.chunk_size = args.chunk_size or (256 if on_gpu else 32)
+        args.out.mkdir(parents=True, exist_ok=True)
+        self.accelerator = Accelerator(
+            mixed_precision=args.mixed_precision or ("bf16" if on_gpu else "no"),
+            cpu=not on_gpu,
+            log_with=args.report_to,
+            project_dir=args.out,
+        )
+        if args.report_to:
+            if not self.accelerator.log_with:
+                raise SystemExit(
+                    f"{args.report_to} is not installed: pip install {args.report_to}, or drop --report-to."
+                )
+            self.accelerator.init_trackers(f"lwm-spectro-{protocol or 'mixture'}")
+        self.data = TrainingData(args, protocol, self.accelerator)
+        self.log = Log(args.out / "log.jsonl", self.accelerator)
+        self.loop: TrainingLoop | None = None
+
+    def settings(self, kind: type[TrainingSettings]) -> TrainingSettings:
+        """Settings of a stage from the options of the same names."""
+        given = vars(self.args)
+        values = {entry.name: given[entry.name] for entry in fields(kind) if entry.name in given}
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        values["epoch_samples"] = self.args.epoch_samples or self.data.epoch_samples
+        return kind(**values)
+
+    def loop_options(self) -> dict[str, Any]:
+        """Arguments of [`TrainingLoop`] that are options of every script."""
+        return {
+            "validation": self.data.validation,
+            "compile": self.args.compile,
+            "max_file_mib": self.args.max_file_mib,
+            "log": self.log,
+            "improved": self.export,
+        }
+
+    def export(self) -> None:
+        """Write the model as it is now."""
+        with whole_folder(self.args.out / "model", overwrite=True) as folder:
+            self.write_model(folder)
+            default_extractor().save_pretrained(folder)
+
+    def write_model(self, folder: Path) -> None:
+        """What a stage exports; the script sets it."""
+        raise NotImplementedError
+
+    def train(self, loop: TrainingLoop, score: Callable[[], Any]) -> dict[str, Any]:
+        """Train, export the best weights, and give the figures of the run.
+
+        Args:
+            loop ([`TrainingLoop`]): The stage.
+            score (`Callable`): What will be measured when training is over, called once before, so that time for it
+                can be kept.
+
+        Returns:
+            `dict`: Figures; empty on all but the main process.
+        """
+        args, self.loop = self.args, loop
+        self.log.forget_after(loop.progress.step)
+        signal.signal(signal.SIGTERM, lambda *_: setattr(loop, "stop_requested", True))
+        main = self.accelerator.is_main_process
+        if main:
+            begin = time.monotonic()
+            score()
+            loop.evaluate(self.data.validation)
+            loop.save()
+            self.export()
+            self.deadline.reserve_s = 3 + 2 * (time.monotonic() - begin)
+        before, begin = loop.progress.samples, time.monotonic()
+        reason = loop.run(args.samples, self.deadline, args.save_minutes)
+        if not main:
+            return {}
+        best = loop.progress.best
+        if best is None or loop.evaluate(self.data.validation) < best:
+            self.export()
+        lines = self.log.lines()
+        validation = [line["validation_loss"] for line in lines if "validation_loss" in line]
+        speed = loop.figures(loop.speed.samples, loop.speed.seconds, loop.speed.data_seconds)
+        earlier = self.results().get("training_seconds", 0.0) if before else 0.0
+        seconds = time.monotonic() - begin
+        return {
+            "stopped": reason,
+            "device": str(self.accelerator.device),
+            "samples": loop.progress.samples,
+            "samples_of_this_run": loop.progress.samples - before,
+            "training_seconds": round(earlier + seconds, 1),
+            "loss": lines[-1]["loss"] if lines else None,
+            "validation_loss": validation[-1] if validation else None,
+            **{name: speed.get(name) for name in ("samples_per_s", "data_share", "peak_share")},
+        }
+
+    def results(self) -> dict[str, Any]:
+        """Figures of the call before, from `results.json`."""
+        path = self.args.out / "results.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def finish(self, title: str, results: dict[str, Any], scores: list[tuple[str, str]]) -> None:
+        """Keep the figures, and print them with the scores of the stage."""
+        if self.accelerator.is_main_process:
+            with whole_file(self.args.out / "results.json") as stream:
+                stream.write((json.dumps(results, indent=2) + "\n").encode())
+            rows = [
+                ("stopped", results["stopped"]),
+                ("samples", f"{results['samples']:,} ({results['samples_of_this_run']:,} of them now)"),
+                ("loss", _number(results["loss"], "{:.4f}")),
+                ("samples a second", _number(results["samples_per_s"], "{:.0f}")),
+                ("share of a step that is data", _number(results["data_share"], "{:.1%}")),
+                ("share of the bfloat16 peak", _number(results["peak_share"], "{:.1%}")),
+                *scores,
+            ]
+            print(f"\n{title}")
+            for name, value in rows:
+                print(f"  {name:45}{value}")
+            print(f"{(time.monotonic() - self.start) / 60:.2f} minutes from start to end")
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+
+
+def _number(value: float | None, form: str) -> str:
+    return "n/a" if value is None else form.format(value)
