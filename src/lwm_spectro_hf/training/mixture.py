@@ -82,6 +82,13 @@ class RouterTraining(_MixtureLoop):
         # Row -1 of the targets, which noise is given, is the uniform one.
         self._targets = torch.cat([torch.eye(count), torch.full((1, count), 1 / count)]).to(accelerator.device)
 
+    def _config(self) -> dict[str, Any]:
+        """What the router is made from: experts may be exchanged behind it."""
+        names = ("num_channels", "num_frames", "num_freq_bins")
+        grid = {name: getattr(self.config.expert_config, name) for name in names}
+        config = super()._config()
+        return grid | {name: config[name] for name in config if name.startswith("router_") or name == "expert_names"}
+
     def losses(
         self, network: Callable, batch: dict[str, torch.Tensor], alone: bool = False
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
