@@ -156,7 +156,7 @@ def measure_routing(arguments: argparse.Namespace) -> list[tuple[str, str, str]]
 def measure_masking(arguments: argparse.Namespace) -> list[tuple[str, str, str]]:
     kept, dropped = LwmSpectroConfig(), LwmSpectroConfig(mask_strategy="drop")
     models = {
-        "plain": LwmSpectroForPreTraining._from_config(kept, attn_implementation="eager"),
+        "plain": LwmSpectroForPreTraining(LwmSpectroConfig(attn_implementation="eager")),
         "token": LwmSpectroForPreTraining(kept),
         "drop": LwmSpectroForPreTraining(dropped),
     }
