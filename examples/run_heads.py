@@ -36,6 +36,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mixture", type=Path, required=True, help="checkpoint of examples/run_router.py")
     train = add_options(parser, DEFAULTS, mix=12)
+    train.add_argument(
+        "--classifier", choices=["residual_cnn", "linear"], help="eq. 20's, or one that learns in fewer steps"
+    )
     train.add_argument("--no-augment", dest="augment", action="store_false", help="no shifts in time, no mirroring")
     return parser.parse_args()
 
@@ -44,7 +47,10 @@ def main() -> None:
     args = parse_args()
     run = Run(args)
     torch.manual_seed(stable_seed("heads", args.seed) % 2**31)
-    heads = MixtureHeads(LwmSpectroMoEForPreTraining.from_pretrained(args.mixture)).to(run.accelerator.device)
+    mixture = LwmSpectroMoEForPreTraining.from_pretrained(args.mixture)
+    if args.classifier:
+        mixture.config.expert_config.classifier_type = args.classifier
+    heads = MixtureHeads(mixture).to(run.accelerator.device)
     run.write_model = lambda folder: heads.classifier.save_pretrained(folder, state_dict=heads.state_of_checkpoint())
     data = run.data
     loop = HeadTraining(

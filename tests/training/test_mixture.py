@@ -24,7 +24,7 @@ from lwm_spectro_hf.training.mixture import (
 from lwm_spectro_hf.training.state import StateError
 from tiny_models import tiny_config
 
-SETTINGS = MixtureSettings(batch_size=16, epoch_samples=160, warmup_epochs=0.5, max_epochs=4, learning_rate=3e-3)
+SETTINGS = MixtureSettings(batch_size=16, epoch_samples=160, warmup_epochs=0.5, max_epochs=20, learning_rate=3e-3)
 
 
 class Stripes:
@@ -90,7 +90,7 @@ def test_the_router_learns_the_protocol_and_leaves_the_experts_alone(tmp_path):
 
 
 def test_heads_and_experts_learn_and_the_router_stays(tmp_path):
-    model = mixture()
+    model = mixture(classifier_type="linear", reconstruction_loss_weight=1 / 16)
     router = snapshot(model.lwm_spectro_moe.router)
     experts = snapshot(model.lwm_spectro_moe.experts)
     heads = MixtureHeads(model)
