@@ -24,9 +24,10 @@ def render(name: str, run: dict[str, Any]) -> str:
 
     Args:
         name (`str`): Of the checkpoint.
-        run (`dict`): As `examples/train_tiny.py` writes it to training.json: `summary` (what the model is), `data`,
-            `machine`, `log` (stage to `seconds`, `samples`, `loss`), `scores` (task to group to `accuracy`,
-            `macro_f1`, `num`), `limits`. What is missing is said to be missing.
+        run (`dict`): As `examples/release_weights.py` writes it to training.json: `summary` (what the model is),
+            `data`, `machine`, `log` (stage to `seconds`, `samples`, `loss`), `scores` (task to group to `accuracy`,
+            `macro_f1`, `num`), `scored` (what rows the scores are of), `sections` (title to Markdown), `limits`. What
+            is missing is said to be missing.
 
     Returns:
         `str`: Markdown with the Hub's front matter.
@@ -40,6 +41,7 @@ def render(name: str, run: dict[str, Any]) -> str:
     parts.append("## Training data\n\n" + run.get("data", "Not recorded.").strip() + "\n")
     parts.append("## Training\n\n" + _training_table(run.get("log", {}), run.get("machine", "an unrecorded machine")))
     parts.append("## Evaluation\n\n" + _scores_table(run.get("scores", {})))
+    parts += [f"## {title}\n\n{text.strip()}\n" for title, text in run.get("sections", {}).items()]
     if run.get("limits"):
         parts.append("## Limits\n\n" + run["limits"].strip() + "\n")
     return "\n".join(parts)

@@ -1,0 +1,162 @@
+#!/usr/bin/env python
+"""Put the runs of the three stages together as a folder shaped like a Hub repository, with its card.
+
+    python examples/release_weights.py --experts runs/wifi runs/lte runs/nr --router runs/router --heads runs/heads \
+        --machine "one H100, bfloat16" --out model_cards/lwm-spectro
+
+Nothing is trained. The folder gets one safetensors file that every Auto class takes its part of (encoders and
+decoders of --heads, router of --router), the front-end, and a card rendered from what the runs recorded: data,
+compute, curves, scores, limits. With --neighbours, the output of `examples/compare_embeddings.py` on these weights
+goes into the card too; since that needs the weights, release first without it, then again with it. --note is a text
+file for what a stranger should know and no run recorded.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from transformers import AutoFeatureExtractor
+
+from lwm_spectro_hf import LwmSpectroMoEForPreTraining, LwmSpectroMoEForSequenceClassification
+from lwm_spectro_hf.data.recipe import PROTOCOLS
+from lwm_spectro_hf.files import whole_folder
+from lwm_spectro_hf.hub.model_card import render
+
+SUMMARY = """
+Weights of LWM-Spectro for Transformers: a mixture of three experts (WiFi, LTE, 5G) of {millions:.1f} million
+parameters in all, {layers} layers of width {width} over {patch} x {patch} patches each, where the paper's have twelve
+of width 128 over 4 x 4. It tells the protocol of a recording, and has heads for modulation and for SNR x mobility.
+The architecture is that of arXiv 2601.08780; the weights are not.
+"""
+DATA = """
+Generated recordings, of the presets {recipes} of `lwm_spectro_hf.data.recipe`: waveforms that are coded and framed as
+the standards say, saturated and sparse cells, through ray-traced channels of nineteen cities moving at up to 35 m/s,
+SNR from -5 to 25 dB; heard by receivers that have found carrier and symbol timing, and by blind ones, at sampling
+rates from 1.92 to 61.44 Msps. The scores are of Florence, a city that training never saw. No real recording was used.
+"""
+LIMITS = """
+- Modulation can hardly be read from a blind power spectrogram, whose frames straddle symbols. Compare its score with
+  chance, a fourth or a fifth.
+- Mobility shows only where a recording lasts a good part of the channel's coherence time, several milliseconds:
+  compare its score with a third, which is chance.
+- LTE uplink, 5G uplink, WiFi 6 and 40 MHz channels, and every protocol other than the three were never seen; the
+  verdict on such a signal is one of the three all the same.
+- SNR is that of the occupied band, averaged over the elements in use; it is read best where guard band is visible.
+"""
+NOISE = """
+- There is no class for noise: on recordings that hold nothing else the mean score of the winning protocol is
+  {score:.2f}, where 0.33 would be a fair answer.
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experts", type=Path, nargs=3, required=True, help=f"runs of {', '.join(PROTOCOLS)}")
+    parser.add_argument("--router", type=Path, required=True, help="run of examples/run_router.py")
+    parser.add_argument("--heads", type=Path, required=True, help="run of examples/run_heads.py")
+    parser.add_argument("--neighbours", type=Path, help="output of examples/compare_embeddings.py on these weights")
+    parser.add_argument("--recipes", nargs="+", default=["mixed"], help="presets that were trained on (%(default)s)")
+    parser.add_argument("--machine", default="an unrecorded machine", help="what it was trained on, in words")
+    parser.add_argument("--note", type=Path, help="Markdown to add to the paragraph on training data")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; replaced if it is there")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    runs = {f"expert {name}": path for name, path in zip(PROTOCOLS, args.experts, strict=True)}
+    runs |= {"router": args.router, "heads": args.heads}
+    results = {name: read_results(path) for name, path in runs.items()}
+    model = LwmSpectroMoEForSequenceClassification.from_pretrained(args.heads / "model")
+    decoders = LwmSpectroMoEForPreTraining.from_pretrained(args.heads / "model")
+    router = LwmSpectroMoEForPreTraining.from_pretrained(args.router / "model").lwm_spectro_moe.router
+    model.lwm_spectro_moe.router.load_state_dict(router.state_dict())
+    expert = model.config.expert_config
+    noise = results["router"]["router_held_out"]["as trained"]["noise_score"]
+    record = {
+        "summary": SUMMARY.format(
+            millions=model.num_parameters() / 1e6,
+            layers=expert.num_hidden_layers,
+            width=expert.hidden_size,
+            patch=expert.patch_size,
+        ),
+        "data": DATA.format(recipes=" and ".join(f"`{name}`" for name in args.recipes))
+        + ("\n" + args.note.read_text() if args.note else ""),
+        "machine": args.machine,
+        "log": {
+            name: {"seconds": result["training_seconds"], "samples": result["samples"], "loss": result["loss"]}
+            for name, result in results.items()
+        },
+        # The router that the heads were trained behind is not the one that is released.
+        "scores": {name: row for name, row in results["heads"]["scores_held_out"].items() if name != "protocol"},
+        "scored": "single spectrograms of a city that training never saw",
+        "sections": sections(results, args),
+        "limits": LIMITS + (NOISE.strip("\n").format(score=noise) if noise is not None else ""),
+        "runs": results,
+    }
+    with whole_folder(args.out, overwrite=True) as folder:
+        model.save_pretrained(folder, state_dict={**decoders.state_dict(), **model.state_dict()})
+        AutoFeatureExtractor.from_pretrained(args.heads / "model").save_pretrained(folder)
+        (folder / "figures").mkdir()
+        draw_curves(runs).savefig(folder / "figures" / "curves.png", dpi=100)
+        for picture in sorted(args.neighbours.glob("tsne-*.png")) if args.neighbours else []:
+            shutil.copy(picture, folder / "figures" / picture.name)
+        (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n")
+        (folder / "README.md").write_text(render(args.out.name, record))
+    print(f"{args.out}: {model.num_parameters():,} parameters")
+
+
+def read_results(run: Path) -> dict[str, Any]:
+    path = run / "results.json"
+    if not path.exists():
+        raise SystemExit(f"{run} has no results.json: name the --out folder of a finished training script.")
+    return json.loads(path.read_text())
+
+
+def sections(results: dict[str, Any], args: argparse.Namespace) -> dict[str, str]:
+    """Markdown by title: router, reconstruction, embeddings, curves."""
+    router = results["router"]["router_held_out"]
+    snrs = list(router["as trained"]["by_snr_db"])
+    lines = [f"| receiver | all | {' | '.join(f'{snr} dB' for snr in snrs)} |", "| --- " * (len(snrs) + 2) + "|"]
+    for name, score in router.items():
+        cells = " | ".join(f"{score['by_snr_db'].get(snr, float('nan')):.0f}" for snr in snrs)
+        lines.append(f"| {name} | {score['accuracy']:.1f} | {cells} |")
+    found = {"Router, % right, in the held-out city": "\n".join(lines)}
+
+    names = list(results["expert LTE"]["masked_error_held_out"])
+    lines = [f"| expert | {' | '.join(names)} | model / best baseline |", "| --- " * (len(names) + 2) + "|"]
+    for protocol in PROTOCOLS:
+        result = results[f"expert {protocol}"]
+        cells = " | ".join(f"{result['masked_error_held_out'][name]:.3f}" for name in names)
+        lines.append(f"| {protocol} | {cells} | {result['model_over_best_baseline']:.2f} |")
+    found["Masked reconstruction after stage 1, mean squared error in the held-out city"] = "\n".join(lines)
+
+    if args.neighbours:
+        table = (args.neighbours / "neighbours.md").read_text().strip()
+        pictures = [f"![t-SNE](figures/{path.name})" for path in sorted(args.neighbours.glob("tsne-*.png"))]
+        found["Embeddings: ten nearest neighbours, % right, mean ± deviation over draws (silhouette)"] = "\n\n".join(
+            [table, *pictures]
+        )
+    found["Curves"] = "![losses](figures/curves.png)"
+    return found
+
+
+def draw_curves(runs: dict[str, Path]) -> Figure:
+    """Loss against samples of every stage."""
+    figure = Figure(figsize=(3.2 * len(runs), 2.8), layout="constrained")
+    for panel, (name, path) in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs.items(), strict=True):
+        lines = [json.loads(line) for line in (path / "log.jsonl").read_text().splitlines()]
+        panel.plot([line["samples"] for line in lines], [line["loss"] for line in lines], lw=0.8, label="training")
+        kept = [line for line in lines if "validation_loss" in line]
+        samples, losses = ([line[key] for line in kept] for key in ("samples", "validation_loss"))
+        panel.plot(samples, losses, "o-", ms=3, label="validation")
+        panel.set(title=name, xlabel="spectrograms", ylabel="loss")
+        panel.legend(frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""The scripts of the three stages, one after the other, and the folder that they end in."""
+
+import json
+import runpy
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from lwm_spectro_hf import (
+    LwmSpectroForPreTraining,
+    LwmSpectroMoEForPreTraining,
+    LwmSpectroMoEForSequenceClassification,
+    SpectrogramFeatureExtractor,
+)
+from lwm_spectro_hf.data.builder import Split, build_parquet
+from lwm_spectro_hf.data.recipe import PROTOCOLS, preset
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SMALL = ["--batch-size", "8", "--chunk-size", "8", "--eval-samples", "16", "--device", "cpu"]
+STEPS = ["--epoch-samples", "16", "--max-epochs", "1.5", "--warmup-epochs", "0.5"]
+
+
+def call(monkeypatch, script, *options):
+    monkeypatch.setattr(sys, "argv", [script, *map(str, options)])
+    runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    recipe = replace(preset("mixed"), channels=("none",), chunk_size=16, noise_share=0.0)
+    build_parquet(folder, {"train": Split(recipe, 144), "test": Split(recipe, 48)}, 0, processes=1)
+    return folder
+
+
+def test_from_data_to_a_released_folder(tmp_path, data, monkeypatch, capsys):
+    runs = [tmp_path / name for name in ("wifi", "lte", "nr")]
+    options = ["--tiny", "--data", data, "--mix", 2, *SMALL, *STEPS]
+    for protocol, run in zip(PROTOCOLS, runs, strict=True):
+        call(monkeypatch, "run_pretraining.py", "--protocol", protocol, "--out", run, *options)
+    results = json.loads((runs[1] / "results.json").read_text())
+    assert results["samples"] == 24 and results["stopped"] == "all samples seen"
+    assert results["model_over_best_baseline"] > 0
+
+    # Asked for more, a finished run goes on, and its log with it.
+    lines = len((runs[1] / "log.jsonl").read_text().splitlines())
+    call(monkeypatch, "run_pretraining.py", "--protocol", "LTE", "--out", runs[1], *options)
+    again = json.loads((runs[1] / "results.json").read_text())
+    assert again["samples_of_this_run"] == 0 and len((runs[1] / "log.jsonl").read_text().splitlines()) == lines
+
+    experts = ["--experts", *(run / "model" for run in runs)]
+    mixed = ["--data", data, data, "--mix", 2, *SMALL, *STEPS]
+    call(monkeypatch, "run_router.py", *experts, "--router-type", "cnn", "--out", tmp_path / "router", *mixed)
+    router = json.loads((tmp_path / "router" / "results.json").read_text())["router_held_out"]
+    assert set(router) == {"as trained", "synchronous", "blind"} and router["blind"]["num"] == 32
+    trained = LwmSpectroMoEForPreTraining.from_pretrained(tmp_path / "router" / "model")
+    expert = LwmSpectroForPreTraining.from_pretrained(runs[2] / "model")
+    assert torch.equal(trained.decoders[2].mask_token, expert.decoder.mask_token)
+
+    mixture = ["--mixture", tmp_path / "router" / "model", "--classifier", "linear"]
+    call(monkeypatch, "run_heads.py", *mixture, "--out", tmp_path / "heads", *mixed)
+    assert "macro-F1 %" in capsys.readouterr().out
+
+    stages = ["--experts", *runs, "--router", tmp_path / "router", "--heads", tmp_path / "heads"]
+    released = tmp_path / "released"
+    call(monkeypatch, "release_weights.py", *stages, "--machine", "a test", "--out", released)
+    card = (released / "README.md").read_text()
+    assert "| expert LTE |" in card and "a test" in card and "## Router, % right, in the held-out city" in card
+    assert (released / "figures" / "curves.png").stat().st_size > 1000
+    model = LwmSpectroMoEForSequenceClassification.from_pretrained(released)
+    assert torch.equal(model.lwm_spectro_moe.router.gate.weight, trained.lwm_spectro_moe.router.gate.weight)
+    assert model.config.additional_tasks["snr_db+mobility"][0] == "-5+static"
+    extractor = SpectrogramFeatureExtractor.from_pretrained(released)
+    outputs = model(
+        **extractor(torch.randn(40_000, dtype=torch.complex64).numpy(), sampling_rate=20e6, return_tensors="pt")
+    )
+    assert outputs.logits.shape == (1, 5)
+
+
+def test_what_does_not_fit_is_said(tmp_path, data, monkeypatch):
+    options = ["--tiny", "--data", data, *SMALL, "--out", tmp_path / "x"]
+    with pytest.raises(SystemExit, match="A batch of 9 cannot be shared by 1 processes in 2 parts each"):
+        call(
+            monkeypatch,
+            "run_pretraining.py",
+            "--protocol",
+            "LTE",
+            *options,
+            "--batch-size",
+            9,
+            "--gradient-accumulation",
+            2,
+        )
+    with pytest.raises(SystemExit, match="--experts has 1 checkpoints; expected WiFi, LTE, 5G, in order"):
+        call(monkeypatch, "run_router.py", "--experts", tmp_path, "--out", tmp_path / "y")
+    with pytest.raises(SystemExit, match="has no results.json"):
+        call(monkeypatch, "release_weights.py", "--experts", *[tmp_path] * 3, "--router", tmp_path, "--heads", tmp_path, "--out", tmp_path / "z")  # fmt: skip
