@@ -80,21 +80,12 @@ def test_from_data_to_a_released_folder(tmp_path, data, monkeypatch, capsys):
     assert outputs.logits.shape == (1, 5)
 
 
-def test_what_does_not_fit_is_said(tmp_path, data, monkeypatch):
-    options = ["--tiny", "--data", data, *SMALL, "--out", tmp_path / "x"]
+def test_what_does_not_fit_is_said(tmp_path, monkeypatch):
+    uneven = ["--batch-size", 9, "--gradient-accumulation", 2, "--device", "cpu", "--out", tmp_path / "x"]
     with pytest.raises(SystemExit, match="A batch of 9 cannot be shared by 1 processes in 2 parts each"):
-        call(
-            monkeypatch,
-            "run_pretraining.py",
-            "--protocol",
-            "LTE",
-            *options,
-            "--batch-size",
-            9,
-            "--gradient-accumulation",
-            2,
-        )
+        call(monkeypatch, "run_pretraining.py", "--protocol", "LTE", "--tiny", *uneven)
     with pytest.raises(SystemExit, match="--experts has 1 checkpoints; expected WiFi, LTE, 5G, in order"):
         call(monkeypatch, "run_router.py", "--experts", tmp_path, "--out", tmp_path / "y")
+    runs = ["--experts", *[tmp_path] * 3, "--router", tmp_path, "--heads", tmp_path]
     with pytest.raises(SystemExit, match="has no results.json"):
-        call(monkeypatch, "release_weights.py", "--experts", *[tmp_path] * 3, "--router", tmp_path, "--heads", tmp_path, "--out", tmp_path / "z")  # fmt: skip
+        call(monkeypatch, "release_weights.py", *runs, "--out", tmp_path / "z")
