@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 r"""Fine-tune a checkpoint for a label of any data set (sec. III-F): the head, everything, LoRA, or from scratch.
 
-A minute on a laptop: spectrograms, and a head on the frozen experts of the checkpoint that ships with the package:
+Minutes on a laptop: spectrograms, and a head on the frozen experts of the checkpoint that ships with the package:
 
     lwm-spectro generate --num 1200 --processes 2 --out runs/dataset
     python examples/run_classification.py --data runs/dataset --label snr_db --out runs/snr
@@ -155,25 +155,27 @@ def training_arguments(args: argparse.Namespace, num_rows: int, on_gpu: bool, va
     if args.batch_size % processes:
         raise TaskError(f"A batch of {args.batch_size} cannot be shared by {processes} processes: choose a multiple.")
     steps = math.ceil(num_rows / args.batch_size)
-    looks = "steps" if validated else "no"
+    epochs = args.epochs or max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps))
+    every = math.ceil(steps * epochs / LOOKS)
     return TrainingArguments(
         output_dir=str(args.out / "checkpoints"),
-        num_train_epochs=args.epochs or max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps)),
+        num_train_epochs=epochs,
         per_device_train_batch_size=args.batch_size // processes,
         per_device_eval_batch_size=max(64, args.batch_size // processes),
         learning_rate=args.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=args.warmup,
         weight_decay=args.weight_decay,
-        eval_strategy=looks,
-        eval_steps=1 / LOOKS if validated else None,
+        eval_strategy="steps" if validated else "no",
+        eval_steps=every if validated else None,
         save_strategy="steps",
-        save_steps=1 / LOOKS,
+        save_steps=every,
         save_total_limit=1,
-        logging_steps=1 / LOOKS,
+        logging_steps=every,
         load_best_model_at_end=validated,
         metric_for_best_model=args.best_by if validated else None,
         greater_is_better=args.best_by != "loss" if validated else None,
+        restore_callback_states_from_checkpoint=args.resume,  # or patience would begin anew
         label_names=["labels"],
         remove_unused_columns=False,
         dataloader_num_workers=args.workers,

@@ -298,11 +298,12 @@ def test_a_head_on_a_frozen_mixture_answers_in_the_pipeline(run, tiny_checkpoint
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(run, tmp_path):
     pretrained().save_pretrained(tmp_path / "encoder")
     options = ["--model", tmp_path / "encoder", "--method", "full", "--augment", "--joint", "--epochs", 4]
-    options += ["--batch-size", 9, "--samples-per-class", 6]
+    options += ["--batch-size", 12, "--samples-per-class", 8]
+    options += ["--validation-share", 0.2, "--patience", 5]
     whole = run(tmp_path / "whole", *options)
     run(tmp_path / "stopped", *options, "--minutes", 1e-9)
     resumed = run(tmp_path / "stopped", *options, "--resume")
-    assert resumed["steps"] == whole["steps"] == 8 and resumed["test"] == whole["test"]
+    assert resumed["steps"] == whole["steps"] > 4 and resumed["test"] == whole["test"]
     weights = [
         AutoModelForSequenceClassification.from_pretrained(tmp_path / name / "model").state_dict()
         for name in ("whole", "stopped")

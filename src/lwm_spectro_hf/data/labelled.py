@@ -297,10 +297,11 @@ def _channels(table: Dataset) -> np.ndarray | None:
         return None
     columns = [name for name in ("scenario", "user") if name in table.column_names]
     values = table.select_columns(columns).with_format("arrow")[:].to_pydict()
-    keys = []
-    for row, user in enumerate(values["user"]):
-        named = user is not None and user != -1
-        keys.append(f"{values.get('scenario', [''] * len(table))[row]}/{user}" if named else f"row {row}")
+    scenarios = values.get("scenario", [""] * len(table))
+    keys = [
+        f"row {row}" if user in (None, -1) else f"{scenario}/{user}"
+        for row, (scenario, user) in enumerate(zip(scenarios, values["user"], strict=True))
+    ]
     return np.unique(keys, return_inverse=True)[1]
 
 
