@@ -189,3 +189,40 @@ def _draw_scores(axis: Any, scores: Mapping[str, float]):
     axis.tick_params(left=False, labelsize=8)
     axis.spines[:].set_visible(False)
     axis.axvline(0, color="0.6", linewidth=0.8)
+
+
+def draw_confusion(counts: np.ndarray, labels: Sequence[str], title: str = "") -> Figure:
+    """Draws a confusion matrix: the share of each true class, a row, that each answer, a column, has.
+
+    Args:
+        counts (`np.ndarray` of shape `(num_labels, num_labels)`): Of each class (row) how many were taken for each.
+        labels (sequence of `str`): Names of the classes.
+        title (`str`, *optional*): Over the picture.
+
+    Returns:
+        `matplotlib.figure.Figure`, to be saved with `savefig`.
+    """
+    counts = np.asarray(counts)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = min(12.0, 2.2 + 0.45 * len(labels))
+    figure = Figure(figsize=(side + 0.8, side), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    image = axis.imshow(share, cmap=COLORMAP, vmin=0, vmax=1)
+    axis.set_xticks(range(len(labels)), labels, rotation=90)
+    axis.set_yticks(range(len(labels)), labels)
+    axis.tick_params(labelsize=8 if len(labels) <= 12 else 6)
+    axis.set_xlabel("answer", fontsize=8)
+    axis.set_ylabel("truth", fontsize=8)
+    axis.set_title(title, fontsize=9, loc="left", color="0.3")
+    if len(labels) <= 12:
+        for row, column in np.ndindex(share.shape):
+            color = "black" if share[row, column] > 0.6 else "white"
+            axis.text(
+                column, row, f"{100 * share[row, column]:.0f}", ha="center", va="center", fontsize=7, color=color
+            )
+    colorbar = figure.colorbar(image, ax=axis, pad=0.02, aspect=30)
+    colorbar.set_label("share of the class", fontsize=8)
+    colorbar.ax.tick_params(labelsize=7)
+    colorbar.outline.set_visible(False)
+    return figure

@@ -16,6 +16,7 @@ tags:
 - lwm-spectro
 ---
 """
+_SCORED = "single spectrograms generated from seeds that training never saw"
 _NOT_EVALUATED = "No evaluation results were recorded for these weights."
 
 
@@ -40,7 +41,7 @@ def render(name: str, run: dict[str, Any]) -> str:
     )
     parts.append("## Training data\n\n" + run.get("data", "Not recorded.").strip() + "\n")
     parts.append("## Training\n\n" + _training_table(run.get("log", {}), run.get("machine", "an unrecorded machine")))
-    parts.append("## Evaluation\n\n" + _scores_table(run.get("scores", {})))
+    parts.append("## Evaluation\n\n" + _scores_table(run.get("scores", {}), run.get("scored", _SCORED)))
     parts += [f"## {title}\n\n{text.strip()}\n" for title, text in run.get("sections", {}).items()]
     if run.get("limits"):
         parts.append("## Limits\n\n" + run["limits"].strip() + "\n")
@@ -56,12 +57,12 @@ def _training_table(log: dict[str, dict[str, float]], machine: str) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _scores_table(scores: dict[str, dict[str, dict[str, float]]]) -> str:
+def _scores_table(scores: dict[str, dict[str, dict[str, float]]], scored: str) -> str:
     if not scores:
         return _NOT_EVALUATED + "\n"
     groups = list(next(iter(scores.values())))
     rows = [
-        "Macro-F1 / accuracy in %, of single spectrograms generated from seeds that training never saw.\n",
+        f"Macro-F1 / accuracy in %, of {scored}.\n",
         "| task | " + " | ".join(groups) + " |",
         "| --- " * (len(groups) + 1) + "|",
     ]

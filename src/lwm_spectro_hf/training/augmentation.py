@@ -16,9 +16,9 @@ def augment(input_values: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     num_frames, num_bins = input_values.shape[2:]
     frames = torch.arange(num_frames, device=input_values.device)
     frames = (frames + (noise[:, :1] * num_frames).long()) % num_frames
-    # DC is the bin right of the middle, so the mirror image is one bin to the right.
+    # DC is the bin right of the middle of an even number, so the mirror image is one bin to the right.
     bins = torch.arange(num_bins, device=input_values.device)
-    bins = torch.where(noise[:, 1:] < 0.5, -bins % num_bins, bins)
+    bins = torch.where(noise[:, 1:] < 0.5, (2 * (num_bins // 2) - bins) % num_bins, bins)
     rows = torch.arange(len(input_values), device=input_values.device)
     # Indices apart from each other put their dimensions first: (batch, frames, bins, channels).
     return input_values[rows[:, None, None], :, frames[:, :, None], bins[:, None, :]].permute(0, 3, 1, 2)

@@ -1,0 +1,362 @@
+#!/usr/bin/env python
+r"""Fine-tune a checkpoint for a label of any data set (sec. III-F): the head, everything, LoRA, or from scratch.
+
+Minutes on a laptop: spectrograms, and a head on the frozen experts of the checkpoint that ships with the package:
+
+    lwm-spectro generate --num 1200 --processes 2 --out runs/dataset
+    python examples/run_classification.py --data runs/dataset --label snr_db --out runs/snr
+
+One expert of a mixture, all of its weights, 20 rows of each class (table II); the same with the joint objective of
+eq. 22, which goes on learning to fill in masked patches:
+
+    python examples/run_classification.py --data runs/dataset --label snr_db+mobility --protocol LTE --expert LTE \
+        --method full --samples-per-class 20 --out runs/lte-20
+    python examples/run_classification.py --data runs/dataset --label snr_db+mobility --protocol LTE --expert LTE \
+        --method full --samples-per-class 20 --joint --augment --out runs/lte-20-joint
+
+An encoder that `run_pretraining.py` wrote, adapters beside its attention, on a GPU, nine minutes:
+
+    python examples/run_classification.py --data runs/dataset --label modulation --model runs/lte/model \
+        --method lora --minutes 9 --mixed-precision bf16 --device cuda --out runs/modulation
+
+Several processes; the batch size is that of all together:
+
+    accelerate launch --num_processes 8 examples/run_classification.py --data NAME_ON_THE_HUB --label modulation \
+        --method full --batch-size 512 --out runs/modulation
+
+The data: a folder that `lwm-spectro generate` wrote, or anything else that `datasets.load_dataset` reads, with
+`input_values` (spectrograms) or `iq` (num_samples x 2, and `sampling_rate`), and labels: classes, strings or numbers.
+
+Writes to --out: `model/` (for `AutoModelForSequenceClassification` and `pipeline("iq-classification")`, with a card),
+`results.json`, `confusion.png`, and `settings.json` and `checkpoints/`, from which --resume goes on.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from transformers import EarlyStoppingCallback, EvalPrediction, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils.logging import disable_progress_bar
+
+from lwm_spectro_hf import SpectrogramFeatureExtractor, default_checkpoint
+from lwm_spectro_hf.data.labelled import Task, TaskError, as_is, load_task
+from lwm_spectro_hf.data.recipe import stable_seed
+from lwm_spectro_hf.evaluation.classification import classification_scores, scores_table
+from lwm_spectro_hf.files import whole_file, whole_folder
+from lwm_spectro_hf.hub.model_card import render
+from lwm_spectro_hf.plotting import draw_confusion
+from lwm_spectro_hf.training.fine_tuning import (
+    HEADS,
+    METHODS,
+    EmbeddingClassifier,
+    Embeddings,
+    FineTuner,
+    JointClassifier,
+    TimeLimit,
+    add_lora,
+    build_classifier,
+    check_fit,
+    load_pretrained,
+    renew,
+)
+from lwm_spectro_hf.training.loop import DivergedError
+
+LOOKS = 20  # at the validation rows, and saves, in a run
+MIN_STEPS = 300  # by default, however few rows there are
+MIN_EPOCHS = 20
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder, or name on the Hub")
+    parser.add_argument("--label", required=True, help='column to predict, or several joined by "+": snr_db+mobility')
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+    parser.add_argument("--seed", type=int, default=0, help="of splits, weights and order (default: %(default)s)")
+    parser.add_argument("--device", choices=["cuda", "cpu"], help="default: a GPU if there is one")
+
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", help="checkpoint, folder or name on the Hub (default: the one that ships)")
+    model.add_argument("--expert", help="take this expert out of a mixture; the whole mixture by default")
+    model.add_argument("--method", choices=METHODS, default="frozen", help="what is trained (default: %(default)s)")
+    model.add_argument("--head", choices=HEADS, help="default: that of the checkpoint")
+    model.add_argument("--lora-rank", type=int, default=8, help="of --method lora (default: %(default)s)")
+
+    data = parser.add_argument_group("data")
+    data.add_argument("--protocol", help="rows of this protocol only")
+    data.add_argument("--samples-per-class", type=int, help="few-shot: so many training rows of each class")
+    for split in ("train", "validation", "test"):
+        data.add_argument(f"--{split}-split", default=split, help=f"rows for {split} (default: %(default)s)")
+    data.add_argument(
+        "--validation-share",
+        type=float,
+        help="of the training rows, without such a split; 0: train to the end (default: 0.1, few-shot 0)",
+    )
+    data.add_argument(
+        "--test-share", type=float, default=0.2, help="of the training rows, without such a split (default: 0.2)"
+    )
+    data.add_argument("--workers", type=int, default=0, help="processes that read (default: %(default)s)")
+
+    train = parser.add_argument_group("training; AdamW, weight decay and rate as in table I")
+    train.add_argument("--batch-size", type=int, default=64, help="of all processes (default: %(default)s)")
+    train.add_argument(
+        "--epochs", type=float, help=f"default: {MIN_EPOCHS}, or as many as make {MIN_STEPS} steps of few rows"
+    )
+    train.add_argument("--minutes", type=float, help="of training at most")
+    train.add_argument("--learning-rate", type=float, help="at its highest (default: 5e-4, of a frozen encoder 2e-3)")
+    train.add_argument(
+        "--encoder-learning-rate",
+        type=float,
+        help="of all but the head (default: a fifth with --method full, else the same)",
+    )
+    train.add_argument("--weight-decay", type=float, default=0.05, help="not of vectors (default: %(default)s)")
+    train.add_argument("--warmup", type=float, default=0.05, help="share of the steps (default: %(default)s)")
+    train.add_argument(
+        "--patience",
+        type=int,
+        default=10,
+        help=f"looks, of {LOOKS}, at the validation rows without a better --best-by (default: %(default)s)",
+    )
+    train.add_argument("--best-by", choices=["macro_f1", "accuracy", "loss"], default="macro_f1")
+    train.add_argument("--augment", action="store_true", help="shift in time and mirror in frequency")
+    train.add_argument("--joint", action="store_true", help="eq. 22: masked reconstruction and contrast as well")
+    train.add_argument("--reconstruction-weight", type=float, help="of eq. 17 (default: that of the checkpoint)")
+    train.add_argument("--contrastive-weight", type=float, help="of eq. 19 (default: that of the checkpoint)")
+    train.add_argument("--mixed-precision", choices=["no", "bf16", "fp16"], default="no")
+    train.add_argument("--report-to", default="none", help="tensorboard, trackio, wandb... (default: %(default)s)")
+    args = parser.parse_args(argv)
+    args.model = args.model or str(default_checkpoint())
+    if args.method == "frozen" and (args.joint or args.augment):
+        parser.error("--method frozen embeds every row once, so it cannot go with --joint or --augment.")
+    if args.validation_share is None:
+        args.validation_share = 0.0 if args.samples_per_class else 0.1
+    if args.learning_rate is None:
+        args.learning_rate = 2e-3 if args.method == "frozen" else 5e-4
+    if args.encoder_learning_rate is None:
+        args.encoder_learning_rate = args.learning_rate / (5 if args.method == "full" else 1)
+    return args
+
+
+def extractor_of(checkpoint: str) -> SpectrogramFeatureExtractor | None:
+    try:
+        return SpectrogramFeatureExtractor.from_pretrained(checkpoint)
+    except OSError:  # whoever has spectrograms only needs none
+        return None
+
+
+def training_arguments(args: argparse.Namespace, num_rows: int, on_gpu: bool, validated: bool) -> TrainingArguments:
+    processes = PartialState(cpu=not on_gpu).num_processes
+    if args.batch_size % processes:
+        raise TaskError(f"A batch of {args.batch_size} cannot be shared by {processes} processes: choose a multiple.")
+    steps = math.ceil(num_rows / args.batch_size)
+    epochs = args.epochs or max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps))
+    every = math.ceil(steps * epochs / LOOKS)
+    return TrainingArguments(
+        output_dir=str(args.out / "checkpoints"),
+        num_train_epochs=epochs,
+        per_device_train_batch_size=args.batch_size // processes,
+        per_device_eval_batch_size=max(64, args.batch_size // processes),
+        learning_rate=args.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=args.warmup,
+        weight_decay=args.weight_decay,
+        eval_strategy="steps" if validated else "no",
+        eval_steps=every if validated else None,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=1,
+        logging_steps=every,
+        load_best_model_at_end=validated,
+        metric_for_best_model=args.best_by if validated else None,
+        greater_is_better=args.best_by != "loss" if validated else None,
+        restore_callback_states_from_checkpoint=args.resume,  # or patience would begin anew
+        label_names=["labels"],
+        remove_unused_columns=False,
+        dataloader_num_workers=args.workers,
+        bf16=args.mixed_precision == "bf16",
+        fp16=args.mixed_precision == "fp16",
+        use_cpu=not on_gpu,
+        report_to=args.report_to,
+        seed=args.seed,
+    )
+
+
+def metrics_of(labels: list[str]):
+    def metrics(prediction: EvalPrediction) -> dict[str, float]:
+        scores = classification_scores(prediction.label_ids, prediction.predictions.argmax(-1), labels)
+        return {name: scores[name] for name in ("accuracy", "macro_f1")}
+
+    return metrics
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What the result depends on."""
+    free = ("out", "resume", "minutes", "device", "workers", "report_to")
+    return {name: value for name, value in vars(args).items() if name not in free}
+
+
+def check_settings(args: argparse.Namespace) -> None:
+    """A run goes on with what it was begun with; a new one does not write over another."""
+    path = args.out / "settings.json"
+    if args.resume != path.exists():
+        there = (
+            "There is no run in {} to --resume." if args.resume else "{} holds a run: --resume it, or name another."
+        )
+        raise TaskError(there.format(args.out))
+    if args.resume:
+        settings, found = settings_of(args), json.loads(path.read_text())
+        different = [f"{name} was {found.get(name)!r}" for name in settings if found.get(name) != settings[name]]
+        if different:
+            raise TaskError(f"The run in {args.out} was begun otherwise: {', '.join(different)}. Give the same again.")
+
+
+def run(args: argparse.Namespace) -> None:
+    on_gpu = args.device == "cuda" or (args.device is None and torch.cuda.is_available())
+    if on_gpu and not torch.cuda.is_available():
+        raise TaskError("--device is cuda, but PyTorch finds no GPU here; use --device cpu.")
+    disable_progress_bar()  # of saving and loading checkpoints
+    check_settings(args)
+    state = PartialState(cpu=not on_gpu)
+    pretrained, has_decoder = load_pretrained(args.model, args.expert)
+    extractor = extractor_of(args.model)
+    task = load_task(
+        args.data,
+        args.label,
+        protocol=args.protocol,
+        train_split=args.train_split,
+        validation_split=args.validation_split,
+        test_split=args.test_split,
+        validation_share=args.validation_share,
+        test_share=args.test_share,
+        samples_per_class=args.samples_per_class,
+        extractor=extractor,
+        seed=args.seed,
+    )
+    for part in (task.train, task.test):
+        check_fit(pretrained, part, args.model)
+    torch.manual_seed(stable_seed("weights", args.seed) % 2**31)
+    if args.method == "scratch":
+        pretrained = renew(pretrained)
+    model = build_classifier(pretrained, args.label, task.labels, args.head)
+    if args.joint and not has_decoder:
+        task.notes.append(f"{args.model} has no decoder; it is a new one.")
+    say = state.print
+    say(f"{args.label}: {len(task.labels)} classes, {', '.join(task.labels)}")
+    say(f"{len(task.train):,} rows to train on, {len(task.test):,} to score.")
+    for note in task.notes:
+        say(note)
+
+    validated = task.validation is not None
+    arguments = training_arguments(args, len(task.train), on_gpu, validated)
+    parts = {"train": task.train, "validation": task.validation, "test": task.test}
+    network: torch.nn.Module = add_lora(model, args.lora_rank) if args.method == "lora" else model
+    adapted = network
+    if args.method == "frozen":
+        model.to(arguments.device)
+        batch_size = arguments.per_device_eval_batch_size
+        parts = {name: rows and Embeddings(model, rows, batch_size, name) for name, rows in parts.items()}
+        network = EmbeddingClassifier(model)
+    elif args.joint:
+        config = getattr(model.config, "expert_config", model.config)
+        weights = (
+            config.reconstruction_loss_weight if args.reconstruction_weight is None else args.reconstruction_weight,
+            config.contrastive_loss_weight if args.contrastive_weight is None else args.contrastive_weight,
+        )
+        network = JointClassifier(model, pretrained, *weights)
+    callbacks = [EarlyStoppingCallback(args.patience)] if validated else []
+    callbacks += [TimeLimit(args.minutes)] if args.minutes else []
+    trainer = FineTuner(
+        model=network,
+        args=arguments,
+        train_dataset=parts["train"],
+        eval_dataset=parts["validation"],
+        data_collator=as_is,
+        compute_metrics=metrics_of(task.labels),
+        callbacks=callbacks,
+        encoder_learning_rate=args.encoder_learning_rate,
+        augmented=args.augment,
+    )
+    if state.is_main_process:
+        with whole_file(args.out / "settings.json") as stream:
+            stream.write((json.dumps(settings_of(args), indent=2) + "\n").encode())
+    last = get_last_checkpoint(arguments.output_dir) if args.resume and Path(arguments.output_dir).exists() else None
+    outcome = trainer.train(resume_from_checkpoint=last)
+    answers = trainer.predict(parts["test"])
+    if args.method == "lora":
+        model = adapted.merge_and_unload()
+    if trainer.is_world_process_zero():
+        report(args, task, model.cpu(), extractor, trainer, outcome.metrics, answers.predictions.argmax(-1))
+    state.wait_for_everyone()
+
+
+def report(
+    args: argparse.Namespace,
+    task: Task,
+    model: torch.nn.Module,
+    extractor: SpectrogramFeatureExtractor | None,
+    trainer: FineTuner,
+    metrics: dict[str, float],
+    answers: np.ndarray,
+) -> None:
+    """Write what came out, and print it."""
+    truth = task.test.labels.numpy()
+    scores = classification_scores(truth, answers, task.labels)
+    by_protocol = {"all": scores}
+    if task.test_protocols is not None:
+        for name in sorted(set(task.test_protocols)):
+            rows = task.test_protocols == name
+            by_protocol[name] = classification_scores(truth[rows], answers[rows], task.labels)
+    groups = {
+        name: {key: entry[key] for key in ("accuracy", "macro_f1", "num")} for name, entry in by_protocol.items()
+    }
+    results: dict[str, Any] = {
+        "task": task.name,
+        "method": args.method,
+        "rows": {"train": len(task.train), "validation": len(task.validation or ()), "test": len(task.test)},
+        "steps": trainer.state.global_step,
+        "train_loss": metrics["train_loss"],
+        "train_seconds": metrics["train_runtime"],
+        "best_validation": trainer.state.best_metric,
+        "test": scores,
+        "test_by_protocol": groups,
+        "notes": task.notes,
+    }
+    samples = trainer.state.global_step * args.batch_size
+    card = {
+        "summary": f"{Path(args.model).name} fine-tuned ({args.method}) to tell `{task.name}`: "
+        f"{', '.join(task.labels)}.",
+        "data": f"{len(task.train):,} spectrograms of `{Path(args.data).name}`, split `{args.train_split}`. "
+        + " ".join(task.notes),
+        "machine": torch.cuda.get_device_name() if trainer.args.device.type == "cuda" else "a CPU",
+        "log": {args.method: {"seconds": metrics["train_runtime"], "samples": samples, "loss": metrics["train_loss"]}},
+        "scores": {task.name: groups},
+        "scored": f"{len(task.test):,} single spectrograms of that data which training never saw",
+    }
+    with whole_folder(args.out / "model", overwrite=True) as folder:
+        model.save_pretrained(folder)
+        if extractor is not None:
+            extractor.save_pretrained(folder)
+        (folder / "README.md").write_text(render(args.out.name, card))
+    with whole_file(args.out / "results.json") as stream:
+        stream.write((json.dumps(results, indent=2) + "\n").encode())
+    title = f"{task.name}, {args.method}: macro-F1 {scores['macro_f1']:.1f} %"
+    draw_confusion(scores["confusion"], task.labels, title).savefig(args.out / "confusion.png")
+    print(f"\n{title}; of {len(task.test):,} test rows, in %")
+    print(scores_table(scores, task.name))
+
+
+def main() -> None:
+    try:
+        run(parse_args())
+    except (TaskError, DivergedError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,339 @@
+"""Spectrograms with the classes of one task, out of whatever `datasets.load_dataset` reads."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Value, load_dataset
+
+from ..extras import require
+from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
+
+MAX_CLASSES = 1000  # more different values than this are a quantity, not a label
+
+
+class TaskError(ValueError):
+    """Data, label and checkpoint do not make a task; says how."""
+
+
+class LabelledSpectrograms(torch.utils.data.Dataset):
+    """Rows of a table as batches of `input_values` and `labels`; give `DataLoader` [`as_is`] to collate them.
+
+    Args:
+        table (`datasets.Dataset`): With a column `input_values`, or `iq` (and `sampling_rate`, if the extractor asks).
+        rows (`np.ndarray` of shape `(num,)`): Which of it.
+        labels (`np.ndarray` of shape `(num,)`): Their classes.
+        extractor ([`SpectrogramFeatureExtractor`], *optional*): Of the checkpoint; `iq` needs it.
+
+    Raises:
+        TaskError: If the table has neither column, or one that cannot be made a spectrogram of.
+    """
+
+    def __init__(
+        self,
+        table: Dataset,
+        rows: np.ndarray,
+        labels: np.ndarray,
+        extractor: SpectrogramFeatureExtractor | None = None,
+    ):
+        if "input_values" not in table.column_names and "iq" not in table.column_names:
+            raise TaskError(
+                f"The data has the columns {', '.join(table.column_names)}; expected `input_values` (spectrograms) or "
+                "`iq` (samples as I, Q)."
+            )
+        if "input_values" not in table.column_names and extractor is None:
+            raise TaskError(
+                "The data has I/Q samples, but the checkpoint has no preprocessor_config.json that says how to make "
+                "spectrograms of them: save its SpectrogramFeatureExtractor beside it."
+            )
+        wanted = ("input_values",) if "input_values" in table.column_names else ("iq", "sampling_rate")
+        wanted = [name for name in wanted if name in table.column_names]
+        self._table, self._extractor = table.select_columns(wanted).with_format("numpy"), extractor
+        self.rows, self.labels = rows, torch.from_numpy(labels)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, places: Sequence[int]) -> dict[str, torch.Tensor]:
+        batch = self._table[self.rows[places].tolist()]
+        values = self._spectrograms(batch)
+        finite = values.flatten(1).isfinite().all(1)
+        if not finite.all():
+            row = self.rows[places][int((~finite).nonzero()[0, 0])]
+            raise TaskError(f"The spectrogram of row {row} holds values that are NaN or infinite: build it again.")
+        return {"input_values": values, "labels": self.labels[places]}
+
+    def _spectrograms(self, batch: dict[str, np.ndarray]) -> torch.Tensor:
+        """Of shape `(batch, num_channels, num_frames, num_freq_bins)`, float32."""
+        if "input_values" in batch:
+            return torch.from_numpy(np.stack([np.asarray(row, np.float32) for row in batch["input_values"]]))
+        rates = batch.get("sampling_rate", [None] * len(batch["iq"]))
+        spectrograms = []
+        for iq, rate in zip(batch["iq"], rates, strict=True):
+            iq = np.asarray(list(iq), np.float32)
+            if iq.ndim != 2 or iq.shape[1] != 2:
+                raise TaskError(f"A row of `iq` has shape {iq.shape}; expected (num_samples, 2), which are I and Q.")
+            samples = np.ascontiguousarray(iq).view(np.complex64)[:, 0]
+            rate = None if rate is None else float(rate)
+            spectrograms.append(self._extractor(samples, sampling_rate=rate, return_tensors="pt").input_values)
+        return torch.cat(spectrograms)
+
+
+def as_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The collator for a data set whose `__getitems__` gives whole batches."""
+    return batch
+
+
+@dataclass
+class Task:
+    """A label to predict, and the rows to learn, choose and score it on.
+
+    Attributes:
+        name: The column, or several joined by "+".
+        labels: Names of the classes, in order; those of joined columns are joined likewise ("-5+static").
+        train: Rows to learn from.
+        validation: Rows to choose the best weights by, or nothing.
+        test: Rows to score.
+        test_protocols: The protocol of each row of the test, if the data says it.
+        notes: What was left out and how splits were made, in sentences.
+    """
+
+    name: str
+    labels: list[str]
+    train: LabelledSpectrograms
+    validation: LabelledSpectrograms | None
+    test: LabelledSpectrograms
+    test_protocols: np.ndarray | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def open_data(data: str) -> DatasetDict:
+    """All splits of a folder or of a data set on the Hub.
+
+    Raises:
+        TaskError: If it cannot be read.
+    """
+    try:
+        found = load_dataset(str(Path(data).expanduser()) if Path(data).expanduser().exists() else data)
+    except Exception as error:  # noqa: BLE001 - whatever a broken file does to a reader
+        reason = error.__cause__ or error
+        raise TaskError(
+            f"{data} cannot be read as a data set ({type(reason).__name__}: {str(reason).splitlines()[0]}). Expected "
+            "a folder that `lwm-spectro generate` wrote, or another that `datasets.load_dataset` reads, or the name "
+            "of a data set on the Hub. If a file in it is damaged, delete that file and build again."
+        ) from error
+    return found if isinstance(found, DatasetDict) else DatasetDict({"train": found})
+
+
+def load_task(
+    data: str,
+    label: str,
+    protocol: str | None = None,
+    train_split: str = "train",
+    validation_split: str = "validation",
+    test_split: str = "test",
+    validation_share: float = 0.1,
+    test_share: float = 0.2,
+    samples_per_class: int | None = None,
+    extractor: SpectrogramFeatureExtractor | None = None,
+    seed: int = 0,
+) -> Task:
+    """Read a data set, make classes of a label, and split its rows.
+
+    A validation or test split that the data does not have is taken out of the training split: whole channels (all
+    rows of one `user` of one `scenario`) where the data names them, else rows of each class alike.
+
+    Args:
+        data (`str`): A folder, or a name on the Hub.
+        label (`str`): A column of classes, strings or numbers, or several joined by "+".
+        protocol (`str`, *optional*): Only these rows.
+        train_split (`str`, *optional*, defaults to `"train"`): Rows to learn from.
+        validation_split (`str`, *optional*, defaults to `"validation"`): Rows to choose by.
+        test_split (`str`, *optional*, defaults to `"test"`): Rows to score.
+        validation_share (`float`, *optional*, defaults to 0.1): Of the training rows, if there is no such split; 0 for
+            no validation.
+        test_share (`float`, *optional*, defaults to 0.2): Of the training rows, if there is no such split.
+        samples_per_class (`int`, *optional*): Few-shot: so many training rows of each class.
+        extractor ([`SpectrogramFeatureExtractor`], *optional*): Makes spectrograms of I/Q.
+        seed (`int`, *optional*, defaults to 0): Of the splits and of the few shots.
+
+    Returns:
+        [`Task`].
+
+    Raises:
+        TaskError: If data and label do not make one.
+    """
+    tables = open_data(data)
+    if train_split not in tables:
+        raise TaskError(f"{data} has no split {train_split!r}; it has {', '.join(tables)}.")
+    notes: list[str] = []
+    table = tables[train_split]
+    codes, names = label_codes(table, label)
+    rows = _usable(table, codes, protocol, f"split {train_split!r}", label, notes)
+    groups = _channels(table)
+
+    held = {}  # name of the part: table, rows, their classes by name
+    for part, split, share in (("test", test_split, test_share), ("validation", validation_split, validation_share)):
+        if split in tables and split != train_split:
+            part_codes, part_names = label_codes(tables[split], label)
+            part_rows = _usable(tables[split], part_codes, protocol, f"split {split!r}", label, notes)
+            held[part] = tables[split], part_rows, np.array(part_names, object)[part_codes[part_rows]]
+        elif share:
+            rows, part_rows = _split_off(rows, codes, groups, share, seed, part)
+            held[part] = table, part_rows, np.array(names, object)[codes[part_rows]]
+            how = "rows of each class alike" if groups is None else "channels (scenario, user) that training has not"
+            notes.append(f"{len(part_rows):,} rows of split {train_split!r} are for {part}: {how}.")
+    if "test" not in held:
+        raise TaskError(f"{data} has no split {test_split!r} to score on, and the share to take out for it is 0.")
+    if samples_per_class:
+        rows = _few_shot(rows, codes, names, samples_per_class, seed)
+
+    labels = [names[code] for code in np.unique(codes[rows])]
+    if len(labels) < 2:
+        raise TaskError(f"`{label}` has one class, {labels}, in {len(rows)} training rows; expected at least two.")
+    classes = {name: index for index, name in enumerate(labels)}
+    parts = {"validation": None}
+    for part, (part_table, part_rows, part_labels) in held.items():
+        known = np.array([name in classes for name in part_labels], bool)
+        if not known.all():
+            notes.append(f"{(~known).sum():,} rows for {part} are left out: their class is not in training.")
+        if not known.any():
+            raise TaskError(f"None of the rows for {part} has a class of the training rows ({', '.join(labels)}).")
+        part_classes = np.array([classes[name] for name in part_labels[known]], np.int64)
+        parts[part] = LabelledSpectrograms(part_table, part_rows[known], part_classes, extractor)
+    train_classes = np.array([classes[names[code]] for code in codes[rows]], np.int64)
+    test_table = held["test"][0]
+    protocols = None
+    if "protocol" in test_table.column_names:
+        protocol_codes, protocol_names = label_codes(test_table, "protocol")
+        protocols = np.array([*protocol_names, "none"], object)[protocol_codes[parts["test"].rows]]
+    train = LabelledSpectrograms(table, rows, train_classes, extractor)
+    return Task(label, labels, train, parts["validation"], parts["test"], protocols, notes)
+
+
+def label_codes(table: Dataset, label: str) -> tuple[np.ndarray, list[str]]:
+    """The class of each row, -1 where it is unknown, and the names of all classes in order.
+
+    Unknown are nothing, an empty string, a negative class, a number that is not finite, and -1 in a column of integers
+    that are not negative otherwise. Numbers are sorted, strings too; classes of joined columns go by the first.
+
+    Raises:
+        TaskError: If there is no such column, or its values are no classes.
+    """
+    columns = [label] if label in table.column_names else label.split("+")
+    codes, names = np.zeros(len(table), np.int64), [()]
+    for column in columns:
+        if column not in table.column_names:
+            raise TaskError(
+                f"There is no column {column!r} to take labels from; the data has {', '.join(table.column_names)}. "
+                'Give one of these, or several joined by "+".'
+            )
+        part, part_names = _codes(table, column)
+        if len(columns) > 1 and any("+" in name for name in part_names):
+            raise TaskError(f'Classes of {column!r} hold a "+", so they cannot be joined with others by it.')
+        codes = np.where((codes >= 0) & (part >= 0), codes * len(part_names) + part, -1)
+        names = [(*first, name) for first in names for name in part_names]
+    return codes, ["+".join(parts) for parts in names]
+
+
+def _codes(table: Dataset, column: str) -> tuple[np.ndarray, list[str]]:
+    feature = table.features[column]
+    values = table.select_columns([column]).with_format("arrow")[:].column(0).to_pylist()
+    if isinstance(feature, ClassLabel):
+        return np.array([-1 if value is None else max(value, -1) for value in values], np.int64), feature.names
+    kind = feature.dtype if isinstance(feature, Value) else str(feature)
+    if kind in ("string", "large_string"):
+        names = sorted({value for value in values if value})
+    elif kind == "bool":
+        values = [None if value is None else str(value) for value in values]
+        names = ["False", "True"]
+    elif kind.startswith(("int", "uint")):
+        if min((value for value in set(values) if value not in (None, -1)), default=0) >= 0:
+            values = [None if value == -1 else value for value in values]
+        names = [str(value) for value in sorted({value for value in values if value is not None})]
+        values = [str(value) for value in values]
+    elif kind.startswith("float"):
+        # Adding zero makes 0 of -0.
+        values = [f"{value + 0:g}" if value is not None and math.isfinite(value) else None for value in values]
+        names = sorted({value for value in values if value is not None}, key=float)
+    else:
+        raise TaskError(
+            f"The column {column!r} holds {kind}; expected classes, strings or numbers to take labels from."
+        )
+    if len(names) > MAX_CLASSES:
+        raise TaskError(
+            f"The column {column!r} has {len(names):,} different values, which are too many for classes (at most "
+            f"{MAX_CLASSES:,}). Add a column of coarser ones."
+        )
+    code = {name: index for index, name in enumerate(names)}
+    return np.array([code.get(value, -1) for value in values], np.int64), names
+
+
+def _usable(
+    table: Dataset, codes: np.ndarray, protocol: str | None, where: str, label: str, notes: list[str]
+) -> np.ndarray:
+    """Numbers of the rows of the protocol that have a label."""
+    wanted = np.ones(len(table), bool)
+    if protocol is not None:
+        protocol_codes, names = label_codes(table, "protocol")
+        if protocol not in names:
+            raise TaskError(f"There is no protocol {protocol!r} in the data; it has {', '.join(names)}.")
+        wanted = protocol_codes == names.index(protocol)
+    rows = np.flatnonzero(wanted & (codes >= 0))
+    dropped = int(wanted.sum()) - len(rows)
+    if dropped:
+        notes.append(f"{dropped:,} of {wanted.sum():,} rows of {where} are left out: their `{label}` is unknown.")
+    if not len(rows):
+        raise TaskError(f"No row of {where} has a `{label}`" + (f" and the protocol {protocol}." if protocol else "."))
+    return rows
+
+
+def _channels(table: Dataset) -> np.ndarray | None:
+    """A number for each channel; every row without a user has one of its own. None if the data knows no users."""
+    if "user" not in table.column_names:
+        return None
+    columns = [name for name in ("scenario", "user") if name in table.column_names]
+    values = table.select_columns(columns).with_format("arrow")[:].to_pydict()
+    scenarios = values.get("scenario", [""] * len(table))
+    keys = [
+        f"row {row}" if user in (None, -1) else f"{scenario}/{user}"
+        for row, (scenario, user) in enumerate(zip(scenarios, values["user"], strict=True))
+    ]
+    return np.unique(keys, return_inverse=True)[1]
+
+
+def _split_off(
+    rows: np.ndarray, codes: np.ndarray, groups: np.ndarray | None, share: float, seed: int, part: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that stay, and a share of them, or of the channels, for another part."""
+    selection = require("sklearn.model_selection", "train")
+    if groups is not None:
+        found = len(np.unique(groups[rows]))
+        if found < 2:
+            raise TaskError(f"All {len(rows)} rows are of one channel: none is left for {part}. Give a split for it.")
+        splitter = selection.GroupShuffleSplit(1, test_size=share, random_state=seed)
+        stay, go = next(splitter.split(rows, groups=groups[rows]))
+        return rows[stay], rows[go]
+    # A class of one row cannot be on both sides.
+    stratify = codes[rows] if np.unique(codes[rows], return_counts=True)[1].min() > 1 else None
+    try:
+        stay, go = selection.train_test_split(rows, test_size=share, random_state=seed, stratify=stratify)
+    except ValueError as error:
+        raise TaskError(f"{len(rows)} rows cannot be split to have some for {part}: {error}") from error
+    return np.sort(stay), np.sort(go)
+
+
+def _few_shot(rows: np.ndarray, codes: np.ndarray, names: list[str], num: int, seed: int) -> np.ndarray:
+    generator, chosen = np.random.default_rng(seed), []
+    for code in np.unique(codes[rows]):
+        members = rows[codes[rows] == code]
+        if len(members) < num:
+            raise TaskError(
+                f"Class {names[code]!r} has {len(members)} training rows; {num} of each class were asked for. Ask for "
+                "fewer, or generate more."
+            )
+        chosen.append(generator.choice(members, num, replace=False))
+    return np.sort(np.concatenate(chosen))

@@ -1,0 +1,307 @@
+"""Fine-tuning (sec. III-F): a classifier on a pretrained encoder, by `Trainer`.
+
+Four methods: the head alone on a frozen encoder, everything, low-rank adapters beside the attention's projections, or
+the same architecture from fresh weights. On top of the last three, the joint objective of eq. 22 on request.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate.utils import broadcast
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+from transformers import (
+    AutoConfig,
+    AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
+    Trainer,
+    TrainerCallback,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from ..auto import AUTO_CLASSES
+from ..configuration_lwm_spectro import LwmSpectroMoEConfig
+from ..data.labelled import LabelledSpectrograms, TaskError, as_is
+from ..data.recipe import stable_seed
+from ..extras import require
+from ..modeling_lwm_spectro import LwmSpectroForPreTraining, LwmSpectroPreTrainedModel
+from .augmentation import augment
+from .loop import Deadline, DivergedError
+
+METHODS = ("frozen", "full", "lora", "scratch")
+HEADS = ("residual_cnn", "linear")
+
+
+def load_pretrained(checkpoint: str, expert: str | None = None) -> tuple[LwmSpectroPreTrainedModel, bool]:
+    """The encoder of a checkpoint, or its mixture, with the parts that pretraining adds.
+
+    Args:
+        checkpoint (`str`): A folder or a name on the Hub, of any model of this package.
+        expert (`str`, *optional*): Take this expert out of a mixture.
+
+    Returns:
+        `tuple`: The model for pretraining, and whether the checkpoint has its decoder too, or it is new.
+
+    Raises:
+        TaskError: If the checkpoint cannot be read, is of another architecture, lacks weights of the encoder, or has
+            no such expert.
+    """
+    try:
+        config = AutoConfig.from_pretrained(checkpoint)
+    except (OSError, ValueError) as error:
+        raise TaskError(f"{checkpoint} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+    if AutoModelForSequenceClassification not in AUTO_CLASSES.get(type(config), {}):
+        known = ", ".join(config_class.model_type for config_class in AUTO_CLASSES)
+        raise TaskError(f"{checkpoint} is a {config.model_type!r} model; expected one of {known}.")
+    model, info = AutoModelForPreTraining.from_pretrained(checkpoint, dtype=torch.float32, output_loading_info=True)
+    absent = {*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])}
+    missing = sorted(key for key in absent if key.startswith(model.base_model_prefix + "."))
+    if missing:
+        raise TaskError(
+            f"{checkpoint} lacks {len(missing)} weights of its encoder, the first of which is {missing[0]}: it is "
+            "damaged, or of another model."
+        )
+    if expert is not None:
+        names = getattr(config, "expert_names", [])
+        if expert not in names:
+            raise TaskError(f"There is no expert {expert!r} in {checkpoint}; it has {', '.join(names) or 'none'}.")
+        index, mixture = names.index(expert), model
+        model = LwmSpectroForPreTraining(copy.deepcopy(config.expert_config))
+        model.lwm_spectro, model.decoder = mixture.base_model.experts[index], mixture.decoders[index]
+        model.projection = mixture.projections[index]
+    return model, not absent
+
+
+def check_fit(model: LwmSpectroPreTrainedModel, rows: LabelledSpectrograms, checkpoint: str) -> None:
+    """Make sure that the spectrograms of a data set are of the shape that a model expects.
+
+    Raises:
+        TaskError: If they are not, or cannot be made of the I/Q samples.
+    """
+    config = getattr(model.config, "expert_config", model.config)
+    expected = (config.num_channels, config.num_frames, config.num_freq_bins)
+    try:
+        found = tuple(rows.__getitems__([0])["input_values"].shape[1:])
+    except TaskError:
+        raise
+    except ValueError as error:
+        raise TaskError(f"The extractor of {checkpoint} cannot make spectrograms of this data: {error}") from error
+    if found != expected:
+        raise TaskError(
+            f"The spectrograms of the data have (channels, frames, bins) = {found}, but {checkpoint} expects "
+            f"{expected}: build the data with the front-end of that checkpoint, or take another."
+        )
+
+
+def renew(model: LwmSpectroPreTrainedModel) -> LwmSpectroPreTrainedModel:
+    """The same architecture with fresh weights, drawn by PyTorch's global generator.
+
+    A mixture keeps its router: it tells the protocol, and no task's loss reaches it.
+    """
+    fresh = type(model)(copy.deepcopy(model.config))
+    if isinstance(model.config, LwmSpectroMoEConfig):
+        fresh.base_model.router.load_state_dict(model.base_model.router.state_dict())
+    return fresh
+
+
+def build_classifier(
+    pretrained: LwmSpectroPreTrainedModel, task: str, labels: Sequence[str], head: str | None = None
+) -> LwmSpectroPreTrainedModel:
+    """A classifier with a new head that shares the encoder of a model for pretraining.
+
+    Args:
+        pretrained ([`LwmSpectroForPreTraining`] or [`LwmSpectroMoEForPreTraining`]): Its encoder is used, not copied.
+        task (`str`): Name of what is predicted, `config.task_name`.
+        labels (`Sequence[str]`): Its classes, `config.id2label`.
+        head (`str`, *optional*): `"residual_cnn"` (eq. 20) or `"linear"`; that of the checkpoint by default.
+
+    Returns:
+        [`LwmSpectroForSequenceClassification`] or [`LwmSpectroMoEForSequenceClassification`], with this head alone.
+    """
+    config = copy.deepcopy(pretrained.config)
+    if isinstance(config, LwmSpectroMoEConfig):
+        config.additional_tasks = {}
+    if head is not None:
+        getattr(config, "expert_config", config).classifier_type = head
+    config.task_name = task
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {name: index for index, name in enumerate(labels)}
+    model = AUTO_CLASSES[type(config)][AutoModelForSequenceClassification](config)
+    setattr(model, model.base_model_prefix, pretrained.base_model)
+    return model
+
+
+def add_lora(model: LwmSpectroPreTrainedModel, rank: int = 8) -> nn.Module:
+    """Low-rank adapters beside the query and value projections of the encoder; they and the head are trained.
+
+    Args:
+        model ([`LwmSpectroPreTrainedModel`]): A classifier; it is changed in place.
+        rank (`int`, *optional*, defaults to 8): Of the adapters.
+
+    Returns:
+        `peft.PeftModel`, whose `merge_and_unload` gives the classifier back, adapters merged.
+    """
+    peft = require("peft", "train")
+    targets = r"(?!.*\.router\.).*\.(q_proj|v_proj)"
+    lora = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, modules_to_save=["classifier"])
+    return peft.get_peft_model(model, lora)
+
+
+class EmbeddingClassifier(nn.Module):
+    """The head of a classifier on embeddings that were computed before.
+
+    Args:
+        model ([`LwmSpectroPreTrainedModel`]): A classifier; its head is used, not copied.
+    """
+
+    def __init__(self, model: LwmSpectroPreTrainedModel):
+        super().__init__()
+        self.classifier = model.classifier
+
+    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> SequenceClassifierOutput:
+        logits = self.classifier(embeddings)
+        return SequenceClassifierOutput(loss=F.cross_entropy(logits.float(), labels), logits=logits)
+
+
+class JointClassifier(nn.Module):
+    """Eq. 22 with a head: cross-entropy, masked reconstruction (eq. 17) and contrast of the same labels (eq. 19).
+
+    The cross-entropy is that of whole spectrograms, the other two see masked ones, and are there in training only.
+
+    Args:
+        model ([`LwmSpectroPreTrainedModel`]): A classifier from [`build_classifier`].
+        pretrained ([`LwmSpectroPreTrainedModel`]): The model for pretraining that it shares its encoder with.
+        reconstruction_weight (`float`): Of eq. 17.
+        contrastive_weight (`float`): Of eq. 19.
+    """
+
+    def __init__(
+        self,
+        model: LwmSpectroPreTrainedModel,
+        pretrained: LwmSpectroPreTrainedModel,
+        reconstruction_weight: float,
+        contrastive_weight: float,
+    ):
+        super().__init__()
+        self.pretrained, self.classifier = pretrained, model.classifier
+        self.reconstruction_weight, self.contrastive_weight = reconstruction_weight, contrastive_weight
+
+    def forward(self, input_values: torch.Tensor, labels: torch.Tensor) -> SequenceClassifierOutput:
+        logits = self.classifier(self.pretrained.base_model(input_values, return_dict=True).pooler_output)
+        loss = F.cross_entropy(logits.float(), labels)
+        if self.training:
+            masked = self.pretrained(input_values, contrastive_labels=labels)
+            loss = loss + self.reconstruction_weight * masked.reconstruction_loss
+            loss = loss + self.contrastive_weight * masked.contrastive_loss
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+class Embeddings(Dataset):
+    """What a frozen encoder says about every row, computed once, in evaluation mode.
+
+    Args:
+        model ([`LwmSpectroPreTrainedModel`]): A classifier, on its device.
+        rows ([`~lwm_spectro_hf.data.labelled.LabelledSpectrograms`]): Of what.
+        batch_size (`int`): Rows that go through the encoder together.
+        name (`str`): Of the rows, for the progress bar.
+    """
+
+    def __init__(self, model: LwmSpectroPreTrainedModel, rows: LabelledSpectrograms, batch_size: int, name: str):
+        loader = DataLoader(rows, batch_size=batch_size, collate_fn=as_is)
+        model.eval()
+        with torch.no_grad():
+            parts = [
+                model.base_model(batch["input_values"].to(model.device), return_dict=True).pooler_output.cpu()
+                for batch in tqdm(loader, desc=f"embeddings for {name}", leave=False)
+            ]
+        self.embeddings, self.labels = torch.cat(parts), rows.labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, places: Sequence[int]) -> dict[str, torch.Tensor]:
+        return {"embeddings": self.embeddings[places], "labels": self.labels[places]}
+
+
+class TimeLimit(TrainerCallback):
+    """Ends training when its minutes are over, after a last look at the validation rows.
+
+    Args:
+        minutes (`float`): Of training [min].
+    """
+
+    def __init__(self, minutes: float):
+        self.minutes = minutes
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.deadline = Deadline(self.minutes)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        # The first process looks at the clock for all.
+        if float(broadcast(torch.tensor(self.deadline.left_s(), device=args.device, dtype=torch.float32))) < 0:
+            control.should_training_stop = control.should_save = True
+            control.should_evaluate = args.eval_strategy != "no"
+
+
+class FineTuner(Trainer):
+    """`Trainer` with AdamW as in table I, at a rate of its own for what is not the head.
+
+    Args:
+        encoder_learning_rate (`float`): For all but the head; `args.learning_rate` is the head's.
+        augmented (`bool`, *optional*, defaults to `False`): Train on views by [`augment`].
+
+    Raises:
+        DivergedError: If the loss of a training step is not finite.
+    """
+
+    def __init__(self, *args: Any, encoder_learning_rate: float, augmented: bool = False, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.encoder_learning_rate, self.augmented = encoder_learning_rate, augmented
+        # No loss reaches the router, but training would move the statistics of its batch normalizations.
+        self._routers = [part for name, part in self.model.named_modules() if name.endswith("lwm_spectro_moe.router")]
+        for router in self._routers:
+            router.requires_grad_(False)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+            for name, parameter in self.model.named_parameters():
+                if parameter.requires_grad:
+                    groups.setdefault(("classifier" in name.split("."), parameter.ndim >= 2), []).append(parameter)
+            self.optimizer = torch.optim.AdamW(
+                [
+                    {
+                        "params": parameters,
+                        "lr": self.args.learning_rate if in_head else self.encoder_learning_rate,
+                        "weight_decay": self.args.weight_decay if is_matrix else 0.0,
+                    }
+                    for (in_head, is_matrix), parameters in groups.items()
+                ],
+                betas=(self.args.adam_beta1, self.args.adam_beta2),
+            )
+        return self.optimizer
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any
+    ) -> torch.Tensor | tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        for router in self._routers:
+            router.eval()
+        step = self.state.global_step
+        if model.training and self.augmented:
+            # By the number of the step, so that a run that goes on sees what it would have seen.
+            seed = stable_seed("views", self.args.seed, step, self.args.process_index)
+            values = inputs["input_values"]
+            noise = torch.rand(len(values), 2, generator=torch.Generator().manual_seed(seed))
+            inputs = {**inputs, "input_values": augment(values, noise.to(values.device))}
+        outputs = model(**inputs)
+        if model.training and not outputs.loss.isfinite().all():
+            raise DivergedError(
+                f"The loss became {float(outputs.loss.detach().mean())} at step {step} of {self.state.max_steps} "
+                f"(epoch {self.state.epoch:.2f}, learning rate {self._get_learning_rate():.2e}), on spectrograms that "
+                f"are finite. Lower the learning rate; what was saved last is in {self.args.output_dir}."
+            )
+        return (outputs.loss, {"loss": outputs.loss, "logits": outputs.logits}) if return_outputs else outputs.loss
