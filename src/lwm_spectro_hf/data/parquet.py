@@ -44,6 +44,26 @@ def load_spectrograms(folder: str | os.PathLike, split: str) -> dict[str, torch.
     return found
 
 
+def load_labels(folder: str | os.PathLike, split: str) -> dict[str, np.ndarray]:
+    """Read all that a split says of its rows, the name of the scenario included, but not the spectrograms.
+
+    Args:
+        folder (`str` or `os.PathLike`): Written by [`~data.builder.build_parquet`].
+        split (`str`): Its name.
+
+    Returns:
+        `dict`: Arrays of shape `(num,)`; `scenario` holds text.
+
+    Raises:
+        FileNotFoundError: If the folder has no such split.
+    """
+    paths = _shards(folder, split)
+    names = [name for name in pq.read_schema(paths[0]).names if name not in ("iq", "input_values")]
+    table = pa.concat_tables(pq.read_table(path, columns=names) for path in paths)
+    columns = {name: table.column(name).to_numpy() for name in names}
+    return columns | {"scenario": columns["scenario"].astype(str)}
+
+
 def _shards(folder: str | os.PathLike, split: str) -> list[Path]:
     paths = sorted((Path(folder) / "data").glob(f"{split}-*.parquet"))
     if not paths:

@@ -1,0 +1,139 @@
+#!/usr/bin/env python
+r"""Few-shot benchmark: the paper's Tables II and III and Fig. 5 on generated recordings of a city never trained on.
+
+A quarter of an hour on two cores, from nothing; the same command again goes on where it was stopped:
+
+    python examples/run_benchmark.py --preset quick
+
+One task, two models, another checkpoint:
+
+    python examples/run_benchmark.py --preset quick --tasks joint-lte --models lwm-probe cnn-kojima \
+        --checkpoint runs/my-checkpoint
+
+More seeds, N and networks (a night on two cores, of which ImageNet's networks take most; better on a GPU), and all of
+the paper's N with a choice of learning rates:
+
+    python examples/run_benchmark.py --preset standard --device cuda
+    python examples/run_benchmark.py --preset full --device cuda --imagenet weights
+
+The same as a monitoring receiver hears it, and another city, for a checkpoint that has been trained without it:
+
+    python examples/run_benchmark.py --preset quick --receiver blind
+    python examples/run_benchmark.py --preset quick --city munich --checkpoint runs/without-munich
+
+The page of results, from what has been run:
+
+    python examples/run_benchmark.py --report
+
+Writes to --out: `cache/` (recordings and embeddings), `results.jsonl` (a line for each task, model, N and seed),
+`splits.json` (rows that were trained and tested on) and `figures/`. Recordings and splits depend on the preset, the
+receiver, the city and the front-end of the checkpoint alone. Generation needs the extra `data`, the models `train`.
+"""
+
+import argparse
+from pathlib import Path
+
+from lwm_spectro_hf.channel.scenarios import HELD_OUT_SCENARIOS
+from lwm_spectro_hf.data.parquet import load_labels, load_spectrograms
+from lwm_spectro_hf.evaluation.baselines import MODELS
+from lwm_spectro_hf.evaluation.benchmark import Benchmark, read_results
+from lwm_spectro_hf.evaluation.benchmark_figures import draw_benchmark
+from lwm_spectro_hf.evaluation.features import Checkpoint, FeatureStore
+from lwm_spectro_hf.evaluation.presets import PRESETS
+from lwm_spectro_hf.evaluation.report import render, runs_of, table
+from lwm_spectro_hf.evaluation.tasks import RECEIVERS, TASKS, Pool
+from lwm_spectro_hf.files import whole_file
+from lwm_spectro_hf.resources import default_checkpoint
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=PRESETS, default="quick", help="how much (default: %(default)s)")
+    parser.add_argument(
+        "--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK", help=", ".join(TASKS)
+    )
+    parser.add_argument("--models", nargs="+", choices=MODELS, metavar="MODEL", help=", ".join(MODELS))
+    parser.add_argument("--shots", nargs="+", type=int, metavar="N", help="spectrograms a class, for all tasks")
+    parser.add_argument("--checkpoint", type=Path, help="folder of a checkpoint (default: the one that is shipped)")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmark"), help="folder (default: %(default)s)")
+    parser.add_argument(
+        "--receiver", choices=RECEIVERS, default="synchronous", help="who heard the recordings (default: %(default)s)"
+    )
+    parser.add_argument("--city", default=HELD_OUT_SCENARIOS[0], help="where (default: %(default)s)")
+    parser.add_argument(
+        "--imagenet",
+        type=Path,
+        help="folder with resnet-18/, efficientnet-b0/, mobilenet-v2/ (default: random weights)",
+    )
+    parser.add_argument("--device", default="cpu", help="where networks run (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=2, help="that generate (default: %(default)s)")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        nargs="?",
+        const=Path("docs/results.md"),
+        metavar="FILE",
+        help="run nothing, write the page of results (default: %(const)s)",
+    )
+    return parser.parse_args()
+
+
+def write_report(args: argparse.Namespace) -> None:
+    """The page, and its pictures beside it."""
+    lines = read_results(args.out / "results.jsonl")
+    folder = args.report.parent
+    figures = {
+        key: [
+            path.relative_to(folder) for path in draw_benchmark(folder / "figures", run, "-".join(("benchmark", *key)))
+        ]
+        for key, run in runs_of(lines).items()
+    }
+    page = render(lines, figures)
+    with whole_file(args.report) as stream:
+        stream.write(page.encode())
+    print(args.report)
+
+
+def run_benchmark(args: argparse.Namespace) -> None:
+    preset = PRESETS[args.preset]
+    pool = Pool(preset.num_rows, args.receiver, args.city)
+    checkpoint = Checkpoint(args.checkpoint or default_checkpoint(), args.device)
+    folder = pool.build(args.out / "cache", checkpoint.extractor, args.processes)
+    store = FeatureStore(load_spectrograms(folder, "test")["input_values"], checkpoint, folder / "features")
+    benchmark = Benchmark(
+        preset,
+        [TASKS[name] for name in args.tasks],
+        args.models or preset.models,
+        pool,
+        load_labels(folder, "test"),
+        store,
+        args.out,
+        args.shots,
+        args.imagenet,
+    )
+    for difference in benchmark.differences():
+        print(f"Not as published, so that scores cannot be compared: {difference}.")
+    lines = benchmark.run()
+    key = preset.name, pool.folder_name(checkpoint.extractor)
+    run = runs_of(lines)[key]
+    for task in run.tasks:
+        print(f"\n### {TASKS[task].title}\n\n{table(run, task)}")
+    for path in draw_benchmark(args.out / "figures", run, "-".join(key)):
+        print(path)
+    others = [name for name in MODELS if name not in (args.models or preset.models)]
+    if others:
+        print(f"Not part of this run: {', '.join(others)}.")
+    for reason in benchmark.left_out:
+        print(f"Left out: {reason}.")
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        write_report(args) if args.report else run_benchmark(args)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

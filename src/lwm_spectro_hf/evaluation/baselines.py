@@ -1,0 +1,237 @@
+"""The models of the benchmark behind one small interface, by name."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from . import networks
+from .features import EXPERT, MIXTURE, SPECTROGRAM, STATISTICS, TOP1, Checkpoint
+from .networks import Budget, TrainedNetwork
+from .tasks import Task
+
+_REGULARIZATION = (0.001, 0.01, 0.1, 1.0, 10.0)
+_FOLDS = 3
+
+
+class Baseline(Protocol):
+    """What is trained on a few labelled rows, and then tells the classes of others.
+
+    Attributes:
+        num_parameters (`int`): Weights that a prediction takes, known after `fit`; those of the encoder not included
+            where the inputs are embeddings.
+    """
+
+    num_parameters: int
+
+    def fit(self, inputs: torch.Tensor, labels: torch.Tensor) -> None:
+        """Train.
+
+        Args:
+            inputs (`torch.Tensor`): Spectrograms of shape `(num, num_channels, num_frames, num_freq_bins)`, or
+                features of shape `(num, num_features)`, as the model's representation is.
+            labels (`torch.Tensor` of shape `(num,)`): Classes from 0 on, all of them present.
+        """
+
+    def predict(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Logits of shape `(num, num_classes)`, up to a constant of each row."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What models are made from.
+
+    Attributes:
+        num_classes (`int`): Of the task.
+        seed (`int`): Of the run.
+        budget ([`Budget`]): Of training.
+        checkpoint ([`Checkpoint`]): LWM-Spectro.
+        imagenet (`Path` or `None`): Folder of ImageNet weights.
+    """
+
+    num_classes: int
+    seed: int
+    budget: Budget
+    checkpoint: Checkpoint
+    imagenet: Path | None = None
+
+
+class LogisticProbe:
+    """Standardized features and logistic regression, its C chosen by cross-validation on the training rows alone."""
+
+    def __init__(self, seed: int):
+        self.seed, self.num_parameters = seed, 0
+
+    def fit(self, inputs: torch.Tensor, labels: torch.Tensor) -> None:
+        """Fit; with a single row of some class there is nothing to validate on, and C is 1."""
+        self.model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        folds = min(_FOLDS, int(labels.bincount().min()))
+        if folds > 1:
+            self.model = GridSearchCV(
+                self.model,
+                {"logisticregression__C": _REGULARIZATION},
+                cv=StratifiedKFold(folds, shuffle=True, random_state=self.seed),
+                scoring="neg_log_loss",
+            )
+        with warnings.catch_warnings():
+            # A large C on few rows that can be separated need not converge; it is not what gets chosen.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            self.model.fit(inputs.numpy(), labels.numpy())
+        self.num_parameters = (inputs.shape[1] + 1) * len(labels.unique())
+
+    def predict(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(self.model.predict_log_proba(inputs.numpy()))).float()
+
+
+class NearestNeighbours:
+    """The five nearest training rows, or as many as a class has, vote with the inverse of their distances."""
+
+    def __init__(self):
+        self.num_parameters = 0
+
+    def fit(self, inputs: torch.Tensor, labels: torch.Tensor) -> None:
+        num = min(5, int(labels.bincount().min()))
+        self.model = KNeighborsClassifier(num, weights="distance", algorithm="brute")
+        rows = inputs.flatten(1).float().numpy()
+        self.model.fit(rows, labels.numpy())
+        self.num_parameters = rows.size  # all of them are kept
+
+    def predict(self, inputs: torch.Tensor) -> torch.Tensor:
+        parts = [self.model.predict_proba(part.flatten(1).float().numpy()) for part in inputs.split(512)]
+        return torch.from_numpy(np.concatenate(parts)).float().clamp(min=1e-6).log()
+
+
+@dataclass(frozen=True)
+class Model:
+    """One entry of the benchmark.
+
+    Attributes:
+        title (`str`): As tables have it.
+        representation (`str`): What it is given, see [`~evaluation.features.FeatureStore`].
+        make (`Callable`): A [`Setting`] to a [`Baseline`].
+        is_trained (`bool`): By steps of an optimizer on spectrograms, which takes long.
+    """
+
+    title: str
+    representation: str
+    make: Callable[[Setting], Baseline]
+    is_trained: bool = False
+
+    @property
+    def is_lwm(self) -> bool:
+        """Whether its scores depend on the weights of the checkpoint."""
+        return self.representation not in (SPECTROGRAM, STATISTICS) or self.make in (_finetuned, _lora)
+
+
+def _probe(setting: Setting) -> Baseline:
+    return LogisticProbe(setting.seed)
+
+
+def _neighbours(setting: Setting) -> Baseline:
+    return NearestNeighbours()
+
+
+def _network(build: Callable[[Setting], torch.nn.Module], setting: Setting, **options) -> TrainedNetwork:
+    options = {"is_spectrogram": True, **options}
+    return TrainedNetwork(
+        partial(build, setting), setting.budget, setting.seed, device=setting.checkpoint.device, **options
+    )
+
+
+def _of_checkpoint(build: Callable, setting: Setting) -> torch.nn.Module:
+    return build(setting.checkpoint, setting.num_classes)
+
+
+def _head(setting: Setting) -> Baseline:
+    return _network(partial(_of_checkpoint, networks.head), setting, is_spectrogram=False)
+
+
+def _finetuned(setting: Setting) -> Baseline:
+    slow = f"{setting.checkpoint.model.base_model_prefix}."
+    return _network(partial(_of_checkpoint, networks.finetuned), setting, slow=slow)
+
+
+def _lora(setting: Setting) -> Baseline:
+    return _network(partial(_of_checkpoint, networks.with_lora), setting)
+
+
+def _scratch(setting: Setting) -> Baseline:
+    return _network(partial(_of_checkpoint, networks.from_scratch), setting)
+
+
+def _plain(kind: type, setting: Setting) -> Baseline:
+    return _network(lambda s: kind(s.checkpoint.encoder_config.num_channels, s.num_classes), setting)
+
+
+def _imagenet(name: str, setting: Setting) -> Baseline:
+    def build(setting: Setting) -> torch.nn.Module:
+        config = setting.checkpoint.encoder_config
+        return networks.imagenet(
+            name, config.num_channels, config.num_freq_bins, setting.num_classes, setting.imagenet
+        )
+
+    prefix = networks.IMAGENET[name].base_model_prefix
+    return _network(build, setting, slow=f"network.{prefix}." if setting.imagenet else None)
+
+
+MODELS: dict[str, Model] = {
+    "lwm-probe": Model("LWM frozen, logistic regression", TOP1, _probe),
+    "lwm-head": Model("LWM frozen, residual CNN (eq. 20)", TOP1, _head),
+    "lwm-knn": Model("LWM frozen, nearest neighbours", TOP1, _neighbours),
+    "lwm-mixture-probe": Model("LWM frozen, all experts mixed, logistic regression", MIXTURE, _probe),
+    "lwm-expert-probe": Model("LWM frozen, one expert, logistic regression", EXPERT, _probe),
+    "lwm-finetuned": Model("LWM fine-tuned", SPECTROGRAM, _finetuned, is_trained=True),
+    "lwm-lora": Model("LWM fine-tuned, LoRA", SPECTROGRAM, _lora, is_trained=True),
+    "lwm-scratch": Model("LWM architecture from scratch", SPECTROGRAM, _scratch, is_trained=True),
+    "cnn-kojima": Model("Deep CNN (after ref. 6)", SPECTROGRAM, partial(_plain, networks.KojimaCNN), is_trained=True),
+    "cnn-wu": Model("CNN (after ref. 7)", SPECTROGRAM, partial(_plain, networks.WuCNN), is_trained=True),
+    **{
+        name: Model(title, SPECTROGRAM, partial(_imagenet, name), is_trained=True)
+        for name, title in zip(networks.IMAGENET, ("ResNet-18", "EfficientNet-B0", "MobileNet-V2"), strict=True)
+    },
+    "raw-knn": Model("Spectrogram, nearest neighbours", SPECTROGRAM, _neighbours),
+    "statistics": Model("Moments and correlations, logistic regression", STATISTICS, _probe),
+}
+
+
+def models_for(names: list[str], task: Task, checkpoint: Checkpoint) -> tuple[dict[str, Model], list[str]]:
+    """The entries of a task, by name: "lwm-expert-probe" becomes one for each expert that the task may need.
+
+    Args:
+        names (`list[str]`): Some of `MODELS`.
+        task ([`Task`]): A single protocol has a single expert; of several protocols each expert is tried.
+        checkpoint ([`Checkpoint`]): A single encoder has neither experts nor a mixture.
+
+    Returns:
+        `tuple`: the entries, and what was left out and why.
+
+    Raises:
+        ValueError: For another name.
+    """
+    wrong = [name for name in names if name not in MODELS]
+    if wrong:
+        raise ValueError(f"There is no model {wrong[0]!r}; expected some of {', '.join(MODELS)}.")
+    chosen, left_out = {}, []
+    for name in names:
+        model = MODELS[name]
+        if model.representation in (EXPERT, MIXTURE) and not checkpoint.is_mixture:
+            left_out.append(f"{name}: the checkpoint is a single encoder")
+        elif model.representation == EXPERT:
+            for expert in checkpoint.experts:
+                if len(task.protocols) > 1 or expert in task.protocols:
+                    title = model.title.replace("one expert", f"the {expert} expert")
+                    chosen[f"{name}-{expert.lower()}"] = replace(model, title=title, representation=EXPERT + expert)
+        else:
+            chosen[name] = model
+    return chosen, left_out

@@ -1,0 +1,263 @@
+"""Runs the benchmark: a line of JSON for each task, model, N and seed; what is there is not repeated."""
+
+import dataclasses
+import json
+import os
+import platform
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from sklearn.metrics import confusion_matrix, f1_score
+from tqdm.auto import tqdm
+
+from ..data.recipe import SNRS_DB
+from ..files import whole_file
+from .baselines import Model, Setting, models_for
+from .features import Checkpoint, FeatureStore
+from .modulation_bound import ModulationBound
+from .presets import Preset
+from .tasks import Labels, Pool, Task, available_shots, fingerprint, rows_for_testing, rows_for_training, split_record
+
+SCORE, BOUND, RUN = "score", "bound", "run"  # kinds of lines
+_IDENTITY = ("preset", "budget", "pool", "labels", "task", "model", "shots", "seed", "checkpoint", "imagenet")
+PUBLISHED_SPLITS = Path(__file__).with_name("splits.json")  # hashes, by preset and pool
+_PACKAGES = ("lwm-spectro-hf", "torch", "transformers", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: what is trained on how many shots of which task, and with which seed."""
+
+    task: Task
+    name: str
+    model: Model
+    shots: int
+    seed: int
+
+
+def read_results(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """The lines of a results file; none if there is no file. A last line that a stopped run left half is dropped.
+
+    Raises:
+        ValueError: If another line is not JSON.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines()
+    results = []
+    for number, line in enumerate(lines, 1):
+        try:
+            results.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise ValueError(
+                    f"Line {number} of {path} is not JSON ({error}); expected one result a line. Remove the line."
+                ) from None
+    return results
+
+
+class ResultsFile:
+    """Lines of JSON that are only ever added to.
+
+    Args:
+        path (`str` or `os.PathLike`): Goes on if it is there.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self.lines = read_results(self.path)
+        # Written anew, so that no half line is left that the next one would be glued to.
+        with whole_file(self.path) as stream:
+            stream.write("".join(json.dumps(line) + "\n" for line in self.lines).encode())
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Append a line, on disk when this returns."""
+        with self.path.open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        self.lines.append(line)
+
+    def has(self, line: dict[str, Any], names: Iterable[str]) -> bool:
+        """Whether a line of this kind with the same values of these names is there."""
+        names = ("kind", *names)
+        return any(all(found.get(name) == line.get(name) for name in names) for found in self.lines)
+
+
+class Benchmark:
+    """All cells of a preset on one pool.
+
+    Args:
+        preset ([`Preset`]): How large it is.
+        tasks (`Sequence[Task]`): What is asked.
+        models (`Sequence[str]`): Names of `MODELS`.
+        pool ([`Pool`]): Where rows come from.
+        labels (`dict`): Of its rows.
+        store ([`FeatureStore`]): Its rows in every representation.
+        out (`str` or `os.PathLike`): Folder of `results.jsonl` and `splits.json`.
+        shots (`Sequence[int]`, *optional*): N for every task and model, in place of the preset's.
+        imagenet (`Path`, *optional*): Folder of ImageNet weights.
+
+    Raises:
+        ValueError: For an unknown model, or if a task has too few rows for an N that was asked for by `shots`.
+    """
+
+    def __init__(
+        self,
+        preset: Preset,
+        tasks: Sequence[Task],
+        models: Sequence[str],
+        pool: Pool,
+        labels: Labels,
+        store: FeatureStore,
+        out: str | os.PathLike,
+        shots: Sequence[int] | None = None,
+        imagenet: Path | None = None,
+    ):
+        self.preset, self.tasks, self.labels, self.store = preset, tasks, labels, store
+        self.checkpoint: Checkpoint = store.checkpoint
+        self.pool, self.imagenet, self.out = pool, imagenet, Path(out)
+        self.left_out: list[str] = []
+        self._classes = {task.name: torch.from_numpy(task.labels(labels)) for task in tasks}
+        self._test = {task.name: rows_for_testing(task, labels, preset.test_rows) for task in tasks}
+        self.cells = [cell for task in tasks for cell in self._cells(task, list(models), shots)]
+        self.common = {
+            "preset": preset.name,
+            "budget": json.loads(json.dumps(dataclasses.asdict(preset.budget))),
+            "pool": pool.folder_name(self.checkpoint.extractor),
+            "labels": fingerprint(labels),
+        }
+        # The bound holds for frames of whole symbols.
+        self._bounded = [task for task in tasks if task.target == "modulation" and pool.receiver == "synchronous"]
+        self.results = ResultsFile(self.out / "results.jsonl")
+
+    def _cells(self, task: Task, names: list[str], shots: Sequence[int] | None) -> list[Cell]:
+        available = available_shots(task, self.labels)
+        chosen, reasons = models_for(names, task, self.checkpoint)
+        wanted = self.preset.shots[task.name] if shots is None else tuple(shots)
+        few = [num for num in wanted if num > available]
+        if few and shots is not None:
+            rows_for_training(task, self.labels, few[0], 0)  # which says what is wrong
+        if few:
+            reasons.append(f"N = {', '.join(map(str, few))}: the pool has {available} training rows a class")
+        kept = [num for num in wanted if num <= available]
+        trained = kept if shots is not None else [n for n in self.preset.trained_shots.get(task.name, ()) if n in kept]
+        networks = [name for name, model in chosen.items() if model.is_trained]
+        skipped = [num for num in kept if num not in trained]
+        if networks and skipped:
+            listed = ", ".join(map(str, skipped))
+            reasons.append(f"{', '.join(networks)} at N = {listed}: not part of the preset {self.preset.name!r}")
+        self.left_out += [f"{task.name}: {reason}" for reason in reasons]
+        return [
+            Cell(task, name, model, num, seed)
+            for num in kept
+            for seed in range(self.preset.seeds)
+            for name, model in chosen.items()
+            if num in trained or not model.is_trained
+        ]
+
+    def run(self) -> list[dict[str, Any]]:
+        """Run all cells that have no result yet.
+
+        Returns:
+            `list[dict]`: All lines of `results.jsonl`.
+        """
+        self._describe()
+        missing = [cell for cell in self.cells if not self.results.has(self._identity(cell), _IDENTITY)]
+        done = len(self.cells) - len(missing)
+        with tqdm(missing, initial=done, total=len(self.cells), desc="benchmark", unit="run") as progress:
+            for cell in progress:
+                progress.set_postfix_str(f"{cell.task.name} {cell.name} N={cell.shots}")
+                self.results.add(self._identity(cell) | self.score(cell))
+        return self.results.lines
+
+    def score(self, cell: Cell) -> dict[str, Any]:
+        """Train and test one model; the columns of its result."""
+        classes, rows = self._classes[cell.task.name], self._test[cell.task.name]
+        train = torch.from_numpy(rows_for_training(cell.task, self.labels, cell.shots, cell.seed))
+        test = torch.from_numpy(rows)
+        kind = cell.model.representation
+        num_classes = len(cell.task.classes)
+        inputs, test_inputs = self.store.rows(kind, train), self.store.rows(kind, test)
+        extraction_ms = self.store.milliseconds(kind)
+        start = time.perf_counter()
+        model = cell.model.make(
+            Setting(num_classes, cell.seed, self.preset.budget, self.checkpoint, imagenet=self.imagenet)
+        )
+        model.fit(inputs, classes[train])
+        fitted = time.perf_counter()
+        answer = model.predict(test_inputs).argmax(-1).numpy()
+        end = time.perf_counter()
+        truth, snr_db = classes[test].numpy(), self.labels["snr_db"][rows]
+        parameters = model.num_parameters
+        if kind in self.checkpoint.representations:
+            parameters += self.checkpoint.num_parameters(kind)
+        hits = answer == truth
+        return {
+            "accuracy": float(hits.mean()),
+            "macro_f1": float(f1_score(truth, answer, labels=range(num_classes), average="macro")),
+            "per_snr": {f"{value:g}": float(hits[snr_db == value].mean()) for value in SNRS_DB if value in snr_db},
+            "confusion": confusion_matrix(truth, answer, labels=range(num_classes)).tolist(),
+            "classes": list(cell.task.classes),
+            "test_rows": len(rows),
+            "title": cell.model.title,
+            "fit_seconds": round(fitted - start, 3),
+            "milliseconds": round(extraction_ms + 1e3 * (end - fitted) / len(rows), 4),
+            "parameters": int(parameters),
+            "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        }
+
+    def _identity(self, cell: Cell) -> dict[str, Any]:
+        of_checkpoint = cell.name.startswith("lwm-")
+        return (
+            {"kind": SCORE}
+            | self.common
+            | {
+                "task": cell.task.name,
+                "model": cell.name,
+                "shots": cell.shots,
+                "seed": cell.seed,
+                "checkpoint": f"{self.checkpoint.folder.name} {self.checkpoint.digest}" if of_checkpoint else None,
+                "imagenet": bool(self.imagenet),
+            }
+        )
+
+    def _describe(self) -> None:
+        """Lines that do not depend on models, and what was trained and tested on."""
+        extractor = self.checkpoint.extractor
+        bound = ModulationBound(extractor.num_frames, extractor.num_freq_bins, self.preset.bound_trials)
+        for task in tqdm(self._bounded, desc="bound", leave=False):
+            line = {"kind": BOUND} | self.common | {"task": task.name, "trials": self.preset.bound_trials}
+            if not self.results.has(line, ("pool", "labels", "preset", "task", "trials")):
+                self.results.add(line | bound.record(task, self.labels, self._test[task.name]))
+        line = {"kind": RUN} | self.common | {"left_out": self.left_out}
+        if not self.results.has(line, line):
+            self.results.add(line)
+        with whole_file(self.out / "splits.json") as stream:
+            stream.write(json.dumps(self.splits).encode() + b"\n")
+
+    @cached_property
+    def splits(self) -> dict[str, Any]:
+        """What is trained and tested on, for all N of the preset that the pool has rows for."""
+        tasks = {}
+        for task in self.tasks:
+            available = available_shots(task, self.labels)
+            most = max((num for num in self.preset.shots[task.name] if num <= available), default=available)
+            tasks[task.name] = split_record(task, self.labels, self.preset.test_rows, most, self.preset.seeds)
+        return {"pool": self.common["pool"], "labels": self.common["labels"], "tasks": tasks}
+
+    def differences(self) -> list[str]:
+        """What is not as in the splits that are published with the package; none where none are published."""
+        published = json.loads(PUBLISHED_SPLITS.read_text()).get(f"{self.preset.name} {self.pool.name}")
+        if published is None:
+            return []
+        names = [] if published["labels"] == self.common["labels"] else ["the labels of the pool"]
+        digests = {name: record["digest"] for name, record in self.splits["tasks"].items()}
+        return names + [f"the split of {name}" for name in digests if digests[name] != published["tasks"].get(name)]

@@ -1,0 +1,310 @@
+"""Networks that the benchmark trains, all within one budget: LWM-Spectro in three ways, plain CNNs, ImageNet's."""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import (
+    EfficientNetConfig,
+    EfficientNetForImageClassification,
+    MobileNetV2Config,
+    MobileNetV2ForImageClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ResNetConfig,
+    ResNetForImageClassification,
+    get_cosine_schedule_with_warmup,
+)
+
+from ..data.recipe import stable_seed
+from ..extras import require
+from ..modeling_lwm_spectro import LwmSpectroForSequenceClassification
+from ..modeling_lwm_spectro_moe import LwmSpectroMoEForSequenceClassification
+from ..training.augmentation import augment
+from .features import Checkpoint
+
+IMAGENET = {
+    "resnet-18": ResNetForImageClassification,
+    "efficientnet-b0": EfficientNetForImageClassification,
+    "mobilenet-v2": MobileNetV2ForImageClassification,
+}
+_PREDICT_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every trained model gets, whatever it is; AdamW's weight decay is the paper's.
+
+    Attributes:
+        steps (`int`): Of the optimizer; warm-up over the first tenth, then a cosine to zero.
+        batch_size (`int`): Rows a step.
+        learning_rates (`tuple[float, ...]`): One, or several to choose from: on a fifth of the training shots, one of
+            each class at least, after which all of them are trained on.
+        encoder_share (`float`): Of the rate, for an encoder that is pretrained.
+        weight_decay (`float`): Of AdamW.
+    """
+
+    steps: int
+    batch_size: int = 32
+    learning_rates: tuple[float, ...] = (1e-3,)
+    encoder_share: float = 0.3
+    weight_decay: float = 5e-4
+
+
+class TrainedNetwork:
+    """A network as a baseline of the benchmark, see [`~evaluation.baselines.Baseline`].
+
+    Args:
+        make (`Callable`): Gives a new network; its random weights are drawn from a seed that is fixed outside.
+        budget ([`Budget`]): Of training.
+        seed (`int`): Of weights and batches.
+        is_spectrogram (`bool`): Inputs are spectrograms, which training augments; else embeddings.
+        slow (`str`, *optional*): Parameters whose names begin with it are pretrained.
+        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where it is trained.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], nn.Module],
+        budget: Budget,
+        seed: int,
+        is_spectrogram: bool,
+        slow: str | None = None,
+        device: str | torch.device = "cpu",
+    ):
+        self.make, self.budget, self.seed = make, budget, seed
+        self.is_spectrogram, self.slow, self.device = is_spectrogram, slow, torch.device(device)
+        self.network: nn.Module | None = None
+        self.learning_rate = budget.learning_rates[0]
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights of the network, frozen ones included."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+    def fit(self, inputs: torch.Tensor, labels: torch.Tensor) -> None:
+        """Train a new network; several learning rates are tried first, if the budget says so."""
+        if len(self.budget.learning_rates) > 1:
+            kept = _held_out(labels)
+            losses = {}
+            for rate in self.budget.learning_rates:
+                self._train(inputs[~kept], labels[~kept], rate)
+                losses[rate] = float(F.cross_entropy(self.predict(inputs[kept]), labels[kept]))
+            self.learning_rate = min(losses, key=losses.__getitem__)
+        self._train(inputs, labels, self.learning_rate)
+
+    @torch.inference_mode()
+    def predict(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Logits of shape `(num, num_classes)`, on the CPU."""
+        self.network.eval()
+        parts = inputs.split(_PREDICT_BATCH)
+        return torch.cat([_logits(self.network(part.to(self.device).float())).float().cpu() for part in parts])
+
+    def _train(self, inputs: torch.Tensor, labels: torch.Tensor, learning_rate: float) -> None:
+        budget = self.budget
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(stable_seed("weights", self.seed) % 2**31)
+            self.network = self.make().to(self.device).train()
+            optimizer = torch.optim.AdamW(
+                list(self._groups(learning_rate)), learning_rate, weight_decay=budget.weight_decay
+            )
+            schedule = get_cosine_schedule_with_warmup(optimizer, budget.steps // 10, budget.steps)
+            generator = torch.Generator().manual_seed(stable_seed("batches", self.seed) % 2**31)
+            trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            for rows in _shuffled(len(labels), budget.steps, budget.batch_size, generator):
+                values = inputs[rows].to(self.device).float()
+                if self.is_spectrogram:
+                    values = augment(values, torch.rand(len(rows), 2, generator=generator).to(self.device))
+                loss = F.cross_entropy(_logits(self.network(values)), labels[rows].to(self.device))
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                nn.utils.clip_grad_norm_(trained, 1.0)
+                optimizer.step()
+                schedule.step()
+
+    def _groups(self, learning_rate: float) -> Iterator[dict]:
+        named = [(name, value) for name, value in self.network.named_parameters() if value.requires_grad]
+        for is_slow, share in ((False, 1.0), (True, self.budget.encoder_share)):
+            chosen = [value for name, value in named if bool(self.slow and name.startswith(self.slow)) == is_slow]
+            if chosen:
+                yield {"params": chosen, "lr": learning_rate * share}
+
+
+def _logits(output) -> torch.Tensor:
+    return output if isinstance(output, torch.Tensor) else output.logits
+
+
+def _shuffled(num: int, steps: int, batch_size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    """Full batches of row numbers, epoch after epoch."""
+    order = torch.empty(0, dtype=torch.int64)
+    for _ in range(steps):
+        while len(order) < batch_size:
+            order = torch.cat([order, torch.randperm(num, generator=generator)])
+        yield order[:batch_size]
+        order = order[batch_size:]
+
+
+def _held_out(labels: torch.Tensor) -> torch.Tensor:
+    """Which rows choose the learning rate: a fifth of each class, one at least.
+
+    Raises:
+        ValueError: If a class has one row only, and so none is left to train on.
+    """
+    kept = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique():
+        rows = (labels == label).nonzero()[:, 0]
+        if len(rows) < 2:
+            raise ValueError("A learning rate cannot be chosen with one row a class; give one rate, or more rows.")
+        kept[rows[: max(1, len(rows) // 5)]] = True
+    return kept
+
+
+def finetuned(checkpoint: Checkpoint, num_classes: int) -> PreTrainedModel:
+    """The checkpoint with a new head (eq. 20): as it is used, top-1 and with its router as it was."""
+    config = copy.deepcopy(checkpoint.model.config)
+    config.num_labels = num_classes
+    if not checkpoint.is_mixture:
+        model = LwmSpectroForSequenceClassification(config)
+    else:
+        config.additional_tasks, config.num_experts_per_sample = {}, 1
+        model = LwmSpectroMoEForSequenceClassification(config)
+    model.base_model.load_state_dict(checkpoint.model.state_dict())
+    if checkpoint.is_mixture:
+        model.base_model.router.requires_grad_(False)
+    return model
+
+
+def with_lora(checkpoint: Checkpoint, num_classes: int) -> nn.Module:
+    """The same with adapters of rank eight on queries and values (PEFT), all else but the head frozen."""
+    peft = require("peft", extra="train")
+    layers = r".*\.(q_proj|v_proj)" if not checkpoint.is_mixture else r".*experts\..*\.(q_proj|v_proj)"
+    config = peft.LoraConfig(r=8, lora_alpha=16, target_modules=layers, modules_to_save=["classifier"])
+    return peft.get_peft_model(finetuned(checkpoint, num_classes), config)
+
+
+def from_scratch(checkpoint: Checkpoint, num_classes: int) -> PreTrainedModel:
+    """One encoder of the checkpoint's architecture and the head, with random weights: what pretraining is worth."""
+    config = copy.deepcopy(checkpoint.encoder_config)
+    config.num_labels = num_classes
+    return LwmSpectroForSequenceClassification(config)
+
+
+def head(checkpoint: Checkpoint, num_classes: int) -> nn.Module:
+    """The residual CNN of eq. 20 over an embedding; its weights are drawn as those of a whole model."""
+    config = copy.deepcopy(checkpoint.encoder_config)
+    config.num_labels, config.classifier_type = num_classes, "residual_cnn"
+    return LwmSpectroForSequenceClassification(config).classifier
+
+
+class KojimaCNN(nn.Sequential):
+    """In the spirit of the paper's reference 6, "CNN-Based Joint SNR and Doppler Shift Classification Using
+    Spectrogram Images" (Kojima et al., 2021): convolutions with pooling, and dense layers.
+
+    Neither paper's text at hand gives layer sizes: four stages of 3 x 3 convolutions with batch normalization, two
+    dense layers with dropout.
+    """
+
+    def __init__(self, num_channels: int, num_classes: int):
+        widths = (num_channels, 16, 32, 64, 128)
+        stages = [
+            layer
+            for before, after in zip(widths, widths[1:], strict=False)
+            for layer in (
+                nn.Conv2d(before, after, 3, padding=1, bias=False),
+                nn.BatchNorm2d(after),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            )
+        ]
+        dense = [
+            nn.Flatten(),
+            nn.Linear(16 * widths[-1], 128),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+            nn.Linear(128, num_classes),
+        ]
+        super().__init__(*stages, nn.AdaptiveAvgPool2d(4), *dense)
+
+
+class WuCNN(nn.Sequential):
+    """In the spirit of the paper's reference 7, "Radio Modulation Classification Using STFT Spectrogram and CNN" (Wu
+    et al., 2021): few, wide convolutions.
+
+    Its layer sizes are not known here: three convolutions of 7, 5 and 3, strided and pooled, one dense layer.
+    """
+
+    def __init__(self, num_channels: int, num_classes: int):
+        super().__init__(
+            nn.Conv2d(num_channels, 32, 7, stride=2, padding=3),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(32, 64, 5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(64, 128, 3, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(4),
+            nn.Flatten(),
+            nn.Dropout(0.5),
+            nn.Linear(16 * 128, num_classes),
+        )
+
+
+class ThreeChannels(nn.Module):
+    """Feeds spectrograms of one or two channels to a network of three, the colours of ImageNet."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, input_values: torch.Tensor) -> torch.Tensor:
+        channels = input_values[:, torch.arange(3) % input_values.shape[1]]
+        return self.network(channels).logits
+
+
+def imagenet(name: str, num_channels: int, num_freq_bins: int, num_classes: int, folder: Path | None) -> nn.Module:
+    """ResNet-18, EfficientNet-B0 or MobileNet-V2 (Transformers has no V3), with a new head.
+
+    Args:
+        name (`str`): One of `IMAGENET`.
+        num_channels (`int`): Of the spectrograms.
+        num_freq_bins (`int`): Of the spectrograms.
+        num_classes (`int`): Of the task.
+        folder (`Path` or `None`): Holds a folder of that name with weights as `from_pretrained` reads them; `None`
+            for random weights.
+
+    Raises:
+        FileNotFoundError: If the folder has no such weights.
+    """
+    if folder is None:
+        model = IMAGENET[name](
+            _imagenet_config(name, num_freq_bins, num_channels=num_channels, num_labels=num_classes)
+        )
+    elif (folder / name / "config.json").is_file():
+        model = IMAGENET[name].from_pretrained(
+            folder / name, num_labels=num_classes, ignore_mismatched_sizes=True, local_files_only=True
+        )
+    else:
+        raise FileNotFoundError(
+            f"{folder / name} holds no weights; expected config.json and model.safetensors there, as "
+            "`save_pretrained` writes them. To go without ImageNet weights, leave the option out."
+        )
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            # Two of the three come with 0.99, TensorFlow's way to say 0.01: to PyTorch, the last batch alone.
+            module.momentum = 0.1
+    return ThreeChannels(model) if folder else model
+
+
+def _imagenet_config(name: str, num_freq_bins: int, **fields) -> PreTrainedConfig:
+    if name == "resnet-18":
+        sizes = {"embedding_size": 64, "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2]}
+        return ResNetConfig(layer_type="basic", **sizes, **fields)
+    if name == "efficientnet-b0":
+        scale = {"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280, "dropout_rate": 0.2}
+        return EfficientNetConfig(image_size=num_freq_bins, **scale, **fields)
+    return MobileNetV2Config(image_size=num_freq_bins, **fields)

@@ -1,0 +1,85 @@
+"""How large a run of the benchmark is: rows, seeds, N, models and steps."""
+
+from dataclasses import dataclass
+
+from .baselines import MODELS
+from .networks import Budget
+from .tasks import TASKS
+
+_FROZEN = tuple(name for name, model in MODELS.items() if not model.is_trained)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One size of the benchmark.
+
+    Attributes:
+        name (`str`): As the command line has it.
+        num_rows (`int`): Of the pool that all tasks share.
+        test_rows (`int`): Of each task, at most.
+        seeds (`int`): Repetitions, each with other shots and other random weights.
+        shots (`dict[str, tuple[int, ...]]`): N of each task.
+        trained_shots (`dict[str, tuple[int, ...]]`): Those of them that networks are trained on.
+        models (`tuple[str, ...]`): Names of `MODELS`.
+        budget ([`Budget`]): Of every trained model.
+        bound_trials (`int`): Of the likelihood bound, a class and an SNR.
+    """
+
+    name: str
+    num_rows: int
+    test_rows: int
+    seeds: int
+    shots: dict[str, tuple[int, ...]]
+    trained_shots: dict[str, tuple[int, ...]]
+    models: tuple[str, ...]
+    budget: Budget
+    bound_trials: int
+
+
+_PAPER = {name: task.shots for name, task in TASKS.items()}
+_QUICK_TRAINED = {"joint-lte": (20,), "joint-mixed": (100,), "modulation": (16,)}
+_STANDARD_TRAINED = {"joint-lte": (5, 50, 400), "joint-mixed": (100, 800), "modulation": (2, 16, 256)}
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            "quick",
+            num_rows=6000,
+            test_rows=420,
+            seeds=3,
+            shots={
+                "joint-lte": (5, 20, 50),
+                "joint-mixed": (100, 200),
+                "modulation": (2, 16, 128),
+                **{name: (16,) for name in TASKS if name.startswith("modulation-")},
+            },
+            trained_shots=_QUICK_TRAINED,
+            models=(*_FROZEN, "lwm-finetuned", "lwm-scratch", "cnn-kojima"),
+            budget=Budget(steps=60, batch_size=16),
+            bound_trials=10,
+        ),
+        Preset(
+            "standard",
+            num_rows=30_000,
+            test_rows=2100,
+            seeds=5,
+            shots=_PAPER,
+            trained_shots=_STANDARD_TRAINED,
+            models=tuple(name for name in MODELS if name != "lwm-lora"),
+            budget=Budget(steps=300),
+            bound_trials=100,
+        ),
+        Preset(
+            "full",
+            num_rows=72_000,
+            test_rows=4200,
+            seeds=5,
+            shots=_PAPER,
+            trained_shots=_PAPER,
+            models=tuple(MODELS),
+            budget=Budget(steps=1000, learning_rates=(3e-4, 1e-3, 3e-3)),
+            bound_trials=200,
+        ),
+    )
+}

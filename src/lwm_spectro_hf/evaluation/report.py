@@ -1,0 +1,239 @@
+"""The benchmark's tables in Markdown, from its lines of JSON alone."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .baselines import MODELS
+from .benchmark import BOUND, RUN, SCORE
+from .paper import PAPER
+from .tasks import TASKS
+
+Line = dict[str, Any]
+HEAD = """# Results
+
+Rendered by `python examples/run_benchmark.py --report` from the lines of `results.jsonl`; nothing here is typed by
+hand. All models get the same rows of one city, which the name of the pool tells; no channel (user) is on both sides
+of a split. Trained networks, the head of eq. 20 included, have one budget: AdamW for the steps below at a rate of
+{rates}, encoders that are pretrained at {share:g} of it; spectrograms are shifted in time and mirrored. Scores are
+macro-F1 in %, mean and standard deviation over seeds, which draw other shots and other random weights. In brackets:
+what the paper has, on data of its own (its MobileNet is V3).
+"""
+
+
+def spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean, and standard deviation if there are several."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+class Run:
+    """The lines of one preset on one pool.
+
+    Attributes:
+        lines (`list[dict]`): Scores.
+        bounds (`dict[str, dict]`): Likelihood bound by task.
+        left_out (`list[str]`): By the latest run.
+    """
+
+    def __init__(self, lines: Sequence[Line]):
+        self.lines = [line for line in lines if line["kind"] == SCORE]
+        self.bounds = {line["task"]: line for line in lines if line["kind"] == BOUND}
+        self.left_out = next((line["left_out"] for line in reversed(lines) if line["kind"] == RUN), [])
+        checkpoints = list(dict.fromkeys(line["checkpoint"] for line in self.lines if line["checkpoint"]))
+        self.cells: dict[tuple, list[Line]] = defaultdict(list)  # by task, model and N
+        self.titles: dict[str, str] = {}
+        for line in self.lines:
+            # Results of several checkpoints are rows of their own.
+            name, title = line["model"], line["title"]
+            if line["checkpoint"] and len(checkpoints) > 1:
+                name, title = f"{name} {line['checkpoint']}", f"{title} ({line['checkpoint']})"
+            if line["model"] in ("resnet-18", "efficientnet-b0", "mobilenet-v2"):
+                weights = "ImageNet weights" if line["imagenet"] else "random weights"
+                name, title = f"{name} {weights}", f"{title}, {weights}"
+            self.titles[name] = title
+            self.cells[line["task"], name, line["shots"]].append(line)
+        self.checkpoints = checkpoints
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks that have scores, in the order of `TASKS`."""
+        return [name for name in TASKS if any(line["task"] == name for line in self.lines)]
+
+    def shots(self, task: str) -> list[int]:
+        """N of a task, ascending."""
+        return sorted({num for name, _, num in self.cells if name == task})
+
+    def models(self, task: str) -> list[str]:
+        """Rows of the table of a task, in the order of `MODELS`."""
+        order = list(MODELS)
+        names = dict.fromkeys(name for other, name, _ in self.cells if other == task)
+
+        def place(name: str) -> int:
+            base = name.split()[0]
+            return next(number for number, known in enumerate(order) if base.startswith(known))
+
+        return sorted(names, key=place)
+
+    def values(self, task: str, name: str, shots: int, column: str) -> list[float]:
+        """A column of all seeds of a cell."""
+        return [line[column] for line in self.cells.get((task, name, shots), [])]
+
+    def best(self, task: str, shots: int, is_lwm: bool = True) -> str | None:
+        """The model with the highest mean macro-F1, of those that start from the checkpoint or of the others."""
+        scores = {
+            name: spread(values)[0]
+            for name in self.models(task)
+            if (values := self.values(task, name, shots, "macro_f1")) and is_pretrained(name) == is_lwm
+        }
+        return max(scores, key=scores.__getitem__) if scores else None
+
+    def widest(self, task: str) -> int:
+        """The N at which most models have a score, the largest of them."""
+        return max(
+            self.shots(task), key=lambda num: (sum((task, n, num) in self.cells for n in self.models(task)), num)
+        )
+
+
+def is_pretrained(name: str) -> bool:
+    """Whether a model starts from the weights of the checkpoint."""
+    return name.startswith("lwm-") and not name.startswith("lwm-scratch")
+
+
+def runs_of(lines: Sequence[Line]) -> dict[tuple[str, str], Run]:
+    """Results by preset and pool; those of another budget or other labels than the latest ones are left out."""
+    groups: dict[tuple[str, str], list[Line]] = defaultdict(list)
+    for line in lines:
+        groups[line["preset"], line["pool"]].append(line)
+    found = {}
+    for key, group in groups.items():
+        latest = group[-1]
+        same = [line for line in group if all(line[name] == latest[name] for name in ("budget", "labels"))]
+        if any(line["kind"] == SCORE for line in same):
+            found[key] = Run(same)
+    return found
+
+
+def render(lines: Sequence[Line], figures: dict[tuple[str, str], Sequence[Path]] | None = None) -> str:
+    """All results as one page.
+
+    Args:
+        lines (`Sequence[dict]`): See [`~evaluation.benchmark.read_results`].
+        figures (`dict`, *optional*): Pictures of each run, as the page should name them.
+
+    Returns:
+        `str`: Markdown.
+
+    Raises:
+        ValueError: If there are no scores.
+    """
+    runs = runs_of(lines)
+    if not runs:
+        raise ValueError("There are no scores to report; run the benchmark first.")
+    budgets = [run.lines[0]["budget"] for run in runs.values()]
+    rates = ", ".join(dict.fromkeys(" or ".join(f"{r:g}" for r in budget["learning_rates"]) for budget in budgets))
+    parts = [HEAD.format(rates=rates, share=budgets[0]["encoder_share"])]
+    for key, run in runs.items():
+        parts += _section(key, run, (figures or {}).get(key, ()))
+    return "\n".join(parts)
+
+
+def _section(key: tuple[str, str], run: Run, figures: Sequence[Path]) -> Iterator[str]:
+    preset, pool = key
+    first = run.lines[0]
+    yield f"## {preset}: {pool}\n"
+    checkpoints = ", ".join(f"`{name}`" for name in run.checkpoints) or "none"
+    yield (
+        f"Labels `{first['labels']}`; checkpoint {checkpoints}; {first['budget']['steps']} steps of "
+        f"{first['budget']['batch_size']} rows; {_versions(run)}.\n"
+    )
+    for task in run.tasks:
+        yield f"### {TASKS[task].title}\n"
+        yield table(run, task)
+        if task in run.bounds:
+            yield snr_table(run, task)
+    yield "### What a prediction costs\n"
+    yield cost_table(run)
+    yield from (f"![{path.stem}]({path.as_posix()})\n" for path in figures)
+    if run.left_out:
+        yield "Left out:\n"
+        yield "".join(f"- {reason}\n" for reason in run.left_out)
+
+
+def _versions(run: Run) -> str:
+    return ", ".join(f"{name} {value}" for name, value in run.lines[-1]["versions"].items())
+
+
+def table(run: Run, task: str) -> str:
+    """Macro-F1 [%] by model and N, beside the paper's."""
+    shots = run.shots(task)
+    rows = [["spectrograms a class", *map(str, shots)]]
+    for name in run.models(task):
+        paper = PAPER.get(task, {}).get(name.split()[0], {})
+        cells = [_score(run.values(task, name, num, "macro_f1"), paper.get(num)) for num in shots]
+        rows.append([run.titles[name], *cells])
+    lines = [line for line in run.lines if line["task"] == task]
+    seeds = len({line["seed"] for line in lines})
+    classes = len(lines[0]["classes"])
+    return _markdown(rows) + (
+        f"\n{classes} classes, chance {100 / classes:.1f} % of decisions right; {lines[0]['test_rows']} test rows, "
+        f"{seeds} seeds.\n"
+    )
+
+
+def snr_table(run: Run, task: str) -> str:
+    """Accuracy [%] by SNR at the N that most models have: the best LWM, the best of the others, and the bound."""
+    shots, bound = run.widest(task), run.bounds[task]
+    snrs_db = list(bound["per_snr"])
+    rows = [["SNR [dB]", *snrs_db, "all"]]
+    for is_lwm in (True, False):
+        name = run.best(task, shots, is_lwm)
+        if name:
+            cells = run.cells[task, name, shots]
+            by_snr = [[line["per_snr"].get(snr_db, np.nan) for line in cells] for snr_db in snrs_db]
+            accuracy = [line["accuracy"] for line in cells]
+            rows.append([run.titles[name], *(_score(values) for values in (*by_snr, accuracy))])
+    values = [*bound["per_snr"].values(), bound["accuracy"]]
+    rows.append(["likelihood bound", *(f"{100 * value:.1f}" for value in values)])
+    elements = ", ".join(f"{name} {num}" for name, num in bound["num_elements"].items())
+    return (
+        f"Accuracy by SNR with {shots} a class, the best of LWM and the best of the others:\n\n"
+        + _markdown(rows)
+        + f"\nThe bound is that of powers in an aligned rectangular window ({elements} resource elements, "
+        f"{bound['trials']} trials), of an observer that knows protocol, channel and SNR. It cannot tell BPSK from "
+        "QPSK; a second, tapered window can.\n"
+    )
+
+
+def cost_table(run: Run) -> str:
+    """Weights, milliseconds and training time, over all that was run."""
+    rows = [["", "parameters [thousands]", "ms a spectrogram, batches of 64", "training [s]"]]
+    names = dict.fromkeys(name for task in run.tasks for name in run.models(task))
+    for name in names:
+        lines = [line for (_, other, _), cell in run.cells.items() if other == name for line in cell]
+        parameters = [line["parameters"] / 1e3 for line in lines]
+        low, high = min(parameters), max(parameters)
+        rows.append(
+            [
+                run.titles[name],
+                f"{low:,.0f}" if round(low) == round(high) else f"{low:,.0f} to {high:,.0f}",
+                f"{np.median([line['milliseconds'] for line in lines]):.2f}",
+                f"{np.median([line['fit_seconds'] for line in lines]):.1f}",
+            ]
+        )
+    return _markdown(rows)
+
+
+def _score(values: Sequence[float], paper: float | None = None) -> str:
+    if not values:
+        return "" if paper is None else f"({paper:.1f})"
+    mean, deviation = spread(values)
+    text = f"{100 * mean:.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
+    return text if paper is None else f"{text} ({paper:.1f})"
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "| --- " * len(rows[0]) + "|", *lines[1:]]) + "\n"
