@@ -58,7 +58,7 @@ def python2_pickle(cells: Cells, protocol: int = 2) -> bytes:
             put(),
         ]
         out += [b"(", number(3), text(array.dtype.str[:1].encode()), b"NNN", number(-1), number(-1), number(0), b"tb"]
-        out += [false(), text(array.tobytes()), b"tbs"]
+        out += [false(), text(array.astype("<f4").tobytes()), b"tbs"]
     return b"".join([*out, b"."])
 
 

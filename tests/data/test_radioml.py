@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from radioml_files import modulated, python2_pickle, write_2018
 
 from lwm_spectro_hf import SpectrogramFeatureExtractor
 from lwm_spectro_hf.data.radioml import (
@@ -20,7 +21,6 @@ from lwm_spectro_hf.data.radioml import (
     load_radioml_2018,
     radioml_spectrograms,
 )
-from radioml_files import modulated, python2_pickle, write_2018
 
 CELLS = modulated(("QPSK", "8PSK", "AM-DSB"), (-20, 0, 18), per_cell=4, num_samples=128)
 EXTRACTOR = SpectrogramFeatureExtractor(window_function=["boxcar", "general_hamming:0.72"], hop_length=64)
