@@ -93,8 +93,9 @@ def test_cross_simulator(run, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(cross_simulator, "SIMULATORS", simulators)
     run("cross_simulator", "--num", 1, "--snr-db", 20, "--out", tmp_path / "out.json")
     results = json.loads((tmp_path / "out.json").read_text())
-    assert results["accuracy"]["5G"]["20"] in (0, 100)
-    assert "5G, py3gpp" in capsys.readouterr().out
+    (told,) = results["told"]["5G"]["20"]
+    assert results["told"]["5G"]["20"][told] == 1
+    assert f"5G, py3gpp      {told:<8}     100" in capsys.readouterr().out
 
 
 def test_cross_simulator_without_any(run, monkeypatch):

@@ -1,8 +1,9 @@
 """RadioML 2016.10A and 2018.01A: modulations that another simulator made, from the files that a user has.
 
-Neither file names a sampling rate, and nothing here depends on one: frames are counted in samples. 1 Msps is the
-nominal rate of both; the published generator of 2016.10A runs its channel model at 200 ksps. "SNR" is the generators'
-parameter, which others found to be tens of dB below the SNR of the samples in places.
+Neither file names a sampling rate, and nothing here depends on one: frames are counted in samples. 1 Msps is what is
+usually quoted; the published generator of 2016.10A runs its channel model at 200 ksps. "SNR" is the generators'
+parameter, from which the samples' own may be tens of dB away, and the AM-SSB of 2016.10A is noise alone
+(cyclostationary.blog, "All BPSK Signals" and "More on DeepSig's RML Data Sets").
 
 The pickle is read without executing anything: nothing that a file names is imported, called or built.
 """
@@ -36,7 +37,7 @@ CLASSES_2018 = (
     *("FM", "GMSK", "OQPSK"),
 )
 
-# The larger of the published pickles, 2016.10B, has 3.5 GB: what claims to unpack to more is something else.
+# The larger of the published pickles, 2016.10B, has some 3.5 GB: what claims to unpack to far more is something else.
 MAX_UNPACKED_BYTES = 8 * 2**30
 MAX_SHAPE = (10_000_000, 65_536)  # of examples of 2018.01A, which has 2,555,904 of 1,024 samples
 MAX_CLASSES = 1_000
