@@ -1,0 +1,210 @@
+#!/usr/bin/env python
+r"""RadioML as a test: do frozen embeddings tell modulations of another simulator apart, which training never saw?
+
+A few examples of each modulation and SNR, a minute or two on a laptop:
+
+    python examples/run_radioml.py --file RML2016.10a_dict.pkl --per-cell 20 --shots 5 20 --out runs/radioml-2016
+
+RadioML 2016.10A as it is used in papers, half of it to train on, half to test on; then 2018.01A on a GPU:
+
+    python examples/run_radioml.py --file RML2016.10a_dict.pkl --per-cell 1000 --out runs/radioml-2016
+    python examples/run_radioml.py --file GOLD_XYZ_OSC.0001_1024.hdf5 --per-cell 400 --device cuda \
+        --out runs/radioml-2018
+
+The files are DeepSig's, under a licence that forbids commercial use; they are not downloaded. The pickle (also within
+its .tar.bz2) is read without executing anything; HDF5 needs h5py. Needs the extra `train`.
+
+The same classifier, logistic regression on standardized features, is given three things: the embedding of the frozen
+checkpoint; the embedding of the same architecture with random weights; and the spectrogram itself, averaged over the
+encoder's patches. What pretraining is worth is the first less the other two. Examples are split by modulation and SNR
+alike. "Linear probe" learns from the whole training half, "few-shot" from N examples of each modulation, drawn at any
+SNR, several times.
+
+Writes to --out: `results.json`, `results.md` (a table) and `accuracy.png` (accuracy by SNR, and by shots).
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from tqdm.auto import tqdm
+from transformers import AutoModel
+
+from lwm_spectro_hf import SpectrogramFeatureExtractor, default_checkpoint
+from lwm_spectro_hf.data.radioml import LabelledExamples, load_radioml, radioml_spectrograms
+from lwm_spectro_hf.files import whole_file
+
+PRETRAINED, RANDOM, SPECTROGRAM = "pretrained", "random weights", "spectrogram"
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--file", type=Path, required=True, help="RML2016.10a_dict.pkl or GOLD_XYZ_OSC.0001_1024.hdf5")
+    parser.add_argument("--model", default=default_checkpoint(), help="checkpoint (default: the one of this package)")
+    parser.add_argument("--out", type=Path, default=Path("runs/radioml"), help="folder (default: %(default)s)")
+    parser.add_argument(
+        "--per-cell", type=int, default=100, help="examples of each modulation at each SNR (default: %(default)s)"
+    )
+    parser.add_argument("--min-snr-db", type=float, default=-np.inf, help="leave out what is below (default: nothing)")
+    parser.add_argument("--test-share", type=float, default=0.5, help="of the examples (default: %(default)s)")
+    parser.add_argument(
+        "--shots", type=int, nargs="*", default=[1, 2, 5, 10, 20, 50, 100], help="N per class (default: %(default)s)"
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="draws of the few shots (default: %(default)s)")
+    parser.add_argument(
+        "--window-samples", type=int, help="shorter analysis windows, with zeros around them (default: the whole FFT)"
+    )
+    parser.add_argument("--batch-size", type=int, default=128, help="(default: %(default)s)")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of choice, split and random weights (default: 0)")
+    args = parser.parse_args()
+    if args.per_cell < 2 or not 0 < args.test_share < 1 or args.repeats < 1 or any(n < 1 for n in args.shots):
+        parser.error(
+            "expected --per-cell of at least 2, --test-share between 0 and 1, --repeats and --shots from 1 on"
+        )
+    return args
+
+
+@torch.inference_mode()
+def features_of(examples: LabelledExamples, rows: np.ndarray, args: argparse.Namespace) -> dict[str, np.ndarray]:
+    """Every representation of these examples, `(num, num_features)`, float32."""
+    extractor = SpectrogramFeatureExtractor.from_pretrained(args.model)
+    pretrained = AutoModel.from_pretrained(args.model)
+    torch.manual_seed(args.seed)
+    random = AutoModel.from_config(pretrained.config)
+    models = {PRETRAINED: pretrained.to(args.device).eval(), RANDOM: random.to(args.device).eval()}
+    patch_size = getattr(pretrained.config, "expert_config", pretrained.config).patch_size
+
+    parts: dict[str, list] = {PRETRAINED: [], RANDOM: [], SPECTROGRAM: []}
+    batches = np.split(rows, range(args.batch_size, len(rows), args.batch_size))
+    for batch in tqdm(batches, desc="embedding", unit="batch"):
+        values = radioml_spectrograms(examples.read(batch), extractor, args.window_samples, args.device)
+        for name, model in models.items():
+            parts[name].append(model(values).pooler_output.float().cpu())
+        parts[SPECTROGRAM].append(torch.nn.functional.avg_pool2d(values, patch_size).flatten(1).cpu())
+    return {name: torch.cat(part).numpy() for name, part in parts.items()}
+
+
+def correct(features: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Which rows of `test` a probe tells right that learnt from the rows `train`."""
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
+    probe.fit(features[train], labels[train])
+    return probe.predict(features[test]) == labels[test]
+
+
+def few_shots(labels: np.ndarray, train: np.ndarray, shots: int, seed: int) -> np.ndarray:
+    """`shots` rows of each class out of `train`."""
+    order = np.random.default_rng([seed, shots]).permutation(train)
+    return np.concatenate([order[labels[order] == label][:shots] for label in np.unique(labels)])
+
+
+def percent(values: np.ndarray) -> float:
+    return round(100 * float(np.mean(values)), 2)
+
+
+def evaluate(features: dict, labels: np.ndarray, snr_db: np.ndarray, args: argparse.Namespace) -> dict:
+    """Accuracies [%] of every representation: linear probe, by SNR, and few-shot."""
+    cells = np.unique(np.stack([labels, snr_db]), axis=1, return_inverse=True)[1].ravel()
+    split = train_test_split(np.arange(len(labels)), test_size=args.test_share, stratify=cells, random_state=args.seed)
+    train, test = split
+    smallest = int(np.bincount(labels[train]).min())
+    results = {}
+    for name, columns in features.items():
+        print(f"probing {name}, {columns.shape[1]} features", flush=True)
+        hits = correct(columns, labels, train, test)
+        by_snr = {f"{snr:g}": percent(hits[snr_db[test] == snr]) for snr in np.unique(snr_db)}
+        shots = {}
+        for count in [count for count in args.shots if count <= smallest]:
+            draws = [few_shots(labels, train, count, args.seed + repeat) for repeat in range(args.repeats)]
+            scores = [percent(correct(columns, labels, draw, test)) for draw in draws]
+            shots[str(count)] = {"mean": round(float(np.mean(scores)), 2), "std": round(float(np.std(scores)), 2)}
+        results[name] = {"linear_probe": percent(hits), "by_snr": by_snr, "few_shot": shots}
+    return {"num_train": len(train), "num_test": len(test), "accuracy": results}
+
+
+def table(run: dict) -> str:
+    """The results as Markdown."""
+    accuracy = run["accuracy"]
+    shots = list(accuracy[PRETRAINED]["few_shot"])
+    lines = [
+        f"{run['file']}: {run['num_classes']} modulations, chance {run['chance']:.1f} %. Accuracy on "
+        f"{run['num_test']:,} examples, of a linear probe of {run['num_train']:,} and of N of each modulation (mean "
+        f"+- standard deviation of {run['repeats']} draws), %:",
+        "",
+        "| features | linear probe | " + " | ".join(f"N = {count}" for count in shots) + " |",
+        "| --- " * (2 + len(shots)) + "|",
+    ]
+    for name, scores in accuracy.items():
+        cells = [
+            f"{scores['few_shot'][count]['mean']:.1f} +- {scores['few_shot'][count]['std']:.1f}" for count in shots
+        ]
+        lines.append(f"| {name} | " + " | ".join([f"{scores['linear_probe']:.1f}", *cells]) + " |")
+    snrs = list(accuracy[PRETRAINED]["by_snr"])
+    lines += ["", "Linear probe by SNR [dB], %:", "", "| features | " + " | ".join(snrs) + " |"]
+    lines.append("| --- " * (1 + len(snrs)) + "|")
+    for name, scores in accuracy.items():
+        lines.append(f"| {name} | " + " | ".join(f"{scores['by_snr'][snr]:.1f}" for snr in snrs) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(run: dict) -> Figure:
+    """Accuracy by SNR, and by the number of shots."""
+    figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for name, scores in run["accuracy"].items():
+        left.plot([float(snr) for snr in scores["by_snr"]], list(scores["by_snr"].values()), marker=".", label=name)
+        shots = scores["few_shot"]
+        means, deviations = ([shot[key] for shot in shots.values()] for key in ("mean", "std"))
+        right.errorbar([int(count) for count in shots], means, deviations, marker=".", capsize=2)
+    for axis, label, title in ((left, "SNR [dB]", "linear probe"), (right, "examples of each modulation", "few-shot")):
+        axis.axhline(run["chance"], color="0.6", linestyle="--", linewidth=1)
+        axis.set(xlabel=label, title=title)
+        axis.grid(color="0.9")
+    right.set_xscale("log")
+    left.set_ylabel("accuracy [%]")
+    left.legend(title=None, frameon=False)
+    figure.suptitle(f"{run['file']}, dashed: chance", fontsize=10)
+    return figure
+
+
+def main():
+    args = parse_args()
+    examples = load_radioml(args.file)
+    rows = examples.balanced_rows(args.per_cell, args.seed)
+    rows = rows[examples.snr_db[rows] >= args.min_snr_db]
+    if not len(rows):
+        raise SystemExit(f"{args.file}: no examples at {args.min_snr_db:g} dB or above; lower --min-snr-db.")
+    features = features_of(examples, rows, args)
+    labels = examples.labels[rows]
+    settings = ("per_cell", "test_share", "repeats", "window_samples", "seed")
+    run = {
+        "file": args.file.name,
+        "model": Path(args.model).name,
+        "num_samples": examples.num_samples,
+        "num_classes": len(np.unique(labels)),
+        "classes": list(examples.class_names),
+        "chance": 100 / len(np.unique(labels)),
+        **{name: getattr(args, name) for name in settings},
+        **evaluate(features, labels, examples.snr_db[rows], args),
+    }
+    text = table(run)
+    with whole_file(args.out / "results.json") as stream:
+        stream.write(json.dumps(run, indent=2).encode() + b"\n")
+    with whole_file(args.out / "results.md") as stream:
+        stream.write(text.encode())
+    with whole_file(args.out / "accuracy.png") as stream:
+        draw(run).savefig(stream, format="png")
+    print(text + f"\nWrote {args.out}")
+
+
+if __name__ == "__main__":
+    main()

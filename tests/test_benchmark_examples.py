@@ -1,0 +1,120 @@
+"""The scripts that judge a checkpoint by data of others, each run as a user would on files of the same format."""
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lwm_spectro_hf.data.recordings import write_sigmf
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+sys.path += [str(EXAMPLES), str(Path(__file__).parent / "data")]
+
+
+@pytest.fixture
+def run(monkeypatch, tiny_checkpoint):
+    """`run(script, *arguments)` with the tiny checkpoint."""
+
+    def call(script, *arguments):
+        command = [script, "--model", str(tiny_checkpoint), *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", command)
+        __import__(script).main()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    from radioml_files import modulated, python2_pickle
+
+    path = tmp_path_factory.mktemp("radioml") / "RML2016.10a_dict.pkl"
+    path.write_bytes(python2_pickle(modulated(("BPSK", "QPSK", "WBFM"), (-20, 18), 12, 128)))
+    return path
+
+
+class TestRadioML:
+    def test_probes(self, run, path, tmp_path, capsys):
+        pytest.importorskip("sklearn")
+        out = tmp_path / "out"
+        options = ("--file", path, "--per-cell", 10, "--shots", 1, 4, 1000, "--repeats", 2, "--device", "cpu")
+        run("run_radioml", *options, "--out", out)
+        assert sorted(file.name for file in out.iterdir()) == ["accuracy.png", "results.json", "results.md"]
+        results = json.loads((out / "results.json").read_text())
+        assert (results["num_train"], results["num_test"]) == (30, 30)
+        assert results["chance"] == pytest.approx(100 / 3)
+        assert list(results["accuracy"]) == ["pretrained", "random weights", "spectrogram"]
+        for scores in results["accuracy"].values():
+            assert list(scores["by_snr"]) == ["-20", "18"] and list(scores["few_shot"]) == ["1", "4"]
+            # As many examples at each SNR: the accuracy over all is the mean.
+            assert scores["linear_probe"] == pytest.approx(np.mean(list(scores["by_snr"].values())), abs=0.01)
+        # Tones of three frequencies: the spectrogram tells them apart unless noise drowns them.
+        assert results["accuracy"]["spectrogram"]["by_snr"]["18"] == 100
+        text = (out / "results.md").read_text()
+        assert text in capsys.readouterr().out
+        assert text.count("| spectrogram |") == 2
+
+        run("run_radioml", *options, "--out", out)
+        assert json.loads((out / "results.json").read_text()) == results
+
+    def test_no_examples_of_that_snr(self, run, path, tmp_path):
+        pytest.importorskip("sklearn")
+        with pytest.raises(SystemExit, match="no examples at 30 dB or above"):
+            run("run_radioml", "--file", path, "--min-snr-db", 30, "--out", tmp_path)
+
+
+class TestRecordings:
+    def test_verdicts_beside_the_truth(self, run, noise, tmp_path, capsys):
+        for name, protocol in (("a", "LTE"), ("b", "none"), ("c", "WiFi")):
+            write_sigmf(tmp_path / name, noise(2000), 1e6, [{"lwm:protocol": protocol}])
+        write_sigmf(tmp_path / "silent", 0 * noise(500), 1e6, [{"lwm:protocol": "5G", "lwm:modulation": "QPSK"}])
+        run("run_recordings", "--folder", tmp_path, "--out", tmp_path / "out.json")
+        results = json.loads((tmp_path / "out.json").read_text())
+        rows = {row["file"].split(".")[0]: row for row in results["recordings"]}
+        assert [row["true_protocol"] for row in rows.values()] == ["LTE", None, "WiFi", "5G"]
+        # The same samples, so the same verdict, which cannot be right for both; silence has none.
+        assert rows["a"]["protocol"] == rows["b"]["protocol"] == rows["c"]["protocol"]
+        assert rows["silent"]["protocol"] is None
+        scores = results["accuracy"]
+        right = rows["a"]["protocol"] in ("LTE", "WiFi")
+        assert scores["protocol"]["all"] == {"num": 3, "accuracy": round(100 * right / 3, 1)}
+        assert scores["modulation"] == {group: {"num": 1, "accuracy": 0.0} for group in ("all", "QPSK")}
+        assert "no signal" in capsys.readouterr().out
+
+
+def test_cross_simulator(run, monkeypatch, tmp_path, capsys):
+    pytest.importorskip("py3gpp")
+    import cross_simulator
+
+    # TorchSig is no test dependency, and py3gpp takes its time.
+    simulators = {"5G": ("py3gpp", partial(cross_simulator.nr_recording, num_slots=1))}
+    monkeypatch.setattr(cross_simulator, "SIMULATORS", simulators)
+    run("cross_simulator", "--num", 1, "--snr-db", 20, "--out", tmp_path / "out.json")
+    results = json.loads((tmp_path / "out.json").read_text())
+    (told,) = results["told"]["5G"]["20"]
+    assert results["told"]["5G"]["20"][told] == 1
+    assert f"5G, py3gpp      {told:<8}     100" in capsys.readouterr().out
+
+
+def test_cross_simulator_without_any(run, monkeypatch):
+    import cross_simulator
+
+    monkeypatch.setattr(cross_simulator, "SIMULATORS", {"5G": ("no_such_simulator", None)})
+    with pytest.raises(SystemExit, match="pip install py3gpp"):
+        run("cross_simulator")
+
+
+def test_received_has_the_snr_in_the_occupied_band():
+    import cross_simulator
+
+    generator = np.random.default_rng(0)
+    samples = np.exp(2j * np.pi * 0.1 * np.arange(200_000))
+    samples[100_000:] = 0  # a gap does not count
+    noisy = cross_simulator.received(samples, 1e6, 0.25, 10.0, generator)
+    assert noisy.dtype == np.complex64
+    silent = np.sort(np.abs(noisy) ** 2)
+    total = np.mean(silent)
+    noise_power = total - 0.5
+    assert 10 * np.log10(1 / (noise_power * 0.25)) == pytest.approx(10, abs=0.1)
