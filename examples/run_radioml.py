@@ -38,7 +38,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModel
 
 from lwm_spectro_hf import SpectrogramFeatureExtractor, default_checkpoint
-from lwm_spectro_hf.data.radioml import LabelledExamples, load_radioml, radioml_spectrograms
+from lwm_spectro_hf.data.radioml import WINDOW_SAMPLES, LabelledExamples, load_radioml, radioml_spectrograms
 from lwm_spectro_hf.files import whole_file
 
 PRETRAINED, RANDOM, SPECTROGRAM = "pretrained", "random weights", "spectrogram"
@@ -59,7 +59,10 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--repeats", type=int, default=5, help="draws of the few shots (default: %(default)s)")
     parser.add_argument(
-        "--window-samples", type=int, help="shorter analysis windows, with zeros around them (default: the whole FFT)"
+        "--window-samples",
+        type=int,
+        default=WINDOW_SAMPLES,
+        help="of the analysis windows, with zeros around them in the FFT (default: %(default)s, a symbol)",
     )
     parser.add_argument("--batch-size", type=int, default=128, help="(default: %(default)s)")
     parser.add_argument(

@@ -312,7 +312,7 @@ class TestFraming:
     def test_short_examples_are_set_between_zeros(self):
         iq = torch.from_numpy(CELLS["QPSK", 18].astype(np.float32))
         iq = torch.complex(iq[:, 0], iq[:, 1])
-        values = radioml_spectrograms(iq, EXTRACTOR)
+        values = radioml_spectrograms(iq, EXTRACTOR, window_samples=128)
         assert values.shape == (4, 2, 128, 128) and values.dtype == torch.float32
         # The frame in the middle is the whole example: its spectrum, and DC in the middle.
         power = torch.fft.fftshift(torch.fft.fft(iq).abs() ** 2, dim=1)
@@ -320,7 +320,7 @@ class TestFraming:
         # A longer example is not padded: every frame is full.
         long = torch.cat([iq] * 8, dim=1)
         expected = SpectrogramFeatureExtractor(window_function=EXTRACTOR.window_function)(long, return_tensors="pt")
-        assert torch.equal(radioml_spectrograms(long.numpy(), EXTRACTOR), expected.input_values)
+        assert torch.equal(radioml_spectrograms(long.numpy(), EXTRACTOR, 128), expected.input_values)
 
     def test_a_short_window_tells_times_apart(self):
         # A tone that jumps half way through: a short window sees one, then the other.
