@@ -97,6 +97,8 @@ def write_report(args: argparse.Namespace) -> None:
 def run_benchmark(args: argparse.Namespace) -> None:
     preset = PRESETS[args.preset]
     pool = Pool(preset.num_rows, args.receiver, args.city)
+    if args.city not in HELD_OUT_SCENARIOS:
+        print(f"{args.city} is no held-out city: scores count for checkpoints that were trained without it alone.")
     checkpoint = Checkpoint(args.checkpoint or default_checkpoint(), args.device)
     folder = pool.build(args.out / "cache", checkpoint.extractor, args.processes)
     store = FeatureStore(load_spectrograms(folder, "test")["input_values"], checkpoint, folder / "features")
