@@ -172,7 +172,10 @@ def draw(run: dict) -> Figure:
         axis.axhline(run["chance"], color="0.6", linestyle="--", linewidth=1)
         axis.set(xlabel=label, title=title)
         axis.grid(color="0.9")
+    counts = [int(count) for count in run["accuracy"][PRETRAINED]["few_shot"]]
     right.set_xscale("log")
+    right.set_xticks(counts, counts)
+    right.set_xticks([], minor=True)
     left.set_ylabel("accuracy [%]")
     left.legend(title=None, frameon=False)
     figure.suptitle(f"{run['file']}, dashed: chance", fontsize=10)
