@@ -57,7 +57,7 @@ PRESETS = {
             },
             trained_shots=_QUICK_TRAINED,
             models=(*_FROZEN, "lwm-finetuned", "lwm-scratch", "cnn-kojima"),
-            budget=Budget(steps=300, batch_size=16, learning_rates=(2e-3,)),
+            budget=Budget(steps=200, batch_size=16, learning_rates=(2e-3,)),
             bound_trials=10,
         ),
         Preset(
