@@ -26,10 +26,10 @@ import torch
 from lwm_spectro_hf import LwmSpectroMoEForPreTraining, LwmSpectroMoEForSequenceClassification
 from lwm_spectro_hf.data.recipe import stable_seed
 from lwm_spectro_hf.evaluation.scores import score_mixture, table_of
-from lwm_spectro_hf.training.mixture import HeadTraining, MixtureHeads, MixtureSettings
+from lwm_spectro_hf.training.mixture import VIEWS, HeadSettings, HeadTraining, MixtureHeads
 from lwm_spectro_hf.training.run import Run, add_options
 
-DEFAULTS = MixtureSettings(batch_size=96)
+DEFAULTS = HeadSettings(batch_size=96)
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,6 +38,13 @@ def parse_args() -> argparse.Namespace:
     train = add_options(parser, DEFAULTS, mix=12)
     train.add_argument(
         "--classifier", choices=["residual_cnn", "linear"], help="eq. 20's, or one that learns in fewer steps"
+    )
+    train.add_argument(
+        "--view",
+        choices=VIEWS,
+        default=DEFAULTS.view,
+        help="heads learn from the whole spectrogram, or from what is visible beside the mask, which takes half the "
+        "time and suits --mask-strategy drop (default: %(default)s)",
     )
     train.add_argument("--no-augment", dest="augment", action="store_false", help="no shifts in time, no mirroring")
     return parser.parse_args()
@@ -50,13 +57,13 @@ def main() -> None:
     mixture = LwmSpectroMoEForPreTraining.from_pretrained(args.mixture)
     if args.classifier:
         mixture.config.expert_config.classifier_type = args.classifier
-    heads = MixtureHeads(mixture).to(run.accelerator.device)
+    heads = MixtureHeads(mixture, args.view).to(run.accelerator.device)
     run.write_model = lambda folder: heads.classifier.save_pretrained(folder, state_dict=heads.state_of_checkpoint())
     data = run.data
     loop = HeadTraining(
         heads,
         data.batches,
-        run.settings(MixtureSettings),
+        run.settings(HeadSettings),
         run.accelerator,
         args.out / "state",
         data.description,

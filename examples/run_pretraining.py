@@ -49,13 +49,15 @@ from lwm_spectro_hf.training.pretraining import Pretraining, PretrainingSettings
 from lwm_spectro_hf.training.run import Run, add_options
 
 TINY = {
-    "patch_size": 8,
-    "hidden_size": 64,
-    "num_hidden_layers": 4,
+    "patch_size": 16,
+    "stem_num_channels": 32,
+    "hidden_size": 96,
+    "num_hidden_layers": 3,
     "num_attention_heads": 4,
-    "intermediate_size": 256,
+    "intermediate_size": 384,
     "mask_strategy": "drop",
-    "reconstruction_loss_weight": 1 / 128,  # eq. 17 sums over a patch, here of 2 x 8 x 8 values
+    "mask_ratio": 0.5,
+    "reconstruction_loss_weight": 1 / 512,  # eq. 17 sums over a patch, here of 2 x 16 x 16 values
 }
 
 
@@ -67,7 +69,11 @@ def parse_args() -> argparse.Namespace:
         "--contrastive", nargs="+", choices=CONTRASTIVE_LABELS, default=[], help="joint objective over these labels"
     )
     model = parser.add_argument_group("model")
-    model.add_argument("--tiny", action="store_true", help="four layers of width 64 instead of the paper's twelve")
+    model.add_argument(
+        "--tiny",
+        action="store_true",
+        help="three layers of width 96 over patches of 16 x 16, with a convolutional stem",
+    )
     model.add_argument("--config", type=Path, help="JSON file with fields of LwmSpectroConfig")
     model.add_argument(
         "--mask-strategy", choices=["token", "drop"], help="drop: the encoder sees visible patches only"

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-from lwm_spectro_hf import LwmSpectroForPreTraining, LwmSpectroMoEForPreTraining
+from lwm_spectro_hf import LwmSpectroForPreTraining, LwmSpectroMoEForPreTraining, LwmSpectroMoEModel
 from lwm_spectro_hf.channel.scenarios import HELD_OUT_SCENARIOS
 from lwm_spectro_hf.data.recipe import PROTOCOLS, preset, stable_seed
 from lwm_spectro_hf.data.streaming import GeneratedSpectrograms
@@ -42,6 +42,7 @@ def parse_args() -> argparse.Namespace:
     )
     train = add_options(parser, DEFAULTS, mix=12)
     train.add_argument("--router-type", choices=["transformer", "cnn"], default="transformer", help="its architecture")
+    train.add_argument("--init", type=Path, help="checkpoint whose router to start from, of the same --router-type")
     train.add_argument("--no-augment", dest="augment", action="store_false", help="no shifts in time, no mirroring")
     return parser.parse_args()
 
@@ -57,6 +58,8 @@ def main() -> None:
         experts, expert_names=list(PROTOCOLS), router_type=args.router_type
     ).to(run.accelerator.device)
     router = mixture.lwm_spectro_moe.router
+    if args.init:
+        router.load_state_dict(LwmSpectroMoEModel.from_pretrained(args.init).router.state_dict())
     run.write_model = mixture.save_pretrained
     data = run.data
     loop = RouterTraining(

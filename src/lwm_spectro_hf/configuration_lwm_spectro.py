@@ -27,6 +27,11 @@ class LwmSpectroConfig(PreTrainedConfig):
         attention_probs_dropout_prob (`float`, *optional*, defaults to 0.0): Dropout of the attention weights.
         initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of the initial weights.
         layer_norm_eps (`float`, *optional*, defaults to 1e-6): Epsilon of the normalizations.
+        stem_num_channels (`int`, *optional*): Width of a convolutional stem inside each patch, in place of the linear
+            map of eq. 11, which `None` means. Small models learn modulation with it.
+        stem_num_layers (`int`, *optional*, defaults to 1): Residual blocks of the stem.
+        stem_cell_size (`int`, *optional*, defaults to 4): Side of the squares that the stem cuts a patch into; divides
+            `patch_size`.
         norm_type (`str`, *optional*, defaults to `"layer_norm"`): `"layer_norm"`, or `"unbiased_std"`, which divides
             by the unbiased standard deviation plus epsilon as the published checkpoint does.
         use_embedding_norm (`bool`, *optional*, defaults to `False`): Normalize after projection plus position.
@@ -81,6 +86,9 @@ class LwmSpectroConfig(PreTrainedConfig):
     attention_probs_dropout_prob: float | int = 0.0
     initializer_range: float | int = 0.02
     layer_norm_eps: float | int = 1e-6
+    stem_num_channels: int | None = None
+    stem_num_layers: int = 1
+    stem_cell_size: int = 4
     norm_type: Literal["layer_norm", "unbiased_std"] = "layer_norm"
     use_embedding_norm: bool = False
     cls_token_value: float | int | None = None
@@ -117,6 +125,15 @@ class LwmSpectroConfig(PreTrainedConfig):
                 f"The grid of {self.num_frames} frames x {self.num_freq_bins} frequency bins is not divisible by "
                 f"`patch_size` = {self.patch_size}. Change `num_frames` and `num_freq_bins` to multiples of it, or "
                 "choose a `patch_size` that divides both."
+            )
+        if self.stem_num_channels is not None and (
+            min(self.stem_num_channels, self.stem_cell_size, self.stem_num_layers + 1) < 1
+            or self.patch_size % self.stem_cell_size
+        ):
+            raise ValueError(
+                f"`stem_num_channels` = {self.stem_num_channels} and `stem_cell_size` = {self.stem_cell_size} must be "
+                f"at least 1, `stem_num_layers` = {self.stem_num_layers} at least 0, and the cells must divide "
+                f"`patch_size` = {self.patch_size}."
             )
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(

@@ -198,13 +198,56 @@ def build_norm(config: LwmSpectroConfig) -> nn.Module:
     return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
 
+class LwmSpectroPatchStem(nn.Module):
+    """
+    A patch embedding that is not linear, in place of eq. 11: each patch is cut into cells of `stem_cell_size`, which
+    are embedded and mixed by residual convolutions that end at the border of the patch. So a masked patch stays
+    unseen, whatever its neighbours compute. Modulation shows in how values spread within a patch, of which a linear
+    map keeps nothing but sums; normalization over the batch takes off the level that all cells share.
+    """
+
+    def __init__(self, config: LwmSpectroConfig):
+        super().__init__()
+        self.config = config
+        width = config.stem_num_channels
+        self.cells_per_side = config.patch_size // config.stem_cell_size
+        self.dense = nn.Linear(config.num_channels * config.stem_cell_size**2, width)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+                nn.Conv2d(width, width, 3, padding=1),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+                nn.Conv2d(width, width, 3, padding=1),
+            )
+            for _ in range(config.stem_num_layers)
+        )
+        self.norm = nn.BatchNorm2d(width)
+        self.out_proj = nn.Linear(width * self.cells_per_side**2, config.hidden_size)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """`(batch, num_patches, patch_dim)` to `(batch, num_patches, hidden_size)`."""
+        config, side = self.config, self.cells_per_side
+        images = patches.reshape(-1, config.num_channels, config.patch_size, config.patch_size)
+        cells = patchify(images, config.stem_cell_size).unflatten(1, (side, side))
+        hidden_states = F.relu(self.dense(cells)).permute(0, 3, 1, 2)  # channels stay last in memory
+        for block in self.blocks:
+            hidden_states = hidden_states + block(hidden_states)
+        hidden_states = F.relu(self.norm(hidden_states)).permute(0, 2, 3, 1).flatten(1)
+        return self.out_proj(hidden_states).unflatten(0, patches.shape[:2])
+
+
 class LwmSpectroEmbeddings(nn.Module):
     """Patch embedding (eq. 11), learnable positions (eq. 12) and masking of the encoder's input (eq. 15)."""
 
     def __init__(self, config: LwmSpectroConfig):
         super().__init__()
         self.config = config
-        self.projection = nn.Linear(config.patch_dim, config.hidden_size)
+        if config.stem_num_channels is None:
+            self.projection = nn.Linear(config.patch_dim, config.hidden_size)
+        else:
+            self.projection = LwmSpectroPatchStem(config)
         num_positions = config.max_position_embeddings or config.sequence_length
         self.position_embeddings = nn.Parameter(torch.zeros(num_positions, config.hidden_size))
         self.norm = build_norm(config) if config.use_embedding_norm else nn.Identity()
@@ -219,7 +262,7 @@ class LwmSpectroEmbeddings(nn.Module):
                 f"`input_values` has shape {tuple(input_values.shape)}, but (batch, num_channels, num_frames, "
                 f"num_freq_bins) = (batch, {', '.join(map(str, expected))}) is expected by this configuration."
             )
-        return patchify(input_values, config.patch_size).to(self.projection.weight.dtype)
+        return patchify(input_values, config.patch_size).to(self.position_embeddings.dtype)
 
     def forward(
         self,
@@ -236,15 +279,16 @@ class LwmSpectroEmbeddings(nn.Module):
         replace = mask is not None and config.mask_strategy == "token"
         if replace and config.mask_token_value is not None:
             patches = patches.masked_fill(mask[..., None], config.mask_token_value)
+        positions = self.position_embeddings[: patches.shape[1]]
+        if mask is not None and config.mask_strategy == "drop":
+            num_visible = config.sequence_length - config.num_masked_patches
+            visible = mask.int().argsort(dim=1, stable=True)[:, :num_visible]
+            patches = patches.gather(1, visible[..., None].expand(-1, -1, patches.shape[-1]))
+            positions = positions[visible]
         tokens = self.projection(patches)
         if replace and config.mask_token_value is None:
             tokens = torch.where(mask[..., None], mask_token, tokens)
-        tokens = tokens + self.position_embeddings[: tokens.shape[1]]
-        if mask is not None and config.mask_strategy == "drop":
-            num_visible = config.sequence_length - config.num_masked_patches
-            visible = mask.int().argsort(dim=1, stable=True)[:, :num_visible, None]
-            tokens = tokens.gather(1, visible.expand(-1, -1, tokens.shape[-1]))
-        return self.dropout(self.norm(tokens))
+        return self.dropout(self.norm(tokens + positions))
 
 
 def eager_attention_forward(
@@ -446,6 +490,8 @@ class LwmSpectroPreTrainedModel(PreTrainedModel):
         elif isinstance(module, LwmSpectroUnbiasedStdNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+        elif isinstance(module, LwmSpectroPatchStem):
+            init.kaiming_normal_(module.dense.weight, nonlinearity="relu")
         elif isinstance(module, LwmSpectroEmbeddings):
             init.normal_(module.position_embeddings, std=std)
         elif isinstance(module, LwmSpectroDecoder):

@@ -244,6 +244,56 @@ class LwmSpectroMoEForPreTraining(LwmSpectroMoEPreTrainedModel):
         self.decoders[index].load_state_dict(expert.decoder.state_dict())
         self.projections[index].load_state_dict(expert.projection.state_dict())
 
+    def masked_modeling(
+        self,
+        input_values: torch.Tensor,
+        mask: torch.Tensor,
+        chosen: torch.Tensor,
+        contrastive_labels: torch.Tensor | None = None,
+        **kwargs,
+    ) -> LwmSpectroForPreTrainingOutput:
+        """
+        Masked modeling by experts that are known already, so that the router is not asked.
+
+        Args:
+            input_values, contrastive_labels: As in [`LwmSpectroForPreTraining`].
+            mask (`torch.BoolTensor` of shape `(batch, num_patches)`): 1 = masked.
+            chosen (`torch.LongTensor` of shape `(batch,)`): The expert of each row.
+
+        Returns:
+            [`LwmSpectroForPreTrainingOutput`], without what the router says.
+        """
+        config, moe = self.config.expert_config, self.lwm_spectro_moe
+        parts, order, contrastive_losses = [], [], []
+        for expert, rows, _ in moe.dispatch(chosen[:, None]):
+            reconstruction, target, outputs = moe.experts[expert].masked_reconstruction(
+                self.decoders[expert], input_values[rows], mask[rows], **kwargs
+            )
+            projection = F.normalize(self.projections[expert](outputs.pooler_output), dim=-1)
+            parts.append((reconstruction, target, outputs.pooler_output, projection))
+            order.append(rows)
+            if contrastive_labels is not None:
+                expert_loss = supervised_contrastive_loss(projection, contrastive_labels[rows], config.temperature)
+                contrastive_losses.append(expert_loss * len(rows) / len(mask))
+        order = torch.cat(order).argsort()
+        reconstruction, target, embedding, projection = (torch.cat(part)[order] for part in zip(*parts, strict=True))
+
+        recon_loss = reconstruction_loss(reconstruction, target, mask)
+        loss = config.reconstruction_loss_weight * recon_loss
+        contrastive_loss = sum(contrastive_losses) if contrastive_losses else None
+        if contrastive_loss is not None:
+            loss = loss + config.contrastive_loss_weight * contrastive_loss
+        return LwmSpectroForPreTrainingOutput(
+            loss=loss,
+            reconstruction_loss=recon_loss,
+            contrastive_loss=contrastive_loss,
+            reconstruction=reconstruction,
+            mask=mask,
+            embedding=embedding,
+            projection=projection,
+            expert_index=chosen,
+        )
+
     @can_return_tuple
     def forward(
         self,
@@ -267,48 +317,15 @@ class LwmSpectroMoEForPreTraining(LwmSpectroMoEPreTrainedModel):
         Returns:
             [`LwmSpectroForPreTrainingOutput`]
         """
-        expert_config = self.config.expert_config
-        moe = self.lwm_spectro_moe
-        mask = draw_mask(expert_config, input_values, bool_masked_pos, noise)
-        router_logits = moe.router(input_values)
+        mask = draw_mask(self.config.expert_config, input_values, bool_masked_pos, noise)
+        router_logits = self.lwm_spectro_moe.router(input_values)
         chosen = router_logits.argmax(dim=-1) if protocol_labels is None else protocol_labels
-        parts, order, contrastive_losses = [], [], []
-        for expert, rows, _ in moe.dispatch(chosen[:, None]):
-            reconstruction, target, outputs = moe.experts[expert].masked_reconstruction(
-                self.decoders[expert], input_values[rows], mask[rows], **kwargs
-            )
-            projection = F.normalize(self.projections[expert](outputs.pooler_output), dim=-1)
-            parts.append((reconstruction, target, outputs.pooler_output, projection))
-            order.append(rows)
-            if contrastive_labels is not None:
-                expert_loss = supervised_contrastive_loss(
-                    projection, contrastive_labels[rows], expert_config.temperature
-                )
-                contrastive_losses.append(expert_loss * len(rows) / len(mask))
-        order = torch.cat(order).argsort()
-        reconstruction, target, embedding, projection = (torch.cat(part)[order] for part in zip(*parts, strict=True))
-
-        recon_loss = reconstruction_loss(reconstruction, target, mask)
-        loss = expert_config.reconstruction_loss_weight * recon_loss
-        contrastive_loss = sum(contrastive_losses) if contrastive_losses else None
-        if contrastive_loss is not None:
-            loss = loss + expert_config.contrastive_loss_weight * contrastive_loss
-        router_loss = None
+        outputs = self.masked_modeling(input_values, mask, chosen, contrastive_labels, **kwargs)
+        outputs["router_logits"] = router_logits
         if protocol_labels is not None:
-            router_loss = self._router_loss(router_logits, protocol_labels)
-            loss = loss + self.config.router_loss_weight * router_loss
-        return LwmSpectroForPreTrainingOutput(
-            loss=loss,
-            reconstruction_loss=recon_loss,
-            contrastive_loss=contrastive_loss,
-            router_loss=router_loss,
-            reconstruction=reconstruction,
-            mask=mask,
-            embedding=embedding,
-            projection=projection,
-            router_logits=router_logits,
-            expert_index=chosen,
-        )
+            outputs["router_loss"] = self._router_loss(router_logits, protocol_labels)
+            outputs["loss"] = outputs.loss + self.config.router_loss_weight * outputs.router_loss
+        return outputs
 
 
 class LwmSpectroMoEForSequenceClassification(LwmSpectroMoEPreTrainedModel):

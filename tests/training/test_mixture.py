@@ -1,5 +1,7 @@
 """Stages 2 and 3: the router and the heads learn what they are for, and nothing else moves."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -14,6 +16,8 @@ from lwm_spectro_hf.data.recipe import PROTOCOLS
 from lwm_spectro_hf.training.batches import Batches
 from lwm_spectro_hf.training.mixture import (
     JOINT_TASK,
+    VIEWS,
+    HeadSettings,
     HeadTraining,
     MixtureHeads,
     MixtureSettings,
@@ -61,7 +65,8 @@ def mixture(**config):
 
 
 def training(kind, model, folder, **kwargs):
-    return kind(model, Batches(Stripes(), 16), SETTINGS, Accelerator(cpu=True), folder, {"stripes": 3}, **kwargs)
+    settings = kwargs.pop("settings", SETTINGS)
+    return kind(model, Batches(Stripes(), 16), settings, Accelerator(cpu=True), folder, {"stripes": 3}, **kwargs)
 
 
 def snapshot(module):
@@ -89,13 +94,15 @@ def test_the_router_learns_the_protocol_and_leaves_the_experts_alone(tmp_path):
         training(RouterTraining, mixture(num_channels=2).lwm_spectro_moe, tmp_path)
 
 
-def test_heads_and_experts_learn_and_the_router_stays(tmp_path):
+@pytest.mark.parametrize("view", VIEWS)
+def test_heads_and_experts_learn_and_the_router_stays(tmp_path, view):
     model = mixture(classifier_type="linear", reconstruction_loss_weight=1 / 16)
     router = snapshot(model.lwm_spectro_moe.router)
     experts = snapshot(model.lwm_spectro_moe.experts)
-    heads = MixtureHeads(model)
+    heads = MixtureHeads(model, view)
     entries = []
-    run = training(HeadTraining, heads, tmp_path, log=entries.append, log_every=1)
+    settings = HeadSettings(**{**asdict(SETTINGS), "view": view})
+    run = training(HeadTraining, heads, tmp_path, settings=settings, log=entries.append, log_every=1)
     run.run()
     assert entries[-1]["modulation_loss"] < 0.5 * entries[0]["modulation_loss"]
     assert entries[-1]["joint_loss"] < 0.5 * entries[0]["joint_loss"]

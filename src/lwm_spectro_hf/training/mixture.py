@@ -21,6 +21,7 @@ from .batches import Batches
 from .loop import TrainingLoop, TrainingSettings
 from .masks import mask_noise
 
+VIEWS = ("whole", "visible")
 JOINT_TASK = "snr_db+mobility"
 JOINT_LABELS = [f"{snr_db}+{mobility}" for snr_db in SNRS_DB for mobility in MOBILITIES]
 HEADS = {
@@ -40,6 +41,23 @@ class MixtureSettings(TrainingSettings):
     """
 
     augment: bool = True
+
+
+@dataclass(frozen=True)
+class HeadSettings(MixtureSettings):
+    """Those of [`MixtureSettings`], and:
+
+    Attributes:
+        view: What heads learn from: the "whole" spectrogram, or what the mask of eq. 22 leaves "visible", which
+            costs one pass instead of two and shows another part each time.
+    """
+
+    view: str = "whole"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.view not in VIEWS:
+            raise ValueError(f"view is {self.view!r}; expected one of {', '.join(VIEWS)}.")
 
 
 class _MixtureLoop(TrainingLoop):
@@ -109,10 +127,12 @@ class MixtureHeads(nn.Module):
 
     Args:
         pretraining ([`LwmSpectroMoEForPreTraining`]): Trained experts, decoders and router.
+        view (`str`, *optional*, defaults to `"whole"`): See [`HeadSettings`].
     """
 
-    def __init__(self, pretraining: LwmSpectroMoEForPreTraining):
+    def __init__(self, pretraining: LwmSpectroMoEForPreTraining, view: str = "whole"):
         super().__init__()
+        self.view = view
         config = type(pretraining.config).from_dict({**pretraining.config.to_dict(), **HEADS})
         self.classifier = LwmSpectroMoEForSequenceClassification(config)
         self.classifier.lwm_spectro_moe = pretraining.lwm_spectro_moe
@@ -123,14 +143,15 @@ class MixtureHeads(nn.Module):
         self, values: torch.Tensor, protocol: torch.Tensor, noise: torch.Tensor, joint: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Logits of modulation, logits of SNR x mobility, and the loss of eq. 22 with the labels `joint`."""
-        moe, classifier = self.classifier.lwm_spectro_moe, self.classifier
-        embedding = moe(values, expert_index=protocol, return_dict=True).pooler_output
+        classifier = self.classifier
         mask = draw_mask(classifier.config.expert_config, values, noise=noise)
-        masked = self.pretraining(
-            values, bool_masked_pos=mask, contrastive_labels=joint, protocol_labels=protocol, return_dict=True
-        )
+        masked = self.pretraining.masked_modeling(values, mask, protocol, joint)
+        if self.view == "visible":
+            embedding = masked.embedding
+        else:
+            embedding = classifier.lwm_spectro_moe(values, expert_index=protocol, return_dict=True).pooler_output
         other = classifier.additional_classifiers[JOINT_TASK](embedding)
-        return classifier.classifier(embedding), other, masked.loss - masked.router_loss
+        return classifier.classifier(embedding), other, masked.loss
 
     def state_of_checkpoint(self) -> dict[str, torch.Tensor]:
         """Tensors of one file for every Auto class: encoders, router, heads, decoders and projections."""
@@ -143,7 +164,7 @@ class HeadTraining(_MixtureLoop):
     Args:
         heads ([`MixtureHeads`]): On its device already or not.
         batches ([`Batches`]): Of all protocols alike; noise is left out.
-        settings ([`MixtureSettings`]): What the curve depends on.
+        settings ([`HeadSettings`]): What the curve depends on.
         accelerator, state_folder, data, **kwargs: As in [`TrainingLoop`].
 
     Raises:
@@ -156,7 +177,7 @@ class HeadTraining(_MixtureLoop):
         self,
         heads: MixtureHeads,
         batches: Batches,
-        settings: MixtureSettings,
+        settings: HeadSettings,
         accelerator: Accelerator,
         state_folder: str,
         data: dict[str, Any],
