@@ -41,6 +41,9 @@ def test_decoder_depth_follows_the_mask_strategy(strategy, layers):
         ({"classifier_kernel_size": 4}, "must be odd"),
         ({"norm_type": "batch"}, "unbiased_std"),
         ({"hidden_size": "128"}, "hidden_size"),
+        ({"stem_num_channels": 0}, "`stem_num_channels` = 0"),
+        ({"stem_num_channels": 8, "stem_num_layers": -1}, "`stem_num_layers` = -1"),
+        ({"stem_num_channels": 8, "stem_cell_size": 3}, "`stem_cell_size` = 3 .* divide `patch_size` = 4"),
     ],
 )
 def test_contradictions_are_named(fields, message):

@@ -22,7 +22,7 @@ from lwm_spectro_hf import (
     supervised_contrastive_loss,
     unpatchify,
 )
-from lwm_spectro_hf.modeling_lwm_spectro import draw_mask
+from lwm_spectro_hf.modeling_lwm_spectro import LwmSpectroPatchStem, draw_mask
 from tiny_models import PUBLISHED, build, inputs_for, tiny_config, tiny_moe_config
 
 
@@ -233,6 +233,41 @@ def test_dropping_encodes_the_visible_tokens_only():
     # 24 patches less 17 masked, and the CLS token.
     assert seen == [(4, 8, 32)]
     assert outputs.reconstruction.shape == (4, 24, 16)
+
+
+def test_a_stem_keeps_patches_apart():
+    """No convolution crosses the border of a patch: else what is masked would show in its neighbours."""
+    model = build("pretraining-stem")
+    values = inputs_for(model)["input_values"]
+    embed = model.lwm_spectro.embeddings.projection
+    patches = model.lwm_spectro.embeddings.patches(values)
+    before = embed(patches)
+    assert before.shape == (4, 6, 32)
+    patches[:, 2] = 9.0
+    changed = (embed(patches) != before).any(-1)
+    assert changed[:, 2].all() and changed.sum() == 4
+
+
+def test_cells_of_a_stem_are_squares_of_the_patch():
+    """With everything behind it made the identity, the stem sums over squares of neighbouring frames and bins."""
+    config = tiny_config(num_channels=1, patch_size=8, stem_num_channels=1, stem_num_layers=0, hidden_size=4)
+    stem = LwmSpectroPatchStem(config).eval()
+    stem.out_proj = nn.Identity()
+    nn.init.ones_(stem.dense.weight)
+    nn.init.zeros_(stem.dense.bias)
+    values = torch.rand(2, 1, 16, 24)
+    expected = patchify(F.avg_pool2d(values, 4) * 16, 2)
+    torch.testing.assert_close(stem(patchify(values, 8)), expected / math.sqrt(1 + stem.norm.eps))
+
+
+def test_masking_a_stem_encodes_visible_patches_only():
+    model = build("pretraining-stem")
+    inputs = inputs_for(model)
+    seen = []
+    model.lwm_spectro.embeddings.projection.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    outputs = model(**inputs)
+    patches = patchify(inputs["input_values"], 8)
+    assert torch.equal(seen[0], patches[~outputs.mask].view(4, 3, -1))
 
 
 def test_dropped_tokens_return_to_their_places():

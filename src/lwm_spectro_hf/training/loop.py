@@ -210,6 +210,9 @@ class TrainingLoop:
         if state is not None:
             self._check(state[1])
             self._load_weights(state[0])
+        if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+            # Batch normalization sees the rows of all processes, as one process would; on CPUs PyTorch has no such.
+            nn.SyncBatchNorm.convert_sync_batchnorm(model)
         if compile:
             model.compile()
         self.network = accelerator.prepare_model(model)
