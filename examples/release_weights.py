@@ -54,7 +54,7 @@ NOISE = """
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--experts", type=Path, nargs=3, required=True, help=f"runs of {', '.join(PROTOCOLS)}")
+    parser.add_argument("--experts", type=Path, nargs=3, help=f"runs of {', '.join(PROTOCOLS)}, if there were any")
     parser.add_argument("--router", type=Path, required=True, help="run of examples/run_router.py")
     parser.add_argument("--heads", type=Path, required=True, help="run of examples/run_heads.py")
     parser.add_argument("--neighbours", type=Path, help="output of examples/compare_embeddings.py on these weights")
@@ -67,7 +67,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    runs = {f"expert {name}": path for name, path in zip(PROTOCOLS, args.experts, strict=True)}
+    runs = {f"expert {name}": path for name, path in zip(PROTOCOLS, args.experts or [], strict=bool(args.experts))}
     runs |= {"router": args.router, "heads": args.heads}
     results = {name: read_results(path) for name, path in runs.items()}
     model = LwmSpectroMoEForSequenceClassification.from_pretrained(args.heads / "model")
@@ -126,13 +126,13 @@ def sections(results: dict[str, Any], args: argparse.Namespace) -> dict[str, str
         lines.append(f"| {name} | {score['accuracy']:.1f} | {cells} |")
     found = {"Router, % right, in the held-out city": "\n".join(lines)}
 
-    names = list(results["expert LTE"]["masked_error_held_out"])
+    errors = results["heads"]["masked_error_held_out"]
+    names = list(next(iter(errors.values())))
     lines = [f"| expert | {' | '.join(names)} | model / best baseline |", "| --- " * (len(names) + 2) + "|"]
-    for protocol in PROTOCOLS:
-        result = results[f"expert {protocol}"]
-        cells = " | ".join(f"{result['masked_error_held_out'][name]:.3f}" for name in names)
-        lines.append(f"| {protocol} | {cells} | {result['model_over_best_baseline']:.2f} |")
-    found["Masked reconstruction after stage 1, mean squared error in the held-out city"] = "\n".join(lines)
+    for protocol, row in errors.items():
+        ratio = row["model"] / min(value for name, value in row.items() if name != "model")
+        lines.append(f"| {protocol} | {' | '.join(f'{row[name]:.3f}' for name in names)} | {ratio:.2f} |")
+    found["Masked reconstruction, mean squared error in the held-out city"] = "\n".join(lines)
 
     if args.neighbours:
         table = (args.neighbours / "neighbours.md").read_text().strip()

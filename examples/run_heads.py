@@ -23,19 +23,29 @@ from pathlib import Path
 
 import torch
 
-from lwm_spectro_hf import LwmSpectroMoEForPreTraining, LwmSpectroMoEForSequenceClassification
-from lwm_spectro_hf.data.recipe import stable_seed
+from lwm_spectro_hf import (
+    LwmSpectroForPreTraining,
+    LwmSpectroMoEForPreTraining,
+    LwmSpectroMoEForSequenceClassification,
+)
+from lwm_spectro_hf.data.recipe import PROTOCOLS, stable_seed
+from lwm_spectro_hf.evaluation.reconstruction import baseline_errors, masked_batches, model_error
 from lwm_spectro_hf.evaluation.scores import score_mixture, table_of
 from lwm_spectro_hf.training.mixture import VIEWS, HeadSettings, HeadTraining, MixtureHeads
-from lwm_spectro_hf.training.run import Run, add_options
+from lwm_spectro_hf.training.run import Run, add_model_options, add_options, new_config
 
 DEFAULTS = HeadSettings(batch_size=96)
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mixture", type=Path, required=True, help="checkpoint of examples/run_router.py")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--mixture", type=Path, help="checkpoint of examples/run_router.py; new weights by default")
+    start.add_argument(
+        "--experts", type=Path, nargs=len(PROTOCOLS), help=f"or checkpoints of {', '.join(PROTOCOLS)}, in this order"
+    )
     train = add_options(parser, DEFAULTS, mix=12)
+    add_model_options(parser)
     train.add_argument(
         "--classifier", choices=["residual_cnn", "linear"], help="eq. 20's, or one that learns in fewer steps"
     )
@@ -50,11 +60,41 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def mixture_of(args: argparse.Namespace) -> LwmSpectroMoEForPreTraining:
+    if args.mixture:
+        return LwmSpectroMoEForPreTraining.from_pretrained(args.mixture)
+    if args.experts:
+        experts = [LwmSpectroForPreTraining.from_pretrained(path) for path in args.experts]
+    else:
+        experts = [LwmSpectroForPreTraining(new_config(args)) for _ in PROTOCOLS]
+    return LwmSpectroMoEForPreTraining.from_experts(experts, expert_names=list(PROTOCOLS), router_type="cnn")
+
+
+def masked_errors(folder: Path, run: Run) -> dict[str, dict[str, float]]:
+    """Masked error of each expert and of the baselines, by protocol."""
+    mixture, errors = LwmSpectroMoEForPreTraining.from_pretrained(folder).to(run.accelerator.device), {}
+    for number, protocol in enumerate(PROTOCOLS):
+        expert = mixture.expert(protocol)
+        fitting, held_out = (
+            masked_batches(rows_of(number, batches), expert.config, run.args.seed)
+            for batches in (run.first_batches(), run.data.held_out)
+        )
+        if fitting and held_out:
+            errors[protocol] = baseline_errors(expert.config, fitting, held_out)
+            errors[protocol]["model"] = model_error(expert, held_out)
+    return errors
+
+
+def rows_of(protocol: int, batches: list[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
+    kept = ((batch, batch["protocol"] == protocol) for batch in batches)
+    return [{name: column[rows] for name, column in batch.items()} for batch, rows in kept if rows.any()]
+
+
 def main() -> None:
     args = parse_args()
     run = Run(args)
     torch.manual_seed(stable_seed("heads", args.seed) % 2**31)
-    mixture = LwmSpectroMoEForPreTraining.from_pretrained(args.mixture)
+    mixture = mixture_of(args)
     if args.classifier:
         mixture.config.expert_config.classifier_type = args.classifier
     heads = MixtureHeads(mixture, args.view).to(run.accelerator.device)
@@ -72,6 +112,7 @@ def main() -> None:
     results = run.train(loop, lambda: score_mixture(heads.classifier, data.held_out))
     best = LwmSpectroMoEForSequenceClassification.from_pretrained(args.out / "model").to(run.accelerator.device)
     results["scores_held_out"] = score_mixture(best, data.held_out)
+    results["masked_error_held_out"] = masked_errors(args.out / "model", run)
     run.finish("mixture with heads; scores in the held-out city", results, [])
     print(table_of(results["scores_held_out"]))
 

@@ -32,33 +32,16 @@ validation loss, for `from_pretrained`), `log.jsonl` and `results.json`.
 """
 
 import argparse
-import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from lwm_spectro_hf import LwmSpectroConfig, LwmSpectroForPreTraining
-from lwm_spectro_hf.data.front_end import default_extractor
+from lwm_spectro_hf import LwmSpectroForPreTraining
 from lwm_spectro_hf.data.recipe import PROTOCOLS, stable_seed
-from lwm_spectro_hf.evaluation.reconstruction import baseline_errors, model_error
-from lwm_spectro_hf.modeling_lwm_spectro import draw_mask
-from lwm_spectro_hf.training.batches import CONTRASTIVE_LABELS
-from lwm_spectro_hf.training.masks import mask_noise
+from lwm_spectro_hf.evaluation.reconstruction import baseline_errors, masked_batches, model_error
+from lwm_spectro_hf.training.batches import LABELS
 from lwm_spectro_hf.training.pretraining import Pretraining, PretrainingSettings
-from lwm_spectro_hf.training.run import Run, add_options
-
-TINY = {
-    "patch_size": 16,
-    "stem_num_channels": 32,
-    "hidden_size": 96,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 384,
-    "mask_strategy": "drop",
-    "mask_ratio": 0.5,
-    "reconstruction_loss_weight": 1 / 512,  # eq. 17 sums over a patch, here of 2 x 16 x 16 values
-}
+from lwm_spectro_hf.training.run import Run, add_model_options, add_options, new_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -66,18 +49,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--protocol", choices=PROTOCOLS, required=True, help="whose expert it is")
     train = add_options(parser, PretrainingSettings(), mix=8)
     train.add_argument(
-        "--contrastive", nargs="+", choices=CONTRASTIVE_LABELS, default=[], help="joint objective over these labels"
+        "--contrastive", nargs="+", choices=LABELS, default=[], help="joint objective over these labels"
     )
-    model = parser.add_argument_group("model")
-    model.add_argument(
-        "--tiny",
-        action="store_true",
-        help="three layers of width 96 over patches of 16 x 16, with a convolutional stem",
+    train.add_argument(
+        "--supervised",
+        nargs="+",
+        choices=LABELS,
+        default=[],
+        help="labels that the embedding learns to tell beside its objective, sooner than by contrast",
     )
-    model.add_argument("--config", type=Path, help="JSON file with fields of LwmSpectroConfig")
-    model.add_argument(
-        "--mask-strategy", choices=["token", "drop"], help="drop: the encoder sees visible patches only"
-    )
+    train.add_argument("--augment", action="store_true", help="shift spectrograms in time, and mirror half of them")
+    model = add_model_options(parser)
     model.add_argument("--init", type=Path, help="checkpoint to start from")
     return parser.parse_args()
 
@@ -85,20 +67,8 @@ def parse_args() -> argparse.Namespace:
 def model_of(args: argparse.Namespace) -> LwmSpectroForPreTraining:
     if args.init:
         return LwmSpectroForPreTraining.from_pretrained(args.init)
-    fields = {"num_channels": default_extractor().feature_size, **(TINY if args.tiny else {})}
-    if args.config:
-        fields |= json.loads(args.config.read_text())
-    if args.mask_strategy:
-        fields["mask_strategy"] = args.mask_strategy
     torch.manual_seed(stable_seed("weights", args.seed) % 2**31)
-    return LwmSpectroForPreTraining(LwmSpectroConfig(**fields))
-
-
-def masked(batches: list[dict], config: LwmSpectroConfig, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Spectrograms and their masks."""
-    for batch in batches:
-        noise = mask_noise(batch["index"], config.num_patches, seed)
-        yield batch["input_values"], draw_mask(config, batch["input_values"], noise=noise)
+    return LwmSpectroForPreTraining(new_config(args))
 
 
 def main() -> None:
@@ -112,10 +82,8 @@ def main() -> None:
     # What can be known of the end is done at the start, so that training can use all the minutes that are left.
     errors, held_out = {}, []
     if run.accelerator.is_main_process:
-        held_out = list(masked(data.held_out, model.config, args.seed))
-        count = max(1, min(2 * args.eval_samples, args.chunk_size * args.mix) // args.batch_size)
-        fitting = masked([data.batches.at(number) for number in range(count)], model.config, args.seed)
-        errors = baseline_errors(model.config, fitting, held_out)
+        held_out = masked_batches(data.held_out, model.config, args.seed)
+        errors = baseline_errors(model.config, masked_batches(run.first_batches(), model.config, args.seed), held_out)
     results = run.train(loop, lambda: model_error(model, held_out))
     scores = []
     if results:

@@ -30,7 +30,7 @@ from lwm_spectro_hf.channel.scenarios import HELD_OUT_SCENARIOS
 from lwm_spectro_hf.data.recipe import PROTOCOLS, preset, stable_seed
 from lwm_spectro_hf.data.streaming import GeneratedSpectrograms
 from lwm_spectro_hf.training.mixture import MixtureSettings, RouterTraining, score_router
-from lwm_spectro_hf.training.run import Run, add_options
+from lwm_spectro_hf.training.run import Run, add_model_options, add_options, new_config
 
 DEFAULTS = MixtureSettings(batch_size=96, learning_rate=1e-3)
 
@@ -38,9 +38,10 @@ DEFAULTS = MixtureSettings(batch_size=96, learning_rate=1e-3)
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--experts", type=Path, nargs="+", required=True, help=f"checkpoints of {', '.join(PROTOCOLS)}, in this order"
+        "--experts", type=Path, nargs="+", help=f"checkpoints of {', '.join(PROTOCOLS)}, in this order; new by default"
     )
     train = add_options(parser, DEFAULTS, mix=12)
+    add_model_options(parser)
     train.add_argument("--router-type", choices=["transformer", "cnn"], default="transformer", help="its architecture")
     train.add_argument("--init", type=Path, help="checkpoint whose router to start from, of the same --router-type")
     train.add_argument("--no-augment", dest="augment", action="store_false", help="no shifts in time, no mirroring")
@@ -49,11 +50,14 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    if len(args.experts) != len(PROTOCOLS):
+    if args.experts and len(args.experts) != len(PROTOCOLS):
         raise SystemExit(f"--experts has {len(args.experts)} checkpoints; expected {', '.join(PROTOCOLS)}, in order.")
     run = Run(args)
     torch.manual_seed(stable_seed("router", args.seed) % 2**31)
-    experts = [LwmSpectroForPreTraining.from_pretrained(path) for path in args.experts]
+    if args.experts:
+        experts = [LwmSpectroForPreTraining.from_pretrained(path) for path in args.experts]
+    else:
+        experts = [LwmSpectroForPreTraining(new_config(args)) for _ in PROTOCOLS]
     mixture = LwmSpectroMoEForPreTraining.from_experts(
         experts, expert_names=list(PROTOCOLS), router_type=args.router_type
     ).to(run.accelerator.device)

@@ -462,6 +462,19 @@ def test_mixture_from_trained_experts():
     assert bare.experts[1].embeddings.projection.weight is not experts[1].lwm_spectro.embeddings.projection.weight
 
 
+def test_an_expert_is_taken_out_of_a_mixture():
+    mixture = build("moe-pretraining")
+    inputs = inputs_for(mixture)
+    expert = mixture.expert("LTE").eval()
+    expected = mixture(**inputs, protocol_labels=torch.ones(4, dtype=torch.long))
+    found = expert(**inputs)
+    for name in ("reconstruction", "embedding", "projection"):
+        torch.testing.assert_close(found[name], expected[name])
+    assert expert.decoder is mixture.decoders[1], "shared"
+    with pytest.raises(ValueError, match="no expert 'LoRa'; expected one of WiFi, LTE, 5G"):
+        mixture.expert("LoRa")
+
+
 def test_experts_that_do_not_fit_together_are_named():
     config = tiny_config()
     with pytest.raises(ValueError, match="2 experts were given for the 3 names"):

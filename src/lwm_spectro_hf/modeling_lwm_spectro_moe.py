@@ -246,6 +246,21 @@ class LwmSpectroMoEForPreTraining(LwmSpectroMoEPreTrainedModel):
         self.decoders[index].load_state_dict(expert.decoder.state_dict())
         self.projections[index].load_state_dict(expert.projection.state_dict())
 
+    def expert(self, name: str) -> LwmSpectroForPreTraining:
+        """
+        One expert with its decoder and projection, as a model of its own; its weights are shared with the mixture.
+
+        Raises:
+            `ValueError`: If there is no such expert.
+        """
+        if name not in self.config.expert_names:
+            raise ValueError(f"There is no expert {name!r}; expected one of {', '.join(self.config.expert_names)}.")
+        index = self.config.expert_names.index(name)
+        model = LwmSpectroForPreTraining(copy.deepcopy(self.config.expert_config))
+        model.lwm_spectro, model.decoder = self.lwm_spectro_moe.experts[index], self.decoders[index]
+        model.projection = self.projections[index]
+        return model
+
     def masked_modeling(
         self,
         input_values: torch.Tensor,

@@ -9,7 +9,7 @@ from lwm_spectro_hf import LwmSpectroConfig, LwmSpectroForPreTraining, Spectrogr
 from lwm_spectro_hf.data.builder import features
 from lwm_spectro_hf.data.parquet import ParquetSpectrograms, load_spectrograms
 from lwm_spectro_hf.data.recipe import PROTOCOLS
-from lwm_spectro_hf.training.batches import Batches, contrastive_labels
+from lwm_spectro_hf.training.batches import Batches, Interleaved, contrastive_labels
 from lwm_spectro_hf.training.masks import mask_noise
 from lwm_spectro_hf.training.throughput import peak_flops, training_flops
 
@@ -34,6 +34,21 @@ def test_every_row_comes_once_from_every_chunk_equally(prefetch):
     # By number, whatever was asked for before.
     assert torch.equal(Batches(Counting(), 8).at(4)["index"], rows[4])
     assert torch.equal(batches.at(1)["index"], rows[1])
+
+
+def test_interleaved_blocks_change_little_by_little_and_lose_no_row():
+    source = Interleaved(Counting(), 2)
+    assert source.chunks_per_batch == 8
+    plain = [set(Counting().batch(number)["index"].tolist()) for number in range(5)]
+    blocks = [set(source.batch(number)["index"].tolist()) for number in range(4)]
+    for number, block in enumerate(blocks):
+        assert len(block & plain[number]) == len(block & plain[number + 1]) == len(block) // 2
+    assert len(set.union(*blocks)) == sum(map(len, blocks)), "no row comes twice"
+    assert plain[1] | plain[2] | plain[3] < set.union(*blocks), "nor is one left out"
+    again = Interleaved(Counting(), 2).batch(2)["index"]
+    assert torch.equal(again, source.batch(2)["index"]), "whatever was read before"
+    with pytest.raises(ValueError, match="cannot be cut into 7 equal parts"):
+        Interleaved(Counting(), 7).batch(0)
 
 
 def test_repeated_rows_have_other_numbers_and_are_not_made_again():
@@ -122,6 +137,10 @@ def test_parquet_blocks_hold_every_row_of_the_protocol_once_an_epoch(tmp_path):
         assert torch.equal(block["input_values"], table["input_values"][chosen].float())
         for name in ("modulation", "snr_db", "mobility", "protocol"):
             assert torch.equal(block[name], table[name][chosen])
+    held = ParquetSpectrograms(tmp_path, chunks_per_batch=2, in_memory=True, **options)
+    for number in (3, 0):
+        block = held.batch(number)
+        assert all(torch.equal(block[name], column) for name, column in blocks[number].items())
     # Two processes share what one alone has.
     halves = [
         ParquetSpectrograms(tmp_path, chunks_per_batch=1, rank=rank, num_replicas=2, **options) for rank in (0, 1)

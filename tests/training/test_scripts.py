@@ -64,11 +64,19 @@ def test_from_data_to_a_released_folder(tmp_path, data, monkeypatch, capsys):
     call(monkeypatch, "run_heads.py", *mixture, "--out", tmp_path / "heads", *mixed)
     assert "macro-F1 %" in capsys.readouterr().out
 
+    errors = json.loads((tmp_path / "heads" / "results.json").read_text())["masked_error_held_out"]
+    assert set(errors) == set(PROTOCOLS) and errors["5G"]["model"] > 0
+
     stages = ["--experts", *runs, "--router", tmp_path / "router", "--heads", tmp_path / "heads"]
     released = tmp_path / "released"
     call(monkeypatch, "release_weights.py", *stages, "--machine", "a test", "--out", released)
     card = (released / "README.md").read_text()
-    assert "| expert LTE |" in card and "a test" in card and "## Router, % right, in the held-out city" in card
+    assert (
+        "| expert LTE |" in card
+        and "| 5G | " in card
+        and "a test" in card
+        and "## Router, % right, in the held-out city" in card
+    )
     assert (released / "figures" / "curves.png").stat().st_size > 1000
     model = LwmSpectroMoEForSequenceClassification.from_pretrained(released)
     assert torch.equal(model.lwm_spectro_moe.router.gate.weight, trained.lwm_spectro_moe.router.gate.weight)

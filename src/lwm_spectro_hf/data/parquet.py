@@ -99,6 +99,8 @@ class ParquetSpectrograms:
         num_replicas (`int`, *optional*, defaults to 1): Processes that share the data.
         chunks (`tuple[int, int | None]`, *optional*): First chunk, and the one after the last, to keep others for
             validation; negative numbers count from the end.
+        in_memory (`bool`, *optional*, defaults to `False`): Keep the rows that are used, 64 KiB each of two windows,
+            once they were read: reading one protocol means decoding all, at each visit.
 
     Raises:
         FileNotFoundError: If the folder has no such split.
@@ -117,11 +119,13 @@ class ParquetSpectrograms:
         rank: int = 0,
         num_replicas: int = 1,
         chunks: tuple[int, int | None] = (0, None),
+        in_memory: bool = False,
     ):
         folders = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
         self.paths = [path for folder in folders for path in _shards(folder, split)]
         self.chunk_size, self.chunks_per_batch, self.seed, self.device = chunk_size, chunks_per_batch, seed, device
         self.rank, self.num_replicas = rank, num_replicas
+        self._in_memory, self._kept = in_memory, {}
         shards, rows = [], []
         for number, path in enumerate(self.paths):
             protocols = pq.read_table(path, columns=["protocol"]).column("protocol").to_numpy()
@@ -160,11 +164,20 @@ class ParquetSpectrograms:
         order = torch.randperm(self.chunk_size, generator=generator)
         first = chunk * self.chunk_size
         shard, row = (part[first : first + self.chunk_size] for part in (self._shard, self._row))
-        parts = [self._read(self.paths[number], row[shard == number]) for number in np.unique(shard)]
+        parts = [self._rows_of(number, row[shard == number]) for number in np.unique(shard)]
         columns = {name: torch.cat([part[name] for part in parts])[order] for name in parts[0]}
         columns["input_values"] = columns["input_values"].float()
         columns["index"] = epoch * len(self._row) + first + order
         return columns
+
+    def _rows_of(self, shard: int, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        if not self._in_memory:
+            return self._read(self.paths[shard], rows)
+        wanted = self._row[self._shard == shard]
+        if shard not in self._kept:
+            self._kept[shard] = self._read(self.paths[shard], wanted)
+        places = torch.from_numpy(np.searchsorted(wanted, rows))
+        return {name: column[places] for name, column in self._kept[shard].items()}
 
     @staticmethod
     def _read(path: Path, rows: np.ndarray) -> dict[str, torch.Tensor]:

@@ -1,16 +1,28 @@
 """Masked reconstruction against what needs no network: the mean of what is seen, interpolation, a linear predictor."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 
 from ..configuration_lwm_spectro import LwmSpectroConfig
-from ..modeling_lwm_spectro import LwmSpectroForPreTraining, patchify, unpatchify
+from ..modeling_lwm_spectro import LwmSpectroForPreTraining, draw_mask, patchify, unpatchify
+from ..training.masks import mask_noise
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # spectrograms and masks
+_COARSE = 8
+RIDGES = (1e-3, 1.0)
 Predictor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def masked_batches(batches: Iterable[dict[str, torch.Tensor]], config: LwmSpectroConfig, seed: int) -> list[Batch]:
+    """Spectrograms, and masks that depend on their `index` and the seed alone."""
+    drawn = []
+    for batch in batches:
+        noise = mask_noise(batch["index"], config.num_patches, seed)
+        drawn.append((batch["input_values"], draw_mask(config, batch["input_values"], noise=noise)))
+    return drawn
 
 
 def masked_error(predict: Predictor, batches: Iterable[Batch], patch_size: int) -> float:
@@ -79,26 +91,34 @@ def _along_last(values: torch.Tensor, hidden: torch.Tensor) -> tuple[torch.Tenso
 class LinearPredictor:
     """Least squares from the patches around, as far as they are seen, and the mean of what is seen.
 
+    Patches of more than 8 x 8 values are averaged down to that many before they predict another.
+
     Args:
         config (`LwmSpectroConfig`): Gives the grid.
         reach (`int`, *optional*): Patches to each side; by default those within eight values.
-        ridge (`float`, *optional*, defaults to 1e-3): Added to the diagonal, relative to its mean.
     """
 
-    def __init__(self, config: LwmSpectroConfig, reach: int | None = None, ridge: float = 1e-3):
-        self.config, self.ridge = config, ridge
+    def __init__(self, config: LwmSpectroConfig, reach: int | None = None):
+        self.config = config
         self.reach = max(1, 8 // config.patch_size) if reach is None else reach
         self.weights: torch.Tensor | None = None
+        self._gram = self._cross = None
 
-    def fit(self, batches: Iterable[Batch]) -> "LinearPredictor":
-        """Fit to batches that training may see."""
+    def fit(self, batches: Iterable[Batch], ridge: float = 1e-3) -> "LinearPredictor":
+        """Fit to batches that training may see, `ridge` times the mean of the diagonal added to it."""
         gram, cross = 0.0, 0.0
         for values, mask in batches:
             features, target = self._features(values, mask)[mask], self._deviation(values, mask)[mask]
             gram = gram + (features.T @ features).double()
             cross = cross + (features.T @ target).double()
-        diagonal = self.ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-        self.weights = torch.linalg.solve(gram + diagonal, cross).float()
+        self._gram, self._cross = gram, cross
+        return self.with_ridge(ridge)
+
+    def with_ridge(self, ridge: float) -> "LinearPredictor":
+        """Another ridge for what it was fitted to."""
+        regularized = self._gram.clone()
+        regularized.diagonal().add_(ridge * self._gram.diagonal().mean())
+        self.weights = torch.cholesky_solve(self._cross, torch.linalg.cholesky(regularized)).float()
         return self
 
     def __call__(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -108,25 +128,35 @@ class LinearPredictor:
         size = self.config.patch_size
         return patchify(values, size) - mean_of_visible(values, mask, size)
 
+    def _coarse(self, patches: torch.Tensor) -> torch.Tensor:
+        """Large patches averaged down to `_COARSE` values a side, so that there are not more weights than samples."""
+        size = self.config.patch_size
+        if size <= _COARSE or size % _COARSE:
+            return patches
+        images = patches.reshape(-1, self.config.num_channels, size, size)
+        return F.avg_pool2d(images, size // _COARSE).reshape(*patches.shape[:2], -1)
+
     def _features(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """`(batch, num_patches, features)`: deviations of the patches around, zero where hidden; which are seen."""
         config, width = self.config, 2 * self.reach + 1
         rows, columns = config.num_frames // config.patch_size, config.num_freq_bins // config.patch_size
         seen = (~mask[..., None]).to(values)
         mean = mean_of_visible(values, mask, config.patch_size)
-        around = torch.cat([(patchify(values, config.patch_size) - mean) * seen, seen], dim=-1)
+        known = (patchify(values, config.patch_size) - mean) * seen
+        around = torch.cat([self._coarse(known), seen], dim=-1)
         around = around.transpose(1, 2).unflatten(2, (rows, columns))
         around = F.unfold(around, width, padding=self.reach).transpose(1, 2)
         return torch.cat([around, mean, torch.ones_like(seen)], dim=-1)
 
 
-def baseline_errors(config: LwmSpectroConfig, fitting: Iterable[Batch], batches: Iterable[Batch]) -> dict[str, float]:
+def baseline_errors(config: LwmSpectroConfig, fitting: Sequence[Batch], batches: Sequence[Batch]) -> dict[str, float]:
     """Masked reconstruction error without a network.
 
     Args:
         config (`LwmSpectroConfig`): Gives the grid.
-        fitting (`Iterable`): Spectrograms and masks of the training data, for the linear predictor.
-        batches (`Iterable`): Those to score on; iterated over several times.
+        fitting (`Sequence`): Spectrograms and masks of the training data, for the linear predictor. Its ridge is that
+            of `RIDGES` which suits it best on what is scored, so that it is never worse than a tuned one.
+        batches (`Sequence`): Those to score on.
 
     Returns:
         `dict`: The error of each baseline, see [`masked_error`].
@@ -136,7 +166,7 @@ def baseline_errors(config: LwmSpectroConfig, fitting: Iterable[Batch], batches:
     return {
         "mean of the visible patches": masked_error(partial(mean_of_visible, patch_size=size), batches, size),
         "interpolation": masked_error(partial(interpolated, patch_size=size), batches, size),
-        "linear predictor": masked_error(linear, batches, size),
+        "linear predictor": min(masked_error(linear.with_ridge(ridge), batches, size) for ridge in RIDGES),
     }
 
 

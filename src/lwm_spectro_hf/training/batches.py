@@ -7,7 +7,9 @@ from typing import Protocol
 
 import torch
 
-CONTRASTIVE_LABELS = ("modulation", "snr_db", "mobility")
+from ..data.recipe import MOBILITIES, MODULATIONS, SNRS_DB
+
+LABELS = {"modulation": len(MODULATIONS), "snr_db": len(SNRS_DB), "mobility": len(MOBILITIES)}  # and their classes
 
 
 class BlockSource(Protocol):
@@ -22,6 +24,52 @@ class BlockSource(Protocol):
 
     def batch(self, number: int) -> dict[str, torch.Tensor]:
         """Block `number`: `input_values`, labels, and `index`, another one for each row and each visit."""
+
+
+class Interleaved:
+    """Blocks of which each holds a part of `depth` blocks in a row of another source, every row once.
+
+    A chunk has one setting of many, and batches of the same few chunks, one after another, pull weights and running
+    statistics to and fro: what is learned from one block is lost in the next. Here the chunks of a block change
+    one `depth`-th at a time. Of the first `depth - 1` blocks of the source some parts are not used.
+
+    Args:
+        source ([`BlockSource`]): Of this process.
+        depth (`int`): Blocks that each block has parts of, all of which are held.
+    """
+
+    def __init__(self, source: BlockSource, depth: int):
+        self.source, self.depth = source, depth
+        self.chunks_per_batch = source.chunks_per_batch * depth
+        self._blocks: dict[int, dict[str, torch.Tensor]] = {}
+
+    def batch(self, number: int) -> dict[str, torch.Tensor]:
+        """Block `number`, whatever was read before.
+
+        Raises:
+            ValueError: If chunks cannot be cut into `depth` equal parts.
+        """
+        numbers = range(number, number + self.depth)
+        self._blocks = {place: block for place, block in self._blocks.items() if place in numbers}
+        for place in numbers:
+            if place not in self._blocks:
+                self._blocks[place] = self.source.batch(place)
+        parts = [self._part(self._blocks[place], number + self.depth - 1 - place) for place in numbers]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _part(self, block: dict[str, torch.Tensor], which: int) -> dict[str, torch.Tensor]:
+        """One of `depth` parts of each chunk."""
+        size = len(block["index"]) // self.source.chunks_per_batch
+        if size % self.depth:
+            raise ValueError(
+                f"Chunks of {size} spectrograms cannot be cut into {self.depth} equal parts to interleave: change the "
+                "chunk size, or how many blocks are interleaved."
+            )
+        rows = slice(which * size // self.depth, (which + 1) * size // self.depth)
+        return {
+            name: column.unflatten(0, (self.source.chunks_per_batch, size))[:, rows].flatten(0, 1)
+            for name, column in block.items()
+        }
 
 
 class Batches:
@@ -101,12 +149,30 @@ def _now(block: dict[str, torch.Tensor]) -> float:
     return time.monotonic()
 
 
+def class_labels(batch: dict[str, torch.Tensor], name: str) -> torch.Tensor:
+    """The class of one label: its place in the lists of `data.recipe`; -100 where it is unknown.
+
+    Args:
+        batch (`dict[str, torch.Tensor]`): Labels of shape `(batch,)`.
+        name (`str`): One of `LABELS`; an SNR counts as one of the grid if it is within half a dB.
+
+    Returns:
+        `torch.Tensor` of shape `(batch,)`, int64, as [`torch.nn.functional.cross_entropy`] takes it.
+    """
+    known, label = batch["protocol"] >= 0, batch[name]  # of noise nothing can be told
+    if name == "snr_db":
+        snrs = torch.tensor(SNRS_DB, dtype=torch.float32, device=label.device)
+        distance, label = (label[:, None] - snrs).abs().min(1)
+        known = known & (distance < 0.5)
+    return torch.where(known & (label >= 0), label, -100)
+
+
 def contrastive_labels(batch: dict[str, torch.Tensor], names: Sequence[str]) -> torch.Tensor:
     """One class for each combination of labels; -1 where one of them is unknown.
 
     Args:
         batch (`dict[str, torch.Tensor]`): Labels of shape `(batch,)`; SNRs are told apart to the dB.
-        names (`Sequence[str]`): Some of `CONTRASTIVE_LABELS`.
+        names (`Sequence[str]`): Some of `LABELS`.
 
     Returns:
         `torch.Tensor` of shape `(batch,)`, int64.
@@ -114,9 +180,9 @@ def contrastive_labels(batch: dict[str, torch.Tensor], names: Sequence[str]) -> 
     Raises:
         ValueError: For another name.
     """
-    wrong = [name for name in names if name not in CONTRASTIVE_LABELS]
+    wrong = [name for name in names if name not in LABELS]
     if wrong or not names:
-        raise ValueError(f"Contrastive labels are {list(names)}; expected some of {', '.join(CONTRASTIVE_LABELS)}.")
+        raise ValueError(f"Contrastive labels are {list(names)}; expected some of {', '.join(LABELS)}.")
     combined = torch.zeros_like(batch["protocol"])
     known = batch["protocol"] >= 0  # else nothing can be heard
     for name in names:

@@ -28,7 +28,7 @@ from ..configuration_lwm_spectro import LwmSpectroMoEConfig
 from ..data.labelled import LabelledSpectrograms, TaskError, as_is
 from ..data.recipe import stable_seed
 from ..extras import require
-from ..modeling_lwm_spectro import LwmSpectroForPreTraining, LwmSpectroPreTrainedModel
+from ..modeling_lwm_spectro import LwmSpectroPreTrainedModel
 from .augmentation import augment
 from .loop import Deadline, DivergedError
 
@@ -69,10 +69,7 @@ def load_pretrained(checkpoint: str, expert: str | None = None) -> tuple[LwmSpec
         names = getattr(config, "expert_names", [])
         if expert not in names:
             raise TaskError(f"There is no expert {expert!r} in {checkpoint}; it has {', '.join(names) or 'none'}.")
-        index, mixture = names.index(expert), model
-        model = LwmSpectroForPreTraining(copy.deepcopy(config.expert_config))
-        model.lwm_spectro, model.decoder = mixture.base_model.experts[index], mixture.decoders[index]
-        model.projection = mixture.projections[index]
+        model = model.expert(expert)
     return model, not absent
 
 

@@ -1,19 +1,21 @@
 """Stage 1: an expert on masked spectrogram modeling (eq. 21), or on that and supervised contrast together (eq. 22)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from ..modeling_lwm_spectro import (
     LwmSpectroForPreTraining,
     LwmSpectroForPreTrainingOutput,
     supervised_contrastive_loss,
 )
-from .batches import Batches, contrastive_labels
-from .loop import TrainingLoop, TrainingSettings
+from .augmentation import augment
+from .batches import LABELS, Batches, class_labels, contrastive_labels
+from .loop import TrainingLoop, TrainingSettings, cross_entropy
 from .masks import mask_noise
 from .throughput import training_flops
 
@@ -24,9 +26,35 @@ class PretrainingSettings(TrainingSettings):
 
     Attributes:
         contrastive: Labels whose combinations are the classes of eq. 19; none for eq. 21.
+        supervised: Labels that a linear layer each learns to tell from the embedding of what is visible. The
+            contrast of eq. 19 needs batches in which every class comes often; this does not.
+        augment: Start spectrograms at a random frame, and mirror half of them in frequency.
     """
 
     contrastive: tuple[str, ...] = ()
+    supervised: tuple[str, ...] = ()
+    augment: bool = False
+
+
+class LabelledExpert(nn.Module):
+    """An expert, and a linear layer for each label it is trained on, which serves training alone.
+
+    Args:
+        expert ([`LwmSpectroForPreTraining`]): What is kept.
+        labels (`Sequence[str]`): Some of `LABELS`.
+    """
+
+    def __init__(self, expert: LwmSpectroForPreTraining, labels: Sequence[str]):
+        super().__init__()
+        self.expert = expert
+        self.heads = nn.ModuleDict({name: nn.Linear(expert.config.hidden_size, LABELS[name]) for name in labels})
+
+    def forward(
+        self, input_values: torch.Tensor, noise: torch.Tensor
+    ) -> tuple[LwmSpectroForPreTrainingOutput, dict[str, torch.Tensor]]:
+        """What the expert gives, and the logits of each label."""
+        outputs = self.expert(input_values, noise=noise)
+        return outputs, {name: head(outputs.embedding) for name, head in self.heads.items()}
 
 
 class Pretraining(TrainingLoop):
@@ -54,27 +82,35 @@ class Pretraining(TrainingLoop):
         # A parameter without a gradient would keep the processes waiting for it.
         model.projection.requires_grad_(bool(settings.contrastive))
         flops = training_flops(model.config)
+        labelled = LabelledExpert(model, settings.supervised).to(accelerator.device)
         super().__init__(
-            model, model.config, batches, settings, accelerator, state_folder, data, flops=flops, **kwargs
+            labelled, model.config, batches, settings, accelerator, state_folder, data, flops=flops, **kwargs
         )
 
     def losses(
         self, network: Callable, batch: dict[str, torch.Tensor], alone: bool = False
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Eq. 21, or eq. 22 with contrastive labels."""
+        """Eq. 21, or eq. 22 with contrastive labels, and the cross-entropies of supervised ones."""
         config = self.config
         noise = mask_noise(batch["index"], config.num_patches, self.settings.seed)
-        outputs: LwmSpectroForPreTrainingOutput = network(batch["input_values"], noise=noise)
+        values = batch["input_values"]
+        if self.settings.augment and self.model.training:
+            values = augment(values, mask_noise(batch["index"], 2, self.settings.seed + 1))
+        outputs, logits = network(values, noise)
         reconstruction = outputs.reconstruction_loss
         loss = joint = config.reconstruction_loss_weight * reconstruction
-        values = {"loss": joint, "reconstruction_loss": reconstruction}
+        figures = {"loss": joint, "reconstruction_loss": reconstruction}
         if self.settings.contrastive:
             labels = contrastive_labels(batch, self.settings.contrastive)
             contrastive, scale = self._contrastive_loss(outputs.projection, labels, alone)
             loss = loss + config.contrastive_loss_weight * scale * contrastive
-            values["loss"] = joint + config.contrastive_loss_weight * contrastive
-            values["contrastive_loss"] = contrastive
-        return loss, {name: value.detach() for name, value in values.items()}
+            figures["loss"] = joint + config.contrastive_loss_weight * contrastive
+            figures["contrastive_loss"] = contrastive
+        for name, prediction in logits.items():
+            supervised = cross_entropy(prediction, class_labels(batch, name))
+            loss, figures["loss"] = loss + supervised, figures["loss"] + supervised
+            figures[f"{name}_loss"] = supervised
+        return loss, {name: value.detach() for name, value in figures.items()}
 
     def _contrastive_loss(
         self, projection: torch.Tensor, labels: torch.Tensor, alone: bool

@@ -15,11 +15,12 @@ from accelerate import Accelerator
 from transformers.utils.logging import disable_progress_bar
 
 from ..channel.scenarios import HELD_OUT_SCENARIOS
+from ..configuration_lwm_spectro import LwmSpectroConfig
 from ..data.front_end import default_extractor
 from ..data.recipe import PRESETS, PROTOCOLS, Recipe, preset, stable_seed
 from ..data.streaming import GeneratedSpectrograms
 from ..files import whole_file, whole_folder
-from .batches import Batches
+from .batches import Batches, Interleaved
 from .loop import Deadline, TrainingLoop, TrainingSettings
 
 _RATES = {
@@ -33,6 +34,18 @@ _RATES = {
     "epoch_samples": int,
     "patience": int,
     "max_grad_norm": float,
+}
+TINY = {
+    "patch_size": 16,
+    "stem_num_channels": 32,
+    "hidden_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 384,
+    "classifier_type": "linear",  # learns in fewer steps than that of eq. 20
+    "mask_strategy": "drop",
+    "mask_ratio": 0.5,
+    "reconstruction_loss_weight": 1 / 512,  # eq. 17 sums over a patch, here of 2 x 16 x 16 values
 }
 
 
@@ -54,12 +67,20 @@ def add_options(parser: argparse.ArgumentParser, defaults: TrainingSettings, mix
     data.add_argument(
         "--data", type=Path, nargs="+", help="Parquet data sets, read as one; generated on the device by default"
     )
+    data.add_argument("--in-memory", action="store_true", help="read --data once, and keep it")
     data.add_argument("--recipe", default="mixed", help=f"{', '.join(PRESETS)} or a file (default: %(default)s)")
     data.add_argument(
         "--chunk-size", type=int, help="recordings made, or read, at once (default: 256 on a GPU, else 32)"
     )
     data.add_argument(
         "--mix", type=int, default=mix, help="chunks that each batch takes rows of (default: %(default)s)"
+    )
+    data.add_argument(
+        "--interleave",
+        type=int,
+        default=1,
+        help="blocks of --mix chunks that each batch takes rows of, all held in memory: where a few settings a batch "
+        "are not enough, 4 or 8 (default: %(default)s)",
     )
     data.add_argument(
         "--repeat", type=int, default=1, help="batches that a generated row is used in (default: %(default)s)"
@@ -82,6 +103,29 @@ def add_options(parser: argparse.ArgumentParser, defaults: TrainingSettings, mix
     train.add_argument("--max-file-mib", type=float, default=15.0, help="of the state (default: %(default)s)")
     train.add_argument("--report-to", choices=["tensorboard", "trackio"], help="where to log besides log.jsonl")
     return train
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Options that [`new_config`] reads; returns their group."""
+    model = parser.add_argument_group("new weights")
+    model.add_argument(
+        "--tiny", action="store_true", help="three layers of width 96, 16 x 16 patches with a stem; else the paper's"
+    )
+    model.add_argument("--config", type=Path, help="JSON file with fields of LwmSpectroConfig")
+    model.add_argument(
+        "--mask-strategy", choices=["token", "drop"], help="drop: the encoder sees visible patches only"
+    )
+    return model
+
+
+def new_config(args: argparse.Namespace) -> LwmSpectroConfig:
+    """The configuration of an encoder that the options ask for, over spectrograms of the default front-end."""
+    fields = {"num_channels": default_extractor().feature_size, **(TINY if args.tiny else {})}
+    if args.config:
+        fields |= json.loads(args.config.read_text())
+    if args.mask_strategy:
+        fields["mask_strategy"] = args.mask_strategy
+    return LwmSpectroConfig(**fields)
 
 
 class TrainingData:
@@ -113,13 +157,13 @@ class TrainingData:
         }
         recipe = _recipe(args, protocol)
         self.description = {"protocol": protocol, "seed": args.seed, "mix": args.mix, "repeat": args.repeat}
-        self.description["chunk_size"] = args.chunk_size
+        self.description |= {"chunk_size": args.chunk_size, "interleave": args.interleave}
         if args.data:
             from ..data.parquet import ParquetSpectrograms  # pyarrow is needed for this alone
 
             share |= {"protocol": protocol, "chunk_size": args.chunk_size, "seed": args.seed}
             kept = -(-args.eval_samples // args.chunk_size)
-            source = ParquetSpectrograms(args.data, "train", chunks=(0, -kept), **share)
+            source = ParquetSpectrograms(args.data, "train", chunks=(0, -kept), in_memory=args.in_memory, **share)
             share |= {"chunks_per_batch": kept, "rank": 0, "num_replicas": 1}
             self.validation = self._kept(ParquetSpectrograms(args.data, "train", chunks=(-kept, None), **share))
             try:
@@ -134,6 +178,8 @@ class TrainingData:
             self.held_out = self._generated(recipe, HELD_OUT_SCENARIOS, args)
             self.epoch_samples = 0
             self.description["recipe"] = json.loads(recipe.to_json())
+        if args.interleave > 1:
+            source = Interleaved(source, args.interleave)
         self.batches = Batches(source, self.rows, args.repeat, prefetch=bool(args.data))
 
     def _generated(self, recipe: Recipe, channels: tuple[str, ...], args: argparse.Namespace) -> list[dict]:
@@ -238,6 +284,12 @@ class Run:
             "log": self.log,
             "improved": self.export,
         }
+
+    def first_batches(self) -> list[dict[str, torch.Tensor]]:
+        """Some of what training sees first, to fit a baseline to: at most one block, and twice the held-out rows."""
+        args = self.args
+        count = max(1, min(2 * args.eval_samples, args.chunk_size * args.mix) // args.batch_size)
+        return [self.data.batches.at(number) for number in range(count)]
 
     def export(self) -> None:
         """Write the model as it is now."""
