@@ -9,7 +9,7 @@ from lwm_spectro_hf import LwmSpectroConfig, LwmSpectroForPreTraining, Spectrogr
 from lwm_spectro_hf.data.builder import features
 from lwm_spectro_hf.data.parquet import ParquetSpectrograms, load_spectrograms
 from lwm_spectro_hf.data.recipe import PROTOCOLS
-from lwm_spectro_hf.training.batches import Batches, Interleaved, contrastive_labels
+from lwm_spectro_hf.training.batches import LABELS, Batches, Interleaved, class_labels, contrastive_labels
 from lwm_spectro_hf.training.masks import mask_noise
 from lwm_spectro_hf.training.throughput import peak_flops, training_flops
 
@@ -77,6 +77,19 @@ def test_contrastive_classes_are_combinations_of_known_labels():
     assert unknown == [-1, -1] and len({first, second, third, last}) == 4 and min(first, second, third, last) >= 0
     with pytest.raises(ValueError, match="expected some of modulation, snr_db, mobility"):
         contrastive_labels(batch, ["city"])
+
+
+def test_classes_of_one_label():
+    batch = {
+        "protocol": torch.tensor([0, 1, 2, -1]),
+        "modulation": torch.tensor([1, -1, 4, 0]),
+        "snr_db": torch.tensor([-5.0, 25.2, 7.0, 10.0]),
+        "mobility": torch.tensor([0, 2, -1, 1]),
+    }
+    found = {name: class_labels(batch, name).tolist() for name in LABELS}
+    assert found["modulation"] == [1, -100, 4, -100] and found["mobility"] == [0, 2, -100, -100]
+    assert found["snr_db"] == [0, 6, -100, -100], "7 dB is not of the grid, and noise has no SNR"
+    assert all(max(classes) < LABELS[name] for name, classes in found.items())
 
 
 def test_mask_noise_is_uniform_and_belongs_to_the_sample():

@@ -143,7 +143,7 @@ def test_labels_that_are_not_of_the_grid_are_unknown():
             "mobility": torch.tensor([0, 2, 1, 1]),
         }
     )
-    assert labels["modulation"].tolist() == [1, -100, 4, 0]
+    assert labels["modulation"].tolist() == [1, -100, 4, -100]
     assert labels[JOINT_TASK].tolist() == [0, 20, -100, -100]
 
 

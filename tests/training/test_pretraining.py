@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch.multiprocessing import spawn
 
 from lwm_spectro_hf import LwmSpectroForPreTraining, supervised_contrastive_loss
-from lwm_spectro_hf.training.batches import Batches
+from lwm_spectro_hf.training.batches import Batches, class_labels
 from lwm_spectro_hf.training.loop import Deadline, DivergedError
 from lwm_spectro_hf.training.masks import mask_noise
 from lwm_spectro_hf.training.pretraining import Pretraining, PretrainingSettings
@@ -20,7 +20,14 @@ from lwm_spectro_hf.training.state import StateError
 from tiny_models import tiny_config
 
 SETTINGS = PretrainingSettings(
-    batch_size=16, epoch_samples=100, warmup_epochs=1, max_epochs=8, learning_rate=2e-3, contrastive=("snr_db",)
+    batch_size=16,
+    epoch_samples=100,
+    warmup_epochs=1,
+    max_epochs=8,
+    learning_rate=2e-3,
+    contrastive=("snr_db",),
+    supervised=("snr_db",),
+    augment=True,
 )
 CHUNKS = 4  # in a block of all processes
 
@@ -102,6 +109,22 @@ def test_two_processes_give_the_curve_of_one_with_the_same_batch(tmp_path):
     torch.testing.assert_close(weights(resumed), weights(one), rtol=0, atol=1e-3)
 
 
+def test_labels_are_learned_beside_the_objective_and_leave_no_trace(tmp_path):
+    entries = []
+    run = runner(tmp_path, settings=replace(SETTINGS, contrastive=(), max_epochs=16))
+    run.log = entries.append
+    run.run()
+    assert entries[-1]["snr_db_loss"] < 0.5 * entries[0]["snr_db_loss"]
+    assert entries[-1]["reconstruction_loss"] < entries[0]["reconstruction_loss"]
+    batch = Noise().chunk(10_000)
+    with torch.no_grad():
+        logits = run.model(batch["input_values"], mask_noise(batch["index"], 24))[1]["snr_db"]
+    assert (logits.argmax(-1) == class_labels(batch, "snr_db")).float().mean() > 0.8
+    run.model.expert.save_pretrained(tmp_path / "model")
+    kept = LwmSpectroForPreTraining.from_pretrained(tmp_path / "model")
+    assert kept.state_dict().keys() == LwmSpectroForPreTraining(tiny_config()).state_dict().keys()
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(tmp_path, dropout):
     config = tiny_config(hidden_dropout_prob=dropout)
@@ -139,7 +162,7 @@ def test_accumulated_parts_give_the_step_of_a_whole_batch(tmp_path):
     torch.testing.assert_close(weights(parts), weights(whole), rtol=0, atol=1e-4)
     # Eq. 21 leaves the projection of eq. 18 alone.
     fresh = runner(tmp_path / "fresh", settings=settings)
-    assert torch.equal(whole.model.projection.weight, fresh.model.projection.weight)
+    assert torch.equal(whole.model.expert.projection.weight, fresh.model.expert.projection.weight)
 
 
 def test_a_diverging_run_stops_and_says_where(tmp_path):
@@ -185,11 +208,12 @@ def test_the_schedule_is_that_of_table_1():
 
 
 def test_evaluation_and_training_see_the_same_loss(tmp_path):
-    run = runner(tmp_path)
+    run = runner(tmp_path, settings=replace(SETTINGS, augment=False))
     batch = run.batches.at(0)
-    outputs = run.model(batch["input_values"], noise=mask_noise(batch["index"], run.model.config.num_patches))
+    outputs, logits = run.model(batch["input_values"], mask_noise(batch["index"], run.config.num_patches))
     expected = outputs.reconstruction_loss + 0.3 * supervised_contrastive_loss(
         outputs.projection, batch["snr_db"].long(), 0.2
     )
+    expected = expected + torch.nn.functional.cross_entropy(logits["snr_db"], class_labels(batch, "snr_db"))
     assert run.evaluate([batch]) == pytest.approx(float(expected.detach()), rel=1e-5)
     assert float(run._step(1e-3)[0]) == pytest.approx(float(expected.detach()), rel=1e-5)

@@ -174,10 +174,11 @@ class ParquetSpectrograms:
         if not self._in_memory:
             return self._read(self.paths[shard], rows)
         wanted = self._row[self._shard == shard]
-        if shard not in self._kept:
-            self._kept[shard] = self._read(self.paths[shard], wanted)
+        path = self.paths[shard]  # several shards are one, if a data set was named twice to weigh more
+        if path not in self._kept:
+            self._kept[path] = self._read(path, wanted)
         places = torch.from_numpy(np.searchsorted(wanted, rows))
-        return {name: column[places] for name, column in self._kept[shard].items()}
+        return {name: column[places] for name, column in self._kept[path].items()}
 
     @staticmethod
     def _read(path: Path, rows: np.ndarray) -> dict[str, torch.Tensor]:

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast
 from torch import nn
@@ -460,9 +459,3 @@ class TrainingLoop:
                 moments = {moment: value.to(parameter) for moment, value in moments.items()}
                 fused = parameter.is_cuda  # whose count of steps is on the device
                 self.optimizer.state[parameter] = {"step": step.to(parameter.device) if fused else step, **moments}
-
-
-def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The mean over labelled rows; 0 if there are none, where PyTorch's is 0 / 0."""
-    total = F.cross_entropy(logits.float(), labels, reduction="sum")
-    return total / (labels >= 0).sum().clamp(min=1)

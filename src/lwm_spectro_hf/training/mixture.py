@@ -18,7 +18,7 @@ from ..modeling_lwm_spectro_moe import (
 )
 from .augmentation import augment
 from .batches import Batches, class_labels
-from .loop import TrainingLoop, TrainingSettings, cross_entropy
+from .loop import TrainingLoop, TrainingSettings
 from .masks import mask_noise
 
 VIEWS = ("whole", "visible")
@@ -201,8 +201,8 @@ class HeadTraining(_MixtureLoop):
         rows = protocol >= 0
         modulation, joint, masked = network(values[rows], protocol[rows], noise[rows], labels[JOINT_TASK][rows])
         losses = {
-            "modulation_loss": cross_entropy(modulation, labels["modulation"][rows]),
-            "joint_loss": cross_entropy(joint, labels[JOINT_TASK][rows]),
+            "modulation_loss": _cross_entropy(modulation, labels["modulation"][rows]),
+            "joint_loss": _cross_entropy(joint, labels[JOINT_TASK][rows]),
             "masked_loss": masked,
         }
         loss = sum(losses.values())
@@ -221,6 +221,12 @@ def head_labels(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     snr, mobility = class_labels(batch, "snr_db"), class_labels(batch, "mobility")
     joint = torch.where((snr >= 0) & (mobility >= 0), snr * len(MOBILITIES) + mobility, -100)
     return {"modulation": class_labels(batch, "modulation"), JOINT_TASK: joint}
+
+
+def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The mean over labelled rows; 0 if there are none, where PyTorch's is 0 / 0."""
+    total = F.cross_entropy(logits.float(), labels, reduction="sum")
+    return total / (labels >= 0).sum().clamp(min=1)
 
 
 @torch.inference_mode()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
 
@@ -15,7 +16,7 @@ from ..modeling_lwm_spectro import (
 )
 from .augmentation import augment
 from .batches import LABELS, Batches, class_labels, contrastive_labels
-from .loop import TrainingLoop, TrainingSettings, cross_entropy
+from .loop import TrainingLoop, TrainingSettings
 from .masks import mask_noise
 from .throughput import training_flops
 
@@ -107,7 +108,8 @@ class Pretraining(TrainingLoop):
             figures["loss"] = joint + config.contrastive_loss_weight * contrastive
             figures["contrastive_loss"] = contrastive
         for name, prediction in logits.items():
-            supervised = cross_entropy(prediction, class_labels(batch, name))
+            # Over all rows, labelled or not, so that parts of a batch can be averaged.
+            supervised = F.cross_entropy(prediction.float(), class_labels(batch, name), reduction="sum") / len(values)
             loss, figures["loss"] = loss + supervised, figures["loss"] + supervised
             figures[f"{name}_loss"] = supervised
         return loss, {name: value.detach() for name, value in figures.items()}
