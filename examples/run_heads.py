@@ -6,6 +6,11 @@ A minute on a laptop, from the output of `examples/run_router.py`:
     python examples/run_heads.py --mixture runs/router/model --minutes 1 --schedule minutes --batch-size 24 \
         --chunk-size 16 --mix 3 --repeat 16 --eval-samples 96 --out runs/heads
 
+From experts that no router has joined yet; the router may be trained at the same time, and is put in on release:
+
+    python examples/run_heads.py --experts runs/wifi/model runs/lte/model runs/nr/model --view visible --minutes 9 \
+        --schedule minutes --out runs/heads
+
 On a GPU, nine minutes; the same command again goes on where it stopped, along table I's schedule:
 
     python examples/run_heads.py --mixture runs/router/model --minutes 9 --device cuda --out runs/heads

@@ -24,6 +24,19 @@ From a data set that `lwm-spectro generate` built, and then the joint objective 
     python examples/run_pretraining.py --protocol LTE --init runs/lte/model --contrastive snr_db mobility \
         --out runs/lte-joint
 
+Labels of the pretraining cities beside masked modeling: a small model learns SNR, mobility and modulation by them in
+a quarter of an hour of one core, which contrast alone does not in hours. First on saturated cells, then on all:
+
+    python examples/run_pretraining.py --protocol LTE --tiny --supervised modulation snr_db mobility --augment \
+        --data runs/paper --in-memory --chunk-size 128 --mix 16 --batch-size 32 --minutes 8 --schedule minutes \
+        --learning-rate 2e-3 --out runs/lte-first
+    python examples/run_pretraining.py --protocol LTE --tiny --supervised modulation snr_db mobility --augment \
+        --init runs/lte-first/model --data runs/mixed runs/paper --in-memory --chunk-size 128 --mix 32 --batch-size 32 \
+        --minutes 9 --schedule minutes --learning-rate 1.5e-3 --out runs/lte
+
+Batches should hold many settings: a chunk has one carrier and one kind of receiver. Read from a data set, take a large
+--mix; where data are generated, --interleave 8.
+
 Generation needs deepmimo, and for 5G sionna-no-rt. Where neither can be installed, their unpacked wheels on PYTHONPATH
 do: `pip download --no-deps deepmimo sionna-no-rt importlib-resources`, and `python -m zipfile -e` for each.
 
