@@ -31,8 +31,8 @@ a quarter of an hour of one core, which contrast alone does not in hours. First 
         --data runs/paper --in-memory --chunk-size 128 --mix 16 --batch-size 32 --minutes 8 --schedule minutes \
         --learning-rate 2e-3 --out runs/lte-first
     python examples/run_pretraining.py --protocol LTE --tiny --supervised modulation snr_db mobility --augment \
-        --init runs/lte-first/model --data runs/mixed runs/paper --in-memory --chunk-size 128 --mix 32 --batch-size 32 \
-        --minutes 9 --schedule minutes --learning-rate 1.5e-3 --out runs/lte
+        --init runs/lte-first/model --data runs/mixed runs/paper --in-memory --chunk-size 128 --mix 32 \
+        --batch-size 32 --minutes 9 --schedule minutes --learning-rate 1.5e-3 --out runs/lte
 
 Batches should hold many settings: a chunk has one carrier and one kind of receiver. Read from a data set, take a large
 --mix; where data are generated, --interleave 8.

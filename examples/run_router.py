@@ -11,9 +11,10 @@ On a GPU, nine minutes; the same command again goes on where it stopped, along t
     python examples/run_router.py --experts runs/wifi/model runs/lte/model runs/nr/model --minutes 9 --device cuda \
         --out runs/router
 
-The experts are given in the order WiFi, LTE, 5G and stay as they are; without any, the router is trained alone. Training sees signals of all three alike, of
-synchronous and blind receivers, and a little noise, which should leave the router undecided. Several processes start
-with `accelerate launch`, as for the experts; `--data` reads Parquet data sets instead of generating.
+The experts are given in the order WiFi, LTE, 5G and stay as they are; without any, the router is trained alone.
+Training sees signals of all three alike, of synchronous and blind receivers, and a little noise, which should leave
+the router undecided. Several processes start with `accelerate launch`, as for the experts; `--data` reads Parquet data
+sets instead of generating.
 
 Writes to --out: `state/` (to go on from; files of at most --max-file-mib), `model/` (experts, decoders and router of
 the best validation loss, for `from_pretrained`), `log.jsonl` and `results.json`.
