@@ -4,10 +4,12 @@
     python benchmarks/framing.py --protocol LTE                                    # the table for LTE
     python benchmarks/framing.py --protocol WiFi --windows boxcar+general_hamming:0.72
     python benchmarks/framing.py --framing blind                                   # frames that straddle symbols
+    python benchmarks/framing.py --network stem --epochs 1 --batch-size 32 --learning-rate 2e-3 --float32
 
 One data set a protocol: full load, ray-traced cities, 10 to 25 dB; the held-out city is for testing. Every set of
 windows sees the same recordings, the same network (4 x 4 patch stem, two residual blocks) and the same budget. Shares
 recognised, in %, by modulation and by SNR, and their mean. What power can tell at best: examples/likelihood_bound.py.
+Other networks are the small encoder of the training scripts, with its convolutional stem and with linear patches.
 """
 
 import argparse
@@ -22,10 +24,11 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from lwm_spectro_hf import SpectrogramFeatureExtractor
+from lwm_spectro_hf import LwmSpectroConfig, LwmSpectroForSequenceClassification, SpectrogramFeatureExtractor
 from lwm_spectro_hf.channel.scenarios import HELD_OUT_SCENARIOS
 from lwm_spectro_hf.data.recipe import MODULATIONS, PROTOCOLS, Recipe, preset
 from lwm_spectro_hf.data.synthesis import draw_recordings
+from lwm_spectro_hf.training.run import TINY
 
 WINDOWS = ("boxcar", "general_hamming:0.72", "general_hamming:0.85", "boxcar+general_hamming:0.72", "hann")
 
@@ -65,6 +68,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--windows", nargs="+", default=list(WINDOWS), help="one window, or several joined by +")
     parser.add_argument("--framing", choices=["synchronous", "blind"], default="synchronous")
     parser.add_argument("--num-rb", type=int, default=6, help="of LTE (default: %(default)s)")
+    parser.add_argument("--network", choices=["cnn", "stem", "linear"], default="cnn", help="(default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=128, help="(default: %(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=3e-3, help="(default: %(default)s)")
     parser.add_argument("--symbol-step", type=int, help="OFDM symbols from frame to frame (default: the recipe's)")
     parser.add_argument("--processes", type=int, default=2, help="that generate (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
@@ -108,6 +114,26 @@ def spectrograms(iq: torch.Tensor, windows: str) -> torch.Tensor:
     return torch.cat(parts)
 
 
+def network(name: str, num_channels: int, num_classes: int) -> nn.Module:
+    """Spectrograms to logits."""
+    if name == "cnn":
+        return SmallCNN(num_channels, num_classes)
+    fields = TINY if name == "stem" else {**TINY, "stem_num_channels": None}
+    config = LwmSpectroConfig(num_channels=num_channels, num_labels=num_classes, **fields)
+    return Logits(LwmSpectroForSequenceClassification(config))
+
+
+class Logits(nn.Module):
+    """A classifier of Transformers that gives logits alone."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return self.model(values).logits
+
+
 def measure(windows: str, train: tuple, test: tuple, args: argparse.Namespace) -> dict:
     classes = sorted(set(train[1].tolist()))
     classes = [label for label in classes if label >= 0]
@@ -115,17 +141,17 @@ def measure(windows: str, train: tuple, test: tuple, args: argparse.Namespace) -
     rows = (train[1] >= 0).nonzero()[:, 0]
     values, test_values = spectrograms(train[0], windows), spectrograms(test[0], windows)
     torch.manual_seed(args.seed)
-    model = SmallCNN(values.shape[1], len(classes)).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=0.01)
-    steps = args.epochs * (len(rows) // 128)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, max(steps, 2))
+    model = network(args.network, values.shape[1], len(classes)).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), args.learning_rate, weight_decay=0.01)
+    steps = args.epochs * (len(rows) // args.batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.learning_rate, max(steps, 2))
     generator = torch.Generator().manual_seed(args.seed)
     start = time.monotonic()
     reduced = torch.autocast("cpu", torch.bfloat16, enabled=not args.float32)
     with tqdm(total=steps, desc=windows) as progress:
         for _ in range(args.epochs):
             order = rows[torch.randperm(len(rows), generator=generator)]
-            for batch in order[: len(order) // 128 * 128].split(128):
+            for batch in order[: len(order) // args.batch_size * args.batch_size].split(args.batch_size):
                 with reduced:
                     logits = model(values[batch].float().contiguous(memory_format=torch.channels_last))
                 loss = F.cross_entropy(logits.float(), labels[batch])
@@ -149,6 +175,7 @@ def measure(windows: str, train: tuple, test: tuple, args: argparse.Namespace) -
         "protocol": args.protocol,
         "framing": args.framing,
         "windows": windows,
+        "network": args.network,
         "num": len(rows),
         "epochs": args.epochs,
         "by_modulation": by_class,
@@ -172,7 +199,9 @@ def main() -> None:
         row = measure(windows, train, test, args)
         if header is None:
             header = [*row["by_modulation"], *(f"{snr} dB" for snr in row["by_snr_db"])]
-            print(f"\n{args.protocol}, {args.framing}, {row['num']:,} spectrograms, {args.epochs} epochs")
+            print(
+                f"\n{args.protocol}, {args.framing}, {args.network}, {row['num']:,} spectrograms, {args.epochs} epochs"
+            )
             print("| windows | " + " | ".join(header) + " | mean |\n" + "| --- " * (len(header) + 2) + "|")
         cells = [*row["by_modulation"].values(), *row["by_snr_db"].values(), row["mean"]]
         print(f"| {windows} | " + " | ".join(f"{cell:.0f}" for cell in cells) + " |", flush=True)
