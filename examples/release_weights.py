@@ -27,9 +27,9 @@ from lwm_spectro_hf.hub.model_card import render
 
 SUMMARY = """
 Weights of LWM-Spectro for Transformers: a mixture of three experts (WiFi, LTE, 5G) of {millions:.1f} million
-parameters in all, {layers} layers of width {width} over {patch} x {patch} patches each, where the paper's have twelve
-of width 128 over 4 x 4. It tells the protocol of a recording, and has heads for modulation and for SNR x mobility.
-The architecture is that of arXiv 2601.08780; the weights are not.
+parameters in all, {layers} layers of width {width} over {patch} x {patch} patches each{stem}, where the paper's have
+twelve of width 128 over 4 x 4. It tells the protocol of a recording, and has heads for modulation and for SNR x
+mobility. The architecture is that of arXiv 2601.08780{but}; the weights are not.
 """
 DATA = """
 Generated recordings, of the presets {recipes} of `lwm_spectro_hf.data.recipe`: waveforms that are coded and framed as
@@ -82,6 +82,8 @@ def main() -> None:
             layers=expert.num_hidden_layers,
             width=expert.hidden_size,
             patch=expert.patch_size,
+            stem=" behind convolutions inside each patch" if expert.stem_num_channels else "",
+            but=" but for these convolutions" if expert.stem_num_channels else "",
         ),
         "data": DATA.format(recipes=" and ".join(f"`{name}`" for name in args.recipes))
         + ("\n" + args.note.read_text() if args.note else ""),
