@@ -28,6 +28,7 @@ from lwm_spectro_hf import LwmSpectroConfig, LwmSpectroForSequenceClassification
 from lwm_spectro_hf.channel.scenarios import HELD_OUT_SCENARIOS
 from lwm_spectro_hf.data.recipe import MODULATIONS, PROTOCOLS, Recipe, preset
 from lwm_spectro_hf.data.synthesis import draw_recordings
+from lwm_spectro_hf.modeling_lwm_spectro import LwmSpectroStemBlock
 from lwm_spectro_hf.training.run import TINY
 
 WINDOWS = ("boxcar", "general_hamming:0.72", "general_hamming:0.85", "boxcar+general_hamming:0.72", "hann")
@@ -39,17 +40,7 @@ class SmallCNN(nn.Module):
     def __init__(self, num_channels: int, num_classes: int, width: int = 32):
         super().__init__()
         self.stem = nn.Conv2d(num_channels, width, 4, stride=4)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.BatchNorm2d(width),
-                nn.ReLU(),
-                nn.Conv2d(width, width, 3, padding=1),
-                nn.BatchNorm2d(width),
-                nn.ReLU(),
-                nn.Conv2d(width, width, 3, padding=1),
-            )
-            for _ in range(2)
-        )
+        self.blocks = nn.ModuleList(LwmSpectroStemBlock(width) for _ in range(2))
         self.classifier = nn.Linear(width, num_classes)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:

@@ -198,6 +198,16 @@ def build_norm(config: LwmSpectroConfig) -> nn.Module:
     return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
 
+class LwmSpectroStemBlock(nn.Sequential):
+    """The residual branch of a stem: normalization over the batch, activation and convolution, twice."""
+
+    def __init__(self, width: int):
+        layers = []
+        for _ in range(2):
+            layers += [nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)]
+        super().__init__(*layers)
+
+
 class LwmSpectroPatchStem(nn.Module):
     """
     A patch embedding that is not linear, in place of eq. 11: each patch is cut into cells of `stem_cell_size`, which
@@ -212,17 +222,7 @@ class LwmSpectroPatchStem(nn.Module):
         width = config.stem_num_channels
         self.cells_per_side = config.patch_size // config.stem_cell_size
         self.dense = nn.Linear(config.num_channels * config.stem_cell_size**2, width)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.BatchNorm2d(width),
-                nn.ReLU(),
-                nn.Conv2d(width, width, 3, padding=1),
-                nn.BatchNorm2d(width),
-                nn.ReLU(),
-                nn.Conv2d(width, width, 3, padding=1),
-            )
-            for _ in range(config.stem_num_layers)
-        )
+        self.blocks = nn.ModuleList(LwmSpectroStemBlock(width) for _ in range(config.stem_num_layers))
         self.norm = nn.BatchNorm2d(width)
         self.out_proj = nn.Linear(width * self.cells_per_side**2, config.hidden_size)
 
