@@ -457,6 +457,8 @@ def test_mixture_from_trained_experts():
         torch.testing.assert_close(outputs.reconstruction, expected.reconstruction)
         torch.testing.assert_close(outputs.projection, expected.projection)
         torch.testing.assert_close(outputs.router_logits, router(inputs["input_values"]))
+    experts[0].config.name_or_path = "/home/somebody/lte"
+    assert "somebody" not in LwmSpectroMoEModel.from_experts(experts).config.to_json_string()
     bare = LwmSpectroMoEModel.from_experts([expert.lwm_spectro for expert in experts])
     torch.testing.assert_close(bare.experts[1].state_dict(), experts[1].lwm_spectro.state_dict())
     assert bare.experts[1].embeddings.projection.weight is not experts[1].lwm_spectro.embeddings.projection.weight

@@ -241,6 +241,7 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
             self.expert_config = LwmSpectroConfig()
         elif isinstance(self.expert_config, dict):
             self.expert_config = LwmSpectroConfig(**self.expert_config)
+        self.expert_config.name_or_path = ""  # the folder on somebody's disk that one expert came from
         if self.expert_names is None:
             self.expert_names = ["WiFi", "LTE", "5G"]
         if self.additional_tasks is None:
