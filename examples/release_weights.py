@@ -85,7 +85,7 @@ def main() -> None:
             stem=" behind convolutions inside each patch" if expert.stem_num_channels else "",
             but=" but for these convolutions" if expert.stem_num_channels else "",
         ),
-        "data": DATA.format(recipes=" and ".join(f"`{name}`" for name in args.recipes))
+        "data": DATA.format(recipes=", ".join(f"`{name}`" for name in args.recipes))
         + ("\n" + args.note.read_text() if args.note else ""),
         "machine": args.machine,
         "log": {

@@ -15,6 +15,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from . import networks
 from .features import EXPERT, MIXTURE, SPECTROGRAM, STATISTICS, TOP1, Checkpoint
@@ -84,7 +85,8 @@ class LogisticProbe:
                 cv=StratifiedKFold(folds, shuffle=True, random_state=self.seed),
                 scoring="neg_log_loss",
             )
-        with warnings.catch_warnings():
+        # Such small products are slower on several threads, ten times where PyTorch's threads wait for work beside.
+        with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
             # A large C on few rows that can be separated need not converge; it is not what gets chosen.
             warnings.simplefilter("ignore", ConvergenceWarning)
             self.model.fit(inputs.numpy(), labels.numpy())
