@@ -129,12 +129,13 @@ def sections(results: dict[str, Any], args: argparse.Namespace) -> dict[str, str
     found = {"Router, % right, in the held-out city": "\n".join(lines)}
 
     errors = results["heads"]["masked_error_held_out"]
-    names = list(next(iter(errors.values())))
-    lines = [f"| expert | {' | '.join(names)} | model / best baseline |", "| --- " * (len(names) + 2) + "|"]
-    for protocol, row in errors.items():
-        ratio = row["model"] / min(value for name, value in row.items() if name != "model")
-        lines.append(f"| {protocol} | {' | '.join(f'{row[name]:.3f}' for name in names)} | {ratio:.2f} |")
-    found["Masked reconstruction, mean squared error in the held-out city"] = "\n".join(lines)
+    if errors:
+        names = list(next(iter(errors.values())))
+        lines = [f"| expert | {' | '.join(names)} | model / best baseline |", "| --- " * (len(names) + 2) + "|"]
+        for protocol, row in errors.items():
+            ratio = row["model"] / min(value for name, value in row.items() if name != "model")
+            lines.append(f"| {protocol} | {' | '.join(f'{row[name]:.3f}' for name in names)} | {ratio:.2f} |")
+        found["Masked reconstruction, mean squared error in the held-out city"] = "\n".join(lines)
 
     if args.neighbours:
         table = (args.neighbours / "neighbours.md").read_text().strip()
