@@ -29,7 +29,6 @@ from pathlib import Path
 import torch
 
 from lwm_spectro_hf import (
-    LwmSpectroForPreTraining,
     LwmSpectroMoEForPreTraining,
     LwmSpectroMoEForSequenceClassification,
 )
@@ -37,7 +36,7 @@ from lwm_spectro_hf.data.recipe import PROTOCOLS, stable_seed
 from lwm_spectro_hf.evaluation.reconstruction import baseline_errors, masked_batches, model_error
 from lwm_spectro_hf.evaluation.scores import score_mixture, table_of
 from lwm_spectro_hf.training.mixture import VIEWS, HeadSettings, HeadTraining, MixtureHeads
-from lwm_spectro_hf.training.run import Run, add_model_options, add_options, new_config
+from lwm_spectro_hf.training.run import Run, add_model_options, add_options, experts_of
 
 DEFAULTS = HeadSettings(batch_size=96)
 
@@ -68,31 +67,17 @@ def parse_args() -> argparse.Namespace:
 def mixture_of(args: argparse.Namespace) -> LwmSpectroMoEForPreTraining:
     if args.mixture:
         return LwmSpectroMoEForPreTraining.from_pretrained(args.mixture)
-    if args.experts:
-        experts = [LwmSpectroForPreTraining.from_pretrained(path) for path in args.experts]
-    else:
-        experts = [LwmSpectroForPreTraining(new_config(args)) for _ in PROTOCOLS]
-    return LwmSpectroMoEForPreTraining.from_experts(experts, expert_names=list(PROTOCOLS), router_type="cnn")
-
-
-def masked_errors(folder: Path, run: Run) -> dict[str, dict[str, float]]:
-    """Masked error of each expert and of the baselines, by protocol."""
-    mixture, errors = LwmSpectroMoEForPreTraining.from_pretrained(folder).to(run.accelerator.device), {}
-    for number, protocol in enumerate(PROTOCOLS):
-        expert = mixture.expert(protocol)
-        fitting, held_out = (
-            masked_batches(rows_of(number, batches), expert.config, run.args.seed)
-            for batches in (run.first_batches(), run.data.held_out)
-        )
-        if fitting and held_out:
-            errors[protocol] = baseline_errors(expert.config, fitting, held_out)
-            errors[protocol]["model"] = model_error(expert, held_out)
-    return errors
+    return LwmSpectroMoEForPreTraining.from_experts(experts_of(args), expert_names=list(PROTOCOLS), router_type="cnn")
 
 
 def rows_of(protocol: int, batches: list[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
     kept = ((batch, batch["protocol"] == protocol) for batch in batches)
     return [{name: column[rows] for name, column in batch.items()} for batch, rows in kept if rows.any()]
+
+
+def masked_errors(mixture: LwmSpectroMoEForPreTraining, held_out: dict[str, list]) -> dict[str, float]:
+    """Masked error of each expert on spectrograms of its protocol."""
+    return {protocol: model_error(mixture.expert(protocol), batches) for protocol, batches in held_out.items()}
 
 
 def main() -> None:
@@ -114,10 +99,26 @@ def main() -> None:
         data.description,
         **run.loop_options(),
     )
-    results = run.train(loop, lambda: score_mixture(heads.classifier, data.held_out))
+    # What can be known of the end is done at the start, so that training can use all the minutes that are left.
+    config, first = mixture.config.expert_config, run.first_batches()
+    errors, held_out = {}, {}
+    for number, protocol in enumerate(PROTOCOLS):
+        fitting, scored = (
+            masked_batches(rows_of(number, batches), config, args.seed) for batches in (first, data.held_out)
+        )
+        if fitting and scored:
+            errors[protocol], held_out[protocol] = baseline_errors(config, fitting, scored), scored
+
+    def score() -> list:
+        return [score_mixture(heads.classifier, data.held_out), masked_errors(mixture, held_out)]
+
+    results = run.train(loop, score)
     best = LwmSpectroMoEForSequenceClassification.from_pretrained(args.out / "model").to(run.accelerator.device)
     results["scores_held_out"] = score_mixture(best, data.held_out)
-    results["masked_error_held_out"] = masked_errors(args.out / "model", run)
+    decoders = LwmSpectroMoEForPreTraining.from_pretrained(args.out / "model").to(run.accelerator.device)
+    for protocol, error in masked_errors(decoders, held_out).items():
+        errors[protocol]["model"] = error
+    results["masked_error_held_out"] = errors
     run.finish("mixture with heads; scores in the held-out city", results, [])
     print(table_of(results["scores_held_out"]))
 

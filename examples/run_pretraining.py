@@ -51,7 +51,7 @@ import torch
 
 from lwm_spectro_hf import LwmSpectroForPreTraining
 from lwm_spectro_hf.data.recipe import PROTOCOLS, stable_seed
-from lwm_spectro_hf.evaluation.reconstruction import baseline_errors, masked_batches, model_error
+from lwm_spectro_hf.evaluation.reconstruction import baseline_errors, masked_batches, model_error, over_best_baseline
 from lwm_spectro_hf.training.batches import LABELS
 from lwm_spectro_hf.training.pretraining import Pretraining, PretrainingSettings
 from lwm_spectro_hf.training.run import Run, add_model_options, add_options, new_config
@@ -101,8 +101,8 @@ def main() -> None:
     scores = []
     if results:
         best = LwmSpectroForPreTraining.from_pretrained(args.out / "model").to(run.accelerator.device)
-        ratio = model_error(best, held_out) / min(errors.values())
-        errors["model"] = ratio * min(errors.values())
+        errors["model"] = model_error(best, held_out)
+        ratio = over_best_baseline(errors)
         results |= {"protocol": args.protocol, "masked_error_held_out": errors, "model_over_best_baseline": ratio}
         scores = [(f"held-out city: {name}", f"{value:.4f}") for name, value in errors.items()]
         scores.append(("model / best baseline", f"{ratio:.3f}"))

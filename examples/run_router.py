@@ -26,12 +26,12 @@ from pathlib import Path
 
 import torch
 
-from lwm_spectro_hf import LwmSpectroForPreTraining, LwmSpectroMoEForPreTraining, LwmSpectroMoEModel
+from lwm_spectro_hf import LwmSpectroMoEForPreTraining, LwmSpectroMoEModel
 from lwm_spectro_hf.channel.scenarios import HELD_OUT_SCENARIOS
 from lwm_spectro_hf.data.recipe import PROTOCOLS, preset, stable_seed
 from lwm_spectro_hf.data.streaming import GeneratedSpectrograms
 from lwm_spectro_hf.training.mixture import MixtureSettings, RouterTraining, score_router
-from lwm_spectro_hf.training.run import Run, add_model_options, add_options, new_config
+from lwm_spectro_hf.training.run import Run, add_model_options, add_options, experts_of
 
 DEFAULTS = MixtureSettings(batch_size=96, learning_rate=1e-3)
 
@@ -55,12 +55,8 @@ def main() -> None:
         raise SystemExit(f"--experts has {len(args.experts)} checkpoints; expected {', '.join(PROTOCOLS)}, in order.")
     run = Run(args)
     torch.manual_seed(stable_seed("router", args.seed) % 2**31)
-    if args.experts:
-        experts = [LwmSpectroForPreTraining.from_pretrained(path) for path in args.experts]
-    else:
-        experts = [LwmSpectroForPreTraining(new_config(args)) for _ in PROTOCOLS]
     mixture = LwmSpectroMoEForPreTraining.from_experts(
-        experts, expert_names=list(PROTOCOLS), router_type=args.router_type
+        experts_of(args), expert_names=list(PROTOCOLS), router_type=args.router_type
     ).to(run.accelerator.device)
     router = mixture.lwm_spectro_moe.router
     if args.init:

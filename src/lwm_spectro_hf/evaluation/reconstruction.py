@@ -170,6 +170,11 @@ def baseline_errors(config: LwmSpectroConfig, fitting: Sequence[Batch], batches:
     }
 
 
+def over_best_baseline(errors: dict[str, float]) -> float:
+    """The error of "model" over the least of the others, which [`baseline_errors`] gives."""
+    return errors["model"] / min(error for name, error in errors.items() if name != "model")
+
+
 def model_error(model: LwmSpectroForPreTraining, batches: Iterable[Batch]) -> float:
     """Masked reconstruction error of a model, see [`masked_error`].
 

@@ -19,7 +19,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedConfig
 
 from ..data.recipe import stable_seed
+from .augmentation import augment
 from .batches import Batches
+from .masks import mask_noise
 from .state import StateError, check_same, load_state, save_state
 from .throughput import peak_flops
 
@@ -51,6 +53,7 @@ class TrainingSettings:
         max_grad_norm: Longer gradients are cut to this norm.
         schedule: "samples" as in the paper, or "minutes": warm-up and cosine are spread over the minutes of a run,
             and a run that goes on has another cosine.
+        augment: Start spectrograms at a random frame, and mirror half of them in frequency.
     """
 
     seed: int = 0
@@ -66,6 +69,7 @@ class TrainingSettings:
     patience: int = 10
     max_grad_norm: float = 1.0
     schedule: str = "samples"
+    augment: bool = False
 
     def __post_init__(self):
         for name in (
@@ -364,6 +368,13 @@ class TrainingLoop:
             losses = [self.losses(self.model.forward, batch, alone=True)[1]["loss"] for batch in batches]
         self.model.train(training)
         return float(torch.stack(losses).mean())
+
+    def _values(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Spectrograms of a batch, augmented while training; a sample looks the same on any number of processes."""
+        values = batch["input_values"]
+        if not (self.settings.augment and self.model.training):
+            return values
+        return augment(values, mask_noise(batch["index"], 2, self.settings.seed + 1))
 
     def _step(self, rate: float) -> torch.Tensor:
         """One step of the optimizer; returns its losses and the norm of its gradient, on the device."""

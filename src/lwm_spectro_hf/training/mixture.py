@@ -16,7 +16,6 @@ from ..modeling_lwm_spectro_moe import (
     LwmSpectroMoEForSequenceClassification,
     LwmSpectroMoEModel,
 )
-from .augmentation import augment
 from .batches import Batches, class_labels
 from .loop import TrainingLoop, TrainingSettings
 from .masks import mask_noise
@@ -34,11 +33,7 @@ HEADS = {
 
 @dataclass(frozen=True)
 class MixtureSettings(TrainingSettings):
-    """Those of [`TrainingSettings`], and:
-
-    Attributes:
-        augment: Start spectrograms at a random frame, and mirror half of them in frequency.
-    """
+    """Those of [`TrainingSettings`]; augmented by default."""
 
     augment: bool = True
 
@@ -60,18 +55,7 @@ class HeadSettings(MixtureSettings):
             raise ValueError(f"view is {self.view!r}; expected one of {', '.join(VIEWS)}.")
 
 
-class _MixtureLoop(TrainingLoop):
-    """What the two stages share."""
-
-    def _values(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Spectrograms of a batch, augmented while training; a sample looks the same on any number of processes."""
-        values = batch["input_values"]
-        if not (self.settings.augment and self.model.training):
-            return values
-        return augment(values, mask_noise(batch["index"], 2, self.settings.seed + 1))
-
-
-class RouterTraining(_MixtureLoop):
+class RouterTraining(TrainingLoop):
     """Trains the router alone.
 
     Recordings of noise, whose protocol is -1, should leave it undecided: their target is uniform.
@@ -158,7 +142,7 @@ class MixtureHeads(nn.Module):
         return {**self.pretraining.state_dict(), **self.classifier.state_dict()}
 
 
-class HeadTraining(_MixtureLoop):
+class HeadTraining(TrainingLoop):
     """Trains the heads of modulation and SNR x mobility, and the experts with them at a lower rate.
 
     Args:

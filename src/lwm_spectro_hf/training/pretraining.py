@@ -14,7 +14,6 @@ from ..modeling_lwm_spectro import (
     LwmSpectroForPreTrainingOutput,
     supervised_contrastive_loss,
 )
-from .augmentation import augment
 from .batches import LABELS, Batches, class_labels, contrastive_labels
 from .loop import TrainingLoop, TrainingSettings
 from .masks import mask_noise
@@ -29,12 +28,10 @@ class PretrainingSettings(TrainingSettings):
         contrastive: Labels whose combinations are the classes of eq. 19; none for eq. 21.
         supervised: Labels that a linear layer each learns to tell from the embedding of what is visible. The
             contrast of eq. 19 needs batches in which every class comes often; this does not.
-        augment: Start spectrograms at a random frame, and mirror half of them in frequency.
     """
 
     contrastive: tuple[str, ...] = ()
     supervised: tuple[str, ...] = ()
-    augment: bool = False
 
 
 class LabelledExpert(nn.Module):
@@ -94,10 +91,7 @@ class Pretraining(TrainingLoop):
         """Eq. 21, or eq. 22 with contrastive labels, and the cross-entropies of supervised ones."""
         config = self.config
         noise = mask_noise(batch["index"], config.num_patches, self.settings.seed)
-        values = batch["input_values"]
-        if self.settings.augment and self.model.training:
-            values = augment(values, mask_noise(batch["index"], 2, self.settings.seed + 1))
-        outputs, logits = network(values, noise)
+        outputs, logits = network(self._values(batch), noise)
         reconstruction = outputs.reconstruction_loss
         loss = joint = config.reconstruction_loss_weight * reconstruction
         figures = {"loss": joint, "reconstruction_loss": reconstruction}
@@ -109,7 +103,7 @@ class Pretraining(TrainingLoop):
             figures["contrastive_loss"] = contrastive
         for name, prediction in logits.items():
             # Over all rows, labelled or not, so that parts of a batch can be averaged.
-            supervised = F.cross_entropy(prediction.float(), class_labels(batch, name), reduction="sum") / len(values)
+            supervised = F.cross_entropy(prediction.float(), class_labels(batch, name), reduction="sum") / len(noise)
             loss, figures["loss"] = loss + supervised, figures["loss"] + supervised
             figures[f"{name}_loss"] = supervised
         return loss, {name: value.detach() for name, value in figures.items()}

@@ -20,6 +20,7 @@ from ..data.front_end import default_extractor
 from ..data.recipe import PRESETS, PROTOCOLS, Recipe, preset, stable_seed
 from ..data.streaming import GeneratedSpectrograms
 from ..files import whole_file, whole_folder
+from ..modeling_lwm_spectro import LwmSpectroForPreTraining
 from .batches import Batches, Interleaved
 from .loop import Deadline, TrainingLoop, TrainingSettings
 
@@ -126,6 +127,13 @@ def new_config(args: argparse.Namespace) -> LwmSpectroConfig:
     if args.mask_strategy:
         fields["mask_strategy"] = args.mask_strategy
     return LwmSpectroConfig(**fields)
+
+
+def experts_of(args: argparse.Namespace) -> list[LwmSpectroForPreTraining]:
+    """The checkpoints that `--experts` names, in the order of `PROTOCOLS`; new ones if there are none."""
+    if args.experts:
+        return [LwmSpectroForPreTraining.from_pretrained(path) for path in args.experts]
+    return [LwmSpectroForPreTraining(new_config(args)) for _ in PROTOCOLS]
 
 
 class TrainingData:
