@@ -64,12 +64,14 @@ from lwm_spectro_hf.training.fine_tuning import (
     check_fit,
     load_pretrained,
     renew,
+    start_from_probe,
 )
 from lwm_spectro_hf.training.loop import DivergedError
 
 LOOKS = 20  # at the validation rows, and saves, in a run
 MIN_STEPS = 300  # by default, however few rows there are
 MIN_EPOCHS = 20
+PROBE_ROWS = 20_000  # with more, the head is trained soon enough, and the regression would take minutes
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -86,6 +88,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     model.add_argument("--expert", help="take this expert out of a mixture; the whole mixture by default")
     model.add_argument("--method", choices=METHODS, default="frozen", help="what is trained (default: %(default)s)")
     model.add_argument("--head", choices=HEADS, help="default: that of the checkpoint")
+    model.add_argument(
+        "--head-start",
+        choices=["probe", "random"],
+        default="probe",
+        help="where a linear head begins with --method full or lora: a logistic regression on the embeddings of the "
+        f"training rows, up to {PROBE_ROWS:,}, or random weights (default: %(default)s)",
+    )
     model.add_argument("--lora-rank", type=int, default=8, help="of --method lora (default: %(default)s)")
 
     data = parser.add_argument_group("data")
@@ -255,6 +264,11 @@ def run(args: argparse.Namespace) -> None:
     validated = task.validation is not None
     arguments = training_arguments(args, len(task.train), on_gpu, validated)
     parts = {"train": task.train, "validation": task.validation, "test": task.test}
+    is_linear = getattr(model.config, "expert_config", model.config).classifier_type == "linear"
+    wanted = args.head_start == "probe" and args.method in ("full", "lora") and is_linear
+    if wanted and len(task.train) <= PROBE_ROWS and not args.resume:
+        rows = Embeddings(model.to(arguments.device), task.train, arguments.per_device_eval_batch_size, "the head")
+        start_from_probe(model, rows.embeddings, rows.labels)
     network: torch.nn.Module = add_lora(model, args.lora_rank) if args.method == "lora" else model
     adapted = network
     if args.method == "frozen":
@@ -281,6 +295,7 @@ def run(args: argparse.Namespace) -> None:
         callbacks=callbacks,
         encoder_learning_rate=args.encoder_learning_rate,
         augmented=args.augment,
+        pretrained=args.method != "scratch",
     )
     if state.is_main_process:
         with whole_file(args.out / "settings.json") as stream:

@@ -138,6 +138,20 @@ def test_fine_tuning_starts_from_the_checkpoint_and_leaves_the_router(checkpoint
     assert all(torch.equal(found[name], before[name]) for name in before)
 
 
+def test_fine_tuning_of_one_protocol_is_of_its_expert_and_starts_from_the_probe(checkpoint, store):
+    still = Budget(steps=1, batch_size=8, learning_rates=(0.0,))
+    train, test = torch.arange(24), torch.arange(24, 34)
+    for expert, kind in (("LTE", "expert LTE"), (None, TOP1)):
+        probe = MODELS["lwm-probe"].make(Setting(4, 0, still, checkpoint))
+        probe.fit(store.rows(kind, train), train % 4)
+        expected = probe.predict(store.rows(kind, test))
+        for name in ("lwm-finetuned", "lwm-lora"):
+            model = MODELS[name].make(Setting(4, 0, still, checkpoint, expert=expert))
+            model.fit(store.rows(SPECTROGRAM, train), train % 4)
+            found = model.predict(store.rows(SPECTROGRAM, test)).log_softmax(-1)
+            torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
+
+
 def test_lora_trains_adapters_and_head_alone(checkpoint, store):
     model, _ = fit_and_predict("lwm-lora", checkpoint, store)
     trained = [name for name, value in model.network.named_parameters() if value.requires_grad]

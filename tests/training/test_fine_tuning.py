@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification, TrainingArguments, 
 
 from lwm_spectro_hf import LwmSpectroForPreTraining, LwmSpectroForSequenceClassification, LwmSpectroMoEForPreTraining
 from lwm_spectro_hf.data.labelled import LabelledSpectrograms, TaskError, as_is
+from lwm_spectro_hf.evaluation.probe import LogisticProbe
 from lwm_spectro_hf.training.fine_tuning import (
     EmbeddingClassifier,
     Embeddings,
@@ -27,6 +28,7 @@ from lwm_spectro_hf.training.fine_tuning import (
     check_fit,
     load_pretrained,
     renew,
+    start_from_probe,
 )
 from lwm_spectro_hf.training.loop import DivergedError
 from tiny_models import build, tiny_config, tiny_moe_config
@@ -62,7 +64,17 @@ def pretrained(mixture=False, **config):
     return LwmSpectroForPreTraining(tiny_config(**config)).eval()
 
 
-def tuner(model, rows, folder, steps=4, callbacks=(), encoder_learning_rate=1e-3, augmented=False, **settings):
+def tuner(
+    model,
+    rows,
+    folder,
+    steps=4,
+    callbacks=(),
+    encoder_learning_rate=1e-3,
+    augmented=False,
+    pretrained=False,
+    **settings,
+):
     settings = {"learning_rate": 1e-2, "weight_decay": 0.05, **settings}
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -86,6 +98,7 @@ def tuner(model, rows, folder, steps=4, callbacks=(), encoder_learning_rate=1e-3
         callbacks=list(callbacks),
         encoder_learning_rate=encoder_learning_rate,
         augmented=augmented,
+        pretrained=pretrained,
     )
 
 
@@ -146,6 +159,40 @@ def test_adapters_are_merged_into_the_attention_they_stand_beside(mixture, rows,
     encoder = {name for name in changed(again, before) if not name.startswith("classifier.")}
     assert encoder and all(name.endswith(("q_proj.weight", "v_proj.weight")) for name in encoder)
     assert not any("router" in name for name in encoder)
+
+
+@pytest.mark.parametrize("mixture", [False, True])
+def test_fine_tuning_begins_where_a_probe_ends(mixture, rows):
+    model = build_classifier(pretrained(mixture), "kind", LABELS, head="linear")
+    embedded = Embeddings(model, rows, 32, "the head")
+    encoder = copy.deepcopy(model.base_model.state_dict())
+    assert start_from_probe(model, embedded.embeddings, embedded.labels) is model
+    probe = LogisticProbe(seed=0)
+    probe.fit(embedded.embeddings, embedded.labels)
+    expected = probe.predict(embedded.embeddings)
+    torch.testing.assert_close(logits_of(model, rows).log_softmax(-1), expected, rtol=1e-3, atol=1e-3)
+    assert all(torch.equal(value, encoder[name]) for name, value in model.base_model.state_dict().items())
+
+
+def test_a_probe_of_two_classes_is_a_layer_too():
+    labels = torch.arange(20) % 2
+    embeddings = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)) + labels[:, None]
+    probe = LogisticProbe(seed=0)
+    probe.fit(embeddings, labels)
+    weight, bias = probe.layer()
+    assert weight.shape == (2, 4)
+    logits = (embeddings @ weight.T + bias).log_softmax(-1)
+    torch.testing.assert_close(logits, probe.predict(embeddings), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("is_pretrained", [False, True])
+def test_statistics_of_pretraining_are_kept(is_pretrained, rows, tmp_path):
+    model = build_classifier(pretrained(stem_num_channels=4), "kind", LABELS)
+    before = copy.deepcopy(model.state_dict())
+    tuner(model, rows, tmp_path, pretrained=is_pretrained).train()
+    moved = changed(model, before)
+    assert any(".stem." in name and name.endswith("weight") for name in moved)
+    assert any("running_mean" in name for name in moved) is not is_pretrained
 
 
 def test_fresh_weights_keep_the_architecture_and_the_router():

@@ -1,6 +1,5 @@
 """The models of the benchmark behind one small interface, by name."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,21 +8,13 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
 
 from . import networks
 from .features import EXPERT, MIXTURE, SPECTROGRAM, STATISTICS, TOP1, Checkpoint
 from .networks import Budget, TrainedNetwork
+from .probe import LogisticProbe
 from .tasks import Task
-
-_REGULARIZATION = (0.001, 0.01, 0.1, 1.0, 10.0)
-_FOLDS = 3
 
 
 class Baseline(Protocol):
@@ -59,6 +50,7 @@ class Setting:
         budget ([`Budget`]): Of training.
         checkpoint ([`Checkpoint`]): LWM-Spectro.
         imagenet (`Path` or `None`): Folder of ImageNet weights.
+        expert (`str` or `None`): What is fine-tuned of a mixture, where the task has one protocol only; else all.
     """
 
     num_classes: int
@@ -66,34 +58,7 @@ class Setting:
     budget: Budget
     checkpoint: Checkpoint
     imagenet: Path | None = None
-
-
-class LogisticProbe:
-    """Standardized features and logistic regression, its C chosen by cross-validation on the training rows alone."""
-
-    def __init__(self, seed: int):
-        self.seed, self.num_parameters = seed, 0
-
-    def fit(self, inputs: torch.Tensor, labels: torch.Tensor) -> None:
-        """Fit; with a single row of some class there is nothing to validate on, and C is 1."""
-        self.model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-        folds = min(_FOLDS, int(labels.bincount().min()))
-        if folds > 1:
-            self.model = GridSearchCV(
-                self.model,
-                {"logisticregression__C": _REGULARIZATION},
-                cv=StratifiedKFold(folds, shuffle=True, random_state=self.seed),
-                scoring="neg_log_loss",
-            )
-        # Such small products are slower on several threads, ten times where PyTorch's threads wait for work beside.
-        with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
-            # A large C on few rows that can be separated need not converge; it is not what gets chosen.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            self.model.fit(inputs.numpy(), labels.numpy())
-        self.num_parameters = (inputs.shape[1] + 1) * len(labels.unique())
-
-    def predict(self, inputs: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(self.model.predict_log_proba(inputs.numpy()))).float()
+    expert: str | None = None
 
 
 class NearestNeighbours:
@@ -159,13 +124,16 @@ def _head(setting: Setting) -> Baseline:
     return _network(partial(_of_checkpoint, networks.head), setting, is_spectrogram=False)
 
 
+def _pretrained(setting: Setting) -> torch.nn.Module:
+    return networks.finetuned(setting.checkpoint, setting.num_classes, setting.expert)
+
+
 def _finetuned(setting: Setting) -> Baseline:
-    slow = f"{setting.checkpoint.model.base_model_prefix}."
-    return _network(partial(_of_checkpoint, networks.finetuned), setting, slow=slow)
+    return _network(_pretrained, setting, slow="lwm_spectro", start=networks.probed)
 
 
 def _lora(setting: Setting) -> Baseline:
-    return _network(partial(_of_checkpoint, networks.with_lora), setting)
+    return _network(_pretrained, setting, start=networks.with_lora)
 
 
 def _scratch(setting: Setting) -> Baseline:

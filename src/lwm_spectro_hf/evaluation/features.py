@@ -62,6 +62,10 @@ class Checkpoint:
         """Names of the embeddings that it gives; "top-1" is what a single encoder gives."""
         return (TOP1, MIXTURE, *(EXPERT + name for name in self.experts)) if self.is_mixture else (TOP1,)
 
+    def expert(self, name: str) -> LwmSpectroModel:
+        """One encoder of a mixture."""
+        return self.model.experts[self.experts.index(name)]
+
     def num_parameters(self, representation: str) -> int:
         """Weights that an embedding takes."""
         part = self.model.experts[0] if representation.startswith(EXPERT) else self.model
@@ -80,8 +84,7 @@ class Checkpoint:
         """
         input_values = input_values.to(self.device, torch.float32)
         if representation.startswith(EXPERT):
-            encoder = self.model.experts[self.experts.index(representation.removeprefix(EXPERT))]
-            return encoder(input_values).pooler_output.cpu()
+            return self.expert(representation.removeprefix(EXPERT))(input_values).pooler_output.cpu()
         if not self.is_mixture:
             return self.model(input_values).pooler_output.cpu()
         configured = self.model.config.num_experts_per_sample

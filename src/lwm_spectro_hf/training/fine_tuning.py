@@ -27,6 +27,7 @@ from ..auto import AUTO_CLASSES
 from ..configuration_lwm_spectro import LwmSpectroMoEConfig
 from ..data.labelled import LabelledSpectrograms, TaskError, as_is
 from ..data.recipe import stable_seed
+from ..evaluation.probe import LogisticProbe
 from ..extras import require
 from ..modeling_lwm_spectro import LwmSpectroPreTrainedModel
 from .augmentation import augment
@@ -148,6 +149,35 @@ def add_lora(model: LwmSpectroPreTrainedModel, rank: int = 8) -> nn.Module:
     return peft.get_peft_model(model, lora)
 
 
+def start_from_probe(
+    model: LwmSpectroPreTrainedModel, embeddings: torch.Tensor, labels: torch.Tensor
+) -> LwmSpectroPreTrainedModel:
+    """Begin with the linear head that is best for the embeddings as they are.
+
+    From a random head, the first gradients that reach a pretrained encoder are noise, and few-shot fine-tuning ends
+    below a probe on frozen embeddings; from the probe's own weights it starts where that one ends.
+
+    Args:
+        model ([`LwmSpectroPreTrainedModel`]): A classifier with linear head, which is changed in place.
+        embeddings (`torch.Tensor` of shape `(num, hidden_size)`): Of its encoder as it is, in float32 on the CPU.
+        labels (`torch.Tensor` of shape `(num,)`): Their classes, all of them present.
+
+    Returns:
+        The same model.
+    """
+    probe = LogisticProbe(seed=0)
+    probe.fit(embeddings, labels)
+    with torch.no_grad():
+        for parameter, values in zip(model.classifier.out_proj.parameters(), probe.layer(), strict=True):
+            parameter.copy_(values)
+    return model
+
+
+def batch_normalizations(network: nn.Module) -> list[nn.Module]:
+    """Those whose statistics should stay as pretraining left them: few shots would be a poor replacement."""
+    return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+
 class EmbeddingClassifier(nn.Module):
     """The head of a classifier on embeddings that were computed before.
 
@@ -250,18 +280,27 @@ class FineTuner(Trainer):
     Args:
         encoder_learning_rate (`float`): For all but the head; `args.learning_rate` is the head's.
         augmented (`bool`, *optional*, defaults to `False`): Train on views by [`augment`].
+        pretrained (`bool`, *optional*, defaults to `False`): Keep the statistics of batch normalizations.
 
     Raises:
         DivergedError: If the loss of a training step is not finite.
     """
 
-    def __init__(self, *args: Any, encoder_learning_rate: float, augmented: bool = False, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        encoder_learning_rate: float,
+        augmented: bool = False,
+        pretrained: bool = False,
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
         self.encoder_learning_rate, self.augmented = encoder_learning_rate, augmented
         # No loss reaches the router, but training would move the statistics of its batch normalizations.
-        self._routers = [part for name, part in self.model.named_modules() if name.endswith("lwm_spectro_moe.router")]
-        for router in self._routers:
+        routers = [part for name, part in self.model.named_modules() if name.endswith("lwm_spectro_moe.router")]
+        for router in routers:
             router.requires_grad_(False)
+        self._held = routers + (batch_normalizations(self.model) if pretrained else [])
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -285,8 +324,8 @@ class FineTuner(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any
     ) -> torch.Tensor | tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        for router in self._routers:
-            router.eval()
+        for module in self._held:
+            module.eval()
         step = self.state.global_step
         if model.training and self.augmented:
             # By the number of the step, so that a run that goes on sees what it would have seen.
