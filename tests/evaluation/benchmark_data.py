@@ -15,6 +15,7 @@ TINY = Preset(
     seeds=2,
     shots={"joint-lte": (2, 3, 1000), **{name: (2,) for name in TASKS if name != "joint-lte"}},
     trained_shots={"joint-lte": (2,)},
+    imagenet_shots={},
     models=("lwm-knn", "raw-knn", "cnn-wu"),
     budget=Budget(steps=2, batch_size=8),
     bound_trials=1,

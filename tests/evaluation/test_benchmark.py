@@ -124,7 +124,8 @@ def test_presets_keep_to_what_was_promised():
     assert [PRESETS[name].seeds for name in ("quick", "standard", "full")] == [3, 5, 5]
     for preset in PRESETS.values():
         assert set(preset.shots) == set(TASKS)
-        assert all(set(num) <= set(preset.shots[name]) for name, num in preset.trained_shots.items())
+        for trained in (preset.trained_shots, preset.imagenet_shots):
+            assert all(set(nums) <= set(preset.shots[name]) for name, nums in trained.items())
     assert all(PRESETS["full"].shots[name] == task.shots for name, task in TASKS.items())
 
 

@@ -18,9 +18,10 @@ from tqdm.auto import tqdm
 
 from ..data.recipe import SNRS_DB
 from ..files import whole_file
-from .baselines import Model, Setting, models_for
+from .baselines import MODELS, Model, Setting, models_for
 from .features import Checkpoint, FeatureStore
 from .modulation_bound import ModulationBound
+from .networks import IMAGENET
 from .presets import Preset
 from .tasks import Labels, Pool, Task, available_shots, fingerprint, rows_for_testing, rows_for_training, split_record
 
@@ -148,20 +149,29 @@ class Benchmark:
         if few:
             reasons.append(f"N = {', '.join(map(str, few))}: the pool has {available} training rows a class")
         kept = [num for num in wanted if num <= available]
-        trained = kept if shots is not None else [n for n in self.preset.trained_shots.get(task.name, ()) if n in kept]
-        networks = [name for name, model in chosen.items() if model.is_trained]
-        skipped = [num for num in kept if num not in trained]
-        if networks and skipped:
-            listed = ", ".join(map(str, skipped))
-            reasons.append(f"{', '.join(networks)} at N = {listed}: not part of the preset {self.preset.name!r}")
+        taken = {name: kept if shots is not None else self._shots_of(name, task, kept) for name in chosen}
+        skipped: dict[tuple[int, ...], list[str]] = {}
+        for name, mine in taken.items():
+            skipped.setdefault(tuple(num for num in kept if num not in mine), []).append(name)
+        for nums, others in skipped.items():
+            if nums:
+                at = ", ".join(map(str, nums))
+                reasons.append(f"{', '.join(others)} at N = {at}: not part of the preset {self.preset.name!r}")
         self.left_out += [f"{task.name}: {reason}" for reason in reasons]
         return [
             Cell(task, name, model, num, seed)
             for num in kept
             for seed in range(self.preset.seeds)
             for name, model in chosen.items()
-            if num in trained or not model.is_trained
+            if num in taken[name]
         ]
+
+    def _shots_of(self, name: str, task: Task, kept: list[int]) -> list[int]:
+        """Those N of a task that the preset has a model run with."""
+        if name not in MODELS or not MODELS[name].is_trained:  # each expert has a probe
+            return kept
+        chosen = self.preset.imagenet_shots if name in IMAGENET else self.preset.trained_shots
+        return [num for num in kept if num in chosen.get(task.name, ())]
 
     def run(self) -> list[dict[str, Any]]:
         """Run all cells that have no result yet.
@@ -188,8 +198,16 @@ class Benchmark:
         inputs, test_inputs = self.store.rows(kind, train), self.store.rows(kind, test)
         extraction_ms = self.store.milliseconds(kind)
         start = time.perf_counter()
+        expert = cell.task.protocols[0] if len(cell.task.protocols) == 1 else None
         model = cell.model.make(
-            Setting(num_classes, cell.seed, self.preset.budget, self.checkpoint, imagenet=self.imagenet)
+            Setting(
+                num_classes,
+                cell.seed,
+                self.preset.budget,
+                self.checkpoint,
+                imagenet=self.imagenet,
+                expert=expert if expert in self.checkpoint.experts else None,
+            )
         )
         model.fit(inputs, classes[train])
         fitted = time.perf_counter()
