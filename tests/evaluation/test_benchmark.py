@@ -89,6 +89,16 @@ def test_a_stopped_run_goes_on_where_it_was(prepare, monkeypatch, tmp_path):
     assert last.run() == lines
 
 
+def test_other_weights_run_again_what_starts_from_them(prepare, checkpoint, monkeypatch):
+    ran = []
+    for digest in ("first", "second"):
+        monkeypatch.setattr(checkpoint, "digest", digest)
+        benchmark = prepare(models=("lwm-finetuned", "lwm-scratch", "cnn-wu"))
+        monkeypatch.setattr(benchmark, "score", lambda cell: ran.append(cell.name) or {})
+        benchmark.run()
+    assert ran == ["lwm-finetuned", "lwm-scratch", "cnn-wu"] * 2 + ["lwm-finetuned"] * 2
+
+
 def test_too_few_rows_are_said_or_refused(prepare):
     reasons = prepare().left_out
     assert any(reason.startswith("joint-lte: N = 1000: the pool has") for reason in reasons)

@@ -26,7 +26,19 @@ from .presets import Preset
 from .tasks import Labels, Pool, Task, available_shots, fingerprint, rows_for_testing, rows_for_training, split_record
 
 SCORE, BOUND, RUN = "score", "bound", "run"  # kinds of lines
-_IDENTITY = ("preset", "budget", "pool", "labels", "task", "model", "shots", "seed", "checkpoint", "imagenet")
+_IDENTITY = (
+    "preset",
+    "budget",
+    "pool",
+    "labels",
+    "task",
+    "model",
+    "shots",
+    "seed",
+    "checkpoint",
+    "architecture",
+    "imagenet",
+)
 PUBLISHED_SPLITS = Path(__file__).with_name("splits.json")  # hashes, by preset and pool
 _PACKAGES = ("lwm-spectro-hf", "torch", "transformers", "scikit-learn")
 
@@ -233,7 +245,6 @@ class Benchmark:
         }
 
     def _identity(self, cell: Cell) -> dict[str, Any]:
-        of_checkpoint = cell.name.startswith("lwm-")
         return (
             {"kind": SCORE}
             | self.common
@@ -242,7 +253,8 @@ class Benchmark:
                 "model": cell.name,
                 "shots": cell.shots,
                 "seed": cell.seed,
-                "checkpoint": f"{self.checkpoint.folder.name} {self.checkpoint.digest}" if of_checkpoint else None,
+                "checkpoint": f"{self.checkpoint.folder.name} {self.checkpoint.digest}" if cell.model.is_lwm else None,
+                "architecture": self.checkpoint.architecture if cell.name == "lwm-scratch" else None,
                 "imagenet": bool(self.imagenet),
             }
         )

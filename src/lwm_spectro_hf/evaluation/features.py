@@ -34,6 +34,7 @@ class Checkpoint:
         extractor ([`SpectrogramFeatureExtractor`]): Its front-end.
         experts (`tuple[str, ...]`): Names of the experts; none of a single encoder.
         digest (`str`): A hash of its weights.
+        architecture (`str`): A hash of the names and shapes of an encoder's weights.
 
     Raises:
         ValueError: If the folder holds another kind of model.
@@ -51,6 +52,9 @@ class Checkpoint:
         self.experts = tuple(self.model.config.expert_names) if self.is_mixture else ()
         weights = {name: values.cpu().contiguous() for name, values in self.model.state_dict().items()}
         self.digest = hashlib.sha256(save(weights)).hexdigest()[:12]
+        encoder = self.model.experts[0] if self.is_mixture else self.model
+        shapes = [(name, *values.shape) for name, values in encoder.state_dict().items()]
+        self.architecture = hashlib.sha256(repr(shapes).encode()).hexdigest()[:12]
 
     @property
     def encoder_config(self) -> LwmSpectroConfig:

@@ -41,7 +41,7 @@ class Preset:
 _PAPER = {name: task.shots for name, task in TASKS.items()}
 # Below some hundreds of steps no network learns anything, so that on a CPU few can be trained.
 _QUICK_TRAINED = {"joint-lte": (50,)}
-_STANDARD_TRAINED = {"joint-lte": (5, 50), "joint-mixed": (100,), "modulation": (16, 256)}
+_STANDARD_TRAINED = {"joint-lte": (5, 50), "joint-mixed": (100,), "modulation": (16,)}
 
 PRESETS = {
     preset.name: preset
