@@ -10,10 +10,10 @@ One task, two models, another checkpoint:
     python examples/run_benchmark.py --preset quick --tasks joint-lte --models lwm-probe cnn-kojima \
         --checkpoint runs/my-checkpoint
 
-More seeds, N and networks (a night on two cores, of which ImageNet's networks take most; better on a GPU), and all of
-the paper's N with a choice of learning rates:
+More seeds, N and networks (two to three hours on two cores), and all of the paper's N with a choice of learning rates
+and EfficientNet, which is for a GPU:
 
-    python examples/run_benchmark.py --preset standard --device cuda
+    python examples/run_benchmark.py --preset standard
     python examples/run_benchmark.py --preset full --device cuda --imagenet weights
 
 The same as a monitoring receiver hears it, and another city, for a checkpoint that has been trained without it:

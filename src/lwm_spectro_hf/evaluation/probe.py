@@ -6,17 +6,22 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 _REGULARIZATION = (0.001, 0.01, 0.1, 1.0, 10.0)
 _FOLDS = 3
+_TUNING_ROWS = 2000
 
 
 class LogisticProbe:
-    """Standardized features and logistic regression, its C chosen by cross-validation on the training rows alone."""
+    """Standardized features and logistic regression, its C chosen by cross-validation on the training rows alone.
+
+    Args:
+        seed (`int`): Of the folds, and of the rows that C is chosen on where there are more than 2,000.
+    """
 
     def __init__(self, seed: int):
         self.seed, self.num_parameters = seed, 0
@@ -24,28 +29,38 @@ class LogisticProbe:
     def fit(self, inputs: torch.Tensor, labels: torch.Tensor) -> None:
         """Fit; with a single row of some class there is nothing to validate on, and C is 1."""
         self.model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-        folds = min(_FOLDS, int(labels.bincount().min()))
-        if folds > 1:
-            self.model = GridSearchCV(
-                self.model,
-                {"logisticregression__C": _REGULARIZATION},
-                cv=StratifiedKFold(folds, shuffle=True, random_state=self.seed),
-                scoring="neg_log_loss",
-            )
+        inputs, labels = inputs.numpy(), labels.numpy()
         # Such small products are slower on several threads, ten times where PyTorch's threads wait for work beside.
         with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
             # A large C on few rows that can be separated need not converge; it is not what gets chosen.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            self.model.fit(inputs.numpy(), labels.numpy())
-        self.num_parameters = (inputs.shape[1] + 1) * len(labels.unique())
+            self.model.set_params(logisticregression__C=self._chosen_regularization(inputs, labels))
+            self.model.fit(inputs, labels)
+        self.num_parameters = (inputs.shape[1] + 1) * len(np.unique(labels))
+
+    def _chosen_regularization(self, inputs: np.ndarray, labels: np.ndarray) -> float:
+        if len(labels) > _TUNING_ROWS:
+            inputs, _, labels, _ = train_test_split(
+                inputs, labels, train_size=_TUNING_ROWS, stratify=labels, random_state=self.seed
+            )
+        folds = min(_FOLDS, int(np.unique(labels, return_counts=True)[1].min()))
+        if folds < 2:
+            return 1.0
+        search = GridSearchCV(
+            self.model,
+            {"logisticregression__C": _REGULARIZATION},
+            cv=StratifiedKFold(folds, shuffle=True, random_state=self.seed),
+            scoring="neg_log_loss",
+            refit=False,
+        )
+        return search.fit(inputs, labels).best_params_["logisticregression__C"]
 
     def predict(self, inputs: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(np.asarray(self.model.predict_log_proba(inputs.numpy()))).float()
 
     def layer(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight `(num_classes, num_features)` and bias `(num_classes,)` of the linear layer with these logits."""
-        pipeline = getattr(self.model, "best_estimator_", self.model)
-        scaler, regression = pipeline[0], pipeline[-1]
+        scaler, regression = self.model
         weight, bias = regression.coef_, regression.intercept_
         if len(regression.classes_) == 2:  # scikit-learn keeps the logit of the second class alone
             weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
