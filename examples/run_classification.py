@@ -48,6 +48,7 @@ from lwm_spectro_hf import SpectrogramFeatureExtractor, default_checkpoint
 from lwm_spectro_hf.data.labelled import Task, TaskError, as_is, load_task
 from lwm_spectro_hf.data.recipe import stable_seed
 from lwm_spectro_hf.evaluation.classification import classification_scores, scores_table
+from lwm_spectro_hf.evaluation.probe import fit_head
 from lwm_spectro_hf.files import whole_file, whole_folder
 from lwm_spectro_hf.hub.model_card import render
 from lwm_spectro_hf.plotting import draw_confusion
@@ -64,7 +65,6 @@ from lwm_spectro_hf.training.fine_tuning import (
     check_fit,
     load_pretrained,
     renew,
-    start_from_probe,
 )
 from lwm_spectro_hf.training.loop import DivergedError
 
@@ -268,7 +268,7 @@ def run(args: argparse.Namespace) -> None:
     wanted = args.head_start == "probe" and args.method in ("full", "lora") and is_linear
     if wanted and len(task.train) <= PROBE_ROWS and not args.resume:
         rows = Embeddings(model.to(arguments.device), task.train, arguments.per_device_eval_batch_size, "the head")
-        start_from_probe(model, rows.embeddings, rows.labels)
+        fit_head(model.classifier, rows.embeddings, rows.labels)
     network: torch.nn.Module = add_lora(model, args.lora_rank) if args.method == "lora" else model
     adapted = network
     if args.method == "frozen":

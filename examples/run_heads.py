@@ -9,7 +9,7 @@ A minute on a laptop, from the output of `examples/run_router.py`:
 From experts that no router has joined yet; the router may be trained at the same time, and is put in on release:
 
     python examples/run_heads.py --experts runs/wifi/model runs/lte/model runs/nr/model --view visible --minutes 9 \
-        --schedule minutes --out runs/heads
+        --schedule minutes --classifier linear --head-start probe --out runs/heads
 
 On a GPU, nine minutes; the same command again goes on where it stopped, along table I's schedule:
 
@@ -24,6 +24,7 @@ encoders, decoders, router and heads of the best validation loss), `log.jsonl` a
 """
 
 import argparse
+import math
 from pathlib import Path
 
 import torch
@@ -39,6 +40,7 @@ from lwm_spectro_hf.training.mixture import VIEWS, HeadSettings, HeadTraining, M
 from lwm_spectro_hf.training.run import Run, add_model_options, add_options, experts_of
 
 DEFAULTS = HeadSettings(batch_size=96)
+PROBE_ROWS = 6000
 
 
 def parse_args() -> argparse.Namespace:
@@ -52,6 +54,13 @@ def parse_args() -> argparse.Namespace:
     add_model_options(parser)
     train.add_argument(
         "--classifier", choices=["residual_cnn", "linear"], help="eq. 20's, or one that learns in fewer steps"
+    )
+    train.add_argument(
+        "--head-start",
+        choices=["probe", "random"],
+        default="random",
+        help=f"where linear heads begin: a logistic regression on the embeddings of {PROBE_ROWS:,} spectrograms, for "
+        "experts that have been trained, or random weights (default: %(default)s)",
     )
     train.add_argument(
         "--view",
@@ -99,6 +108,9 @@ def main() -> None:
         data.description,
         **run.loop_options(),
     )
+    if args.head_start == "probe" and not loop.progress.step:
+        count = math.ceil(PROBE_ROWS / args.batch_size)
+        heads.fit(data.batches.at(number) for number in range(count))
     # What can be known of the end is done at the start, so that training can use all the minutes that are left.
     config, first = mixture.config.expert_config, run.first_batches()
     errors, held_out = {}, {}

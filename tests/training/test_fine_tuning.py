@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, TrainingArguments, 
 
 from lwm_spectro_hf import LwmSpectroForPreTraining, LwmSpectroForSequenceClassification, LwmSpectroMoEForPreTraining
 from lwm_spectro_hf.data.labelled import LabelledSpectrograms, TaskError, as_is
-from lwm_spectro_hf.evaluation.probe import LogisticProbe
+from lwm_spectro_hf.evaluation.probe import LogisticProbe, fit_head
 from lwm_spectro_hf.training.fine_tuning import (
     EmbeddingClassifier,
     Embeddings,
@@ -28,7 +28,6 @@ from lwm_spectro_hf.training.fine_tuning import (
     check_fit,
     load_pretrained,
     renew,
-    start_from_probe,
 )
 from lwm_spectro_hf.training.loop import DivergedError
 from tiny_models import build, tiny_config, tiny_moe_config
@@ -166,12 +165,14 @@ def test_fine_tuning_begins_where_a_probe_ends(mixture, rows):
     model = build_classifier(pretrained(mixture), "kind", LABELS, head="linear")
     embedded = Embeddings(model, rows, 32, "the head")
     encoder = copy.deepcopy(model.base_model.state_dict())
-    assert start_from_probe(model, embedded.embeddings, embedded.labels) is model
+    fit_head(model.classifier, embedded.embeddings, embedded.labels)
     probe = LogisticProbe(seed=0)
     probe.fit(embedded.embeddings, embedded.labels)
     expected = probe.predict(embedded.embeddings)
     torch.testing.assert_close(logits_of(model, rows).log_softmax(-1), expected, rtol=1e-3, atol=1e-3)
     assert all(torch.equal(value, encoder[name]) for name, value in model.base_model.state_dict().items())
+    with pytest.raises(ValueError, match="no row of class 2"):
+        fit_head(model.classifier, embedded.embeddings[:4], torch.tensor([0, 1, 0, 1]))
 
 
 def test_a_probe_of_two_classes_is_a_layer_too():

@@ -12,7 +12,8 @@ from lwm_spectro_hf import (
     LwmSpectroMoEForSequenceClassification,
     LwmSpectroMoERouter,
 )
-from lwm_spectro_hf.data.recipe import PROTOCOLS
+from lwm_spectro_hf.data.recipe import MOBILITIES, MODULATIONS, PROTOCOLS, SNRS_DB
+from lwm_spectro_hf.evaluation.probe import LogisticProbe
 from lwm_spectro_hf.training.batches import Batches
 from lwm_spectro_hf.training.mixture import (
     JOINT_TASK,
@@ -92,6 +93,36 @@ def test_the_router_learns_the_protocol_and_leaves_the_experts_alone(tmp_path):
     assert torch.equal(other.router.gate.weight, moe.router.gate.weight)
     with pytest.raises(StateError, match="num_channels is 1 there, 2 here"):
         training(RouterTraining, mixture(num_channels=2).lwm_spectro_moe, tmp_path)
+
+
+def test_heads_can_begin_where_probes_end():
+    number = torch.arange(210)
+    batch = Stripes().batch(0) | {
+        "input_values": torch.randn(210, 1, 16, 24, generator=torch.Generator().manual_seed(0)),
+        "protocol": torch.where(number < 200, number % 3, -1),
+        "modulation": number % len(MODULATIONS),
+        "snr_db": torch.tensor(SNRS_DB)[number % len(SNRS_DB)].float(),
+        "mobility": number % len(MOBILITIES),
+    }
+    heads = MixtureHeads(mixture(classifier_type="linear"))
+    experts = snapshot(heads.pretraining)
+    heads.fit([batch])
+    assert all(torch.equal(value, experts[name]) for name, value in heads.pretraining.state_dict().items())
+    known = {name: column[:200] for name, column in batch.items()}
+    with torch.no_grad():
+        embedding = heads.classifier.lwm_spectro_moe(
+            known["input_values"], expert_index=known["protocol"], return_dict=True
+        ).pooler_output
+        logits = {
+            "modulation": heads.classifier.classifier(embedding),
+            JOINT_TASK: heads.classifier.additional_classifiers[JOINT_TASK](embedding),
+        }
+    for name, labels in head_labels(known).items():
+        probe = LogisticProbe(seed=0)
+        probe.fit(embedding[labels >= 0], labels[labels >= 0])
+        torch.testing.assert_close(logits[name].log_softmax(-1), probe.predict(embedding), rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="no row of class"):
+        heads.fit([Stripes().batch(0)])
 
 
 @pytest.mark.parametrize("view", VIEWS)

@@ -25,8 +25,9 @@ from ..data.recipe import stable_seed
 from ..modeling_lwm_spectro import LwmSpectroForSequenceClassification
 from ..modeling_lwm_spectro_moe import LwmSpectroMoEForSequenceClassification
 from ..training.augmentation import augment
-from ..training.fine_tuning import add_lora, batch_normalizations, start_from_probe
+from ..training.fine_tuning import add_lora, batch_normalizations
 from .features import Checkpoint
+from .probe import fit_head
 
 IMAGENET = {
     "resnet-18": ResNetForImageClassification,
@@ -204,7 +205,8 @@ def probed(model: PreTrainedModel, input_values: torch.Tensor, labels: torch.Ten
     model.eval()
     parts = input_values.split(_PREDICT_BATCH)
     embeddings = [model.base_model(part.to(model.device).float()).pooler_output.float().cpu() for part in parts]
-    return start_from_probe(model, torch.cat(embeddings), labels)
+    fit_head(model.classifier, torch.cat(embeddings), labels)
+    return model
 
 
 def with_lora(model: PreTrainedModel, input_values: torch.Tensor, labels: torch.Tensor) -> nn.Module:

@@ -10,6 +10,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold, train_test_sp
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
+from torch import nn
 
 _REGULARIZATION = (0.001, 0.01, 0.1, 1.0, 10.0)
 _FOLDS = 3
@@ -67,3 +68,27 @@ class LogisticProbe:
         weight = weight / scaler.scale_
         bias = bias - weight @ scaler.mean_
         return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
+
+
+def fit_head(head: nn.Module, embeddings: torch.Tensor, labels: torch.Tensor) -> None:
+    """Begin with the linear head that is best for the embeddings as they are.
+
+    From a random head, the first gradients that reach a pretrained encoder are noise, and few-shot fine-tuning ends
+    below a probe on frozen embeddings; from the probe's own weights it starts where that one ends.
+
+    Args:
+        head ([`LwmSpectroClassifier`]): A linear one, whose weights are replaced.
+        embeddings (`torch.Tensor` of shape `(num, hidden_size)`): Float32, on the CPU.
+        labels (`torch.Tensor` of shape `(num,)`): Their classes.
+
+    Raises:
+        ValueError: If some class of the head has no row.
+    """
+    probe = LogisticProbe(seed=0)
+    missing = set(range(head.out_proj.out_features)) - set(labels.tolist())
+    if missing:
+        raise ValueError(f"There is no row of class {min(missing)}, so that a head cannot be fitted to its classes.")
+    probe.fit(embeddings, labels)
+    with torch.no_grad():
+        for parameter, values in zip(head.out_proj.parameters(), probe.layer(), strict=True):
+            parameter.copy_(values)

@@ -27,7 +27,6 @@ from ..auto import AUTO_CLASSES
 from ..configuration_lwm_spectro import LwmSpectroMoEConfig
 from ..data.labelled import LabelledSpectrograms, TaskError, as_is
 from ..data.recipe import stable_seed
-from ..evaluation.probe import LogisticProbe
 from ..extras import require
 from ..modeling_lwm_spectro import LwmSpectroPreTrainedModel
 from .augmentation import augment
@@ -147,30 +146,6 @@ def add_lora(model: LwmSpectroPreTrainedModel, rank: int = 8) -> nn.Module:
     targets = r"(?!.*\.router\.).*\.(q_proj|v_proj)"
     lora = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, modules_to_save=["classifier"])
     return peft.get_peft_model(model, lora)
-
-
-def start_from_probe(
-    model: LwmSpectroPreTrainedModel, embeddings: torch.Tensor, labels: torch.Tensor
-) -> LwmSpectroPreTrainedModel:
-    """Begin with the linear head that is best for the embeddings as they are.
-
-    From a random head, the first gradients that reach a pretrained encoder are noise, and few-shot fine-tuning ends
-    below a probe on frozen embeddings; from the probe's own weights it starts where that one ends.
-
-    Args:
-        model ([`LwmSpectroPreTrainedModel`]): A classifier with linear head, which is changed in place.
-        embeddings (`torch.Tensor` of shape `(num, hidden_size)`): Of its encoder as it is, in float32 on the CPU.
-        labels (`torch.Tensor` of shape `(num,)`): Their classes, all of them present.
-
-    Returns:
-        The same model.
-    """
-    probe = LogisticProbe(seed=0)
-    probe.fit(embeddings, labels)
-    with torch.no_grad():
-        for parameter, values in zip(model.classifier.out_proj.parameters(), probe.layer(), strict=True):
-            parameter.copy_(values)
-    return model
 
 
 def batch_normalizations(network: nn.Module) -> list[nn.Module]:

@@ -1,6 +1,6 @@
 """Stages 2 and 3: the router over frozen experts (sec. IV-C), and the heads of the mixture."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from ..data.recipe import MOBILITIES, MODULATIONS, SNRS_DB
+from ..evaluation.probe import fit_head
 from ..modeling_lwm_spectro import draw_mask
 from ..modeling_lwm_spectro_moe import (
     LwmSpectroMoEForPreTraining,
@@ -122,6 +123,28 @@ class MixtureHeads(nn.Module):
         self.classifier.lwm_spectro_moe = pretraining.lwm_spectro_moe
         self.pretraining = pretraining
         pretraining.lwm_spectro_moe.router.requires_grad_(False)
+
+    def fit(self, batches: Iterable[dict[str, torch.Tensor]]) -> None:
+        """Begin with the linear heads that are best for the experts as they are, see [`fit_head`].
+
+        Args:
+            batches (`Iterable`): Of all protocols and classes.
+
+        Raises:
+            ValueError: If some class has no row in them.
+        """
+        mixture = self.classifier.lwm_spectro_moe.eval()
+        device, embeddings, labels = next(mixture.parameters()).device, [], []
+        with torch.no_grad():
+            for batch in batches:
+                rows = batch["protocol"] >= 0
+                values, protocol = (batch[name][rows].to(device) for name in ("input_values", "protocol"))
+                embeddings.append(mixture(values, expert_index=protocol, return_dict=True).pooler_output.float().cpu())
+                labels.append({name: column[rows].cpu() for name, column in head_labels(batch).items()})
+        embeddings = torch.cat(embeddings)
+        for name, head in ("modulation", self.classifier.classifier), *self.classifier.additional_classifiers.items():
+            column = torch.cat([part[name] for part in labels])
+            fit_head(head, embeddings[column >= 0], column[column >= 0])
 
     def forward(
         self, values: torch.Tensor, protocol: torch.Tensor, noise: torch.Tensor, joint: torch.Tensor
