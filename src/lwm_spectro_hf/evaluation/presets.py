@@ -41,7 +41,7 @@ class Preset:
 _PAPER = {name: task.shots for name, task in TASKS.items()}
 # Below some hundreds of steps no network learns anything, so that on a CPU few can be trained.
 _QUICK_TRAINED = {"joint-lte": (50,)}
-_STANDARD_TRAINED = {"joint-lte": (5, 50), "joint-mixed": (100,), "modulation": (16,)}
+_STANDARD_TRAINED = {"joint-lte": (5, 50), "modulation": (16,)}
 
 PRESETS = {
     preset.name: preset
@@ -68,7 +68,11 @@ PRESETS = {
             num_rows=30_000,
             test_rows=2100,
             seeds=5,
-            shots=_PAPER,
+            shots={
+                **_PAPER,
+                "modulation": (2, 4, 8, 16, 64, 256),
+                **{name: (16, 256) for name in TASKS if name.startswith("modulation-")},
+            },
             trained_shots=_STANDARD_TRAINED,
             imagenet_shots={"joint-lte": (50,)},
             # Depthwise convolutions go backwards slowly on a CPU: EfficientNet takes a quarter of an hour a run.
