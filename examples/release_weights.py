@@ -14,17 +14,23 @@ file for what a stranger should know and no run recorded.
 import argparse
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
 from transformers import AutoFeatureExtractor
 
 from lwm_spectro_hf import LwmSpectroMoEForPreTraining, LwmSpectroMoEForSequenceClassification
+from lwm_spectro_hf.data.parquet import load_spectrograms
 from lwm_spectro_hf.data.recipe import PROTOCOLS
 from lwm_spectro_hf.evaluation.reconstruction import over_best_baseline
+from lwm_spectro_hf.evaluation.scores import score_mixture
 from lwm_spectro_hf.files import whole_folder
 from lwm_spectro_hf.hub.model_card import render
+
+SCORED_ROWS = 2048
 
 SUMMARY = """
 Weights of LWM-Spectro for Transformers: a mixture of three experts (WiFi, LTE, 5G) of {millions:.1f} million
@@ -58,6 +64,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--experts", type=Path, nargs=3, help=f"runs of {', '.join(PROTOCOLS)}, if there were any")
     parser.add_argument("--router", type=Path, required=True, help="run of examples/run_router.py")
     parser.add_argument("--heads", type=Path, required=True, help="run of examples/run_heads.py")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        help="data sets of dataset_scripts/build_dataset.py: what is released is scored on the split 'test' of each, "
+        f"{SCORED_ROWS:,} rows at most (default: the scores of --heads, which know no other router than its own)",
+    )
     parser.add_argument("--neighbours", type=Path, help="output of examples/compare_embeddings.py on these weights")
     parser.add_argument("--recipes", nargs="+", default=["mixed"], help="presets that were trained on (%(default)s)")
     parser.add_argument("--machine", default="an unrecorded machine", help="what it was trained on, in words")
@@ -75,6 +88,8 @@ def main() -> None:
     decoders = LwmSpectroMoEForPreTraining.from_pretrained(args.heads / "model")
     router = LwmSpectroMoEForPreTraining.from_pretrained(args.router / "model").lwm_spectro_moe.router
     model.lwm_spectro_moe.router.load_state_dict(router.state_dict())
+    # Behind another router the heads of a row may get another expert's embedding.
+    scores = score_mixture(model, rows_of(args.data)) if args.data else results["heads"]["scores_held_out"]
     expert = model.config.expert_config
     noise = results["router"]["router_held_out"]["as trained"]["noise_score"]
     record = {
@@ -93,8 +108,7 @@ def main() -> None:
             name: {"seconds": result["training_seconds"], "samples": result["samples"], "loss": result["loss"]}
             for name, result in results.items()
         },
-        # The router that the heads were trained behind is not the one that is released.
-        "scores": {name: row for name, row in results["heads"]["scores_held_out"].items() if name != "protocol"},
+        "scores": {name: row for name, row in scores.items() if name != "protocol"},
         "scored": "single spectrograms of a city that training never saw",
         "sections": sections(results, args),
         "limits": LIMITS + (NOISE.strip("\n").format(score=noise) if noise is not None else ""),
@@ -110,6 +124,15 @@ def main() -> None:
         (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n")
         (folder / "README.md").write_text(render(args.out.name, record))
     print(f"{args.out}: {model.num_parameters():,} parameters")
+
+
+def rows_of(folders: list[Path]) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches of what the released weights are scored on."""
+    for folder in folders:
+        columns = {name: column[:SCORED_ROWS] for name, column in load_spectrograms(folder, "test").items()}
+        for first in range(0, len(columns["protocol"]), 64):
+            batch = {name: column[first : first + 64] for name, column in columns.items()}
+            yield batch | {"input_values": batch["input_values"].float()}
 
 
 def read_results(run: Path) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def test_from_data_to_a_released_folder(tmp_path, data, monkeypatch, capsys):
 
     stages = ["--experts", *runs, "--router", tmp_path / "router", "--heads", tmp_path / "heads"]
     released = tmp_path / "released"
-    call(monkeypatch, "release_weights.py", *stages, "--machine", "a test", "--out", released)
+    call(monkeypatch, "release_weights.py", *stages, "--machine", "a test", "--data", data, "--out", released)
     card = (released / "README.md").read_text()
     assert (
         "| expert LTE |" in card
