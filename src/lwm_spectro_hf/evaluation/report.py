@@ -20,11 +20,11 @@ hand. All models get the same rows of one city, which the name of the pool tells
 of a split. Trained networks, the head of eq. 20 on frozen embeddings included, have one budget: AdamW for the steps
 below at a rate of {rates}, encoders that are pretrained at {share:g} of it; spectrograms, not embeddings, are shifted
 in time and mirrored meanwhile. Fine-tuned models begin with the head of a logistic regression on their embeddings, and
-a task of one protocol fine-tunes the expert of that protocol alone. Some hundred steps are few for a network with random
-weights: its rows say what it reaches within the budget, not what it could with more. Scores are macro-F1 in %, mean and standard deviation over seeds, which draw other
-shots and other random weights; the test rows are the same. In brackets: what the paper has, on data of its own (its
-MobileNet is V3). Terminals move in all recordings. In the mixed modulation task BPSK is WiFi's alone and 256-QAM that
-of LTE and 5G, so that whoever tells protocols can exclude one.
+a task of one protocol fine-tunes the expert of that protocol alone. Some hundred steps are few for a network with
+random weights: its rows say what it reaches within the budget, not what it could with more. Scores are macro-F1 in %,
+mean and standard deviation over seeds, which draw other shots and other random weights; the test rows are the same. In
+brackets: what the paper has, on data of its own (its MobileNet is V3). Terminals move in all recordings. In the mixed
+modulation task BPSK is WiFi's alone and 256-QAM that of LTE and 5G, so that whoever tells protocols can exclude one.
 """
 
 
