@@ -26,6 +26,7 @@ from ..modeling_lwm_spectro import LwmSpectroForSequenceClassification
 from ..modeling_lwm_spectro_moe import LwmSpectroMoEForSequenceClassification
 from ..training.augmentation import augment
 from ..training.fine_tuning import add_lora, batch_normalizations
+from .embeddings import embed
 from .features import Checkpoint
 from .probe import fit_head
 
@@ -199,13 +200,9 @@ def finetuned(checkpoint: Checkpoint, num_classes: int, expert: str | None = Non
     return model
 
 
-@torch.inference_mode()
 def probed(model: PreTrainedModel, input_values: torch.Tensor, labels: torch.Tensor) -> PreTrainedModel:
     """The same with the head of a logistic regression on its embeddings of the shots."""
-    model.eval()
-    parts = input_values.split(_PREDICT_BATCH)
-    embeddings = [model.base_model(part.to(model.device).float()).pooler_output.float().cpu() for part in parts]
-    fit_head(model.classifier, torch.cat(embeddings), labels)
+    fit_head(model.classifier, torch.from_numpy(embed(model.base_model, input_values)), labels)
     return model
 
 
