@@ -266,9 +266,8 @@ def run(args: argparse.Namespace) -> None:
     parts = {"train": task.train, "validation": task.validation, "test": task.test}
     is_linear = getattr(model.config, "expert_config", model.config).classifier_type == "linear"
     wanted = args.head_start == "probe" and args.method in ("full", "lora") and is_linear
-    complete = len(task.train.labels.unique()) == len(
-        task.labels
-    )  # validation may have taken all rows of a rare class
+    # Validation may have taken all rows of a rare class.
+    complete = len(task.train.labels.unique()) == len(task.labels)
     if wanted and complete and len(task.train) <= PROBE_ROWS and not args.resume:
         rows = Embeddings(model.to(arguments.device), task.train, arguments.per_device_eval_batch_size, "the head")
         fit_head(model.classifier, rows.embeddings, rows.labels)
