@@ -14,6 +14,7 @@ TINY = Preset(
     test_rows=56,
     seeds=2,
     shots={"joint-lte": (2, 3, 1000), **{name: (2,) for name in TASKS if name != "joint-lte"}},
+    finetuned_shots={"joint-lte": (2, 3)},
     trained_shots={"joint-lte": (2,)},
     imagenet_shots={},
     models=("lwm-knn", "raw-knn", "cnn-wu"),

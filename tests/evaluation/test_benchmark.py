@@ -96,7 +96,8 @@ def test_other_weights_run_again_what_starts_from_them(prepare, checkpoint, monk
         benchmark = prepare(models=("lwm-finetuned", "lwm-scratch", "cnn-wu"))
         monkeypatch.setattr(benchmark, "score", lambda cell: ran.append(cell.name) or {})
         benchmark.run()
-    assert ran == ["lwm-finetuned", "lwm-scratch", "cnn-wu"] * 2 + ["lwm-finetuned"] * 2
+    # Two seeds at N = 2, and at N = 3, where the preset does no more than fine-tune.
+    assert ran == ["lwm-finetuned", "lwm-scratch", "cnn-wu"] * 2 + ["lwm-finetuned"] * 2 + ["lwm-finetuned"] * 4
 
 
 def test_too_few_rows_are_said_or_refused(prepare):
@@ -134,7 +135,7 @@ def test_presets_keep_to_what_was_promised():
     assert [PRESETS[name].seeds for name in ("quick", "standard", "full")] == [3, 5, 5]
     for preset in PRESETS.values():
         assert set(preset.shots) == set(TASKS)
-        for trained in (preset.trained_shots, preset.imagenet_shots):
+        for trained in (preset.finetuned_shots, preset.trained_shots, preset.imagenet_shots):
             assert all(set(nums) <= set(preset.shots[name]) for name, nums in trained.items())
     assert all(PRESETS["full"].shots[name] == task.shots for name, task in TASKS.items())
 

@@ -182,7 +182,10 @@ class Benchmark:
         """Those N of a task that the preset has a model run with."""
         if name not in MODELS or not MODELS[name].is_trained:  # each expert has a probe
             return kept
-        chosen = self.preset.imagenet_shots if name in IMAGENET else self.preset.trained_shots
+        if MODELS[name].is_lwm:
+            chosen = self.preset.finetuned_shots
+        else:
+            chosen = self.preset.imagenet_shots if name in IMAGENET else self.preset.trained_shots
         return [num for num in kept if num in chosen.get(task.name, ())]
 
     def run(self) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ class Preset:
         test_rows (`int`): Of each task, at most.
         seeds (`int`): Repetitions, each with other shots and other random weights.
         shots (`dict[str, tuple[int, ...]]`): N of each task.
+        finetuned_shots (`dict[str, tuple[int, ...]]`): Those of them that LWM-Spectro is fine-tuned on.
         trained_shots (`dict[str, tuple[int, ...]]`): Those of them that networks are trained on.
         imagenet_shots (`dict[str, tuple[int, ...]]`): Those of them that ImageNet's are, which take longest.
         models (`tuple[str, ...]`): Names of `MODELS`.
@@ -31,6 +32,7 @@ class Preset:
     test_rows: int
     seeds: int
     shots: dict[str, tuple[int, ...]]
+    finetuned_shots: dict[str, tuple[int, ...]]
     trained_shots: dict[str, tuple[int, ...]]
     imagenet_shots: dict[str, tuple[int, ...]]
     models: tuple[str, ...]
@@ -39,9 +41,6 @@ class Preset:
 
 
 _PAPER = {name: task.shots for name, task in TASKS.items()}
-# Below some hundreds of steps no network learns anything, so that on a CPU few can be trained.
-_QUICK_TRAINED = {"joint-lte": (50,)}
-_STANDARD_TRAINED = {"joint-lte": (5, 50), "modulation": (16,)}
 
 PRESETS = {
     preset.name: preset
@@ -57,7 +56,9 @@ PRESETS = {
                 "modulation": (2, 16, 128),
                 **{name: (16,) for name in TASKS if name.startswith("modulation-")},
             },
-            trained_shots=_QUICK_TRAINED,
+            # Below some hundreds of steps no network learns anything, so that on a CPU few can be trained.
+            finetuned_shots={"joint-lte": (50,)},
+            trained_shots={"joint-lte": (50,)},
             imagenet_shots={},
             models=(*_FROZEN, "lwm-finetuned", "lwm-scratch", "cnn-kojima"),
             budget=Budget(steps=200, batch_size=16, learning_rates=(2e-3,)),
@@ -73,7 +74,12 @@ PRESETS = {
                 "modulation": (2, 4, 8, 16, 64, 256),
                 **{name: (16, 256) for name in TASKS if name.startswith("modulation-")},
             },
-            trained_shots=_STANDARD_TRAINED,
+            finetuned_shots={
+                "joint-lte": TASKS["joint-lte"].shots,
+                "joint-mixed": (100, 800),
+                "modulation": (16, 256),
+            },
+            trained_shots={"joint-lte": (5, 50), "modulation": (16,)},
             imagenet_shots={"joint-lte": (50,)},
             # Depthwise convolutions go backwards slowly on a CPU: EfficientNet takes a quarter of an hour a run.
             models=tuple(name for name in MODELS if name not in ("lwm-lora", "efficientnet-b0", "mobilenet-v2")),
@@ -86,6 +92,7 @@ PRESETS = {
             test_rows=4200,
             seeds=5,
             shots=_PAPER,
+            finetuned_shots=_PAPER,
             trained_shots=_PAPER,
             imagenet_shots=_PAPER,
             models=tuple(MODELS),
