@@ -96,7 +96,7 @@ def main() -> None:
     mixture = mixture_of(args)
     if args.classifier:
         mixture.config.expert_config.classifier_type = args.classifier
-    heads = MixtureHeads(mixture, args.view).to(run.accelerator.device)
+    heads = MixtureHeads(mixture).to(run.accelerator.device)
     run.write_model = lambda folder: heads.classifier.save_pretrained(folder, state_dict=heads.state_of_checkpoint())
     data = run.data
     loop = HeadTraining(

@@ -177,6 +177,24 @@ def supervised_contrastive_loss(
     return terms.sum() / (num_positives > 0).sum().clamp(min=1)
 
 
+def joint_loss(
+    config: LwmSpectroConfig, reconstruction: torch.Tensor, contrastive: torch.Tensor | None = None
+) -> torch.Tensor:
+    """
+    The joint objective of masked modeling and contrast, eq. 22.
+
+    Args:
+        config (`LwmSpectroConfig`): Gives both weights.
+        reconstruction (`torch.Tensor` of shape `()`): Eq. 17.
+        contrastive (`torch.Tensor` of shape `()`, *optional*): Eq. 19; without it this is eq. 21.
+
+    Returns:
+        `torch.Tensor` of shape `()`: The loss.
+    """
+    loss = config.reconstruction_loss_weight * reconstruction
+    return loss if contrastive is None else loss + config.contrastive_loss_weight * contrastive
+
+
 class LwmSpectroUnbiasedStdNorm(nn.Module):
     """The published checkpoint's normalization: `weight * (x - mean) / (unbiased std + eps) + bias`."""
 
@@ -593,13 +611,11 @@ class LwmSpectroForPreTraining(LwmSpectroPreTrainedModel):
         )
         projection = F.normalize(self.projection(outputs.pooler_output), dim=-1)
         recon_loss = reconstruction_loss(reconstruction, target, mask)
-        loss = config.reconstruction_loss_weight * recon_loss
         contrastive_loss = None
         if contrastive_labels is not None:
             contrastive_loss = supervised_contrastive_loss(projection, contrastive_labels, config.temperature)
-            loss = loss + config.contrastive_loss_weight * contrastive_loss
         return LwmSpectroForPreTrainingOutput(
-            loss=loss,
+            loss=joint_loss(config, recon_loss, contrastive_loss),
             reconstruction_loss=recon_loss,
             contrastive_loss=contrastive_loss,
             reconstruction=reconstruction,

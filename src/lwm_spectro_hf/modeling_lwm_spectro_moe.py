@@ -19,6 +19,7 @@ from .modeling_lwm_spectro import (
     LwmSpectroModel,
     LwmSpectroPreTrainedModel,
     draw_mask,
+    joint_loss,
     reconstruction_loss,
     supervised_contrastive_loss,
 )
@@ -296,12 +297,9 @@ class LwmSpectroMoEForPreTraining(LwmSpectroMoEPreTrainedModel):
         reconstruction, target, embedding, projection = (torch.cat(part)[order] for part in zip(*parts, strict=True))
 
         recon_loss = reconstruction_loss(reconstruction, target, mask)
-        loss = config.reconstruction_loss_weight * recon_loss
         contrastive_loss = sum(contrastive_losses) if contrastive_losses else None
-        if contrastive_loss is not None:
-            loss = loss + config.contrastive_loss_weight * contrastive_loss
         return LwmSpectroForPreTrainingOutput(
-            loss=loss,
+            loss=joint_loss(config, recon_loss, contrastive_loss),
             reconstruction_loss=recon_loss,
             contrastive_loss=contrastive_loss,
             reconstruction=reconstruction,

@@ -130,7 +130,7 @@ def test_heads_and_experts_learn_and_the_router_stays(tmp_path, view):
     model = mixture(classifier_type="linear", reconstruction_loss_weight=1 / 16)
     router = snapshot(model.lwm_spectro_moe.router)
     experts = snapshot(model.lwm_spectro_moe.experts)
-    heads = MixtureHeads(model, view)
+    heads = MixtureHeads(model)
     entries = []
     settings = HeadSettings(**{**asdict(SETTINGS), "view": view})
     run = training(HeadTraining, heads, tmp_path, settings=settings, log=entries.append, log_every=1)
@@ -157,7 +157,7 @@ def test_heads_and_experts_learn_and_the_router_stays(tmp_path, view):
 def test_a_batch_of_nothing_but_noise_does_no_harm(tmp_path):
     model = mixture()
     heads = MixtureHeads(model)
-    run = training(HeadTraining, heads, tmp_path)
+    run = training(HeadTraining, heads, tmp_path, settings=HeadSettings(**asdict(SETTINGS)))
     batch = {name: value[:2] for name, value in Stripes().batch(0).items()}
     batch["modulation"] = torch.full((2,), -1)
     batch["mobility"] = torch.full((2,), -1)

@@ -112,12 +112,10 @@ class MixtureHeads(nn.Module):
 
     Args:
         pretraining ([`LwmSpectroMoEForPreTraining`]): Trained experts, decoders and router.
-        view (`str`, *optional*, defaults to `"whole"`): See [`HeadSettings`].
     """
 
-    def __init__(self, pretraining: LwmSpectroMoEForPreTraining, view: str = "whole"):
+    def __init__(self, pretraining: LwmSpectroMoEForPreTraining):
         super().__init__()
-        self.view = view
         config = type(pretraining.config).from_dict({**pretraining.config.to_dict(), **HEADS})
         self.classifier = LwmSpectroMoEForSequenceClassification(config)
         self.classifier.lwm_spectro_moe = pretraining.lwm_spectro_moe
@@ -147,13 +145,16 @@ class MixtureHeads(nn.Module):
             fit_head(head, embeddings[column >= 0], column[column >= 0])
 
     def forward(
-        self, values: torch.Tensor, protocol: torch.Tensor, noise: torch.Tensor, joint: torch.Tensor
+        self, values: torch.Tensor, protocol: torch.Tensor, noise: torch.Tensor, joint: torch.Tensor, view: str
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Logits of modulation, logits of SNR x mobility, and the loss of eq. 22 with the labels `joint`."""
+        """Logits of modulation, logits of SNR x mobility, and the loss of eq. 22 with the labels `joint`.
+
+        What heads look at, the `view`, is as in [`HeadSettings`].
+        """
         classifier = self.classifier
         mask = draw_mask(classifier.config.expert_config, values, noise=noise)
         masked = self.pretraining.masked_modeling(values, mask, protocol, joint)
-        if self.view == "visible":
+        if view == "visible":
             embedding = masked.embedding
         else:
             embedding = classifier.lwm_spectro_moe(values, expert_index=protocol, return_dict=True).pooler_output
@@ -206,7 +207,9 @@ class HeadTraining(TrainingLoop):
         noise = mask_noise(batch["index"], config.num_patches, self.settings.seed)
         labels, protocol = head_labels(batch), batch["protocol"]
         rows = protocol >= 0
-        modulation, joint, masked = network(values[rows], protocol[rows], noise[rows], labels[JOINT_TASK][rows])
+        modulation, joint, masked = network(
+            values[rows], protocol[rows], noise[rows], labels[JOINT_TASK][rows], self.settings.view
+        )
         losses = {
             "modulation_loss": _cross_entropy(modulation, labels["modulation"][rows]),
             "joint_loss": _cross_entropy(joint, labels[JOINT_TASK][rows]),

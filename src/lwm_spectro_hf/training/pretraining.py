@@ -12,6 +12,7 @@ from torch import nn
 from ..modeling_lwm_spectro import (
     LwmSpectroForPreTraining,
     LwmSpectroForPreTrainingOutput,
+    joint_loss,
     supervised_contrastive_loss,
 )
 from .batches import LABELS, Batches, class_labels, contrastive_labels
@@ -93,13 +94,13 @@ class Pretraining(TrainingLoop):
         noise = mask_noise(batch["index"], config.num_patches, self.settings.seed)
         outputs, logits = network(self._values(batch), noise)
         reconstruction = outputs.reconstruction_loss
-        loss = joint = config.reconstruction_loss_weight * reconstruction
-        figures = {"loss": joint, "reconstruction_loss": reconstruction}
+        loss = joint_loss(config, reconstruction)
+        figures = {"loss": loss, "reconstruction_loss": reconstruction}
         if self.settings.contrastive:
             labels = contrastive_labels(batch, self.settings.contrastive)
             contrastive, scale = self._contrastive_loss(outputs.projection, labels, alone)
-            loss = loss + config.contrastive_loss_weight * scale * contrastive
-            figures["loss"] = joint + config.contrastive_loss_weight * contrastive
+            loss = joint_loss(config, reconstruction, scale * contrastive)
+            figures["loss"] = joint_loss(config, reconstruction, contrastive)
             figures["contrastive_loss"] = contrastive
         for name, prediction in logits.items():
             # Over all rows, labelled or not, so that parts of a batch can be averaged.
