@@ -30,15 +30,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 from transformers import AutoModel
 
 from lwm_spectro_hf import SpectrogramFeatureExtractor, default_checkpoint
 from lwm_spectro_hf.data.radioml import WINDOW_SAMPLES, LabelledExamples, load_radioml, radioml_spectrograms
+from lwm_spectro_hf.evaluation.probe import LogisticProbe
 from lwm_spectro_hf.files import whole_file
 
 PRETRAINED, RANDOM, SPECTROGRAM = "pretrained", "random weights", "spectrogram"
@@ -78,7 +76,7 @@ def parse_args() -> argparse.Namespace:
 
 
 @torch.inference_mode()
-def features_of(examples: LabelledExamples, rows: np.ndarray, args: argparse.Namespace) -> dict[str, np.ndarray]:
+def features_of(examples: LabelledExamples, rows: np.ndarray, args: argparse.Namespace) -> dict[str, torch.Tensor]:
     """Every representation of these examples, `(num, num_features)`, float32."""
     extractor = SpectrogramFeatureExtractor.from_pretrained(args.model)
     pretrained = AutoModel.from_pretrained(args.model)
@@ -94,14 +92,14 @@ def features_of(examples: LabelledExamples, rows: np.ndarray, args: argparse.Nam
         for name, model in models.items():
             parts[name].append(model(values).pooler_output.float().cpu())
         parts[SPECTROGRAM].append(torch.nn.functional.avg_pool2d(values, patch_size).flatten(1).cpu())
-    return {name: torch.cat(part).numpy() for name, part in parts.items()}
+    return {name: torch.cat(part) for name, part in parts.items()}
 
 
-def correct(features: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Which rows of `test` a probe tells right that learnt from the rows `train`."""
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
-    probe.fit(features[train], labels[train])
-    return probe.predict(features[test]) == labels[test]
+def correct(features: torch.Tensor, labels: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Which rows of `test` a probe tells right that learnt from the rows `train`, of all classes."""
+    probe = LogisticProbe(seed=0)
+    probe.fit(features[train], torch.from_numpy(labels[train]))
+    return np.unique(labels)[probe.predict(features[test]).argmax(-1)] == labels[test]
 
 
 def few_shots(labels: np.ndarray, train: np.ndarray, shots: int, seed: int) -> np.ndarray:
