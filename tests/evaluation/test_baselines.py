@@ -132,7 +132,7 @@ def test_fine_tuning_starts_from_the_checkpoint_and_leaves_the_router(checkpoint
     found, before = model.network.base_model.state_dict(), checkpoint.model.state_dict()
     moved = {name for name in before if not torch.equal(found[name], before[name])}
     assert moved and not any(name.startswith("router.") for name in moved)
-    slight = Budget(steps=2, batch_size=8, encoder_share=0.0)
+    slight = Budget(steps=2, batch_size=8, pretrained_share=0.0)
     frozen, _ = fit_and_predict("lwm-finetuned", checkpoint, store, slight)
     found = frozen.network.base_model.state_dict()
     assert all(torch.equal(found[name], before[name]) for name in before)

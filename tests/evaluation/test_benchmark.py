@@ -158,7 +158,7 @@ def test_only_whole_symbols_have_a_bound(prepare):
 
 
 def score(model, shots, seed, macro_f1, checkpoint="tiny 0", **fields):
-    common = {"kind": "score", "preset": "quick", "budget": {"steps": 5, "batch_size": 8, "encoder_share": 0.3}}
+    common = {"kind": "score", "preset": "quick", "budget": {"steps": 5, "batch_size": 8, "pretrained_share": 0.1}}
     common["budget"]["learning_rates"] = [1e-3]
     measured = {"accuracy": macro_f1, "macro_f1": macro_f1, "per_snr": {"0": 0.25, "5": 0.75}, "test_rows": 2}
     measured |= {"confusion": [[1, 0], [0, 1]], "classes": ["-5+pedestrian", "-5+vehicular"], "fit_seconds": 2.0}

@@ -47,7 +47,7 @@ class Budget:
         batch_size (`int`): Rows a step.
         learning_rates (`tuple[float, ...]`): One, or several to choose from: on a fifth of the training shots, one of
             each class at least, after which all of them are trained on.
-        encoder_share (`float`): Of the rate, for an encoder that is pretrained.
+        pretrained_share (`float`): Of the rate, for parameters that are pretrained or fitted.
         weight_decay (`float`): Of AdamW.
         mixed_precision (`str`): "no", or "bf16" for what `torch.autocast` takes.
     """
@@ -55,7 +55,7 @@ class Budget:
     steps: int
     batch_size: int = 32
     learning_rates: tuple[float, ...] = (1e-3,)
-    encoder_share: float = 0.3
+    pretrained_share: float = 0.1
     weight_decay: float = 5e-4
     mixed_precision: str = "no"
 
@@ -68,7 +68,7 @@ class TrainedNetwork:
         budget ([`Budget`]): Of training.
         seed (`int`): Of weights and batches.
         is_spectrogram (`bool`): Inputs are spectrograms, which training augments; else embeddings.
-        slow (`str`, *optional*): Parameters whose names begin with it are pretrained.
+        slow (`str`, *optional*): Parameters whose names begin with it do not start from random weights.
         start (`Callable`, *optional*): Makes what is trained of the network, inputs and labels.
         device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where it is trained.
     """
@@ -121,7 +121,7 @@ class TrainedNetwork:
             if self.start:
                 self.network = self.start(self.network, inputs, labels)
             self.network.train()
-            for module in batch_normalizations(self.network) if self.slow or self.start else ():
+            for module in batch_normalizations(self.network) if self.slow is not None or self.start else ():
                 module.eval()
             optimizer = torch.optim.AdamW(
                 list(self._groups(learning_rate)), learning_rate, weight_decay=budget.weight_decay
@@ -144,8 +144,10 @@ class TrainedNetwork:
 
     def _groups(self, learning_rate: float) -> Iterator[dict]:
         named = [(name, value) for name, value in self.network.named_parameters() if value.requires_grad]
-        for is_slow, share in ((False, 1.0), (True, self.budget.encoder_share)):
-            chosen = [value for name, value in named if bool(self.slow and name.startswith(self.slow)) == is_slow]
+        for is_slow, share in ((False, 1.0), (True, self.budget.pretrained_share)):
+            chosen = [
+                value for name, value in named if (self.slow is not None and name.startswith(self.slow)) == is_slow
+            ]
             if chosen:
                 yield {"params": chosen, "lr": learning_rate * share}
 

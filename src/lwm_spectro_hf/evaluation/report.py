@@ -18,7 +18,7 @@ HEAD = """# Results
 Rendered by `python examples/run_benchmark.py --report` from the lines of `results.jsonl`; nothing here is typed by
 hand. All models get the same rows of one city, which the name of the pool tells; no channel (user) is on both sides
 of a split. Trained networks, the head of eq. 20 on frozen embeddings included, have one budget: AdamW for the steps
-below at a rate of {rates}, encoders that are pretrained at {share:g} of it; spectrograms, not embeddings, are shifted
+below at a rate of {rates}, what is pretrained or fitted at {share:g} of it; spectrograms, not embeddings, are shifted
 in time and mirrored meanwhile. Fine-tuned models begin with the head of a logistic regression on their embeddings, and
 a task of one protocol fine-tunes the expert of that protocol alone. Some hundred steps are few for a network with
 random weights: its rows say what it reaches within the budget, not what it could with more. Scores are macro-F1 in %,
@@ -138,7 +138,7 @@ def render(lines: Sequence[Line], figures: dict[tuple[str, str], Sequence[Path]]
         raise ValueError("There are no scores to report; run the benchmark first.")
     budgets = [run.lines[0]["budget"] for run in runs.values()]
     rates = ", ".join(dict.fromkeys(" or ".join(f"{r:g}" for r in budget["learning_rates"]) for budget in budgets))
-    parts = [HEAD.format(rates=rates, share=budgets[0]["encoder_share"])]
+    parts = [HEAD.format(rates=rates, share=budgets[0]["pretrained_share"])]
     for key, run in runs.items():
         parts += _section(key, run, (figures or {}).get(key, ()))
     return "\n".join(parts)
