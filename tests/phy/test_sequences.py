@@ -30,6 +30,11 @@ def test_gold_bits_agrees_with_py3gpp_for_many_seeds():
         np.testing.assert_array_equal(row.numpy(), expected)
 
 
+def test_no_seeds_give_no_bits():
+    # Cells of which none has data have no pilots either.
+    assert gold_bits(torch.zeros(0, dtype=torch.int64), 300).shape == (0, 300)
+
+
 def test_gold_qpsk_takes_two_bits_a_symbol():
     seed = torch.tensor([4711])
     bits = gold_bits(seed, 20)[0].float()

@@ -39,7 +39,7 @@ def _byte_table(device: torch.device) -> torch.Tensor:
 def byte_bits(octets: torch.Tensor) -> torch.Tensor:
     """The bits of bytes, highest first: `(..., n)` to `(..., 8 * n)`, uint8."""
     table = _byte_table(octets.device)
-    return table.index_select(0, octets.flatten().int()).view(*octets.shape[:-1], -1)
+    return table.index_select(0, octets.flatten().int()).view(*octets.shape[:-1], 8 * octets.shape[-1])
 
 
 def slices(values: torch.Tensor, first: torch.Tensor, length: int) -> torch.Tensor:
