@@ -185,6 +185,7 @@ def _add_reading(command: argparse.ArgumentParser):
     command.add_argument("--model", help="checkpoint folder or Hub repository (default: the one in the package)")
     command.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: an accelerator if there is one)")
     command.add_argument("--batch-size", type=count, default=16, metavar="N", help="views at once (%(default)s)")
+    command.add_argument("--blind", action="store_true", help="do not look for symbols of WiFi, LTE and 5G first")
 
 
 def _add_generating(command: argparse.ArgumentParser):

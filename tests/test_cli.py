@@ -16,6 +16,7 @@ from transformers import pipeline
 
 from lwm_spectro_cli import build_parser, main
 from lwm_spectro_hf import cli
+from lwm_spectro_hf.phy.listening import Heard
 from lwm_spectro_hf.plotting import draw
 
 RATE = 1e6
@@ -63,6 +64,16 @@ class TestClassify:
         assert silent["file"] == str(captures / "more" / "silent.sigmf-meta")
         assert silent["protocol"] is None and silent["protocol_score"] == 0
         assert silent["verdict"] == "no signal" and "verdict" not in heard
+
+    def test_symbols_are_looked_for_unless_it_should_be_blind(self, spectro, captures, monkeypatch):
+        rates = []
+        monkeypatch.setattr(
+            "lwm_spectro_hf.phy.listening.listen",
+            lambda iq, sampling_rate, protocols, *sizes: rates.append(sampling_rate) or Heard(np.zeros(3), None),
+        )
+        blind = spectro("classify", captures, "--json", "--blind")
+        assert not rates
+        assert spectro("classify", captures, "--json").out == blind.out and set(rates) == {1e6}
 
     def test_windows(self, spectro, captures, tiny_checkpoint):
         result = spectro("classify", captures / "a.sigmf-meta", "--json", "--window-ms", "2")

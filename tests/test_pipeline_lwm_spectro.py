@@ -1,6 +1,7 @@
 """The pipeline against the model and the feature extractor used by hand."""
 
 import importlib
+import types
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from transformers import AutoModelForSequenceClassification, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from lwm_spectro_hf import IQClassificationPipeline, LwmSpectroForSequenceClassification
+from lwm_spectro_hf.phy import listening
 from lwm_spectro_hf.pipeline_lwm_spectro import (
     Evidence,
     _marginals,
@@ -88,6 +90,15 @@ class TestEvidence:
         mean = modulation.prod(dim=0).sqrt()
         np.testing.assert_allclose(evidence.probabilities()["modulation"], mean / mean.sum(), rtol=1e-5)
 
+    def test_a_view_can_stand_for_several(self):
+        parts = [{"protocol": torch.tensor([row]).log()} for row in ([0.7, 0.2, 0.1], [0.1, 0.3, 0.6])]
+        one, several = Evidence(), Evidence()
+        one.add(parts[0])
+        one.add(parts[1], stands_for=3)
+        for part in (parts[0], *[parts[1]] * 3):
+            several.add(part)
+        torch.testing.assert_close(one.probabilities(), several.probabilities())
+
 
 class TestBounds:
     @pytest.mark.parametrize("num_samples", [1, 99, 149, 151, 1000, 1049, 12345])
@@ -144,6 +155,66 @@ class TestViews:
         classify(iq)
         assert len(listened) == 1 + 4
         assert all(np.any(piece) for piece in listened)
+
+
+class TestSymbols:
+    @pytest.fixture
+    def heard(self, monkeypatch):
+        """What `listen` is asked, and its answer, which a test may change."""
+        heard = types.SimpleNamespace(calls=[], evidence=np.array([-2.0, 6.0, 1.0]), frames=None)
+
+        def listen(iq, sampling_rate, *args):
+            heard.calls.append((len(iq), sampling_rate, *args))
+            return listening.Heard(heard.evidence, heard.frames)
+
+        monkeypatch.setattr(listening, "listen", listen)
+        return heard
+
+    def test_prefixes_multiply_what_the_router_says(self, classify, heard, noise):
+        iq = noise(DENSE)
+        answer = classify(iq, sampling_rate=RATE)
+        router = (model_outputs(classify, iq).router_logits[0] + torch.from_numpy(heard.evidence)).softmax(-1)
+        names = list(classify.model.config.expert_names)
+        assert list(answer["protocol_scores"].values()) == pytest.approx(sorted(router.tolist(), reverse=True))
+        assert answer["protocol"] == names[router.argmax()]
+        assert heard.calls == [(DENSE, RATE, names, 16, 24)]
+
+    def test_symbols_that_were_found_count_as_much_as_all_blind_views(self, classify, heard, listened, noise):
+        iq, heard.frames = noise(2 * DENSE), noise(DENSE, 1)
+        answer = classify(iq, sampling_rate=RATE)
+        views = [iq, iq[:DENSE], iq[DENSE:], heard.frames]
+        for piece, view in zip(listened, views, strict=True):
+            np.testing.assert_array_equal(piece, view)
+        outputs = [model_outputs(classify, view) for view in views]
+        router = torch.cat([output.router_logits for output in outputs]) + torch.from_numpy(heard.evidence).float()
+        router = router.log_softmax(-1)
+        weights = view_weights(router) * torch.tensor([1, 1, 1, 3])
+        modulation = torch.cat([output.logits for output in outputs]).log_softmax(-1)
+        for values, score in ((router, "protocol_score"), (modulation, "modulation_score")):
+            mean = (weights @ values / weights.sum()).softmax(-1)
+            assert answer[score] == pytest.approx(mean.max().item(), abs=1e-5)
+
+    def test_nobody_listens_without_a_rate_or_when_told_not_to(self, classify, heard, noise, monkeypatch):
+        iq = noise(DENSE)
+        blind = classify(iq)
+        assert_same(blind, classify(iq, sampling_rate=RATE, synchronize=False))
+        classify(np.zeros(DENSE, np.complex64), sampling_rate=RATE)
+        monkeypatch.setattr(classify.feature_extractor, "hop_length", 24)
+        classify(iq, sampling_rate=RATE)
+        assert not heard.calls
+        with pytest.raises(ValueError, match="This one has 24 and None"):
+            classify(iq, sampling_rate=RATE, synchronize=True)
+
+    def test_without_the_package_it_listens_blindly(self, classify, heard, noise, monkeypatch):
+        def missing(name):
+            raise ModuleNotFoundError(name)
+
+        blind = classify(noise(DENSE))
+        monkeypatch.setattr(importlib, "import_module", missing)
+        assert_same(blind, classify(noise(DENSE), sampling_rate=RATE))
+        with pytest.raises(ModuleNotFoundError, match="listening"):
+            classify(noise(DENSE), sampling_rate=RATE, synchronize=True)
+        assert not heard.calls
 
 
 class TestAnswer:

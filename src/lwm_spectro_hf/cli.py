@@ -342,6 +342,7 @@ def _load_pipeline(arguments: argparse.Namespace) -> Any:
         model=str(arguments.model or default_checkpoint()),
         device=arguments.device,
         batch_size=arguments.batch_size,
+        synchronize=False if arguments.blind else None,
         # The code of this package, also where a checkpoint brings a copy of its own.
         pipeline_class=IQClassificationPipeline,
     )

@@ -52,17 +52,20 @@ class Evidence:
         self._log_probs: dict[str, torch.Tensor] = {}
         self._embedding: torch.Tensor | None = None
 
-    def add(self, log_probs: dict[str, torch.Tensor], embedding: torch.Tensor | None = None):
+    def add(self, log_probs: dict[str, torch.Tensor], embedding: torch.Tensor | None = None, stands_for: Any = 1):
         """Adds views.
 
         Args:
             log_probs (`dict[str, torch.Tensor]`): For each head, log-probabilities of shape `(num_views, num_labels)`.
             embedding (`torch.Tensor` of shape `(num_views, hidden_size)`, *optional*): The views' embeddings.
+            stands_for (`int` or `torch.Tensor` of shape `(num_views,)`, *optional*, defaults to 1): How many views
+                each of them counts for.
         """
         if "protocol" in log_probs:
             weights = view_weights(log_probs["protocol"])
         else:
             weights = torch.ones(len(next(iter(log_probs.values()))))
+        weights = weights * stands_for
         for name, values in log_probs.items():
             self._log_probs[name] = self._log_probs.get(name, 0) + weights @ values
         if embedding is not None:
@@ -90,10 +93,13 @@ class IQClassificationPipeline(ChunkPipeline):
     >>> classify(iq, sampling_rate=20e6)
     ```
 
-    A recording is read in segments of about `segment_ms`. Each segment is looked at several times: as a whole, with
-    frames spread over it, and in up to `max_views - 1` dense views of adjoining frames, evenly spaced over it, as
-    long as it is longer than one and a half of these. What the views say is combined by [`Evidence`]. Views without
-    any power are left out.
+    A recording is read in segments of about `segment_ms`. Where the sampling rate is known, each is searched for the
+    cyclic prefixes of WiFi, LTE and 5G ([`~phy.listening.listen`]), which multiplies what the model says of the
+    protocol by how likely they are. A segment with symbols that fill a spectrogram is looked at once, one frame a
+    symbol, as a synchronous receiver would. Any other is looked at blindly, several times: as a whole, with frames
+    spread over it, and in up to `max_views - 1` dense views of adjoining frames, evenly spaced over it, as long as it
+    is longer than one and a half of these. What the views say is combined by [`Evidence`]. Views without any power
+    are left out.
 
     An input is a complex array or tensor `(num_samples,)`; a batch of them `(batch, num_samples)`; real I and Q
     columns `(num_samples, 2)`; a dictionary `{"iq": ..., "sampling_rate": ...}`; the path of a SigMF, `.npy` or raw
@@ -105,7 +111,9 @@ class IQClassificationPipeline(ChunkPipeline):
         window_ms (`float`, *optional*): Give a list of answers, one a window of this length [ms], each with `start_s`
             and `duration_s`. A last window of less than half the length is left out.
         segment_ms (`float`, *optional*, defaults to 20): Length of a segment [ms].
-        max_views (`int`, *optional*, defaults to 16): Views of one segment.
+        max_views (`int`, *optional*, defaults to 16): Blind views of one segment.
+        synchronize (`bool`, *optional*): Look for cyclic prefixes; by default with an extractor whose frames can be
+            symbols, `hop_length="auto"`, and a model with a router, and if the whole package is installed.
         top_k (`int`, *optional*): Give this many labels in `protocol_scores`, and the same for every other head.
         return_embedding (`bool`, *optional*, defaults to `False`): Add `embedding`, `np.ndarray` `(hidden_size,)`.
         on_progress (`Callable[[int], None]`, *optional*): Called with the number of samples of each segment when it is
@@ -128,7 +136,7 @@ class IQClassificationPipeline(ChunkPipeline):
         super().__init__(*args, batch_size=batch_size, **kwargs)
 
     def _sanitize_parameters(self, **kwargs):
-        reading = ("sampling_rate", "dtype", "window_ms", "segment_ms", "max_views")
+        reading = ("sampling_rate", "dtype", "window_ms", "segment_ms", "max_views", "synchronize")
         answering = ("top_k", "return_embedding", "on_progress")
         for name in kwargs:
             if name not in reading + answering:
@@ -179,7 +187,7 @@ class IQClassificationPipeline(ChunkPipeline):
         # The base class runs preprocess, forward and postprocess over a generator lazily, batched across inputs.
         for segment in super().__call__((item for item in items), **kwargs):
             if segment["log_probs"]:
-                evidence.add(segment["log_probs"], segment["embedding"])
+                evidence.add(segment["log_probs"], segment["embedding"], segment["stands_for"])
             if on_progress is not None:
                 on_progress(segment["num_samples"])
             if segment["window"] is not None:
@@ -195,6 +203,7 @@ class IQClassificationPipeline(ChunkPipeline):
         window_ms: float | None = None,
         segment_ms: float = SEGMENT_MS,
         max_views: int = MAX_VIEWS,
+        synchronize: bool | None = None,
     ) -> Iterator[dict]:
         """Yields the views of one input; those of one segment end with `is_last`."""
         read, num_samples, sampling_rate = _open(inputs, sampling_rate, dtype)
@@ -216,9 +225,17 @@ class IQClassificationPipeline(ChunkPipeline):
                 duration = window_stop - window_start
                 span = {"start_s": window_start / sampling_rate, "duration_s": duration / sampling_rate}
             for start, stop in segment_bounds(window_start, window_stop, segment_samples):
-                *views, last = self._views(read(start, stop - start), sampling_rate, max_views)
+                segment = read(start, stop - start)
+                views = self._views(segment, sampling_rate, max_views)
+                prefixes = None
+                listen = self._listen(sampling_rate, synchronize)
+                if listen is not None and not views[0]["silent"]:
+                    prefixes, symbols = self._heard(listen, segment, sampling_rate)
+                    views += [{**view, "stands_for": len(views)} for view in symbols]
+                *views, last = views
                 tags = {
                     "num_samples": stop - start,
+                    "prefixes": prefixes,
                     "window": span if stop == window_stop else None,
                     "ends_recording": upcoming is None,
                 }
@@ -233,7 +250,7 @@ class IQClassificationPipeline(ChunkPipeline):
         return extractor.num_samples_needed(hop)
 
     def _views(self, iq: np.ndarray, sampling_rate: float | None, max_views: int) -> list[dict]:
-        """The views of one segment `(num_samples,)` that have power; if none has, one that is marked silent."""
+        """The blind views of one segment `(num_samples,)` that have power; if none has, one that is marked silent."""
         extractor = self.feature_extractor
         length = self._dense_view_samples()
         pieces = [iq]
@@ -248,8 +265,39 @@ class IQClassificationPipeline(ChunkPipeline):
         views = []
         for piece in sounding or pieces[:1]:
             values = extractor(piece, sampling_rate=sampling_rate, return_tensors="pt").input_values
-            views.append({"input_values": values, "silent": silent})
+            views.append({"input_values": values, "silent": silent, "stands_for": 1})
         return views
+
+    def _heard(self, listen: Callable, iq: np.ndarray, sampling_rate: float) -> tuple[torch.Tensor, list[dict]]:
+        """What cyclic prefixes say of the protocol, `(num_protocols,)`, and the view of the symbols, if there are."""
+        extractor = self.feature_extractor
+        heard = listen(iq, sampling_rate, self.model.config.expert_names, extractor.num_frames, extractor.fft_size)
+        views = []
+        if heard.frames is not None and np.any(heard.frames):
+            values = extractor(heard.frames, return_tensors="pt").input_values
+            views = [{"input_values": values, "silent": False}]
+        return torch.from_numpy(heard.evidence).float(), views
+
+    def _listen(self, sampling_rate: float | None, synchronize: bool | None) -> Callable | None:
+        """What looks for cyclic prefixes, if it should."""
+        extractor = self.feature_extractor
+        fits = extractor.hop_length == "auto" and extractor.sampling_rate is None
+        fits = fits and hasattr(self.model.config, "expert_names")
+        if not fits and synchronize:
+            raise ValueError(
+                "`synchronize=True` needs a model with a router, and an extractor whose frames can be symbols: with "
+                f"`hop_length='auto'` and any sampling rate. This one has {extractor.hop_length!r} and "
+                f"{extractor.sampling_rate!r}."
+            )
+        if sampling_rate is None or synchronize is False or not fits:
+            return None
+        try:
+            # By name, as this file also works alone, see `_open`; without the package it listens blindly.
+            return importlib.import_module("lwm_spectro_hf.phy.listening").listen
+        except ModuleNotFoundError:
+            if synchronize:
+                raise
+            return None
 
     def _forward(self, model_inputs: dict, return_embedding: bool = False) -> dict:
         values = model_inputs.pop("input_values").to(self.model.dtype)
@@ -277,7 +325,10 @@ class IQClassificationPipeline(ChunkPipeline):
             if isinstance(value, torch.Tensor):
                 stacked[name] = torch.cat([view[name] for view in model_outputs])
         embedding = stacked.pop("embedding", None)
-        return {**tags, "log_probs": {} if silent else stacked, "embedding": embedding}
+        if tags["prefixes"] is not None:
+            stacked["protocol"] = torch.log_softmax(stacked["protocol"] + tags["prefixes"], dim=-1)
+        stands_for = torch.tensor([view["stands_for"] for view in model_outputs])
+        return {**tags, "log_probs": {} if silent else stacked, "embedding": embedding, "stands_for": stands_for}
 
     def verdict(self, evidence: Evidence, top_k: int | None = None, return_embedding: bool = False) -> dict:
         """Puts combined evidence into words.

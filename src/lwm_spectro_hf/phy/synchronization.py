@@ -33,6 +33,14 @@ _BURST_POWER = 1.5
 _FAINTEST_BURST = 1e-4
 _TRAINING_COHERENCE = 0.6  # of two periods of the short training field: it is S / (S + N)
 
+# Evidence of prefixes: the peak of their correlation, where it counts neither way, and how fast it then counts [nats].
+# Of 157 generated recordings of 20 ms at -5 to 25 dB of SNR, 95 % of those without WiFi's prefixes have a peak below
+# 2.9 and, without those of a cell, below 5.0; with them, from 0 dB on, nine in ten are above 5.0, LTE 10.9.
+_WIFI_BLOCK = 25  # symbols that are summed as they are: packets come and go, each with a timing of its own
+_WIFI_PEAK, _WIFI_SLOPE = 3.0, 4.0  # over the root mean square of noise, mean over all blocks
+_CELL_PEAK, _CELL_SLOPE = 5.0, 2.0  # over the median of all timings
+_EVIDENCE = (-2.0, 6.0)  # that there are none: they may be weak; that there are some: they may be somebody else's
+
 
 @dataclass
 class Synchronized:
@@ -219,6 +227,40 @@ def synchronize(
     cycles = cycles.gather(1, which)
     frames *= _turn(-cycles * start / fft_size)[..., None]
     return Synchronized(frames.flatten(1), fft_size, cycles * subcarrier_spacing_hz, start)
+
+
+def prefix_evidence(iq: torch.Tensor, sampling_rate: float, subcarrier_spacing_hz: float) -> torch.Tensor:
+    """How surely symbols of a standard are heard, from their cyclic prefixes alone.
+
+    Args:
+        iq (`torch.Tensor` of shape `(batch, num_samples)`): Recordings, complex, freed of what is constant.
+        sampling_rate (`float`): As in [`synchronize`] [Hz].
+        subcarrier_spacing_hz (`float`): As in [`synchronize`] [Hz].
+
+    Returns:
+        `torch.Tensor` of shape `(batch,)`: How much likelier the recording is with such symbols than without,
+        logarithm, between -2 and 6; 0 if it is too short to tell.
+
+    Raises:
+        ValueError: If the rate does not fit the spacing.
+    """
+    raster = _raster(sampling_rate, subcarrier_spacing_hz, iq.device)
+    repeats = iq[:, : -raster.fft_size].conj() * iq[:, raster.fft_size :]
+    is_wifi = subcarrier_spacing_hz == SPACING_WIFI_HZ
+    periods = _WIFI_BLOCK if is_wifi else repeats.shape[1] // raster.period
+    length = periods * raster.period
+    if not length or repeats.shape[1] < length:
+        return torch.zeros(len(iq), device=iq.device)
+    blocks = repeats[:, : repeats.shape[1] // length * length].unflatten(1, (-1, periods, raster.period))
+    correlation = _prefix_correlation(blocks.sum(2), raster).abs()
+    if is_wifi:
+        share = raster.is_prefix.mean()
+        noise = (share * (1 - share) * torch.view_as_real(blocks).square().sum((2, 3, 4))).sqrt()
+        peak, slope = (correlation.amax(2) / noise.clamp(min=1e-30)).mean(1) - _WIFI_PEAK, _WIFI_SLOPE
+    else:
+        floor = correlation.median(2).values.clamp(min=1e-30)
+        peak, slope = (correlation.amax(2) / floor)[:, 0] - _CELL_PEAK, _CELL_SLOPE
+    return (slope * peak).clamp(*_EVIDENCE)
 
 
 def _turn(cycles: torch.Tensor) -> torch.Tensor:
