@@ -5,12 +5,11 @@ standards; one that fits is found far below the noise, and what follows need not
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
 import torch
-from scipy.signal import resample_poly
 
 from .synchronization import SPACING_WIFI_HZ, prefix_evidence, required_samples, synchronize
 
@@ -60,45 +59,71 @@ def listen(
         [`Heard`]
     """
     wanted = {spacing for name in protocols for spacing in PROTOCOL_SPACINGS_HZ.get(name, ())}
-    samples = iq.astype(np.complex64) - np.complex64(iq.mean())  # a spur at DC repeats after any time
-    found = {spacing: _evidence(samples, sampling_rate, spacing) for spacing in sorted(wanted)}
+    recording = _Recording(torch.from_numpy(iq.astype(np.complex64)), sampling_rate)
+    found = {spacing: _evidence(recording, spacing) for spacing in sorted(wanted)}
     evidence = np.array(
         [max((found[spacing] for spacing in PROTOCOL_SPACINGS_HZ.get(name, ())), default=0.0) for name in protocols]
     )
     likeliest = max(found, key=found.__getitem__, default=None)
     if likeliest is None or found[likeliest] <= 0:
         return Heard(evidence, None)
-    return Heard(evidence, _frames(samples, sampling_rate, likeliest, num_frames, fft_size))
+    return Heard(evidence, _frames(recording, likeliest, num_frames, fft_size))
 
 
-def _evidence(samples: np.ndarray, sampling_rate: float, spacing_hz: float) -> float:
-    rates = [rate for rate in _SEARCH_RATES_HZ[spacing_hz] if rate <= 1.1 * sampling_rate]
-    if not rates:
-        return 0.0
-    resampled = _resample(samples, sampling_rate, rates[-1])
-    return float(prefix_evidence(resampled[None], rates[-1], spacing_hz)[0])
+@dataclass(frozen=True)
+class _Recording:
+    """A recording `(num_samples,)` at any rate, each computed once."""
+
+    iq: torch.Tensor
+    sampling_rate: float
+    _resampled: dict[float, torch.Tensor] = field(default_factory=dict)
+
+    def at(self, rate: float) -> torch.Tensor:
+        """The recording at another rate, but for a few samples at its end, through one transform of all of it.
+
+        Filters in time, of thousands of taps for such ratios, take five times as long.
+        """
+        if rate not in self._resampled:
+            ratio = Fraction(rate / self.sampling_rate).limit_denominator(_MAX_FACTOR)
+            units = _smooth_below(len(self.iq) // ratio.denominator)
+            before, after = units * ratio.denominator, units * ratio.numerator
+            spectrum = torch.fft.fft(self.iq[:before]) if before else self.iq[:0]
+            half = min(before, after) // 2
+            kept = torch.zeros(after, dtype=self.iq.dtype)
+            kept[:half], kept[after - half :] = spectrum[:half], spectrum[before - half :]
+            kept[:1] = 0  # a spur at DC repeats after any time
+            self._resampled[rate] = torch.fft.ifft(kept, norm="forward") / max(before, 1) if after else kept
+        return self._resampled[rate]
 
 
-def _frames(
-    samples: np.ndarray, sampling_rate: float, spacing_hz: float, num_frames: int, fft_size: int
-) -> np.ndarray | None:
+def _smooth_below(length: int) -> int:
+    """The largest length up to this one that Fourier transforms are fast at: without prime factors above five."""
+    while length > 1:
+        rest = length
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            break
+        length -= 1
+    return length
+
+
+def _evidence(recording: _Recording, spacing_hz: float) -> float:
+    rates = [rate for rate in _SEARCH_RATES_HZ[spacing_hz] if rate <= 1.1 * recording.sampling_rate]
+    return float(prefix_evidence(recording.at(rates[-1])[None], rates[-1], spacing_hz)[0]) if rates else 0.0
+
+
+def _frames(recording: _Recording, spacing_hz: float, num_frames: int, fft_size: int) -> np.ndarray | None:
     """The frames of the loudest stretch that is long enough for them; `None` if the whole recording is not."""
     rate, step = fft_size * spacing_hz, SYMBOL_STEPS[spacing_hz]
-    if fft_size % 128 or rate > _MAX_INTERPOLATION * sampling_rate:
+    if fft_size % 128 or rate > _MAX_INTERPOLATION * recording.sampling_rate:
         return None
-    resampled = _resample(samples, sampling_rate, rate)
     needed = required_samples(rate, spacing_hz, num_frames, step)
-    count = len(resampled) // needed
+    count = len(recording.at(rate)) // needed
     if not count:
         return None
-    stretches = resampled[: count * needed].unflatten(0, (count, needed))
+    stretches = recording.at(rate)[: count * needed].unflatten(0, (count, needed))
     loudest = stretches.abs().square().sum(1).argmax()
     found = synchronize(stretches[loudest, None], rate, spacing_hz, num_frames=num_frames, symbol_step=step)
     return found.iq[0].numpy()
-
-
-def _resample(samples: np.ndarray, sampling_rate: float, rate: float) -> torch.Tensor:
-    ratio = Fraction(rate / sampling_rate).limit_denominator(_MAX_FACTOR)
-    if ratio != 1:
-        samples = resample_poly(samples, ratio.numerator, ratio.denominator).astype(np.complex64)
-    return torch.from_numpy(samples)
