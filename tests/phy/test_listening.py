@@ -54,6 +54,13 @@ def test_cells_are_told_at_any_rate_and_heard_by_their_symbols(spacing_hz, likel
         assert power[:, inside].mean() > 1.6 * np.delete(power, inside, axis=1)[:, 1:].mean()
 
 
+def test_leakage_at_dc_that_drifts_hides_no_prefixes():
+    iq = cell(30e3, 300)
+    time = np.arange(len(iq)) / 3.84e6
+    leakage = 1e3 * np.exp(2j * np.pi * 400 * time - 200 * time)
+    assert listen(iq + leakage, 3.84e6, PROTOCOLS).evidence[2] > 2
+
+
 def test_noise_silence_and_short_recordings_are_evidence_of_nothing():
     assert (listen(noise(400_000), 20e6, PROTOCOLS).evidence < 0).all()
     assert listen(noise(400_000), 20e6, PROTOCOLS).frames is None

@@ -25,6 +25,9 @@ _SEARCH_RATES_HZ = {
 }
 _MAX_INTERPOLATION = 2.1  # above it most of the band is empty
 _MAX_FACTOR = 4000  # of a resampling ratio, which is then exact to a tenth of a ppm
+# What repeats after any time hides the prefixes: receivers leak around DC, one was seen to do so by 90 dB above the
+# noise, drifting. A carrier can spare these subcarriers.
+_LEAKAGE_HZ = 20e3
 
 
 @dataclass(frozen=True)
@@ -76,14 +79,14 @@ class _Recording:
 
     iq: torch.Tensor
     sampling_rate: float
-    _resampled: dict[float, torch.Tensor] = field(default_factory=dict)
+    _resampled: dict[tuple[float, float], torch.Tensor] = field(default_factory=dict)
 
-    def at(self, rate: float) -> torch.Tensor:
-        """The recording at another rate, but for a few samples at its end, through one transform of all of it.
+    def at(self, rate: float, above_hz: float = 0.0) -> torch.Tensor:
+        """The recording at another rate, but for a few samples at its end, and freed of frequencies around DC.
 
-        Filters in time, of thousands of taps for such ratios, take five times as long.
+        One transform of all of it: filters in time, of thousands of taps for such ratios, take five times as long.
         """
-        if rate not in self._resampled:
+        if (rate, above_hz) not in self._resampled:
             ratio = Fraction(rate / self.sampling_rate).limit_denominator(_MAX_FACTOR)
             units = _smooth_below(len(self.iq) // ratio.denominator)
             before, after = units * ratio.denominator, units * ratio.numerator
@@ -91,9 +94,10 @@ class _Recording:
             half = min(before, after) // 2
             kept = torch.zeros(after, dtype=self.iq.dtype)
             kept[:half], kept[after - half :] = spectrum[:half], spectrum[before - half :]
-            kept[:1] = 0  # a spur at DC repeats after any time
-            self._resampled[rate] = torch.fft.ifft(kept, norm="forward") / max(before, 1) if after else kept
-        return self._resampled[rate]
+            leakage = 1 + int(above_hz / self.sampling_rate * before)
+            kept[:leakage] = kept[after - leakage + 1 :] = 0
+            self._resampled[rate, above_hz] = torch.fft.ifft(kept, norm="forward") / max(before, 1) if after else kept
+        return self._resampled[rate, above_hz]
 
 
 def _smooth_below(length: int) -> int:
@@ -111,7 +115,9 @@ def _smooth_below(length: int) -> int:
 
 def _evidence(recording: _Recording, spacing_hz: float) -> float:
     rates = [rate for rate in _SEARCH_RATES_HZ[spacing_hz] if rate <= 1.1 * recording.sampling_rate]
-    return float(prefix_evidence(recording.at(rates[-1])[None], rates[-1], spacing_hz)[0]) if rates else 0.0
+    if not rates:
+        return 0.0
+    return float(prefix_evidence(recording.at(rates[-1], _LEAKAGE_HZ)[None], rates[-1], spacing_hz)[0])
 
 
 def _frames(recording: _Recording, spacing_hz: float, num_frames: int, fft_size: int) -> np.ndarray | None:
