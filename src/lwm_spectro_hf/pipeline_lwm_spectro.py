@@ -93,12 +93,12 @@ class IQClassificationPipeline(ChunkPipeline):
     >>> classify(iq, sampling_rate=20e6)
     ```
 
-    A recording is read in segments of about `segment_ms`. Where the sampling rate is known, each is searched for the
-    cyclic prefixes of WiFi, LTE and 5G ([`~phy.listening.listen`]), which multiplies what the model says of the
-    protocol by how likely they are. A segment with symbols that fill a spectrogram is looked at once, one frame a
-    symbol, as a synchronous receiver would. Any other is looked at blindly, several times: as a whole, with frames
-    spread over it, and in up to `max_views - 1` dense views of adjoining frames, evenly spaced over it, as long as it
-    is longer than one and a half of these. What the views say is combined by [`Evidence`]. Views without any power
+    A recording is read in segments of about `segment_ms`. Each segment is looked at several times: as a whole, with
+    frames spread over it, and in up to `max_views - 1` dense views of adjoining frames, evenly spaced over it, as
+    long as it is longer than one and a half of these. Where the sampling rate is known, it is also searched for the
+    cyclic prefixes of WiFi, LTE and 5G ([`~phy.listening.listen`]): what the model says of the protocol is multiplied
+    by how likely they are, and where symbols are found that fill a spectrogram, one more view has a frame for each,
+    which counts as much as all the others. What the views say is combined by [`Evidence`]. Views without any power
     are left out.
 
     An input is a complex array or tensor `(num_samples,)`; a batch of them `(batch, num_samples)`; real I and Q
