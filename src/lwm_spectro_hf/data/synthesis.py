@@ -12,7 +12,7 @@ from ..channel.profiles import PowerDelayProfile, exponential_profile, tdl_profi
 from ..channel.scenarios import Scenario, load_scenario
 from ..channel.tdl import SPEED_OF_LIGHT_MPS, TappedDelayLine
 from ..phy import lte, nr, wifi
-from ..phy.ofdm import Numerology
+from ..phy.ofdm import Numerology, fast_length
 from ..phy.synchronization import Synchronized, required_samples, synchronize
 from ..phy.waveform import Waveform
 from .recipe import MOBILITIES, MODULATIONS, PROTOCOLS, STATISTICAL_CHANNELS, Recipe, Rows, stable_seed
@@ -241,7 +241,7 @@ def _draw_setting(rows: Rows, recipe: Recipe, generator: torch.Generator) -> _Se
         rate = recipe.fft_size * numerology.subcarrier_spacing_hz
         num_samples = required_samples(rate, numerology.subcarrier_spacing_hz, recipe.num_frames, setting.symbol_step)
         # Even, so that WiFi has a whole number of samples at half this rate.
-        return replace(setting, sampling_rate=rate, num_samples=2 * _smooth(-(-num_samples // 2)))
+        return replace(setting, sampling_rate=rate, num_samples=2 * fast_length(-(-num_samples // 2)))
     if receiver == "blind":
         native = rows.protocol is not None and uniform() < recipe.native_rate
         rates = [rate for rate in recipe.radio_rates_hz if occupied_hz * 1.02 <= rate <= 8 * occupied_hz]
@@ -252,20 +252,8 @@ def _draw_setting(rows: Rows, recipe: Recipe, generator: torch.Generator) -> _Se
         num_samples = max(contiguous // 4, min(span, recipe.max_samples))
         if uniform() < recipe.contiguous_view:
             num_samples = contiguous
-        return replace(setting, sampling_rate=rate, num_samples=_smooth(num_samples), tuned=native)
+        return replace(setting, sampling_rate=rate, num_samples=fast_length(num_samples), tuned=native)
     return setting
-
-
-def _smooth(length: int) -> int:
-    """The next length that Fourier transforms are fast at: without prime factors above five."""
-    while True:
-        rest = length
-        for factor in (2, 3, 5):
-            while rest % factor == 0:
-                rest //= factor
-        if rest == 1:
-            return length
-        length += 1
 
 
 def _transmit(rows: Rows, recipe: Recipe, setting: _Setting, num_samples: int, generator: torch.Generator) -> Waveform:

@@ -11,6 +11,7 @@ from fractions import Fraction
 import numpy as np
 import torch
 
+from .ofdm import fast_length
 from .synchronization import SPACING_WIFI_HZ, prefix_evidence, required_samples, synchronize
 
 # WiFi's, and of 3GPP's those that the generator draws; LTE and 5G may have the same.
@@ -88,7 +89,8 @@ class _Recording:
         """
         if (rate, above_hz) not in self._resampled:
             ratio = Fraction(rate / self.sampling_rate).limit_denominator(_MAX_FACTOR)
-            units = _smooth_below(len(self.iq) // ratio.denominator)
+            units = len(self.iq) // ratio.denominator
+            units = fast_length(units, step=-1) if units else 0
             before, after = units * ratio.denominator, units * ratio.numerator
             spectrum = torch.fft.fft(self.iq[:before]) if before else self.iq[:0]
             half = min(before, after) // 2
@@ -98,19 +100,6 @@ class _Recording:
             kept[:leakage] = kept[after - leakage + 1 :] = 0
             self._resampled[rate, above_hz] = torch.fft.ifft(kept, norm="forward") / max(before, 1) if after else kept
         return self._resampled[rate, above_hz]
-
-
-def _smooth_below(length: int) -> int:
-    """The largest length up to this one that Fourier transforms are fast at: without prime factors above five."""
-    while length > 1:
-        rest = length
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            break
-        length -= 1
-    return length
 
 
 def _evidence(recording: _Recording, spacing_hz: float) -> float:

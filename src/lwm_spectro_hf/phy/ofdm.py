@@ -95,3 +95,23 @@ def cyclic_prefix_3gpp(numerology: Numerology, num_symbols: int, first_symbol: i
     extra = round(numerology.sampling_rate * 16 / 30_720_000)
     number = torch.arange(first_symbol, first_symbol + num_symbols)
     return short + extra * (number % symbols_per_half_ms == 0).long()
+
+
+def fast_length(length: int, step: int = 1) -> int:
+    """The next length, from this one on, that Fourier transforms are fast at: without prime factors above five.
+
+    Args:
+        length (`int`): At least 1.
+        step (`int`, *optional*, defaults to 1): -1 for the next one downwards.
+
+    Returns:
+        `int`: The length.
+    """
+    while True:
+        rest = length
+        for factor in (2, 3, 5):
+            while rest % factor == 0:
+                rest //= factor
+        if rest == 1:
+            return length
+        length += step
