@@ -182,9 +182,9 @@ def test_tables_are_rendered_beside_the_paper():
     assert "## quick: synchronous-florence-10-seed0-ab" in page and "checkpoint `tiny 0`; 5 steps of 8 rows" in page
     rows = [line for line in page.splitlines() if line.startswith("| ")]
     assert rows[0] == "| spectrograms a class | 5 | 10 |"
-    assert rows[2] == "| LWM-FINETUNED | 70.0 ± 14.1 (76.5) | 90.0 (91.2) |"
-    assert rows[3] == "| CNN-KOJIMA | 50.0 (44.6) | (46.3) |"
-    assert rows[4] == "| RESNET-18, random weights | 30.0 (28.3) | (30.4) |"
+    assert rows[2] == "| LWM-FINETUNED | 70.0 ± 14.1 (76.5) | 90.0 [1 of 2 seeds] (91.2) |"
+    assert rows[3] == "| CNN-KOJIMA | 50.0 [1 of 2 seeds] (44.6) | (46.3) |"
+    assert rows[4] == "| RESNET-18, random weights | 30.0 [1 of 2 seeds] (28.3) | (30.4) |"
     assert "| LWM-FINETUNED | 12 | 1.50 | 2.0 |" in page
     assert "2 classes, chance 50.0 % of decisions right; 2 test rows, 2 seeds." in page
     assert "- joint-lte: N = 400: too few\n" in page
@@ -201,7 +201,7 @@ def test_bounds_are_beside_the_best_of_each_kind():
 def test_checkpoints_are_told_apart_and_other_budgets_left_out():
     page = render([*LINES, score("lwm-finetuned", 5, 0, 0.2, checkpoint="new 1")])
     assert "| LWM-FINETUNED (tiny 0) | 70.0 ± 14.1 (76.5) |" in page
-    assert "| LWM-FINETUNED (new 1) | 20.0 (76.5) |" in page
+    assert "| LWM-FINETUNED (new 1) | 20.0 [1 of 2 seeds] (76.5) |" in page
     other = {**LINES[0]["budget"], "steps": 6}
     page = render([*LINES, score("cnn-kojima", 5, 0, 0.1, checkpoint=None, budget=other)])
     assert "6 steps of 8 rows" in page and "LWM-FINETUNED" not in page

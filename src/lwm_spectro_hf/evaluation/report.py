@@ -173,13 +173,13 @@ def _versions(run: Run) -> str:
 def table(run: Run, task: str) -> str:
     """Macro-F1 [%] by model and N, beside the paper's."""
     shots = run.shots(task)
+    lines = [line for line in run.lines if line["task"] == task]
+    seeds = len({line["seed"] for line in lines})
     rows = [["spectrograms a class", *map(str, shots)]]
     for name in run.models(task):
         paper = PAPER.get(task, {}).get(name.split()[0], {})
-        cells = [_score(run.values(task, name, num, "macro_f1"), paper.get(num)) for num in shots]
+        cells = [_score(run.values(task, name, num, "macro_f1"), paper.get(num), seeds) for num in shots]
         rows.append([run.titles[name], *cells])
-    lines = [line for line in run.lines if line["task"] == task]
-    seeds = len({line["seed"] for line in lines})
     classes = len(lines[0]["classes"])
     return _markdown(rows) + (
         f"\n{classes} classes, chance {100 / classes:.1f} % of decisions right; {lines[0]['test_rows']} test rows, "
@@ -230,11 +230,13 @@ def cost_table(run: Run) -> str:
     return _markdown(rows)
 
 
-def _score(values: Sequence[float], paper: float | None = None) -> str:
+def _score(values: Sequence[float], paper: float | None = None, seeds: int = 0) -> str:
     if not values:
         return "" if paper is None else f"({paper:.1f})"
     mean, deviation = spread(values)
     text = f"{100 * mean:.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
+    if len(values) < seeds:
+        text += f" [{len(values)} of {seeds} seeds]"
     return text if paper is None else f"{text} ({paper:.1f})"
 
 
