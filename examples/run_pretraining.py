@@ -34,6 +34,9 @@ a quarter of an hour of one core, which contrast alone does not in hours. First 
         --init runs/lte-first/model --data runs/mixed runs/paper --in-memory --chunk-size 128 --mix 32 \
         --batch-size 32 --minutes 9 --schedule minutes --learning-rate 1.5e-3 --out runs/lte
 
+A stem of three residual blocks where the first run had one, from the same weights: `--init runs/lte/model
+--deepen-stem 3`. It learns more of a spectrogram, and sees half as many.
+
 Batches should hold many settings: a chunk has one carrier and one kind of receiver. Read from a data set, take a large
 --mix; where data are generated, --interleave 8.
 
@@ -53,6 +56,7 @@ from lwm_spectro_hf import LwmSpectroForPreTraining
 from lwm_spectro_hf.data.recipe import PROTOCOLS, stable_seed
 from lwm_spectro_hf.evaluation.reconstruction import baseline_errors, masked_batches, model_error, over_best_baseline
 from lwm_spectro_hf.training.batches import LABELS
+from lwm_spectro_hf.training.growth import deepen_stem
 from lwm_spectro_hf.training.pretraining import Pretraining, PretrainingSettings
 from lwm_spectro_hf.training.run import Run, add_model_options, add_options, new_config
 
@@ -74,14 +78,21 @@ def parse_args() -> argparse.Namespace:
     train.add_argument("--augment", action="store_true", help="shift spectrograms in time, and mirror half of them")
     model = add_model_options(parser)
     model.add_argument("--init", type=Path, help="checkpoint to start from")
-    return parser.parse_args()
+    model.add_argument(
+        "--deepen-stem", type=int, help="residual blocks for the stem of --init; new ones add nothing at first"
+    )
+    args = parser.parse_args()
+    if args.deepen_stem and not args.init:
+        parser.error("--deepen-stem is for the weights of --init; new ones get their stem by --config")
+    return args
 
 
 def model_of(args: argparse.Namespace) -> LwmSpectroForPreTraining:
-    if args.init:
-        return LwmSpectroForPreTraining.from_pretrained(args.init)
     torch.manual_seed(stable_seed("weights", args.seed) % 2**31)
-    return LwmSpectroForPreTraining(new_config(args))
+    if not args.init:
+        return LwmSpectroForPreTraining(new_config(args))
+    model = LwmSpectroForPreTraining.from_pretrained(args.init)
+    return deepen_stem(model, args.deepen_stem) if args.deepen_stem else model
 
 
 def main() -> None:

@@ -1,0 +1,46 @@
+import pytest
+import torch
+
+from lwm_spectro_hf import LwmSpectroConfig, LwmSpectroForPreTraining
+from lwm_spectro_hf.training.growth import deepen_stem
+
+SMALL = {"num_frames": 16, "num_freq_bins": 16, "patch_size": 8, "hidden_size": 16, "num_attention_heads": 2}
+SMALL |= {"num_hidden_layers": 1, "intermediate_size": 32, "stem_num_channels": 4, "stem_num_layers": 1}
+
+
+def expert(**fields):
+    torch.manual_seed(0)
+    return LwmSpectroForPreTraining(LwmSpectroConfig(**{**SMALL, **fields}))
+
+
+def outputs(model, values):
+    noise = torch.linspace(0, 1, model.config.num_patches).expand(len(values), -1)
+    with torch.no_grad():
+        return model.eval()(values, noise=noise)
+
+
+def test_a_deeper_stem_begins_with_the_same_function():
+    before, values = expert(), torch.randn(2, 1, 16, 16)
+    after = deepen_stem(before, 3)
+    assert before.config.stem_num_layers == 1 and after.config.stem_num_layers == 3
+    old, new = outputs(before, values), outputs(after, values)
+    assert torch.equal(old.embedding, new.embedding) and torch.equal(old.reconstruction, new.reconstruction)
+
+
+def test_new_blocks_learn():
+    model = deepen_stem(expert(), 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    values = torch.randn(4, 1, 16, 16)
+    for _ in range(2):  # the first step moves the last convolution off zero, the second what is before it
+        optimizer.zero_grad()
+        model(values).loss.backward()
+        optimizer.step()
+    new = model.lwm_spectro.embeddings.projection.blocks[1]
+    assert all(layer.weight.grad.abs().max() > 0 for layer in new if hasattr(layer, "weight"))
+
+
+def test_what_cannot_be_made_deeper_is_an_error():
+    with pytest.raises(ValueError, match="has no stem; expected a stem of at most 2"):
+        deepen_stem(expert(stem_num_channels=None), 2)
+    with pytest.raises(ValueError, match="has a stem of 3 blocks; expected a stem of at most 2"):
+        deepen_stem(expert(stem_num_layers=3), 2)
