@@ -28,11 +28,13 @@ def pool_labels(num: int = TINY.num_rows, seed: int = 0) -> dict[str, np.ndarray
     generator = np.random.default_rng(seed)
     protocol = np.arange(num) % len(PROTOCOLS)
     sent = [[MODULATIONS.index(name) for name, _ in MODES[protocol]] for protocol in PROTOCOLS]
+    mobility = generator.integers(1, 3, num)
     return {
         "protocol": protocol,
         "modulation": np.array([generator.choice(sent[number]) for number in protocol]),
         "snr_db": generator.choice(SNRS_DB, num).astype(np.float32),
-        "mobility": generator.integers(1, 3, num),
+        "mobility": mobility,
+        "doppler_hz": np.where(mobility == 1, 15.0, 60.0),
         "user": generator.integers(0, 90, num),
         "scenario": np.full(num, "florence"),
         "index": np.arange(num),

@@ -58,6 +58,7 @@ def test_every_cell_has_a_result_and_the_same_seeds_give_the_same_table(prepare)
         assert 0 <= line["accuracy"] <= 1 and 0 <= line["macro_f1"] <= 1 and line["parameters"] > 0
         assert sum(map(sum, line["confusion"])) == line["test_rows"] == 56
         assert set(line["per_snr"]) == {"-5", "0", "5", "10", "15", "20", "25"}
+        assert set(line["mobility_per_doppler"]) == {"10 to 20 Hz", "50 to 100 Hz"}
         assert (line["checkpoint"] is None) == (line["model"] != "lwm-knn")
         assert line["versions"]["torch"] and line["milliseconds"] > 0
     assert table_of(prepare(out="again").run()) == table_of(lines)
@@ -188,6 +189,16 @@ def test_tables_are_rendered_beside_the_paper():
     assert "| LWM-FINETUNED | 12 | 1.50 | 2.0 |" in page
     assert "2 classes, chance 50.0 % of decisions right; 2 test rows, 2 seeds." in page
     assert "- joint-lte: N = 400: too few\n" in page
+
+
+def test_snr_and_mobility_are_told_apart():
+    confusion = [[3, 1, 0, 0], [0, 4, 0, 0], [2, 0, 2, 0], [0, 0, 1, 3]]
+    classes = ["-5+pedestrian", "-5+vehicular", "0+pedestrian", "0+vehicular"]
+    measured = {"confusion": confusion, "classes": classes, "mobility_per_doppler": {"0 to 10 Hz": 0.75}}
+    page = render([score("lwm-probe", 5, 0, 0.7, **measured), score("cnn-wu", 5, 0, 0.6, checkpoint=None)])
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    start = rows.index("| told right | SNR | mobility | at 0 to 10 Hz |")
+    assert rows[start + 2 : start + 4] == ["| LWM-PROBE | 87.5 | 87.5 | 75.0 |", "| CNN-WU | 100.0 | 100.0 |  |"]
 
 
 def test_bounds_are_beside_the_best_of_each_kind():

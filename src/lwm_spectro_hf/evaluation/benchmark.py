@@ -9,9 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from sklearn.metrics import confusion_matrix, f1_score
 from tqdm.auto import tqdm
@@ -39,6 +41,7 @@ _IDENTITY = (
     "architecture",
     "imagenet",
 )
+_DOPPLERS_HZ = (0, 10, 20, 50, 100, 1000)  # edges; pedestrians end at 35, vehicles begin at 19
 PUBLISHED_SPLITS = Path(__file__).with_name("splits.json")  # hashes, by preset and pool
 _PACKAGES = ("lwm-spectro-hf", "torch", "transformers", "scikit-learn")
 
@@ -237,6 +240,7 @@ class Benchmark:
             "accuracy": float(hits.mean()),
             "macro_f1": float(f1_score(truth, answer, labels=range(num_classes), average="macro")),
             "per_snr": {f"{value:g}": float(hits[snr_db == value].mean()) for value in SNRS_DB if value in snr_db},
+            "mobility_per_doppler": self._mobility_per_doppler(cell.task, rows, truth, answer),
             "confusion": confusion_matrix(truth, answer, labels=range(num_classes)).tolist(),
             "classes": list(cell.task.classes),
             "test_rows": len(rows),
@@ -246,6 +250,17 @@ class Benchmark:
             "parameters": int(parameters),
             "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         }
+
+    def _mobility_per_doppler(
+        self, task: Task, rows: np.ndarray, truth: np.ndarray, answer: np.ndarray
+    ) -> dict[str, float]:
+        """Share of rows whose mobility is told, by their largest Doppler shift; empty where it is not asked for."""
+        if "mobility" not in task.target:
+            return {}
+        mobility = np.array([name.split("+")[1] for name in task.classes])
+        told, doppler = mobility[answer] == mobility[truth], self.labels["doppler_hz"][rows]
+        ranges = {f"{low} to {high} Hz": (low <= doppler) & (doppler < high) for low, high in pairwise(_DOPPLERS_HZ)}
+        return {name: float(told[inside].mean()) for name, inside in ranges.items() if inside.any()}
 
     def _identity(self, cell: Cell) -> dict[str, Any]:
         return (

@@ -156,6 +156,8 @@ def _section(key: tuple[str, str], run: Run, figures: Sequence[Path]) -> Iterato
     for task in run.tasks:
         yield f"### {TASKS[task].title}\n"
         yield table(run, task)
+        if "mobility" in TASKS[task].target:
+            yield parts_table(run, task)
         if task in run.bounds:
             yield snr_table(run, task)
     yield "### What a prediction costs\n"
@@ -208,6 +210,30 @@ def snr_table(run: Run, task: str) -> str:
         + f"\nThe bound is that of powers in an aligned rectangular window ({elements} resource elements, "
         f"{bound['trials']} trials), of an observer that knows protocol, channel and SNR. It cannot tell BPSK from "
         "QPSK; a second, tapered window can.\n"
+    )
+
+
+def parts_table(run: Run, task: str) -> str:
+    """SNR and mobility by themselves [%]: the best LWM and the best of the others, at the N that most models have."""
+    shots = run.widest(task)
+    names = [name for is_lwm in (True, False) if (name := run.best(task, shots, is_lwm))]
+    lines = [line for name in names for line in run.cells[task, name, shots]]
+    dopplers = dict.fromkeys(key for line in lines for key in line.get("mobility_per_doppler", ()))
+    rows = [["told right", "SNR", "mobility", *(f"at {doppler}" for doppler in dopplers)]]
+    for name in names:
+        lines = run.cells[task, name, shots]
+        classes = [label.split("+") for label in lines[0]["classes"]]
+        cells = []
+        for part in range(2):
+            same = np.array([[one[part] == other[part] for other in classes] for one in classes])
+            cells.append([np.sum(line["confusion"] * same) / np.sum(line["confusion"]) for line in lines])
+        by_doppler = [line.get("mobility_per_doppler", {}) for line in lines]
+        cells += [[shares[doppler] for shares in by_doppler if doppler in shares] for doppler in dopplers]
+        rows.append([run.titles[name], *map(_score, cells)])
+    return (
+        f"SNR and mobility by themselves with {shots} a class, and mobility by the largest Doppler shift. Pedestrians "
+        "and vehicles meet between 20 and 50 Hz, where less than half a cycle fits into a spectrogram:\n\n"
+        + _markdown(rows)
     )
 
 
