@@ -5,6 +5,7 @@
     python benchmarks/framing.py --protocol WiFi --windows boxcar+general_hamming:0.72
     python benchmarks/framing.py --framing blind                                   # frames that straddle symbols
     python benchmarks/framing.py --network stem --epochs 1 --batch-size 32 --learning-rate 2e-3 --float32
+    python benchmarks/framing.py --network stem --config examples/configs/deep-stem.json --epochs 1 --float32
 
 One data set a protocol: full load, ray-traced cities, 10 to 25 dB; the held-out city is for testing. Every set of
 windows sees the same recordings, the same network (4 x 4 patch stem, two residual blocks) and the same budget. Shares
@@ -60,6 +61,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--framing", choices=["synchronous", "blind"], default="synchronous")
     parser.add_argument("--num-rb", type=int, default=6, help="of LTE (default: %(default)s)")
     parser.add_argument("--network", choices=["cnn", "stem", "linear"], default="cnn", help="(default: %(default)s)")
+    parser.add_argument("--config", type=Path, help="JSON file with fields of LwmSpectroConfig, for --network stem")
     parser.add_argument("--batch-size", type=int, default=128, help="(default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=3e-3, help="(default: %(default)s)")
     parser.add_argument("--symbol-step", type=int, help="OFDM symbols from frame to frame (default: the recipe's)")
@@ -105,11 +107,13 @@ def spectrograms(iq: torch.Tensor, windows: str) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def network(name: str, num_channels: int, num_classes: int) -> nn.Module:
+def network(args: argparse.Namespace, num_channels: int, num_classes: int) -> nn.Module:
     """Spectrograms to logits."""
-    if name == "cnn":
+    if args.network == "cnn":
         return SmallCNN(num_channels, num_classes)
-    fields = TINY if name == "stem" else {**TINY, "stem_num_channels": None}
+    fields = TINY if args.network == "stem" else {**TINY, "stem_num_channels": None}
+    if args.config:
+        fields = fields | json.loads(args.config.read_text())
     config = LwmSpectroConfig(num_channels=num_channels, num_labels=num_classes, **fields)
     return Logits(LwmSpectroForSequenceClassification(config))
 
@@ -132,7 +136,7 @@ def measure(windows: str, train: tuple, test: tuple, args: argparse.Namespace) -
     rows = (train[1] >= 0).nonzero()[:, 0]
     values, test_values = spectrograms(train[0], windows), spectrograms(test[0], windows)
     torch.manual_seed(args.seed)
-    model = network(args.network, values.shape[1], len(classes)).to(memory_format=torch.channels_last)
+    model = network(args, values.shape[1], len(classes)).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), args.learning_rate, weight_decay=0.01)
     steps = args.epochs * (len(rows) // args.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.learning_rate, max(steps, 2))
