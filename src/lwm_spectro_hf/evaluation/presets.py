@@ -82,7 +82,7 @@ PRESETS = {
             trained_shots={"joint-lte": (5, 10, 20, 50), "modulation": (2, 4, 8, 16)},
             imagenet_shots={"joint-lte": (10, 20, 50)},
             # Depthwise convolutions go backwards slowly on a CPU: EfficientNet takes a quarter of an hour a run.
-            models=tuple(name for name in MODELS if name not in ("lwm-lora", "efficientnet-b0", "mobilenet-v2")),
+            models=tuple(name for name in MODELS if name not in ("efficientnet-b0", "mobilenet-v2")),
             budget=Budget(steps=300, batch_size=16, learning_rates=(2e-3,), mixed_precision="bf16"),
             bound_trials=100,
         ),
