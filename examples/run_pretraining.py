@@ -82,7 +82,7 @@ def parse_args() -> argparse.Namespace:
         "--deepen-stem", type=int, help="residual blocks for the stem of --init; new ones add nothing at first"
     )
     args = parser.parse_args()
-    if args.deepen_stem and not args.init:
+    if args.deepen_stem is not None and not args.init:
         parser.error("--deepen-stem is for the weights of --init; new ones get their stem by --config")
     return args
 
@@ -92,7 +92,10 @@ def model_of(args: argparse.Namespace) -> LwmSpectroForPreTraining:
     if not args.init:
         return LwmSpectroForPreTraining(new_config(args))
     model = LwmSpectroForPreTraining.from_pretrained(args.init)
-    return deepen_stem(model, args.deepen_stem) if args.deepen_stem else model
+    try:
+        return model if args.deepen_stem is None else deepen_stem(model, args.deepen_stem)
+    except ValueError as error:
+        raise SystemExit(f"--deepen-stem {args.deepen_stem}: {error}") from None
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lwm_spectro_hf import (
+    LwmSpectroConfig,
     LwmSpectroForPreTraining,
     LwmSpectroMoEForPreTraining,
     LwmSpectroMoEForSequenceClassification,
@@ -17,6 +18,7 @@ from lwm_spectro_hf import (
 )
 from lwm_spectro_hf.data.builder import Split, build_parquet
 from lwm_spectro_hf.data.recipe import PROTOCOLS, preset
+from lwm_spectro_hf.training.run import TINY
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = ["--batch-size", "8", "--chunk-size", "8", "--eval-samples", "16", "--device", "cpu"]
@@ -87,6 +89,17 @@ def test_from_data_to_a_released_folder(tmp_path, data, monkeypatch, capsys):
         **extractor(torch.randn(40_000, dtype=torch.complex64).numpy(), sampling_rate=20e6, return_tensors="pt")
     )
     assert outputs.logits.shape == (1, 5)
+
+
+def test_training_goes_on_with_a_deeper_stem(tmp_path, data, monkeypatch):
+    before = LwmSpectroForPreTraining(LwmSpectroConfig(**TINY, num_channels=2))
+    before.save_pretrained(tmp_path / "before")
+    options = ["--protocol", "LTE", "--init", tmp_path / "before", "--data", data, "--mix", 2, *SMALL, *STEPS]
+    call(monkeypatch, "run_pretraining.py", *options, "--deepen-stem", 2, "--out", tmp_path / "after")
+    after = LwmSpectroForPreTraining.from_pretrained(tmp_path / "after" / "model")
+    assert (before.config.stem_num_layers, after.config.stem_num_layers) == (1, 2)
+    with pytest.raises(SystemExit, match="--deepen-stem 0: .* a stem of 1 blocks; expected .* at most 0"):
+        call(monkeypatch, "run_pretraining.py", *options, "--deepen-stem", 0, "--out", tmp_path / "none")
 
 
 def test_what_does_not_fit_is_said(tmp_path, monkeypatch):
