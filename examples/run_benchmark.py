@@ -21,9 +21,10 @@ The same as a monitoring receiver hears it, and another city, for a checkpoint t
     python examples/run_benchmark.py --preset quick --receiver blind
     python examples/run_benchmark.py --preset quick --city munich --checkpoint runs/without-munich
 
-The page of results, from what has been run:
+The page of results, from what has been run, and the tables in the card of the weights that they are of:
 
     python examples/run_benchmark.py --report
+    python examples/run_benchmark.py --out docs --report --card model_cards/lwm-spectro-tiny
 
 Writes to --out: `cache/` (recordings and embeddings), `results.jsonl` (a line for each task, model, N and seed),
 `splits.json` (rows that were trained and tested on) and `figures/`. Recordings and splits depend on the preset, the
@@ -40,9 +41,10 @@ from lwm_spectro_hf.evaluation.benchmark import Benchmark, read_results
 from lwm_spectro_hf.evaluation.benchmark_figures import draw_benchmark
 from lwm_spectro_hf.evaluation.features import Checkpoint, FeatureStore
 from lwm_spectro_hf.evaluation.presets import PRESETS
-from lwm_spectro_hf.evaluation.report import render, runs_of, table
+from lwm_spectro_hf.evaluation.report import card_section, render, runs_of, table
 from lwm_spectro_hf.evaluation.tasks import RECEIVERS, TASKS, Pool
 from lwm_spectro_hf.files import whole_file
+from lwm_spectro_hf.hub.model_card import with_section
 from lwm_spectro_hf.resources import default_checkpoint
 
 
@@ -75,7 +77,11 @@ def parse_args() -> argparse.Namespace:
         metavar="FILE",
         help="run nothing, write the page of results (default: %(const)s)",
     )
-    return parser.parse_args()
+    parser.add_argument("--card", type=Path, help="with --report: checkpoint whose card gets its tables, too")
+    args = parser.parse_args()
+    if args.card and not args.report:
+        parser.error("--card goes with --report")
+    return args
 
 
 def write_report(args: argparse.Namespace) -> None:
@@ -92,6 +98,14 @@ def write_report(args: argparse.Namespace) -> None:
     with whole_file(args.report) as stream:
         stream.write(page.encode())
     print(args.report)
+    if args.card:
+        checkpoint = Checkpoint(args.card, args.device)
+        section = card_section(lines, f"{args.card.name} {checkpoint.digest}")
+        path = args.card / "README.md"
+        card = with_section(path.read_text(), "Few-shot benchmark", section)
+        with whole_file(path) as stream:
+            stream.write(card.encode())
+        print(path)
 
 
 def run_benchmark(args: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from lwm_spectro_hf.evaluation.benchmark import Benchmark, read_results
 from lwm_spectro_hf.evaluation.features import Checkpoint, FeatureStore
 from lwm_spectro_hf.evaluation.modulation_bound import ModulationBound, num_elements
 from lwm_spectro_hf.evaluation.presets import PRESETS
-from lwm_spectro_hf.evaluation.report import render, runs_of, table
+from lwm_spectro_hf.evaluation.report import card_section, render, runs_of, table
 from lwm_spectro_hf.evaluation.tasks import TASKS, Pool, rows_for_testing
 
 LABELS = pool_labels()
@@ -216,6 +216,14 @@ def test_checkpoints_are_told_apart_and_other_budgets_left_out():
     other = {**LINES[0]["budget"], "steps": 6}
     page = render([*LINES, score("cnn-kojima", 5, 0, 0.1, checkpoint=None, budget=other)])
     assert "6 steps of 8 rows" in page and "LWM-FINETUNED" not in page
+
+
+def test_a_card_gets_the_tables_of_its_own_weights():
+    text = card_section([*LINES, score("lwm-finetuned", 5, 0, 0.2, checkpoint="new 1")], "tiny 0")
+    assert "| LWM-FINETUNED | 70.0 ± 14.1 (76.5) |" in text and "| CNN-KOJIMA |" in text and "20.0" not in text
+    assert "preset `quick`" in text and "have 5 steps" in text
+    with pytest.raises(ValueError, match="no scores of 'old 2', but of: tiny 0"):
+        card_section(LINES, "old 2")
 
 
 def test_bad_files_are_errors(tmp_path):

@@ -1,6 +1,6 @@
 """Model cards say what the run recorded, and what it did not."""
 
-from lwm_spectro_hf.hub.model_card import render
+from lwm_spectro_hf.hub.model_card import render, with_section
 
 
 def test_a_card_shows_the_figures_of_the_run():
@@ -20,3 +20,16 @@ def test_a_card_shows_the_figures_of_the_run():
 
 def test_a_card_without_scores_says_so():
     assert "No evaluation results" in render("lwm-spectro-test", {})
+
+
+def test_a_section_is_added_once_before_the_limits():
+    card = render("lwm-spectro-test", {"limits": "Many."})
+    first = with_section(card, "Few-shot benchmark", "| 1 |")
+    assert first.index("## Evaluation") < first.index("## Few-shot benchmark\n\n| 1 |\n\n## Limits")
+    second = with_section(first, "Few-shot benchmark", "| 2 |\n")
+    assert second == first.replace("| 1 |", "| 2 |")
+    last = with_section(render("lwm-spectro-test", {}), "Few-shot benchmark", "| 3 |")
+    assert (
+        last.endswith("\n\n## Few-shot benchmark\n\n| 3 |\n")
+        and with_section(last, "Few-shot benchmark", "| 3 |") == last
+    )

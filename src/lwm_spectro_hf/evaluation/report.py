@@ -1,6 +1,6 @@
 """The benchmark's tables in Markdown, from its lines of JSON alone."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,17 @@ from .tasks import TASKS
 Line = dict[str, Any]
 HEAD = """# Results
 
-Rendered by `python examples/run_benchmark.py --report` from the lines of `results.jsonl`; nothing here is typed by
-hand. All models get the same rows of one city, which the name of the pool tells; no channel (user) is on both sides
-of a split. Trained networks, the head of eq. 20 on frozen embeddings included, have one budget: AdamW for the steps
-below at a rate of {rates}, what is pretrained or fitted at {share:g} of it; spectrograms, not embeddings, are shifted
-in time and mirrored meanwhile. Fine-tuned models begin with the head of a logistic regression on their embeddings, and
-a task of one protocol fine-tunes the expert of that protocol alone. Some hundred steps are few for a network with
-random weights: its rows say what it reaches within the budget, not what it could with more. Scores are macro-F1 in %,
-mean and standard deviation over seeds, which draw other shots and other random weights; the test rows are the same. In
-brackets: what the paper has, on data of its own (its MobileNet is V3). Terminals move in all recordings. In the mixed
-modulation task BPSK is WiFi's alone and 256-QAM that of LTE and 5G, so that whoever tells protocols can exclude one.
+Rendered by `python examples/run_benchmark.py --out docs --report` from the lines of `results.jsonl`; nothing here is
+typed by hand. All models get the same rows of one city, which the name of the pool tells; no channel (user) is on both
+sides of a split. Trained networks, the head of eq. 20 on frozen embeddings included, have one budget: AdamW for the
+steps below at a rate of {rates}, what is pretrained or fitted at {share:g} of it; spectrograms, not embeddings, are
+shifted in time and mirrored meanwhile. Fine-tuned models begin with the head of a logistic regression on their
+embeddings, and a task of one protocol fine-tunes the expert of that protocol alone. Some hundred steps are few for a
+network with random weights: its rows say what it reaches within the budget, not what it could with more. Scores are
+macro-F1 in %, mean and standard deviation over seeds, which draw other shots and other random weights; the test rows
+are the same. In brackets: what the paper has, on data of its own (its MobileNet is V3). Terminals move in all
+recordings. In the mixed modulation task BPSK is WiFi's alone and 256-QAM that of LTE and 5G, so that whoever tells
+protocols can exclude one.
 """
 
 
@@ -141,6 +142,38 @@ def render(lines: Sequence[Line], figures: dict[tuple[str, str], Sequence[Path]]
     parts = [HEAD.format(rates=rates, share=budgets[0]["pretrained_share"])]
     for key, run in runs.items():
         parts += _section(key, run, (figures or {}).get(key, ()))
+    return "\n".join(parts)
+
+
+def card_section(lines: Sequence[Line], checkpoint: str) -> str:
+    """The tables of a checkpoint for its card, of whichever run has most scores of it; no model of other weights.
+
+    Args:
+        lines (`Sequence[dict]`): See [`~evaluation.benchmark.read_results`].
+        checkpoint (`str`): Name and digest, as results have it.
+
+    Returns:
+        `str`: Markdown.
+
+    Raises:
+        ValueError: If there are no scores of this checkpoint.
+    """
+    ours = [line for line in lines if line.get("checkpoint") in (checkpoint, None)]
+    counts = Counter((line["preset"], line["pool"]) for line in ours if line.get("checkpoint"))
+    if not counts:
+        found = ", ".join(sorted({line["checkpoint"] for line in lines if line.get("checkpoint")})) or "none"
+        raise ValueError(
+            f"There are no scores of {checkpoint!r}, but of: {found}. Run the benchmark with its weights."
+        )
+    (preset, pool), _ = counts.most_common(1)[0]
+    run = runs_of(ours)[preset, pool]
+    parts = [
+        f"Macro-F1 in %, mean and standard deviation over seeds; preset `{preset}` of `examples/run_benchmark.py`, "
+        f"pool `{pool}`.\nNetworks with random weights have {run.lines[0]['budget']['steps']} steps, which is little. "
+        "In brackets: what the paper has, on data of its own.\n"
+    ]
+    for task in run.tasks:
+        parts.append(f"{TASKS[task].title}:\n\n{table(run, task)}")
     return "\n".join(parts)
 
 

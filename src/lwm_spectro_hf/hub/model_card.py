@@ -1,5 +1,6 @@
 """Model cards, rendered from the record of the run that made the weights."""
 
+import re
 from typing import Any
 
 _FRONT_MATTER = """---
@@ -46,6 +47,30 @@ def render(name: str, run: dict[str, Any]) -> str:
     if run.get("limits"):
         parts.append("## Limits\n\n" + run["limits"].strip() + "\n")
     return "\n".join(parts)
+
+
+def with_section(card: str, title: str, text: str) -> str:
+    """A card with a section of this title: in place of the one that it has, or before its limits, or at its end.
+
+    Args:
+        card (`str`): Markdown, as [`render`] gives it.
+        title (`str`): Of the section.
+        text (`str`): Markdown without headings of the second level.
+
+    Returns:
+        `str`
+    """
+    section = f"## {title}\n\n{text.strip()}\n"
+    parts = re.split(r"^(?=## )", card, flags=re.MULTILINE)
+    titles = [part.split("\n", 1)[0].removeprefix("## ") for part in parts]
+    if title in titles:
+        place = titles.index(title)
+        parts[place] = section + ("\n" if place < len(parts) - 1 else "")
+    elif "Limits" in titles:
+        parts.insert(titles.index("Limits"), section + "\n")
+    else:
+        parts.append("\n" + section)
+    return "".join(parts)
 
 
 def _training_table(log: dict[str, dict[str, float]], machine: str) -> str:
