@@ -35,7 +35,7 @@ a quarter of an hour of one core, which contrast alone does not in hours. First 
         --batch-size 32 --minutes 9 --schedule minutes --learning-rate 1.5e-3 --out runs/lte
 
 A stem of three residual blocks where the first run had one, from the same weights: `--init runs/lte/model
---deepen-stem 3`. It learns more of a spectrogram, and sees half as many.
+--deepen-stem 3`. It learns more from each spectrogram, and takes longer over it.
 
 Batches should hold many settings: a chunk has one carrier and one kind of receiver. Read from a data set, take a large
 --mix; where data are generated, --interleave 8.

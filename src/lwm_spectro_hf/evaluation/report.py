@@ -95,6 +95,11 @@ class Run:
         }
         return max(scores, key=scores.__getitem__) if scores else None
 
+    def rivals(self, task: str) -> list[str]:
+        """At the N of [`widest`]: the best model that starts from the checkpoint, and the best of the others."""
+        names = [self.best(task, self.widest(task), is_lwm) for is_lwm in (True, False)]
+        return [name for name in names if name]
+
     def widest(self, task: str) -> int:
         """The N at which most models have a score, the largest of them."""
         return max(
@@ -227,13 +232,11 @@ def snr_table(run: Run, task: str) -> str:
     shots, bound = run.widest(task), run.bounds[task]
     snrs_db = list(bound["per_snr"])
     rows = [["SNR [dB]", *snrs_db, "all"]]
-    for is_lwm in (True, False):
-        name = run.best(task, shots, is_lwm)
-        if name:
-            cells = run.cells[task, name, shots]
-            by_snr = [[line["per_snr"].get(snr_db, np.nan) for line in cells] for snr_db in snrs_db]
-            accuracy = [line["accuracy"] for line in cells]
-            rows.append([run.titles[name], *(_score(values) for values in (*by_snr, accuracy))])
+    for name in run.rivals(task):
+        cells = run.cells[task, name, shots]
+        by_snr = [[line["per_snr"].get(snr_db, np.nan) for line in cells] for snr_db in snrs_db]
+        accuracy = [line["accuracy"] for line in cells]
+        rows.append([run.titles[name], *(_score(values) for values in (*by_snr, accuracy))])
     values = [*bound["per_snr"].values(), bound["accuracy"]]
     rows.append(["likelihood bound", *(f"{100 * value:.1f}" for value in values)])
     elements = ", ".join(f"{name} {num}" for name, num in bound["num_elements"].items())
@@ -248,8 +251,7 @@ def snr_table(run: Run, task: str) -> str:
 
 def parts_table(run: Run, task: str) -> str:
     """SNR and mobility by themselves [%]: the best LWM and the best of the others, at the N that most models have."""
-    shots = run.widest(task)
-    names = [name for is_lwm in (True, False) if (name := run.best(task, shots, is_lwm))]
+    shots, names = run.widest(task), run.rivals(task)
     lines = [line for name in names for line in run.cells[task, name, shots]]
     dopplers = dict.fromkeys(key for line in lines for key in line.get("mobility_per_doppler", ()))
     rows = [["told right", "SNR", "mobility", *(f"at {doppler}" for doppler in dopplers)]]

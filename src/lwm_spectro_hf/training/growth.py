@@ -26,7 +26,7 @@ def deepen_stem(model: LwmSpectroForPreTraining, stem_num_layers: int) -> LwmSpe
         ValueError: If there is no stem, or if it has more blocks already.
     """
     config = deepcopy(model.config)
-    if config.stem_num_channels is None or not config.stem_num_layers <= stem_num_layers:
+    if config.stem_num_channels is None or config.stem_num_layers > stem_num_layers:
         found = "no stem" if config.stem_num_channels is None else f"a stem of {config.stem_num_layers} blocks"
         raise ValueError(f"The encoder has {found}; expected a stem of at most {stem_num_layers} to make deeper.")
     before = config.stem_num_layers
