@@ -86,8 +86,11 @@ def main() -> None:
     results = {name: read_results(path) for name, path in runs.items()}
     model = LwmSpectroMoEForSequenceClassification.from_pretrained(args.heads / "model")
     decoders = LwmSpectroMoEForPreTraining.from_pretrained(args.heads / "model")
-    router = LwmSpectroMoEForPreTraining.from_pretrained(args.router / "model").lwm_spectro_moe.router
-    model.lwm_spectro_moe.router.load_state_dict(router.state_dict())
+    routed = LwmSpectroMoEForPreTraining.from_pretrained(args.router / "model")
+    model.lwm_spectro_moe.router = routed.lwm_spectro_moe.router
+    for name in vars(routed.config):
+        if name.startswith("router_"):
+            setattr(model.config, name, getattr(routed.config, name))
     # Behind another router the heads of a row may get another expert's embedding.
     scores = score_mixture(model, rows_of(args.data)) if args.data else results["heads"]["scores_held_out"]
     expert = model.config.expert_config

@@ -30,6 +30,7 @@ from lwm_spectro_hf import LwmSpectroMoEForPreTraining, LwmSpectroMoEModel
 from lwm_spectro_hf.channel.scenarios import HELD_OUT_SCENARIOS
 from lwm_spectro_hf.data.recipe import PROTOCOLS, preset, stable_seed
 from lwm_spectro_hf.data.streaming import GeneratedSpectrograms
+from lwm_spectro_hf.training.growth import start_router
 from lwm_spectro_hf.training.mixture import MixtureSettings, RouterTraining, score_router
 from lwm_spectro_hf.training.run import Run, add_model_options, add_options, experts_of
 
@@ -43,8 +44,11 @@ def parse_args() -> argparse.Namespace:
     )
     train = add_options(parser, DEFAULTS, mix=12)
     add_model_options(parser)
-    train.add_argument("--router-type", choices=["transformer", "cnn"], default="transformer", help="its architecture")
-    train.add_argument("--init", type=Path, help="checkpoint whose router to start from, of the same --router-type")
+    types = ["transformer", "cnn", "fourier"]
+    train.add_argument("--router-type", choices=types, default="transformer", help="its architecture")
+    train.add_argument(
+        "--init", type=Path, help="checkpoint whose router to start from: of the same type, or cnn for fourier"
+    )
     train.add_argument("--no-augment", dest="augment", action="store_false", help="no shifts in time, no mirroring")
     return parser.parse_args()
 
@@ -60,7 +64,7 @@ def main() -> None:
     ).to(run.accelerator.device)
     router = mixture.lwm_spectro_moe.router
     if args.init:
-        router.load_state_dict(LwmSpectroMoEModel.from_pretrained(args.init).router.state_dict())
+        start_router(router, LwmSpectroMoEModel.from_pretrained(args.init).router)
     run.write_model = mixture.save_pretrained
     data = run.data
     loop = RouterTraining(

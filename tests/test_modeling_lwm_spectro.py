@@ -444,6 +444,26 @@ def test_published_router_halves_the_grid_four_times():
     assert [type(layer).__name__ for layer in router.encoder] == ["Conv2d", "BatchNorm2d", "SiLU"] * 4
 
 
+def test_fourier_router_gathers_a_lattice_in_one_point():
+    config = tiny_moe_config(expert={"num_frames": 32, "num_freq_bins": 48}, router_type="fourier")
+    router = LwmSpectroMoERouter(config).eval()
+    seen = []
+    router.fourier.convolutions.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    frames, bins = torch.arange(32)[:, None], torch.arange(48)
+    lattice = torch.cos(2 * torch.pi * (frames / 4 + bins / 6))
+    noise = torch.randn(32, 48)
+    logits = router((3.0 + 0.5 * torch.stack([lattice, lattice.roll(3, 0)]) + noise)[:, None])
+    assert logits.shape == (2, 3)
+    assert seen[0].shape == (2, 1, 32, 25)
+    # The 8th of 32 frequencies in time, the 8th of 48 over bins, wherever the lattice begins.
+    assert [int(row.argmax()) for row in seen[0]] == [8 * 25 + 8] * 2
+
+
+def test_fourier_router_of_a_constant_spectrogram_is_finite():
+    router = LwmSpectroMoERouter(tiny_moe_config(router_type="fourier")).eval()
+    assert router(torch.zeros(1, 1, 16, 16)).isfinite().all()
+
+
 def test_mixture_from_trained_experts():
     torch.manual_seed(0)
     experts = [LwmSpectroForPreTraining(tiny_config()).eval() for _ in range(3)]

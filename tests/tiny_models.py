@@ -56,6 +56,9 @@ MODELS = {
     "moe-pretraining": lambda: LwmSpectroMoEForPreTraining(tiny_moe_config()),
     "moe-classification": lambda: LwmSpectroMoEForSequenceClassification(tiny_moe_config()),
     "moe-classification-cnn": lambda: LwmSpectroMoEForSequenceClassification(tiny_moe_config(router_type="cnn")),
+    "moe-classification-fourier": lambda: LwmSpectroMoEForSequenceClassification(
+        tiny_moe_config(router_type="fourier")
+    ),
 }
 
 

@@ -191,9 +191,11 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
         num_experts_per_sample (`int`, *optional*, defaults to 1): Experts mixed for one spectrogram: 1 is the top-1
             approximation, the number of experts is the general weighted form; in between, the weights are
             renormalized over the chosen ones.
-        router_type (`str`, *optional*, defaults to `"transformer"`): `"transformer"` as in the paper, or `"cnn"` as
-            in the published checkpoint.
-        router_hidden_size (`int`, *optional*, defaults to 64): Width of the router's transformer.
+        router_type (`str`, *optional*, defaults to `"transformer"`): `"transformer"` as in the paper, `"cnn"` as in
+            the published checkpoint, or `"fourier"`: that one, and convolutions over the spectrogram's
+            two-dimensional Fourier transform, which tell standards apart in fewest samples and at lowest SNR.
+        router_hidden_size (`int`, *optional*, defaults to 64): Width of the router's transformer, or of what is taken
+            from the Fourier transform.
         router_num_hidden_layers (`int`, *optional*, defaults to 2): Layers of the router's transformer.
         router_num_attention_heads (`int`, *optional*, defaults to 4): Heads of the router's transformer.
         router_intermediate_size (`int`, *optional*, defaults to 256): Feed-forward width of the router's transformer.
@@ -225,7 +227,7 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
     expert_config: LwmSpectroConfig | dict | None = None
     expert_names: list[str] | None = None
     num_experts_per_sample: int = 1
-    router_type: Literal["transformer", "cnn"] = "transformer"
+    router_type: Literal["transformer", "cnn", "fourier"] = "transformer"
     router_hidden_size: int = 64
     router_num_hidden_layers: int = 2
     router_num_attention_heads: int = 4

@@ -68,36 +68,84 @@ class LwmSpectroMoEClassifierOutput(ModelOutput):
     expert_index: torch.LongTensor | None = None
 
 
-class LwmSpectroMoERouter(nn.Module):
+class LwmSpectroMoEConvolutions(nn.Sequential):
+    """The published checkpoint's router up to its pooling: four convolutions of stride 2."""
+
+    _WIDTHS_AND_KERNELS = ((32, 5), (64, 3), (96, 3), (128, 3))
+
+    def __init__(self, num_channels: int):
+        layers = []
+        for width, kernel in self._WIDTHS_AND_KERNELS:
+            layers += [
+                nn.Conv2d(num_channels, width, kernel, stride=2, padding=kernel // 2),
+                nn.BatchNorm2d(width),
+                nn.SiLU(),
+            ]
+            num_channels = width
+        super().__init__(*layers)
+        self.num_channels = num_channels
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        # Convolutions are faster with channels last in memory.
+        return super().forward(values.to(self[0].weight.dtype, memory_format=torch.channels_last))
+
+    def grid(self, *shape: int) -> tuple[int, ...]:
+        """What becomes of a grid of that shape."""
+        return tuple(-(-size // 2 ** len(self._WIDTHS_AND_KERNELS)) for size in shape)
+
+
+class LwmSpectroMoEFourierEncoder(nn.Module):
     """
-    The gating network R of sec. IV-B: a small transformer over its own patches, global average pooling and a linear
-    layer, to one logit an expert. `router_type="cnn"` is the published checkpoint's: four convolutions of stride 2.
+    Convolutions over the two-dimensional Fourier transform of a spectrogram.
+
+    Reference signals, control regions and slots repeat in time and frequency, each standard's in its own lattice. The
+    transform gathers a lattice in a few points, which stand out from noise when no cell of the spectrogram does. Their
+    magnitudes do not depend on where in the lattice a recording begins.
     """
 
     def __init__(self, config: LwmSpectroMoEConfig):
         super().__init__()
-        if config.router_type == "cnn":
-            layers, width = [], config.expert_config.num_channels
-            for channels, kernel in ((32, 5), (64, 3), (96, 3), (128, 3)):
-                layers += [
-                    nn.Conv2d(width, channels, kernel, stride=2, padding=kernel // 2),
-                    nn.BatchNorm2d(channels),
-                    nn.SiLU(),
-                ]
-                width = channels
-            self.encoder = nn.Sequential(*layers)
-        else:
+        expert = config.expert_config
+        self.convolutions = LwmSpectroMoEConvolutions(expert.num_channels)
+        rows, columns = self.convolutions.grid(expert.num_frames, expert.num_freq_bins // 2 + 1)
+        # Unlike in the spectrogram, places mean something here: no pooling.
+        self.dense = nn.Linear(self.convolutions.num_channels * rows * columns, config.router_hidden_size)
+
+    def forward(self, input_values: torch.Tensor) -> torch.Tensor:
+        values = input_values.float()
+        std, mean = torch.std_mean(values, dim=(2, 3), keepdim=True)
+        magnitudes = torch.fft.rfft2((values - mean) / (std + 1e-3), norm="ortho").abs()
+        return F.silu(self.dense(self.convolutions(magnitudes.clamp(min=1e-3).log()).flatten(1)))
+
+
+class LwmSpectroMoERouter(nn.Module):
+    """
+    The gating network R of sec. IV-B: a small transformer over its own patches, global average pooling and a linear
+    layer, to one logit an expert. `router_type="cnn"` is the published checkpoint's, with convolutions in place of the
+    transformer; `"fourier"` has those, and others beside them over the spectrogram's Fourier transform.
+    """
+
+    def __init__(self, config: LwmSpectroMoEConfig):
+        super().__init__()
+        if config.router_type == "transformer":
             self.encoder = LwmSpectroModel(config.router_config)
             width = config.router_hidden_size
+        else:
+            self.encoder = LwmSpectroMoEConvolutions(config.expert_config.num_channels)
+            width = self.encoder.num_channels
+        self.fourier = None
+        if config.router_type == "fourier":
+            self.fourier = LwmSpectroMoEFourierEncoder(config)
+            width += config.router_hidden_size
         self.gate = nn.Linear(width, config.num_experts)
 
     def forward(self, input_values: torch.Tensor) -> torch.Tensor:
         if isinstance(self.encoder, LwmSpectroModel):
             pooled = self.encoder(input_values, return_dict=True).pooler_output
         else:
-            # Convolutions are faster with channels last in memory.
-            values = input_values.to(self.gate.weight.dtype, memory_format=torch.channels_last)
-            pooled = self.encoder(values).mean(dim=(2, 3))
+            pooled = self.encoder(input_values).mean(dim=(2, 3))
+        if self.fourier is not None:
+            pooled = torch.cat([pooled, self.fourier(input_values)], dim=-1)
         return self.gate(pooled)
 
 

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from lwm_spectro_hf import LwmSpectroConfig, LwmSpectroForPreTraining
-from lwm_spectro_hf.training.growth import deepen_stem
+from lwm_spectro_hf import LwmSpectroConfig, LwmSpectroForPreTraining, LwmSpectroMoEConfig
+from lwm_spectro_hf.modeling_lwm_spectro_moe import LwmSpectroMoERouter
+from lwm_spectro_hf.training.growth import deepen_stem, start_router
 
 SMALL = {"num_frames": 16, "num_freq_bins": 16, "patch_size": 8, "hidden_size": 16, "num_attention_heads": 2}
 SMALL |= {"num_hidden_layers": 1, "intermediate_size": 32, "stem_num_channels": 4, "stem_num_layers": 1}
@@ -44,3 +45,25 @@ def test_what_cannot_be_made_deeper_is_an_error():
         deepen_stem(expert(stem_num_channels=None), 2)
     with pytest.raises(ValueError, match="has a stem of 3 blocks; expected a stem of at most 2"):
         deepen_stem(expert(stem_num_layers=3), 2)
+
+
+def router(router_type, num_frames=32):
+    fields = {"num_frames": num_frames, "num_freq_bins": 32, "patch_size": 8}
+    return LwmSpectroMoERouter(LwmSpectroMoEConfig(expert_config=fields, router_type=router_type)).eval()
+
+
+def test_a_fourier_router_begins_as_the_convolutional_one_it_comes_from():
+    before, after, values = router("cnn"), router("fourier"), torch.randn(2, 1, 32, 32)
+    start_router(after, before)
+    assert torch.equal(after(values), before(values))
+    again = router("fourier")
+    torch.nn.init.ones_(after.gate.weight)
+    start_router(again, after)
+    assert torch.equal(again(values), after(values))
+
+
+def test_routers_that_cannot_become_each_other_are_an_error():
+    with pytest.raises(ValueError, match="of another type or size"):
+        start_router(router("cnn"), router("fourier"))
+    with pytest.raises(ValueError, match="of another type or size"):
+        start_router(router("fourier"), router("fourier", num_frames=64))

@@ -1,4 +1,4 @@
-"""Weights of a small encoder as the start of a deeper one."""
+"""Trained weights as the start of a larger network, which at first does what the smaller one did."""
 
 from copy import deepcopy
 
@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ..modeling_lwm_spectro import LwmSpectroForPreTraining
+from ..modeling_lwm_spectro_moe import LwmSpectroMoERouter
 
 
 @torch.no_grad()
@@ -37,3 +38,27 @@ def deepen_stem(model: LwmSpectroForPreTraining, stem_num_layers: int) -> LwmSpe
         nn.init.zeros_(block[-1].weight)
         nn.init.zeros_(block[-1].bias)
     return deeper.to(model.device)
+
+
+@torch.no_grad()
+def start_router(router: LwmSpectroMoERouter, trained: LwmSpectroMoERouter) -> None:
+    """Give a router the weights of a trained one of its type, or of a `"cnn"` one if it is a `"fourier"` one.
+
+    Args:
+        router ([`LwmSpectroMoERouter`]): Whose weights are replaced; its convolutions over the Fourier transform keep
+            theirs where the other has none, and count for nothing at first.
+        trained ([`LwmSpectroMoERouter`]): It is left as it is.
+
+    Raises:
+        ValueError: If the one cannot become the other.
+    """
+    weights = trained.state_dict()
+    if router.fourier is not None and trained.fourier is None:
+        gate = torch.zeros_like(router.gate.weight)
+        known = weights["gate.weight"]
+        gate[: len(known), : known.shape[1]] = known
+        weights |= {"gate.weight": gate, **router.fourier.state_dict(prefix="fourier.")}
+    try:
+        router.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"The trained router is of another type or size: {error}") from error
