@@ -459,6 +459,16 @@ def test_fourier_router_gathers_a_lattice_in_one_point():
     assert [int(row.argmax()) for row in seen[0]] == [8 * 25 + 8] * 2
 
 
+def test_training_hides_spectrograms_from_a_fourier_router_but_not_their_transforms():
+    router = LwmSpectroMoERouter(tiny_moe_config(router_type="fourier", router_dropout_prob=1.0))
+    router.train()(torch.randn(4, 1, 16, 24)).square().sum().backward()
+    assert router.encoder[0].weight.grad.abs().max() == 0
+    assert router.fourier.convolutions[0].weight.grad.abs().max() > 0
+    router.zero_grad()
+    router.eval()(torch.randn(4, 1, 16, 24)).square().sum().backward()
+    assert router.encoder[0].weight.grad.abs().max() > 0
+
+
 def test_fourier_router_of_a_constant_spectrogram_is_finite():
     router = LwmSpectroMoERouter(tiny_moe_config(router_type="fourier")).eval()
     assert router(torch.zeros(1, 1, 16, 16)).isfinite().all()

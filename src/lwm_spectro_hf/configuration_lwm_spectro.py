@@ -200,6 +200,8 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
         router_num_attention_heads (`int`, *optional*, defaults to 4): Heads of the router's transformer.
         router_intermediate_size (`int`, *optional*, defaults to 256): Feed-forward width of the router's transformer.
         router_patch_size (`int`, *optional*): Patch side of the router; `None` means that of the experts.
+        router_dropout_prob (`float`, *optional*, defaults to 0.5): Share of training rows of which a "fourier" router
+            sees the Fourier transform alone.
         router_loss_weight (`float`, *optional*, defaults to 1.0): Weight of the router's cross-entropy, which is
             added to a loss when protocol labels are given. It reaches the router's parameters only.
         initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of the initial weights.
@@ -233,6 +235,7 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
     router_num_attention_heads: int = 4
     router_intermediate_size: int = 256
     router_patch_size: int | None = None
+    router_dropout_prob: float | int = 0.5
     router_loss_weight: float | int = 1.0
     initializer_range: float | int = 0.02
     task_name: str = "modulation"

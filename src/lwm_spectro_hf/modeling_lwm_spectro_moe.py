@@ -110,12 +110,14 @@ class LwmSpectroMoEFourierEncoder(nn.Module):
         rows, columns = self.convolutions.grid(expert.num_frames, expert.num_freq_bins // 2 + 1)
         # Unlike in the spectrogram, places mean something here: no pooling.
         self.dense = nn.Linear(self.convolutions.num_channels * rows * columns, config.router_hidden_size)
+        self.layer_norm = nn.LayerNorm(config.router_hidden_size)
 
     def forward(self, input_values: torch.Tensor) -> torch.Tensor:
         values = input_values.float()
         std, mean = torch.std_mean(values, dim=(2, 3), keepdim=True)
         magnitudes = torch.fft.rfft2((values - mean) / (std + 1e-3), norm="ortho").abs()
-        return F.silu(self.dense(self.convolutions(magnitudes.clamp(min=1e-3).log()).flatten(1)))
+        places = self.convolutions(magnitudes.clamp(min=1e-3).log()).flatten(1)
+        return F.silu(self.layer_norm(self.dense(places)))
 
 
 class LwmSpectroMoERouter(nn.Module):
@@ -136,6 +138,7 @@ class LwmSpectroMoERouter(nn.Module):
         self.fourier = None
         if config.router_type == "fourier":
             self.fourier = LwmSpectroMoEFourierEncoder(config)
+            self.dropout = nn.Dropout(config.router_dropout_prob)
             width += config.router_hidden_size
         self.gate = nn.Linear(width, config.num_experts)
 
@@ -145,7 +148,9 @@ class LwmSpectroMoERouter(nn.Module):
         else:
             pooled = self.encoder(input_values).mean(dim=(2, 3))
         if self.fourier is not None:
-            pooled = torch.cat([pooled, self.fourier(input_values)], dim=-1)
+            # Training hides some spectrograms: else what was learned from them first keeps the rest from learning.
+            is_shown = self.dropout(pooled.new_ones(len(pooled), 1)) > 0
+            pooled = torch.cat([pooled * is_shown, self.fourier(input_values)], dim=-1)
         return self.gate(pooled)
 
 
