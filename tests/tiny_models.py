@@ -57,7 +57,7 @@ MODELS = {
     "moe-classification": lambda: LwmSpectroMoEForSequenceClassification(tiny_moe_config()),
     "moe-classification-cnn": lambda: LwmSpectroMoEForSequenceClassification(tiny_moe_config(router_type="cnn")),
     "moe-classification-fourier": lambda: LwmSpectroMoEForSequenceClassification(
-        tiny_moe_config(router_type="fourier")
+        tiny_moe_config(router_type="fourier", router_dropout_prob=0.0)
     ),
 }
 
