@@ -54,9 +54,8 @@ def start_router(router: LwmSpectroMoERouter, trained: LwmSpectroMoERouter) -> N
     """
     weights = trained.state_dict()
     if router.fourier is not None and trained.fourier is None:
-        gate = torch.zeros_like(router.gate.weight)
-        known = weights["gate.weight"]
-        gate[: len(known), : known.shape[1]] = known
+        new_inputs = router.gate.in_features - trained.gate.in_features
+        gate = nn.functional.pad(weights["gate.weight"], (0, new_inputs))
         weights |= {"gate.weight": gate, **router.fourier.state_dict(prefix="fourier.")}
     try:
         router.load_state_dict(weights)
