@@ -12,9 +12,9 @@ On a GPU, nine minutes; the same command again goes on where it stopped, along t
         --out runs/router
 
 The experts are given in the order WiFi, LTE, 5G and stay as they are; without any, the router is trained alone.
-Training sees signals of all three alike, of synchronous and blind receivers, and a little noise, which should leave
-the router undecided. Several processes start with `accelerate launch`, as for the experts; `--data` reads Parquet data
-sets instead of generating.
+Training sees signals of all three alike, of receivers that know, find or do not find the symbols, and a little noise,
+which should leave the router undecided. Several processes start with `accelerate launch`, as for the experts; `--data`
+reads Parquet data sets instead of generating.
 
 Writes to --out: `state/` (to go on from; files of at most --max-file-mib), `model/` (experts, decoders and router of
 the best validation loss, for `from_pretrained`), `log.jsonl` and `results.json`.
@@ -78,7 +78,7 @@ def main() -> None:
     )
     held_out = {"as trained": data.held_out}
     if run.accelerator.is_main_process:
-        held_out |= {receiver: held_out_of(receiver, args, run) for receiver in ("synchronous", "blind")}
+        held_out |= {receiver: held_out_of(receiver, args, run) for receiver in ("synchronous", "blind", "listening")}
     results = run.train(loop, lambda: [score_router(router, batches) for batches in held_out.values()])
     scores = []
     if results:

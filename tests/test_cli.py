@@ -69,7 +69,7 @@ class TestClassify:
         rates = []
         monkeypatch.setattr(
             "lwm_spectro_hf.phy.listening.listen",
-            lambda iq, sampling_rate, protocols, *sizes: rates.append(sampling_rate) or Heard(np.zeros(3), None),
+            lambda iq, sampling_rate, protocols, *sizes: rates.append(sampling_rate) or Heard(np.zeros(3), []),
         )
         blind = spectro("classify", captures, "--json", "--blind")
         assert not rates

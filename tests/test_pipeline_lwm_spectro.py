@@ -161,7 +161,7 @@ class TestSymbols:
     @pytest.fixture
     def heard(self, monkeypatch):
         """What `listen` is asked, and its answer, which a test may change."""
-        heard = types.SimpleNamespace(calls=[], evidence=np.array([-2.0, 6.0, 1.0]), frames=None)
+        heard = types.SimpleNamespace(calls=[], evidence=np.array([-2.0, 6.0, 1.0]), frames=[])
 
         def listen(iq, sampling_rate, *args):
             heard.calls.append((len(iq), sampling_rate, *args))
@@ -180,15 +180,15 @@ class TestSymbols:
         assert heard.calls == [(DENSE, RATE, names, 16, 24)]
 
     def test_symbols_that_were_found_count_as_much_as_all_blind_views(self, classify, heard, listened, noise):
-        iq, heard.frames = noise(2 * DENSE), noise(DENSE, 1)
+        iq, heard.frames = noise(2 * DENSE), [noise(DENSE, 1), noise(DENSE, 2)]
         answer = classify(iq, sampling_rate=RATE)
-        views = [iq, iq[:DENSE], iq[DENSE:], heard.frames]
+        views = [iq, iq[:DENSE], iq[DENSE:], *heard.frames]
         for piece, view in zip(listened, views, strict=True):
             np.testing.assert_array_equal(piece, view)
         outputs = [model_outputs(classify, view) for view in views]
         router = torch.cat([output.router_logits for output in outputs]) + torch.from_numpy(heard.evidence).float()
         router = router.log_softmax(-1)
-        weights = view_weights(router) * torch.tensor([1, 1, 1, 3])
+        weights = view_weights(router) * torch.tensor([1, 1, 1, 1.5, 1.5])
         modulation = torch.cat([output.logits for output in outputs]).log_softmax(-1)
         for values, score in ((router, "protocol_score"), (modulation, "modulation_score")):
             mean = (weights @ values / weights.sum()).softmax(-1)

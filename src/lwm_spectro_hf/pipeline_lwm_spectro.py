@@ -58,7 +58,7 @@ class Evidence:
         Args:
             log_probs (`dict[str, torch.Tensor]`): For each head, log-probabilities of shape `(num_views, num_labels)`.
             embedding (`torch.Tensor` of shape `(num_views, hidden_size)`, *optional*): The views' embeddings.
-            stands_for (`int` or `torch.Tensor` of shape `(num_views,)`, *optional*, defaults to 1): How many views
+            stands_for (`float` or `torch.Tensor` of shape `(num_views,)`, *optional*, defaults to 1): How many views
                 each of them counts for.
         """
         if "protocol" in log_probs:
@@ -231,7 +231,8 @@ class IQClassificationPipeline(ChunkPipeline):
                 listen = self._listen(sampling_rate, synchronize)
                 if listen is not None and not views[0]["silent"]:
                     prefixes, symbols = self._heard(listen, segment, sampling_rate)
-                    views += [{**view, "stands_for": len(views)} for view in symbols]
+                    stands_for = len(views) / max(len(symbols), 1)
+                    views += [{**view, "stands_for": stands_for} for view in symbols]
                 *views, last = views
                 tags = {
                     "num_samples": stop - start,
@@ -269,13 +270,11 @@ class IQClassificationPipeline(ChunkPipeline):
         return views
 
     def _heard(self, listen: Callable, iq: np.ndarray, sampling_rate: float) -> tuple[torch.Tensor, list[dict]]:
-        """What cyclic prefixes say of the protocol, `(num_protocols,)`, and the view of the symbols, if there are."""
+        """What cyclic prefixes say of the protocol, `(num_protocols,)`, and the views of symbols that were found."""
         extractor = self.feature_extractor
         heard = listen(iq, sampling_rate, self.model.config.expert_names, extractor.num_frames, extractor.fft_size)
-        views = []
-        if heard.frames is not None and np.any(heard.frames):
-            values = extractor(heard.frames, return_tensors="pt").input_values
-            views = [{"input_values": values, "silent": False}]
+        values = [extractor(frames, return_tensors="pt").input_values for frames in heard.frames]
+        views = [{"input_values": view, "silent": False} for view in values]
         return torch.from_numpy(heard.evidence).float(), views
 
     def _listen(self, sampling_rate: float | None, synchronize: bool | None) -> Callable | None:

@@ -10,7 +10,7 @@ from lwm_spectro_hf.data.synthesis import draw_recordings
 host_generator = torch.Generator
 
 
-@pytest.mark.parametrize("receiver", ["synchronous", "blind"])
+@pytest.mark.parametrize("receiver", ["synchronous", "blind", "listening"])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_nothing_on_the_host_meets_the_device(protocol, receiver, monkeypatch):
     monkeypatch.setattr(

@@ -8,7 +8,7 @@ import torch
 
 from lwm_spectro_hf.channel.scenarios import load_scenario
 from lwm_spectro_hf.channel.tdl import SPEED_OF_LIGHT_MPS
-from lwm_spectro_hf.data.recipe import MOBILITIES, MODULATIONS, PROTOCOLS, RECEIVERS, Recipe
+from lwm_spectro_hf.data.recipe import MOBILITIES, MODULATIONS, PROTOCOLS, RECEIVERS, SYMBOL_RECEIVERS, Recipe
 from lwm_spectro_hf.data.synthesis import NO_LABEL, check_channels, draw_recordings, recording_length
 
 WIDTHS = {"LTE": (6,), "5G": ((15, 25),)}
@@ -57,13 +57,26 @@ def test_receivers_make_what_they_promise(protocol, receiver):
         if receiver == "blind":
             assert batch.sampling_rate in (native, *recipe.radio_rates_hz)
             assert batch.sampling_rate >= batch.bandwidth_hz
-    if receiver == "synchronous":
+    if receiver in SYMBOL_RECEIVERS:
         assert rates == {recipe.fft_size * spacing} and lengths == {recipe.num_frames * recipe.fft_size}
     elif receiver == "native":
         assert rates == {native} and lengths == {round(3e-3 * native)}
     else:
         assert len(rates) > 1 and len(lengths) > 1
         assert recording_length(dataclasses.replace(recipe, contiguous_view=1.0), 0) == 32 * 128
+
+
+@pytest.mark.parametrize("receiver, least, most", [("synchronous", 0, 1), ("listening", 8, 64)])
+def test_who_listens_hears_the_symbols_and_does_not_know_the_carrier(receiver, least, most):
+    recipe = recipe_of("LTE", receiver, snrs_db=(40,), full_load=1.0, channels=("none",), chunk_size=16)
+    frames = draw_recordings(recipe, 0).iq.unflatten(1, (-1, recipe.fft_size))
+    power = torch.fft.fft(frames).abs().square().mean(1)
+    # Of whole symbols nothing is left beside the 72 subcarriers of the carrier, wherever they are.
+    loud = power > 0.1 * power.quantile(0.9, dim=1, keepdim=True)
+    bins = torch.fft.fftfreq(recipe.fft_size, 1 / recipe.fft_size)
+    middle = (loud * bins).sum(1) / loud.sum(1)
+    assert least <= float(middle.abs().max()) <= most
+    assert 50 <= int(loud.sum(1).min()) and int(loud.sum(1).max()) <= 76
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -8,9 +8,9 @@ import torch
 from scipy.signal import resample_poly
 
 from lwm_spectro_hf.data.recordings import open_recording
-from lwm_spectro_hf.phy.listening import listen
+from lwm_spectro_hf.phy.listening import _loud, listen
 from lwm_spectro_hf.phy.ofdm import Numerology, cyclic_prefix_3gpp, modulate
-from lwm_spectro_hf.phy.synchronization import SPACING_WIFI_HZ, prefix_evidence
+from lwm_spectro_hf.phy.synchronization import SPACING_WIFI_HZ, prefix_evidence, required_samples
 
 RECORDINGS = Path(__file__).parents[2] / "examples/recordings"
 PROTOCOLS = ("WiFi", "LTE", "5G")
@@ -48,7 +48,7 @@ def test_cells_are_told_at_any_rate_and_heard_by_their_symbols(spacing_hz, likel
         evidence = dict(zip(PROTOCOLS, heard.evidence, strict=True))
         assert {protocol for protocol, value in evidence.items() if value > 2} == likeliest
         # Of a symbol that is cut out as it was sent nothing is left outside of its 72 subcarriers but noise.
-        power = np.abs(np.fft.fft(heard.frames.reshape(128, 128))) ** 2
+        power = np.abs(np.fft.fft(heard.frames[0].reshape(128, 128))) ** 2
         inside = np.r_[1:37, 92:128]
         assert heard.frames.dtype == np.complex64
         assert power[:, inside].mean() > 1.6 * np.delete(power, inside, axis=1)[:, 1:].mean()
@@ -63,10 +63,10 @@ def test_leakage_at_dc_that_drifts_hides_no_prefixes():
 
 def test_noise_silence_and_short_recordings_are_evidence_of_nothing():
     assert (listen(noise(400_000), 20e6, PROTOCOLS).evidence < 0).all()
-    assert listen(noise(400_000), 20e6, PROTOCOLS).frames is None
+    assert len(listen(noise(400_000), 20e6, PROTOCOLS).frames) == 0
     for short in (noise(20), noise(300)):
         heard = listen(short, 20e6, PROTOCOLS)
-        assert heard.frames is None and (heard.evidence == 0).all()
+        assert len(heard.frames) == 0 and (heard.evidence == 0).all()
     # Too slow for any of them, and protocols that have no such symbols.
     assert (listen(noise(40_000), 1e6, PROTOCOLS).evidence == 0).all()
     assert (listen(noise(40_000), 20e6, ("LoRa", "DECT")).evidence == 0).all()
@@ -77,7 +77,7 @@ def test_noise_silence_and_short_recordings_are_evidence_of_nothing():
 
 def test_symbols_that_do_not_fill_a_spectrogram_are_evidence_all_the_same():
     heard = listen(cell(15e3, 100, snr_db=10), 1.92e6, PROTOCOLS)
-    assert heard.frames is None and heard.evidence[1] > 2 > heard.evidence[0]
+    assert len(heard.frames) == 0 and heard.evidence[1] > 2 > heard.evidence[0]
 
 
 def test_the_loudest_stretch_is_heard():
@@ -85,3 +85,53 @@ def test_the_loudest_stretch_is_heard():
     iq[: len(iq) // 2] *= 0.1
     heard = listen(iq, 1.92e6, ("LTE",))
     assert np.mean(np.abs(heard.frames) ** 2) > 0.5 * np.mean(np.abs(iq[len(iq) // 2 :]) ** 2)
+
+
+def wifi_packets(num_packets, num_symbols=30, gap=400):
+    """Packets of random QPSK on 52 of 64 subcarriers at 20 Msps, each after a pause, with a little noise."""
+    numerology = Numerology(20e6, SPACING_WIFI_HZ, 64, dc_used=False)
+    bits = torch.randint(0, 2, (num_packets, num_symbols, 52, 2), generator=torch.Generator().manual_seed(2)) * 2.0 - 1
+    prefixes = torch.full((num_symbols,), 16)
+    packets = modulate(torch.view_as_complex(bits) / 2**0.5, numerology, prefixes)[0]
+    samples = torch.nn.functional.pad(packets, (gap, 0)).flatten().numpy()
+    return samples + 0.01 * noise(len(samples))
+
+
+@pytest.mark.parametrize("milliseconds, step", [(0.4, None), (0.7, 1), (1.4, 2), (2.5, 4), (5.0, 8)])
+def test_short_recordings_are_heard_symbol_by_symbol(milliseconds, step):
+    iq = wifi_packets(40)[: int(milliseconds * 20e3)]
+    frames = listen(iq, 20e6, PROTOCOLS).frames
+    assert len(frames) == (step is not None)
+    if step:
+        needed = required_samples(40e6, SPACING_WIFI_HZ, 128, step)
+        assert needed <= 2 * len(iq) < 2 * needed + needed * (step == 8)
+
+
+@pytest.mark.parametrize("offset_hz", [0.0, 2.2e6, -3.5e6])
+def test_bands_are_where_the_carrier_is(offset_hz):
+    # 19 ms are two stretches of time, and no other band is half as loud.
+    narrow = cell(15e3, 280, snr_db=20)
+    iq = resample_poly(narrow, 25, 6)
+    iq = iq * np.exp(2j * np.pi * offset_hz / 8e6 * np.arange(len(iq))) + 0.001 * noise(len(iq))
+    heard = listen(iq, 8e6, PROTOCOLS)
+    assert len(heard.frames) == 2
+    whole = np.mean(np.abs(iq) ** 2)
+    for frames in heard.frames:  # all of its power, but for the prefixes and for what the edge of the band cuts off
+        assert np.mean(np.abs(frames) ** 2) > 0.9 * whole
+
+
+def test_a_wide_carrier_is_seen_in_several_bands():
+    numerology = Numerology(15.36e6, 15e3, 1024, dc_used=False)
+    bits = torch.randint(0, 2, (1, 140, 600, 2), generator=torch.Generator().manual_seed(3)) * 2.0 - 1
+    grid = torch.view_as_complex(bits) / 2**0.5
+    iq = modulate(grid, numerology, cyclic_prefix_3gpp(numerology, 140))[0][0].numpy()
+    for max_views in (1, 3, 8):
+        frames = listen(iq, 15.36e6, PROTOCOLS, max_views=max_views).frames
+        assert len(frames) == min(max_views, 4)  # of 9 MHz, bands of 1.92 MHz that do not overlap
+        # Different subcarriers, of the same carrier.
+        correlation = np.abs(frames.conj() @ frames.T)
+        assert (np.triu(correlation, 1) < 0.1 * np.diag(correlation).min()).all()
+
+
+def test_silence_has_no_views():
+    assert _loud(torch.zeros(3, 2), torch.eye(3).bool()) == []

@@ -24,7 +24,7 @@ _COLUMNS = {
     "doppler_hz": "largest Doppler shift [Hz]",
     "scenario": "the city, or the statistical channel",
     "user": "row of the scenario's users; -1 for channels without a city",
-    "receiver": "synchronous (whole OFDM symbols, prefix removed), blind, or native",
+    "receiver": "synchronous (whole OFDM symbols, no prefix), listening (these, carrier anywhere), blind or native",
     "sampling_rate": "[Hz]",
     "bandwidth_hz": "width of the carrier [Hz]",
     "carrier_hz": "carrier frequency [Hz]",

@@ -20,7 +20,8 @@ PROTOCOLS = ("WiFi", "LTE", "5G")
 MODULATIONS = ("BPSK", "QPSK", "16QAM", "64QAM", "256QAM")
 SNRS_DB = (-5, 0, 5, 10, 15, 20, 25)
 MOBILITIES = ("static", "pedestrian", "vehicular")
-RECEIVERS = ("synchronous", "blind", "native")
+RECEIVERS = ("synchronous", "blind", "native", "listening")
+SYMBOL_RECEIVERS = ("synchronous", "listening")  # whose frames are OFDM symbols
 TDL_PROFILES = ("TDL-A", "TDL-B", "TDL-C", "TDL-D", "TDL-E")
 # Channels without a city: statistical profiles, an exponential one, and a single path without fading.
 STATISTICAL_CHANNELS = (*TDL_PROFILES, "exponential", "none")
@@ -94,8 +95,10 @@ class Recipe:
         channels: City scenarios by name or folder, "TDL-A" to "TDL-E" (TR 38.901), "exponential", or "none".
         users: How many users of each city, drawn from all that it has.
         receivers: Share of each receiver. "synchronous" finds carrier offset and symbol timing and hands out whole
-            OFDM symbols without prefix; "blind" records anywhere near the carrier at any rate; "native" records
-            whole frames at the carrier's own rate and adds nothing but the channel and noise.
+            OFDM symbols without prefix; "blind" records anywhere near the carrier at any rate; "listening" finds the
+            symbols, and no carrier: it hands out whole ones of some band of a blind recording, as
+            [`~lwm_spectro_hf.phy.listening.listen`] does; "native" records whole frames at the carrier's own rate and
+            adds nothing but the channel and noise.
         full_load: Share of recordings with a saturated sender; the others draw how loaded it is.
         noise_share: Share of recordings without any signal.
         resource_blocks: Carrier widths: of LTE in resource blocks, of 5G subcarrier spacing [kHz] and resource blocks.
@@ -111,7 +114,7 @@ class Recipe:
         max_clock_ppm: Largest error of the sampling clock, either sign [ppm].
         max_phase_noise_deg: Largest phase noise of the oscillators, root mean square [deg].
         adc_bits: Range of the converter's effective number of bits.
-        symbol_steps: Of a synchronous receiver, how many OFDM symbols from one frame to the next, by protocol.
+        symbol_steps: Of a receiver that finds them, how many OFDM symbols from one frame to the next, by protocol.
         native_rate: Share of blind recordings made at the carrier's own sampling rate and centre; the others take a
             rate that radios offer and put the carrier anywhere inside.
         radio_rates_hz: Those rates [Hz].
@@ -203,9 +206,9 @@ class Recipe:
         if not _all_of(shares, lambda share: _is_number(share) and 0 <= share < math.inf) or not sum(shares) > 0:
             raise ValueError(f"receivers is {self.receivers}; expected shares, at least one of them above 0.")
         unit = 4 if set(self.protocols) == {"WiFi"} else 128
-        if self.receivers.get("synchronous") and self.fft_size % unit:
+        if any(map(self.receivers.get, SYMBOL_RECEIVERS)) and self.fft_size % unit:
             raise ValueError(
-                f"fft_size is {self.fft_size}; expected a multiple of {unit} for a synchronous receiver: cyclic "
+                f"fft_size is {self.fft_size}; expected a multiple of {unit} where frames are symbols: cyclic "
                 "prefixes are whole samples."
             )
         if not _all_of(self.antenna_ports, lambda ports: ports in (1, 2, 4)):
@@ -378,7 +381,8 @@ def preset(name: str) -> Recipe:
     """Recipes by name.
 
     - "paper": the paper's grid over all shipped cities but the held-out one, synchronous receiver;
-    - "mixed": synchronous and blind halves, all kinds of cells: what released weights are trained on;
+    - "mixed": receivers that know, find or do not find the symbols, all kinds of cells: what released weights are
+      trained on;
     - "blind": monitoring receivers alone;
     - "native": whole noisy frames at the carrier's own rate, for the receivers of others.
 
@@ -398,7 +402,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "antenna_ports": (1,),
         "resource_blocks": {"LTE": (6, 15, 25), "5G": ((15, 25), (30, 11), (30, 24))},
     },
-    "mixed": {"receivers": {"synchronous": 0.5, "blind": 0.5}, **_BLIND},
+    "mixed": {
+        "receivers": {"synchronous": 0.4, "blind": 0.4, "listening": 0.2},
+        # Recordings too short for the paper's steps are heard by shorter ones.
+        "symbol_steps": {"WiFi": (1, 2, 4, 8), "LTE": (1,), "5G 15 kHz": (1,), "5G 30 kHz": (1, 2)},
+        **_BLIND,
+    },
     "blind": {"receivers": {"blind": 1.0}, **_BLIND},
     "native": {"receivers": {"native": 1.0}, "full_load": 1.0, "high_throughput": 0.0, "chunk_size": 1},
 }

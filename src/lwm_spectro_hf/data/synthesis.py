@@ -15,7 +15,16 @@ from ..phy import lte, nr, wifi
 from ..phy.ofdm import Numerology, fast_length
 from ..phy.synchronization import Synchronized, required_samples, synchronize
 from ..phy.waveform import Waveform
-from .recipe import MOBILITIES, MODULATIONS, PROTOCOLS, STATISTICAL_CHANNELS, Recipe, Rows, stable_seed
+from .recipe import (
+    MOBILITIES,
+    MODULATIONS,
+    PROTOCOLS,
+    STATISTICAL_CHANNELS,
+    SYMBOL_RECEIVERS,
+    Recipe,
+    Rows,
+    stable_seed,
+)
 
 NO_LABEL = -1
 _MIN_DATA_SHARE = 0.05
@@ -45,7 +54,7 @@ class LabelledRecordings:
         user (`torch.Tensor` of shape `(batch,)`): Row of the scenario's users; -1 for channels without a city.
         index (`torch.Tensor` of shape `(batch,)`): Number of the recording: with the seed and the recipe it makes the
             recording again.
-        receiver (`str`): "synchronous", "blind" or "native".
+        receiver (`str`): One of `RECEIVERS`.
         bandwidth_hz (`float`): Width of the carrier's subcarriers [Hz].
         carrier_hz (`float`): Carrier frequency [Hz].
         parameters (`dict[str, torch.Tensor]`): What a receiver of that standard is told, each of shape `(batch,)`.
@@ -79,10 +88,10 @@ class _Setting:
         numerology ([`Numerology`]): Its rate and subcarriers.
         occupied_hz (`float`): Its width [Hz].
         carrier_hz (`float`): Where it is [Hz].
-        receiver (`str`): "synchronous", "blind" or "native".
+        receiver (`str`): One of `RECEIVERS`.
         sampling_rate (`float`): Of the receiver [Hz].
         num_samples (`int`): At that rate.
-        symbol_step (`int`): OFDM symbols from frame to frame of a synchronous receiver.
+        symbol_step (`int`): OFDM symbols from frame to frame of a receiver that finds them.
         tuned (`bool`): A blind receiver tuned to the carrier.
     """
 
@@ -193,7 +202,7 @@ def draw_recordings(
 def recording_length(recipe: Recipe, chunk: int, seed: int = 0) -> int:
     """Samples of each recording of a chunk, without making any."""
     _, setting = _rows_and_setting(recipe, chunk, seed)
-    return recipe.num_frames * recipe.fft_size if setting.receiver == "synchronous" else setting.num_samples
+    return recipe.num_frames * recipe.fft_size if setting.receiver in SYMBOL_RECEIVERS else setting.num_samples
 
 
 def _rows_and_setting(recipe: Recipe, chunk: int, seed: int) -> tuple[Rows, _Setting]:
@@ -236,7 +245,7 @@ def _draw_setting(rows: Rows, recipe: Recipe, generator: torch.Generator) -> _Se
         symbol_step=pick(recipe.symbol_steps[step_key]),
         tuned=True,
     )
-    if receiver == "synchronous":
+    if receiver in SYMBOL_RECEIVERS:
         # As many bins as the spectrogram has, whatever the width of the carrier: one subcarrier each.
         rate = recipe.fft_size * numerology.subcarrier_spacing_hz
         num_samples = required_samples(rate, numerology.subcarrier_spacing_hz, recipe.num_frames, setting.symbol_step)
@@ -394,7 +403,7 @@ def _receive(
             samples, rate, uniform(0, recipe.max_phase_noise_deg), _PHASE_NOISE_HZ, generator
         )
 
-    blind = setting.receiver == "blind"
+    informed = setting.receiver == "synchronous"
     drift_first = native_hz < setting.sampling_rate  # oscillator and clock at whichever rate has fewer samples
     samples = drift(samples, native_hz) if drift_first else samples
     samples = impairments.receive(
@@ -402,15 +411,15 @@ def _receive(
         native_hz,
         setting.num_samples,
         occupied_hz=setting.occupied_hz,
-        offset_hz=_blind_offset(setting, uniform) if blind else _tuned_offset(setting, recipe, uniform),
+        offset_hz=_OFFSETS[setting.receiver](setting, recipe, uniform),
         noise_power=noise_power,
         generator=generator,
         filter_probability=recipe.receive_filter,
     )
     samples = samples if drift_first else drift(samples, setting.sampling_rate)
-    leakage_db = torch.where(uniform(0, 1) < 0.5, uniform(-40, 5) if blind else uniform(-50, -15), -100.0)
+    leakage_db = torch.where(uniform(0, 1) < 0.5, uniform(-50, -15) if informed else uniform(-40, 5), -100.0)
     samples = impairments.imperfect_mixer(samples, leakage_db, uniform(-60, -25), generator)
-    if not blind:
+    if setting.receiver in SYMBOL_RECEIVERS:
         frames = synchronize(
             samples,
             setting.sampling_rate,
@@ -418,8 +427,9 @@ def _receive(
             num_frames=recipe.num_frames,
             symbol_step=setting.symbol_step,
         )
-        selective = uniform(0, 1) < recipe.receive_filter
-        samples = _select_subcarriers(frames, setting, selective)
+        samples = frames.iq
+        if informed:
+            samples = _select_subcarriers(frames, setting, uniform(0, 1) < recipe.receive_filter)
     return impairments.quantize(samples, uniform(*recipe.adc_bits))
 
 
@@ -447,9 +457,24 @@ def _tuned_offset(setting: _Setting, recipe: Recipe, uniform: Callable[[float, f
     return spacing_hz * (moved + uniform(-_MAX_CFO, _MAX_CFO))
 
 
-def _blind_offset(setting: _Setting, uniform: Callable[[float, float], torch.Tensor]) -> torch.Tensor:
+def _blind_offset(setting: _Setting, recipe: Recipe, uniform: Callable[[float, float], torch.Tensor]) -> torch.Tensor:
     """Where a monitoring receiver hears the carrier, off the middle of its band [Hz]."""
     spare = max(0.0, 0.49 * setting.sampling_rate - 0.5 * setting.occupied_hz)
     if setting.tuned:  # only the oscillators differ, by up to 20 ppm
         return (setting.numerology.subcarrier_spacing_hz * uniform(-0.5, 0.5)).clamp(-spare, spare)
     return torch.where(uniform(0, 1) < 0.4, uniform(-20e3, 20e3), spare * uniform(-1, 1))
+
+
+def _listening_offset(
+    setting: _Setting, recipe: Recipe, uniform: Callable[[float, float], torch.Tensor]
+) -> torch.Tensor:
+    """Where one of the loudest bands of a recording has the middle of the carrier, off its own middle [Hz].
+
+    Mostly the carrier fills the band, or lies in it; at the edges of either some are half empty.
+    """
+    band_hz = recipe.fft_size * setting.numerology.subcarrier_spacing_hz
+    whole = abs(setting.occupied_hz - band_hz) / 2
+    return (whole + torch.where(uniform(0, 1) < 0.2, band_hz / 4, 0)) * uniform(-1, 1)
+
+
+_OFFSETS = {"synchronous": _tuned_offset, "blind": _blind_offset, "listening": _listening_offset}

@@ -16,8 +16,9 @@ from .synchronization import SPACING_WIFI_HZ, prefix_evidence, required_samples,
 
 # WiFi's, and of 3GPP's those that the generator draws; LTE and 5G may have the same.
 PROTOCOL_SPACINGS_HZ = {"WiFi": (SPACING_WIFI_HZ,), "LTE": (15e3,), "5G": (15e3, 30e3)}
-# From frame to frame, as in the spectrograms that models are trained on: nine milliseconds of a cell, four of packets.
-SYMBOL_STEPS = {SPACING_WIFI_HZ: 8, 15e3: 1, 30e3: 2}
+# From frame to frame, as in the spectrograms that models are trained on, the longest that a recording has: nine
+# milliseconds of a cell, four of packets.
+SYMBOL_STEPS = {SPACING_WIFI_HZ: (8, 4, 2, 1), 15e3: (1,), 30e3: (2, 1)}
 # Rates at which prefixes are looked for: enough of the band, and a whole number of samples in each.
 _SEARCH_RATES_HZ = {
     SPACING_WIFI_HZ: (5e6, 10e6, 20e6),
@@ -29,6 +30,7 @@ _MAX_FACTOR = 4000  # of a resampling ratio, which is then exact to a tenth of a
 # What repeats after any time hides the prefixes: receivers leak around DC, one was seen to do so by 90 dB above the
 # noise, drifting. A carrier can spare these subcarriers.
 _LEAKAGE_HZ = 20e3
+_FAINTEST_VIEW = 0.5  # of the power of the loudest one: what is half as loud has as much noise as signal
 
 
 @dataclass(frozen=True)
@@ -38,26 +40,33 @@ class Heard:
     Attributes:
         evidence (`np.ndarray` of shape `(num_protocols,)`): For each protocol, the logarithm of how much likelier the
             recording is if symbols of that length are in it than if they are not.
-        frames (`np.ndarray` of shape `(num_frames * fft_size,)` or `None`): One useful symbol after the other,
-            complex64, if symbols were found and the recording is long enough.
+        frames (`np.ndarray` of shape `(num_views, num_frames * fft_size)`): One useful symbol after the other,
+            complex64; no views if no symbols were found, or if the recording is not long enough.
     """
 
     evidence: np.ndarray
-    frames: np.ndarray | None
+    frames: np.ndarray
 
 
 def listen(
-    iq: np.ndarray, sampling_rate: float, protocols: Sequence[str], num_frames: int = 128, fft_size: int = 128
+    iq: np.ndarray,
+    sampling_rate: float,
+    protocols: Sequence[str],
+    num_frames: int = 128,
+    fft_size: int = 128,
+    max_views: int = 8,
 ) -> Heard:
     """Look for the symbols of WiFi, LTE and 5G, and cut out the frames of the likeliest.
+
+    A view has `num_frames` frames of `fft_size` subcarriers. A longer recording or a wider carrier has several.
 
     Args:
         iq (`np.ndarray` of shape `(num_samples,)`): Complex samples, finite.
         sampling_rate (`float`): [Hz].
         protocols (`Sequence[str]`): Which to look for; others than those of `PROTOCOL_SPACINGS_HZ` get no evidence.
         num_frames (`int`, *optional*, defaults to 128): Frames.
-        fft_size (`int`, *optional*, defaults to 128): Samples of a frame: as many subcarriers around the middle of the
-            recording are kept.
+        fft_size (`int`, *optional*, defaults to 128): Samples of a frame, and subcarriers.
+        max_views (`int`, *optional*, defaults to 8): Views at most.
 
     Returns:
         [`Heard`]
@@ -69,9 +78,11 @@ def listen(
         [max((found[spacing] for spacing in PROTOCOL_SPACINGS_HZ.get(name, ())), default=0.0) for name in protocols]
     )
     likeliest = max(found, key=found.__getitem__, default=None)
+    nothing = np.zeros((0, num_frames * fft_size), np.complex64)
     if likeliest is None or found[likeliest] <= 0:
-        return Heard(evidence, None)
-    return Heard(evidence, _frames(recording, likeliest, num_frames, fft_size))
+        return Heard(evidence, nothing)
+    frames = _frames(recording, likeliest, num_frames, fft_size, max_views)
+    return Heard(evidence, nothing if frames is None else frames)
 
 
 @dataclass(frozen=True)
@@ -80,26 +91,41 @@ class _Recording:
 
     iq: torch.Tensor
     sampling_rate: float
-    _resampled: dict[tuple[float, float], torch.Tensor] = field(default_factory=dict)
+    _resampled: dict[tuple[float, float, float], torch.Tensor] = field(default_factory=dict)
+    _spectra: dict[int, torch.Tensor] = field(default_factory=dict)
 
-    def at(self, rate: float, above_hz: float = 0.0) -> torch.Tensor:
-        """The recording at another rate, but for a few samples at its end, and freed of frequencies around DC.
+    def at(self, rate: float, above_hz: float = 0.0, around_hz: float = 0.0) -> torch.Tensor:
+        """The recording at another rate, but for a few samples at its end.
 
         One transform of all of it: filters in time, of thousands of taps for such ratios, take five times as long.
+
+        Args:
+            rate (`float`): [Hz].
+            above_hz (`float`, *optional*, defaults to 0): Frequencies around DC to be freed of [Hz].
+            around_hz (`float`, *optional*, defaults to 0): Frequency that becomes DC [Hz].
         """
-        if (rate, above_hz) not in self._resampled:
+        key = (rate, above_hz, around_hz)
+        if key not in self._resampled:
             ratio = Fraction(rate / self.sampling_rate).limit_denominator(_MAX_FACTOR)
             units = len(self.iq) // ratio.denominator
             units = fast_length(units, step=-1) if units else 0
             before, after = units * ratio.denominator, units * ratio.numerator
-            spectrum = torch.fft.fft(self.iq[:before]) if before else self.iq[:0]
+            spectrum = self._spectrum(before)
+            if above_hz:
+                leakage = 1 + int(above_hz / self.sampling_rate * before)
+                spectrum = spectrum.clone()
+                spectrum[:leakage] = spectrum[before - leakage + 1 :] = 0
+            spectrum = spectrum.roll(-round(around_hz / self.sampling_rate * before))
             half = min(before, after) // 2
             kept = torch.zeros(after, dtype=self.iq.dtype)
             kept[:half], kept[after - half :] = spectrum[:half], spectrum[before - half :]
-            leakage = 1 + int(above_hz / self.sampling_rate * before)
-            kept[:leakage] = kept[after - leakage + 1 :] = 0
-            self._resampled[rate, above_hz] = torch.fft.ifft(kept, norm="forward") / max(before, 1) if after else kept
-        return self._resampled[rate, above_hz]
+            self._resampled[key] = torch.fft.ifft(kept, norm="forward") / max(before, 1) if after else kept
+        return self._resampled[key]
+
+    def _spectrum(self, num_samples: int) -> torch.Tensor:
+        if num_samples not in self._spectra:
+            self._spectra[num_samples] = torch.fft.fft(self.iq[:num_samples]) if num_samples else self.iq[:0]
+        return self._spectra[num_samples]
 
 
 def _evidence(recording: _Recording, spacing_hz: float) -> float:
@@ -109,16 +135,54 @@ def _evidence(recording: _Recording, spacing_hz: float) -> float:
     return float(prefix_evidence(recording.at(rates[-1], _LEAKAGE_HZ)[None], rates[-1], spacing_hz)[0])
 
 
-def _frames(recording: _Recording, spacing_hz: float, num_frames: int, fft_size: int) -> np.ndarray | None:
-    """The frames of the loudest stretch that is long enough for them; `None` if the whole recording is not."""
-    rate, step = fft_size * spacing_hz, SYMBOL_STEPS[spacing_hz]
+def _frames(
+    recording: _Recording, spacing_hz: float, num_frames: int, fft_size: int, max_views: int
+) -> np.ndarray | None:
+    """Frames of times and bands that the signal fills; `None` if the whole recording is too short for any."""
+    rate = fft_size * spacing_hz
     if fft_size % 128 or rate > _MAX_INTERPOLATION * recording.sampling_rate:
         return None
-    needed = required_samples(rate, spacing_hz, num_frames, step)
-    count = len(recording.at(rate)) // needed
-    if not count:
+    num_samples = len(recording.at(rate))
+    for step in SYMBOL_STEPS[spacing_hz]:
+        needed = required_samples(rate, spacing_hz, num_frames, step)
+        if needed <= num_samples:
+            break
+    else:
         return None
-    stretches = recording.at(rate)[: count * needed].unflatten(0, (count, needed))
-    loudest = stretches.abs().square().sum(1).argmax()
-    found = synchronize(stretches[loudest, None], rate, spacing_hz, num_frames=num_frames, symbol_step=step)
-    return found.iq[0].numpy()
+    # Each band is half over the next, so that one has all of the carrier, wherever it is, or is full of it. The
+    # receiver's leakage makes no band loud, and is in the middle of one, or at its edge.
+    spare = max(0.0, recording.sampling_rate - rate)
+    aside = int(spare / rate)
+    centres = torch.tensor([-spare / 2, *(rate / 2 * band for band in range(-aside, aside + 1)), spare / 2]).unique()
+    stretches = num_samples // needed
+
+    def cut(band: int, above_hz: float = 0.0) -> torch.Tensor:
+        samples = recording.at(rate, above_hz, float(centres[band]))
+        return samples[: stretches * needed].unflatten(0, (stretches, needed))
+
+    power = [cut(band, _LEAKAGE_HZ).abs().square().mean(1) for band in range(len(centres))]
+    overlaps = (centres - centres[:, None]).abs() < 0.9 * rate
+    loud = _loud(torch.stack(power), overlaps)
+    if not loud:
+        return None
+    # From all over the carrier: the loudest alone would be those that fading favours, and their SNR.
+    places = np.linspace(0, len(loud), min(max_views, len(loud)), endpoint=False).astype(int)
+    chosen = [cut(band)[stretch] for band, stretch in (loud[place] for place in places)]
+    return synchronize(torch.stack(chosen), rate, spacing_hz, num_frames=num_frames, symbol_step=step).iq.numpy()
+
+
+def _loud(power: torch.Tensor, overlaps: torch.Tensor) -> list[tuple[int, int]]:
+    """Bands and stretches of time in which the signal is, in order, of which no two overlap.
+
+    Args:
+        power (`torch.Tensor` of shape `(num_bands, num_stretches)`): Of each.
+        overlaps (`torch.Tensor` of shape `(num_bands, num_bands)`): Which bands share frequencies.
+    """
+    power = power.clone()
+    faintest = _FAINTEST_VIEW * power.max()
+    loud: list[tuple[int, int]] = []
+    while power.max() > faintest:
+        band, stretch = divmod(int(power.argmax()), power.shape[1])
+        loud.append((band, stretch))
+        power[overlaps[band], stretch] = 0
+    return sorted(loud)
