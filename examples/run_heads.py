@@ -11,6 +11,8 @@ From experts that no router has joined yet; the router may be trained at the sam
     python examples/run_heads.py --experts runs/wifi/model runs/lte/model runs/nr/model --view visible --minutes 9 \
         --schedule minutes --classifier linear --head-start probe --out runs/heads
 
+Heads alone, experts as they are: the same with `--samples 0`, which leaves it at the regressions.
+
 On a GPU, nine minutes; the same command again goes on where it stopped, along table I's schedule:
 
     python examples/run_heads.py --mixture runs/router/model --minutes 9 --device cuda --out runs/heads
@@ -40,7 +42,6 @@ from lwm_spectro_hf.training.mixture import VIEWS, HeadSettings, HeadTraining, M
 from lwm_spectro_hf.training.run import Run, add_model_options, add_options, experts_of
 
 DEFAULTS = HeadSettings(batch_size=96)
-PROBE_ROWS = 6000
 
 
 def parse_args() -> argparse.Namespace:
@@ -59,8 +60,11 @@ def parse_args() -> argparse.Namespace:
         "--head-start",
         choices=["probe", "random"],
         default="random",
-        help=f"where linear heads begin: a logistic regression on the embeddings of {PROBE_ROWS:,} spectrograms, for "
-        "experts that have been trained, or random weights (default: %(default)s)",
+        help="where linear heads begin: a logistic regression on embeddings, for experts that have been trained, or "
+        "random weights (default: %(default)s)",
+    )
+    train.add_argument(
+        "--probe-rows", type=int, default=6000, help="spectrograms that it is fitted to (default: %(default)s)"
     )
     train.add_argument(
         "--view",
@@ -109,7 +113,7 @@ def main() -> None:
         **run.loop_options(),
     )
     if args.head_start == "probe" and not loop.progress.step:
-        count = math.ceil(PROBE_ROWS / args.batch_size)
+        count = math.ceil(args.probe_rows / args.batch_size)
         heads.fit(data.batches.at(number) for number in range(count))
     # What can be known of the end is done at the start, so that training can use all the minutes that are left.
     config, first = mixture.config.expert_config, run.first_batches()

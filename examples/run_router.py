@@ -23,10 +23,11 @@ the best validation loss, for `from_pretrained`), `log.jsonl` and `results.json`
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 
-from lwm_spectro_hf import LwmSpectroMoEForPreTraining, LwmSpectroMoEModel
+from lwm_spectro_hf import LwmSpectroMoEConfig, LwmSpectroMoEForPreTraining, LwmSpectroMoEModel
 from lwm_spectro_hf.channel.scenarios import HELD_OUT_SCENARIOS
 from lwm_spectro_hf.data.recipe import PROTOCOLS, preset, stable_seed
 from lwm_spectro_hf.data.streaming import GeneratedSpectrograms
@@ -44,7 +45,7 @@ def parse_args() -> argparse.Namespace:
     )
     train = add_options(parser, DEFAULTS, mix=12)
     add_model_options(parser)
-    types = ["transformer", "cnn", "fourier"]
+    types = get_args(LwmSpectroMoEConfig.__annotations__["router_type"])
     train.add_argument("--router-type", choices=types, default="transformer", help="its architecture")
     train.add_argument(
         "--init", type=Path, help="checkpoint whose router to start from: of the same type, or cnn for fourier"
@@ -64,7 +65,10 @@ def main() -> None:
     ).to(run.accelerator.device)
     router = mixture.lwm_spectro_moe.router
     if args.init:
-        start_router(router, LwmSpectroMoEModel.from_pretrained(args.init).router)
+        try:
+            start_router(router, LwmSpectroMoEModel.from_pretrained(args.init).router)
+        except ValueError as error:
+            raise SystemExit(f"--init {args.init}: {error}") from None
     run.write_model = mixture.save_pretrained
     data = run.data
     loop = RouterTraining(

@@ -18,6 +18,7 @@ from lwm_spectro_hf import (
 )
 from lwm_spectro_hf.data.builder import Split, build_parquet
 from lwm_spectro_hf.data.recipe import PROTOCOLS, preset
+from lwm_spectro_hf.training.mixture import MixtureHeads
 from lwm_spectro_hf.training.run import TINY
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -57,10 +58,16 @@ def test_from_data_to_a_released_folder(tmp_path, data, monkeypatch, capsys):
     mixed = ["--data", data, data, "--mix", 2, *SMALL, *STEPS]
     call(monkeypatch, "run_router.py", *experts, "--router-type", "cnn", "--out", tmp_path / "router", *mixed)
     router = json.loads((tmp_path / "router" / "results.json").read_text())["router_held_out"]
-    assert set(router) == {"as trained", "synchronous", "blind"} and router["blind"]["num"] == 32
+    assert set(router) == {"as trained", "synchronous", "blind", "listening"} and router["blind"]["num"] == 32
     trained = LwmSpectroMoEForPreTraining.from_pretrained(tmp_path / "router" / "model")
     expert = LwmSpectroForPreTraining.from_pretrained(runs[2] / "model")
     assert torch.equal(trained.decoders[2].mask_token, expert.decoder.mask_token)
+
+    other = [*experts, "--router-type", "fourier", "--init", tmp_path / "router" / "model"]
+    call(monkeypatch, "run_router.py", *other, "--samples", 0, "--out", tmp_path / "fourier", *mixed)
+    other = [*experts, "--router-type", "cnn", "--init", tmp_path / "fourier" / "model"]
+    with pytest.raises(SystemExit, match="--init .*fourier.model: The trained router is of another type or size"):
+        call(monkeypatch, "run_router.py", *other, "--out", tmp_path / "other", *mixed)
 
     mixture = ["--mixture", tmp_path / "router" / "model", "--classifier", "linear"]
     call(monkeypatch, "run_heads.py", *mixture, "--out", tmp_path / "heads", *mixed)
@@ -89,6 +96,24 @@ def test_from_data_to_a_released_folder(tmp_path, data, monkeypatch, capsys):
         **extractor(torch.randn(40_000, dtype=torch.complex64).numpy(), sampling_rate=20e6, return_tensors="pt")
     )
     assert outputs.logits.shape == (1, 5)
+
+
+def test_heads_alone_leave_experts_as_they_are(tmp_path, data, monkeypatch):
+    experts = [tmp_path / name for name in PROTOCOLS]
+    for expert in experts:
+        LwmSpectroForPreTraining(LwmSpectroConfig(**TINY, num_channels=2)).save_pretrained(expert)
+    monkeypatch.setattr(MixtureHeads, "fit", lambda self, batches: fitted.extend(batches))
+    fitted = []
+    options = ["--experts", *experts, "--classifier", "linear", "--head-start", "probe", "--probe-rows", 20]
+    options += ["--data", data, data, "--mix", 2, *SMALL, *STEPS, "--samples", 0]
+    call(monkeypatch, "run_heads.py", *options, "--out", tmp_path / "heads")
+    assert [len(batch["protocol"]) for batch in fitted] == [8, 8, 8]
+    mixture = LwmSpectroMoEForPreTraining.from_pretrained(tmp_path / "heads" / "model")
+    for name, folder in zip(PROTOCOLS, experts, strict=True):
+        before = LwmSpectroForPreTraining.from_pretrained(folder).state_dict()
+        after = mixture.expert(name).state_dict()
+        assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    assert json.loads((tmp_path / "heads" / "results.json").read_text())["samples"] == 0
 
 
 def test_training_goes_on_with_a_deeper_stem(tmp_path, data, monkeypatch):

@@ -264,7 +264,8 @@ class TrainingLoop:
         deadline = deadline or Deadline()
         if settings.schedule == "minutes" and not math.isfinite(deadline.length_s):
             raise ValueError("The schedule over minutes needs to know how many; give minutes, or schedule 'samples'.")
-        limit = min(settings.max_samples if settings.schedule == "samples" else math.inf, max_samples or math.inf)
+        limit = settings.max_samples if settings.schedule == "samples" else math.inf
+        limit = limit if max_samples is None else min(limit, max_samples)
         begin, available = time.monotonic(), deadline.left_s()
         done, first_step = 0.0, progress.step  # share of the minutes, the same on all processes
         last_save, mark, data_mark = begin, begin, self.batches.seconds

@@ -60,7 +60,7 @@ def add_options(parser: argparse.ArgumentParser, defaults: TrainingSettings, mix
     """
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; if it has a state, go on from it")
     parser.add_argument("--minutes", type=float, help="wall clock of this run, start and end included")
-    parser.add_argument("--samples", type=int, help="stop after so many, earlier runs included")
+    parser.add_argument("--samples", type=int, help="stop after so many, earlier runs included; 0: at once")
     parser.add_argument("--device", choices=["cuda", "cpu"], help="default: a GPU if there is one")
     parser.add_argument("--seed", type=int, default=0, help="of data, masks and weights (default: %(default)s)")
 
