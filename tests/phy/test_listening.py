@@ -135,3 +135,20 @@ def test_a_wide_carrier_is_seen_in_several_bands():
 
 def test_silence_has_no_views():
     assert _loud(torch.zeros(3, 2), torch.eye(3).bool()) == []
+
+
+def test_views_are_no_cleaner_than_what_models_were_shown():
+    """Beside a carrier without any noise, and above the rate of the recording, there is a floor 28 dB below it."""
+    packets = wifi_packets(40)
+    noisy = packets + 0.3 * noise(len(packets), 5)
+    for iq, floor_db in ((packets, -28), (noisy, -11)):
+        power = np.abs(np.fft.fft(listen(iq, 20e6, PROTOCOLS).frames[0].reshape(128, 128))) ** 2
+        profile = 10 * np.log10(power.mean(0))
+        inside, above = np.r_[2:26, 103:127], np.r_[40:88]
+        # Symbols on the edges of packets leak, so that the quietest frames tell.
+        quiet = 10 * np.log10(np.quantile(power[:, above], 0.25) / 0.288)  # of exponentially distributed powers
+        assert quiet - profile[inside].mean() == pytest.approx(-28, abs=2)
+        beside = 10 * np.log10(np.quantile(power[:, 30:33], 0.25) / 0.288)
+        assert beside - profile[inside].mean() == pytest.approx(floor_db, abs=2.5)
+    again = listen(packets, 20e6, PROTOCOLS).frames
+    np.testing.assert_array_equal(again, listen(packets, 20e6, PROTOCOLS).frames)

@@ -30,6 +30,8 @@ _MAX_FACTOR = 4000  # of a resampling ratio, which is then exact to a tenth of a
 # What repeats after any time hides the prefixes: receivers leak around DC, one was seen to do so by 90 dB above the
 # noise, drifting. A carrier can spare these subcarriers.
 _LEAKAGE_HZ = 20e3
+_HIGHEST_SNR_DB = 28.0  # that nobody sees much of who is shown 25 dB
+_OCCUPIED_QUANTILE = 0.8  # of the subcarriers of a view: WiFi has two fifths of them
 _FAINTEST_VIEW = 0.5  # of the power of the loudest one: what is half as loud has as much noise as signal
 
 
@@ -168,7 +170,24 @@ def _frames(
     # From all over the carrier: the loudest alone would be those that fading favours, and their SNR.
     places = np.linspace(0, len(loud), min(max_views, len(loud)), endpoint=False).astype(int)
     chosen = [cut(band)[stretch] for band, stretch in (loud[place] for place in places)]
-    return synchronize(torch.stack(chosen), rate, spacing_hz, num_frames=num_frames, symbol_step=step).iq.numpy()
+    found = synchronize(torch.stack(chosen), rate, spacing_hz, num_frames=num_frames, symbol_step=step)
+    return _with_floor(found.iq, fft_size).numpy()
+
+
+def _with_floor(frames: torch.Tensor, fft_size: int) -> torch.Tensor:
+    """Adds noise that is as far below the signal as models have been shown.
+
+    Where nothing was received, and above the rate of the recording, there is nothing but rounding. On the scale of dB
+    that is so far down that, once normalized, nothing else of the spectrogram can be told apart.
+
+    Args:
+        frames (`torch.Tensor` of shape `(num_views, num_frames * fft_size)`): Of samples.
+        fft_size (`int`): Samples of a frame.
+    """
+    spectrum = torch.fft.fft(frames.unflatten(1, (-1, fft_size)), norm="ortho")
+    level = spectrum.abs().square().mean(1).quantile(_OCCUPIED_QUANTILE, dim=1, keepdim=True)
+    noise = torch.randn(frames.shape, generator=torch.Generator().manual_seed(0), dtype=frames.dtype)
+    return frames + 10 ** (-_HIGHEST_SNR_DB / 20) * level.sqrt() * noise
 
 
 def _loud(power: torch.Tensor, overlaps: torch.Tensor) -> list[tuple[int, int]]:
