@@ -3,12 +3,13 @@
     python benchmarks/framing.py --num 2000 --epochs 2 --windows boxcar           # a minute, to see that it runs
     python benchmarks/framing.py --protocol LTE                                    # the table for LTE
     python benchmarks/framing.py --protocol WiFi --windows boxcar+general_hamming:0.72
+    python benchmarks/framing.py --protocol 5G --blocks 3 --augment --epochs 16 --windows boxcar+general_hamming:0.72
     python benchmarks/framing.py --framing blind                                   # frames that straddle symbols
     python benchmarks/framing.py --network stem --epochs 1 --batch-size 32 --learning-rate 2e-3 --float32
     python benchmarks/framing.py --network stem --config examples/configs/deep-stem.json --epochs 1 --float32
 
 One data set a protocol: full load, ray-traced cities, 10 to 25 dB; the held-out city is for testing. Every set of
-windows sees the same recordings, the same network (4 x 4 patch stem, two residual blocks) and the same budget. Shares
+windows sees the same recordings, the same network (4 x 4 patch stem, residual blocks) and the same budget. Shares
 recognised, in %, by modulation and by SNR, and their mean. What power can tell at best: examples/likelihood_bound.py.
 Other networks are the small encoder of the training scripts, with its convolutional stem and with linear patches.
 """
@@ -30,18 +31,19 @@ from lwm_spectro_hf.channel.scenarios import HELD_OUT_SCENARIOS
 from lwm_spectro_hf.data.recipe import MODULATIONS, PROTOCOLS, Recipe, preset
 from lwm_spectro_hf.data.synthesis import draw_recordings
 from lwm_spectro_hf.modeling_lwm_spectro import LwmSpectroStemBlock
+from lwm_spectro_hf.training.augmentation import augment
 from lwm_spectro_hf.training.run import TINY
 
 WINDOWS = ("boxcar", "general_hamming:0.72", "general_hamming:0.85", "boxcar+general_hamming:0.72", "hann")
 
 
 class SmallCNN(nn.Module):
-    """4 x 4 patches, two residual blocks, mean over all places."""
+    """4 x 4 patches, residual blocks, mean over all places."""
 
-    def __init__(self, num_channels: int, num_classes: int, width: int = 32):
+    def __init__(self, num_channels: int, num_classes: int, num_blocks: int, width: int = 32):
         super().__init__()
         self.stem = nn.Conv2d(num_channels, width, 4, stride=4)
-        self.blocks = nn.ModuleList(LwmSpectroStemBlock(width) for _ in range(2))
+        self.blocks = nn.ModuleList(LwmSpectroStemBlock(width) for _ in range(num_blocks))
         self.classifier = nn.Linear(width, num_classes)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
@@ -61,6 +63,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--framing", choices=["synchronous", "blind"], default="synchronous")
     parser.add_argument("--num-rb", type=int, default=6, help="of LTE (default: %(default)s)")
     parser.add_argument("--network", choices=["cnn", "stem", "linear"], default="cnn", help="(default: %(default)s)")
+    parser.add_argument("--blocks", type=int, default=2, help="residual blocks of the CNN (default: %(default)s)")
+    parser.add_argument("--augment", action="store_true", help="shift in time and mirror, another way each epoch")
     parser.add_argument("--config", type=Path, help="JSON file with fields of LwmSpectroConfig, for --network stem")
     parser.add_argument("--batch-size", type=int, default=128, help="(default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=3e-3, help="(default: %(default)s)")
@@ -110,7 +114,7 @@ def spectrograms(iq: torch.Tensor, windows: str) -> torch.Tensor:
 def network(args: argparse.Namespace, num_channels: int, num_classes: int) -> nn.Module:
     """Spectrograms to logits."""
     if args.network == "cnn":
-        return SmallCNN(num_channels, num_classes)
+        return SmallCNN(num_channels, num_classes, args.blocks)
     fields = TINY if args.network == "stem" else {**TINY, "stem_num_channels": None}
     if args.config:
         fields = fields | json.loads(args.config.read_text())
@@ -147,8 +151,11 @@ def measure(windows: str, train: tuple, test: tuple, args: argparse.Namespace) -
         for _ in range(args.epochs):
             order = rows[torch.randperm(len(rows), generator=generator)]
             for batch in order[: len(order) // args.batch_size * args.batch_size].split(args.batch_size):
+                seen = values[batch].float()
+                if args.augment:
+                    seen = augment(seen, torch.rand(len(seen), 2, generator=generator))
                 with reduced:
-                    logits = model(values[batch].float().contiguous(memory_format=torch.channels_last))
+                    logits = model(seen.contiguous(memory_format=torch.channels_last))
                 loss = F.cross_entropy(logits.float(), labels[batch])
                 optimizer.zero_grad()
                 loss.backward()
@@ -171,6 +178,8 @@ def measure(windows: str, train: tuple, test: tuple, args: argparse.Namespace) -
         "framing": args.framing,
         "windows": windows,
         "network": args.network,
+        "blocks": args.blocks,
+        "augmented": args.augment,
         "num": len(rows),
         "epochs": args.epochs,
         "by_modulation": by_class,

@@ -84,6 +84,7 @@ def main() -> None:
     runs = {f"expert {name}": path for name, path in zip(PROTOCOLS, args.experts or [], strict=bool(args.experts))}
     runs |= {"router": args.router, "heads": args.heads}
     results = {name: read_results(path) for name, path in runs.items()}
+    logs = read_logs(runs)
     model = LwmSpectroMoEForSequenceClassification.from_pretrained(args.heads / "model")
     decoders = LwmSpectroMoEForPreTraining.from_pretrained(args.heads / "model")
     routed = LwmSpectroMoEForPreTraining.from_pretrained(args.router / "model")
@@ -110,10 +111,11 @@ def main() -> None:
         "log": {
             name: {"seconds": result["training_seconds"], "samples": result["samples"], "loss": result["loss"]}
             for name, result in results.items()
+            if result["samples"]
         },
         "scores": {name: row for name, row in scores.items() if name != "protocol"},
         "scored": "single spectrograms of a city that training never saw",
-        "sections": sections(results, args),
+        "sections": sections(results, args) | ({"Curves": "![losses](figures/curves.png)"} if logs else {}),
         "limits": LIMITS + (NOISE.strip("\n").format(score=noise) if noise is not None else ""),
         "runs": results,
     }
@@ -121,7 +123,8 @@ def main() -> None:
         model.save_pretrained(folder, state_dict={**decoders.state_dict(), **model.state_dict()})
         AutoFeatureExtractor.from_pretrained(args.heads / "model").save_pretrained(folder)
         (folder / "figures").mkdir()
-        draw_curves(runs).savefig(folder / "figures" / "curves.png", dpi=100)
+        if logs:
+            draw_curves(logs).savefig(folder / "figures" / "curves.png", dpi=100)
         for picture in sorted(args.neighbours.glob("tsne-*.png")) if args.neighbours else []:
             shutil.copy(picture, folder / "figures" / picture.name)
         (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n")
@@ -146,7 +149,7 @@ def read_results(run: Path) -> dict[str, Any]:
 
 
 def sections(results: dict[str, Any], args: argparse.Namespace) -> dict[str, str]:
-    """Markdown by title: router, reconstruction, embeddings, curves."""
+    """Markdown by title: router, reconstruction, embeddings."""
     router = results["router"]["router_held_out"]
     snrs = list(router["as trained"]["by_snr_db"])
     lines = [f"| receiver | all | {' | '.join(f'{snr} dB' for snr in snrs)} |", "| --- " * (len(snrs) + 2) + "|"]
@@ -170,15 +173,20 @@ def sections(results: dict[str, Any], args: argparse.Namespace) -> dict[str, str
         found["Embeddings: ten nearest neighbours, % right, mean ± deviation over draws (silhouette)"] = "\n\n".join(
             [table, *pictures]
         )
-    found["Curves"] = "![losses](figures/curves.png)"
     return found
 
 
-def draw_curves(runs: dict[str, Path]) -> Figure:
+def read_logs(runs: dict[str, Path]) -> dict[str, list[dict[str, float]]]:
+    """Lines of the logs of the stages that were trained and have one."""
+    logs = {name: path / "log.jsonl" for name, path in runs.items()}
+    lines = {name: log.read_text().splitlines() for name, log in logs.items() if log.exists()}
+    return {name: [json.loads(line) for line in log] for name, log in lines.items() if log}
+
+
+def draw_curves(logs: dict[str, list[dict[str, float]]]) -> Figure:
     """Loss against samples of every stage."""
-    figure = Figure(figsize=(3.2 * len(runs), 2.8), layout="constrained")
-    for panel, (name, path) in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs.items(), strict=True):
-        lines = [json.loads(line) for line in (path / "log.jsonl").read_text().splitlines()]
+    figure = Figure(figsize=(3.2 * len(logs), 2.8), layout="constrained")
+    for panel, (name, lines) in zip(figure.subplots(1, len(logs), squeeze=False)[0], logs.items(), strict=True):
         panel.plot([line["samples"] for line in lines], [line["loss"] for line in lines], lw=0.8, label="training")
         kept = [line for line in lines if "validation_loss" in line]
         samples, losses = ([line[key] for line in kept] for key in ("samples", "validation_loss"))

@@ -115,6 +115,15 @@ def test_heads_alone_leave_experts_as_they_are(tmp_path, data, monkeypatch):
         assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
     assert json.loads((tmp_path / "heads" / "results.json").read_text())["samples"] == 0
 
+    # What was not trained has neither a line in the card's table nor a curve.
+    again = ["--experts", *experts, "--router-type", "cnn", "--data", data, "--mix", 2, *SMALL, *STEPS, "--samples", 0]
+    call(monkeypatch, "run_router.py", *again, "--out", tmp_path / "router")
+    stages = ["--router", tmp_path / "router", "--heads", tmp_path / "heads"]
+    call(monkeypatch, "release_weights.py", *stages, "--out", tmp_path / "released")
+    card = (tmp_path / "released" / "README.md").read_text()
+    assert "| router |" not in card and "| heads |" not in card and "curves" not in card
+    assert "## Router, % right" in card and not (tmp_path / "released" / "figures" / "curves.png").exists()
+
 
 def test_training_goes_on_with_a_deeper_stem(tmp_path, data, monkeypatch):
     before = LwmSpectroForPreTraining(LwmSpectroConfig(**TINY, num_channels=2))
