@@ -112,15 +112,14 @@ class _Recording:
             units = len(self.iq) // ratio.denominator
             units = fast_length(units, step=-1) if units else 0
             before, after = units * ratio.denominator, units * ratio.numerator
-            spectrum = self._spectrum(before)
-            if above_hz:
-                leakage = 1 + int(above_hz / self.sampling_rate * before)
-                spectrum = spectrum.clone()
-                spectrum[:leakage] = spectrum[before - leakage + 1 :] = 0
-            spectrum = spectrum.roll(-round(around_hz / self.sampling_rate * before))
             half = min(before, after) // 2
+            around = torch.arange(-half, half) + round(around_hz / self.sampling_rate * before)
+            band = self._spectrum(before)[around % max(before, 1)]
+            if above_hz:
+                leaking = (around + before // 2) % max(before, 1) - before // 2
+                band[leaking.abs() <= int(above_hz / self.sampling_rate * before)] = 0
             kept = torch.zeros(after, dtype=self.iq.dtype)
-            kept[:half], kept[after - half :] = spectrum[:half], spectrum[before - half :]
+            kept[:half], kept[after - half :] = band[half:], band[:half]
             self._resampled[key] = torch.fft.ifft(kept, norm="forward") / max(before, 1) if after else kept
         return self._resampled[key]
 
