@@ -468,7 +468,7 @@ def _blind_offset(setting: _Setting, recipe: Recipe, uniform: Callable[[float, f
 def _listening_offset(
     setting: _Setting, recipe: Recipe, uniform: Callable[[float, float], torch.Tensor]
 ) -> torch.Tensor:
-    """Where one of the loudest bands of a recording has the middle of the carrier, off its own middle [Hz].
+    """Where one of the bands that are listened to has the middle of the carrier, off its own middle [Hz].
 
     Mostly the carrier fills the band, or lies in it; at the edges of either some are half empty.
     """
