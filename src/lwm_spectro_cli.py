@@ -215,7 +215,9 @@ def _add_generating(command: argparse.ArgumentParser):
     command.add_argument("--num-rb", nargs="+", type=count, metavar="N", help="width of LTE and 5G [resource blocks]")
     command.add_argument("--spacing-khz", type=int, choices=[15, 30], help="subcarrier spacing of 5G")
     command.add_argument("--duration-ms", type=positive, metavar="MS", help="length of native recordings (20)")
-    command.add_argument("--receiver", choices=["synchronous", "blind", "native"], help="who makes the recording")
+    command.add_argument(
+        "--receiver", choices=["synchronous", "listening", "blind", "native"], help="who makes the recording"
+    )
     command.add_argument("--full-load", type=float, metavar="SHARE", help="recordings with a saturated sender, 0 to 1")
 
 

@@ -65,6 +65,7 @@ def test_options_narrow_the_recipe(small):
     assert recipe_of("--recipe", small, "--protocol", "5G", "--spacing-khz", 30).resource_blocks["5G"] == ((30, 25),)
     assert recipe_of("--protocol", "5G", "--num-rb", 24, "--spacing-khz", 30).resource_blocks["5G"] == ((30, 24),)
     assert recipe_of("--format", "sigmf").receivers == {"native": 1.0}
+    assert recipe_of("--receiver", "listening").receivers == {"listening": 1.0}
     assert recipe_of("--preset", "mixed").receivers == {"synchronous": 0.4, "blind": 0.4, "listening": 0.2}
     small.write_text("protocols: [LTE]\nresource_blocks: {LTE: [6]}")
     assert recipe_of("--recipe", small, "--num-rb", 15).resource_blocks["LTE"] == (15,)
