@@ -29,6 +29,7 @@ from lwm_spectro_hf.evaluation.reconstruction import over_best_baseline
 from lwm_spectro_hf.evaluation.scores import score_mixture
 from lwm_spectro_hf.files import whole_folder
 from lwm_spectro_hf.hub.model_card import render
+from lwm_spectro_hf.training.run import read_log
 
 SCORED_ROWS = 2048
 
@@ -84,7 +85,7 @@ def main() -> None:
     runs = {f"expert {name}": path for name, path in zip(PROTOCOLS, args.experts or [], strict=bool(args.experts))}
     runs |= {"router": args.router, "heads": args.heads}
     results = {name: read_results(path) for name, path in runs.items()}
-    logs = read_logs(runs)
+    logs = {name: lines for name, path in runs.items() if (lines := read_log(path / "log.jsonl"))}
     model = LwmSpectroMoEForSequenceClassification.from_pretrained(args.heads / "model")
     decoders = LwmSpectroMoEForPreTraining.from_pretrained(args.heads / "model")
     routed = LwmSpectroMoEForPreTraining.from_pretrained(args.router / "model")
@@ -174,13 +175,6 @@ def sections(results: dict[str, Any], args: argparse.Namespace) -> dict[str, str
             [table, *pictures]
         )
     return found
-
-
-def read_logs(runs: dict[str, Path]) -> dict[str, list[dict[str, float]]]:
-    """Lines of the logs of the stages that were trained and have one."""
-    logs = {name: path / "log.jsonl" for name, path in runs.items()}
-    lines = {name: log.read_text().splitlines() for name, log in logs.items() if log.exists()}
-    return {name: [json.loads(line) for line in log] for name, log in lines.items() if log}
 
 
 def draw_curves(logs: dict[str, list[dict[str, float]]]) -> Figure:

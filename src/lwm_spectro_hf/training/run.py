@@ -211,6 +211,11 @@ def _recipe(args: argparse.Namespace, protocol: str | None) -> Recipe:
     return replace(recipe, channels=channels, chunk_size=args.chunk_size)
 
 
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The lines of a run's `log.jsonl`; none if there is no such file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 class Log:
     """One line a look at the loss, also for the trackers; lines that a stopped run had gone past are dropped."""
 
@@ -218,7 +223,7 @@ class Log:
         self.path, self.accelerator = path, accelerator
 
     def lines(self) -> list[dict[str, float]]:
-        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
+        return read_log(self.path)
 
     def forget_after(self, step: int) -> None:
         if self.accelerator.is_main_process and self.path.exists():
