@@ -30,7 +30,7 @@ _MAX_FACTOR = 4000  # of a resampling ratio, which is then exact to a tenth of a
 # What repeats after any time hides the prefixes: receivers leak around DC, one was seen to do so by 90 dB above the
 # noise, drifting. A carrier can spare these subcarriers.
 _LEAKAGE_HZ = 20e3
-_HIGHEST_SNR_DB = 28.0  # that nobody sees much of who is shown 25 dB
+_HIGHEST_SNR_DB = 28.0  # models have been shown 25 dB
 _OCCUPIED_QUANTILE = 0.8  # of the subcarriers of a view: WiFi has two fifths of them
 _FAINTEST_VIEW = 0.5  # of the power of the loudest one: what is half as loud has as much noise as signal
 
@@ -80,11 +80,10 @@ def listen(
         [max((found[spacing] for spacing in PROTOCOL_SPACINGS_HZ.get(name, ())), default=0.0) for name in protocols]
     )
     likeliest = max(found, key=found.__getitem__, default=None)
-    nothing = np.zeros((0, num_frames * fft_size), np.complex64)
-    if likeliest is None or found[likeliest] <= 0:
-        return Heard(evidence, nothing)
-    frames = _frames(recording, likeliest, num_frames, fft_size, max_views)
-    return Heard(evidence, nothing if frames is None else frames)
+    frames = None
+    if likeliest is not None and found[likeliest] > 0:
+        frames = _frames(recording, likeliest, num_frames, fft_size, max_views)
+    return Heard(evidence, np.zeros((0, num_frames * fft_size), np.complex64) if frames is None else frames)
 
 
 @dataclass(frozen=True)
