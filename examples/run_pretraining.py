@@ -37,6 +37,13 @@ a quarter of an hour of one core, which contrast alone does not in hours. First 
 A stem of three residual blocks where the first run had one, from the same weights: `--init runs/lte/model
 --deepen-stem 3`. It learns more from each spectrogram, and takes longer over it.
 
+A decoder that copies what repeats in resource grids, for an encoder that stays as it is, so that nothing that was
+fitted to its embeddings has to be fitted again:
+
+    python examples/run_pretraining.py --protocol LTE --init runs/lte/model --copy-heads 4 --freeze-encoder \
+        --data runs/mixed runs/paper --in-memory --chunk-size 128 --mix 32 --batch-size 32 --minutes 12 \
+        --schedule minutes --learning-rate 2e-3 --out runs/lte-decoder
+
 Batches should hold many settings: a chunk has one carrier and one kind of receiver. Read from a data set, take a large
 --mix; where data are generated, --interleave 8.
 
@@ -56,7 +63,7 @@ from lwm_spectro_hf import LwmSpectroForPreTraining
 from lwm_spectro_hf.data.recipe import PROTOCOLS, stable_seed
 from lwm_spectro_hf.evaluation.reconstruction import baseline_errors, masked_batches, model_error, over_best_baseline
 from lwm_spectro_hf.training.batches import LABELS
-from lwm_spectro_hf.training.growth import deepen_stem
+from lwm_spectro_hf.training.growth import copying_decoder, deepen_stem
 from lwm_spectro_hf.training.pretraining import Pretraining, PretrainingSettings
 from lwm_spectro_hf.training.run import Run, add_model_options, add_options, new_config
 
@@ -76,12 +83,22 @@ def parse_args() -> argparse.Namespace:
         help="labels that the embedding learns to tell beside its objective, sooner than by contrast",
     )
     train.add_argument("--augment", action="store_true", help="shift spectrograms in time, and mirror half of them")
+    train.add_argument(
+        "--freeze-encoder", action="store_true", help="train the decoder alone, so that embeddings stay what they are"
+    )
     model = add_model_options(parser)
     model.add_argument("--init", type=Path, help="checkpoint to start from")
     model.add_argument(
         "--deepen-stem", type=int, help="residual blocks for the stem of --init; new ones add nothing at first"
     )
+    model.add_argument(
+        "--copy-heads", type=int, help="a new decoder for --init, with so many heads that copy visible patches"
+    )
     args = parser.parse_args()
+    if args.copy_heads is not None and not args.init:
+        parser.error("--copy-heads is for the weights of --init; new ones get their decoder by --config")
+    if args.freeze_encoder and (args.supervised or args.contrastive):
+        parser.error("--freeze-encoder leaves --supervised and --contrastive nothing to train")
     if args.deepen_stem is not None and not args.init:
         parser.error("--deepen-stem is for the weights of --init; new ones get their stem by --config")
     return args
@@ -92,10 +109,13 @@ def model_of(args: argparse.Namespace) -> LwmSpectroForPreTraining:
     if not args.init:
         return LwmSpectroForPreTraining(new_config(args))
     model = LwmSpectroForPreTraining.from_pretrained(args.init)
-    try:
-        return model if args.deepen_stem is None else deepen_stem(model, args.deepen_stem)
-    except ValueError as error:
-        raise SystemExit(f"--deepen-stem {args.deepen_stem}: {error}") from None
+    for option, change in (("deepen_stem", deepen_stem), ("copy_heads", copying_decoder)):
+        if (number := getattr(args, option)) is not None:
+            try:
+                model = change(model, number)
+            except ValueError as error:
+                raise SystemExit(f"--{option.replace('_', '-')} {number}: {error}") from None
+    return model
 
 
 def main() -> None:

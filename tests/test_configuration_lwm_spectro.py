@@ -37,6 +37,11 @@ def test_decoder_depth_follows_the_mask_strategy(strategy, layers):
         ({"max_position_embeddings": 1024, "cls_token_value": 0.2}, "less than the 1025 tokens"),
         ({"mask_ratio": 1.0}, "`mask_ratio` is 1.0"),
         ({"mask_strategy": "drop", "decoder_num_hidden_layers": 0}, "`decoder_num_hidden_layers` of at least 1"),
+        ({"decoder_num_copy_heads": -1}, "`decoder_num_copy_heads` is -1"),
+        (
+            {"decoder_num_copy_heads": 2, "reconstruction_target": "embeddings"},
+            '`decoder_num_copy_heads` is 2 with `reconstruction_target` = "embeddings"; expected 0',
+        ),
         ({"temperature": 0.0}, "`temperature` is 0.0"),
         ({"classifier_kernel_size": 4}, "must be odd"),
         ({"norm_type": "batch"}, "unbiased_std"),

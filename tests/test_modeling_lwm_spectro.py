@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,8 +23,8 @@ from lwm_spectro_hf import (
     supervised_contrastive_loss,
     unpatchify,
 )
-from lwm_spectro_hf.modeling_lwm_spectro import LwmSpectroPatchStem, draw_mask
-from tiny_models import PUBLISHED, build, inputs_for, tiny_config, tiny_moe_config
+from lwm_spectro_hf.modeling_lwm_spectro import LwmSpectroPatchStem, draw_mask, frame_and_bin_means
+from tiny_models import COPYING, PUBLISHED, build, inputs_for, tiny_config, tiny_moe_config
 
 
 def test_default_encoder_has_the_papers_size():
@@ -183,7 +184,7 @@ def test_published_mask_is_a_constant_in_input_space():
     torch.testing.assert_close(embeddings(values, mask), embeddings(changed))
 
 
-@pytest.mark.parametrize("name", ["pretraining", "pretraining-drop", "pretraining-published"])
+@pytest.mark.parametrize("name", ["pretraining", "pretraining-drop", "pretraining-published", "pretraining-copying"])
 def test_hidden_pixels_do_not_reach_the_output(name):
     """Whatever is under the mask: no embedding or reconstruction depends on it, only the loss does."""
     model = build(name)
@@ -287,6 +288,49 @@ def test_dropped_tokens_return_to_their_places():
         torch.testing.assert_close(
             outputs.reconstruction[row, mask[row]], decoder.mask_token.expand(int(mask[row].sum()), -1)
         )
+
+
+def test_means_of_frames_and_bins_are_the_additive_model():
+    """Against least squares on the visible pixels, with a coefficient for each frame and each bin."""
+    config = tiny_config(num_channels=1)
+    generator = torch.Generator().manual_seed(0)
+    frame, bin_ = torch.randn(16, 1, generator=generator), torch.randn(24, generator=generator)
+    values = (1 + frame + bin_ + 0.1 * torch.randn(16, 24, generator=generator))[None, None]
+    mask = draw_mask(tiny_config(mask_ratio=0.25), values, noise=torch.rand(1, 24, generator=generator))
+    level, frames, bins = frame_and_bin_means(patchify(values, 4), mask, config)
+    found = unpatchify((level[..., None] + frames[..., :, None] + bins[..., None, :]).flatten(2), 4, 16, 24)[0, 0]
+    visible = ~unpatchify(mask[..., None].expand(-1, -1, 16).float(), 4, 16, 24)[0, 0].bool()
+    rows, columns = visible.nonzero().T
+    design = torch.cat([F.one_hot(rows, 16), F.one_hot(columns, 24)], dim=1).numpy()
+    solution = np.linalg.lstsq(design, values[0, 0][visible].numpy(), rcond=None)[0]
+    expected = torch.tensor(solution[:16, None] + solution[16:])
+    hidden = ~visible
+    assert (found - expected)[hidden].square().mean() < 0.02 * expected[hidden].var()
+
+
+def test_what_nobody_saw_is_at_the_level():
+    config = tiny_config(num_channels=1)
+    mask = torch.ones(1, 24, dtype=torch.bool)
+    for part in frame_and_bin_means(torch.full((1, 24, 16), torch.nan).nan_to_num(3.0), mask, config):
+        assert torch.equal(part, torch.zeros_like(part))
+
+
+def test_a_copying_decoder_can_repeat_pilots():
+    """Pilots on every other bin of some frames: no mean of a frame or a bin shows them, the next patch does."""
+    config = tiny_config(**{**COPYING, "num_channels": 1})
+    model = LwmSpectroForPreTraining(config).eval()
+    frame, bin_ = torch.arange(16)[:, None], torch.arange(24)
+    pilots = torch.where(frame % 4 == 2, 1.0 - 2.0 * (bin_ % 2), 0.0)
+    values = pilots.expand(1, 1, 16, 24)
+    mask = (torch.arange(4)[:, None] + torch.arange(6)) % 2 == 0
+    copying = model.decoder.copying
+    with torch.no_grad():
+        model.decoder.projection.weight.zero_()
+        before = model(values, bool_masked_pos=mask.reshape(1, 24)).reconstruction_loss
+        copying.gate.bias.view(4, 4)[2:] = 1 / 2  # both heads, in every frame of a patch
+        copying.position_bias[:, 3] = 100.0  # nowhere but in the same row
+        after = model(values, bool_masked_pos=mask.reshape(1, 24)).reconstruction_loss
+    assert after < 0.02 * before
 
 
 def test_mask_ratio_zero_gives_no_reconstruction_loss():

@@ -46,6 +46,8 @@ class LwmSpectroConfig(PreTrainedConfig):
             pixels, or its embedding (eq. 17 to the letter, with the gradient of the target stopped).
         decoder_num_hidden_layers (`int`, *optional*): Transformer layers of the decoder. `None` means 0 with
             `"token"` (dense, activation, norm, linear only) and 1 with `"drop"`, which needs at least one.
+        decoder_num_copy_heads (`int`, *optional*, defaults to 0): Heads by which the decoder copies visible patches,
+            on top of what the means of their frames and bins show; 0 is the paper's decoder, which has neither.
         projection_size (`int`, *optional*, defaults to 128): Width d_p of the contrastive projection (eq. 18).
         temperature (`float`, *optional*, defaults to 0.2): Contrastive temperature (eq. 19).
         reconstruction_loss_weight (`float`, *optional*, defaults to 1.0): Weight of eq. 17 in eq. 22.
@@ -98,6 +100,7 @@ class LwmSpectroConfig(PreTrainedConfig):
     mask_token_value: float | int | None = None
     reconstruction_target: Literal["patches", "embeddings"] = "patches"
     decoder_num_hidden_layers: int | None = None
+    decoder_num_copy_heads: int = 0
     projection_size: int = 128
     temperature: float | int = 0.2
     reconstruction_loss_weight: float | int = 1.0
@@ -152,6 +155,12 @@ class LwmSpectroConfig(PreTrainedConfig):
                 '`mask_strategy="drop"` hides the masked positions from the encoder, so the decoder needs '
                 f"`decoder_num_hidden_layers` of at least 1 to see their surroundings; found "
                 f"{self.decoder_num_hidden_layers}."
+            )
+        copies = self.decoder_num_copy_heads
+        if copies < 0 or (copies and self.reconstruction_target != "patches"):
+            raise ValueError(
+                f"`decoder_num_copy_heads` is {copies} with `reconstruction_target` = "
+                f'"{self.reconstruction_target}"; expected 0, or more with "patches", which is what is copied.'
             )
         if self.temperature <= 0:
             raise ValueError(f"`temperature` is {self.temperature}, but must be greater than 0.")

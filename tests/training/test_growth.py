@@ -3,7 +3,7 @@ import torch
 
 from lwm_spectro_hf import LwmSpectroConfig, LwmSpectroForPreTraining, LwmSpectroMoEConfig
 from lwm_spectro_hf.modeling_lwm_spectro_moe import LwmSpectroMoERouter
-from lwm_spectro_hf.training.growth import deepen_stem, start_router
+from lwm_spectro_hf.training.growth import copying_decoder, deepen_stem, start_router
 
 SMALL = {"num_frames": 16, "num_freq_bins": 16, "patch_size": 8, "hidden_size": 16, "num_attention_heads": 2}
 SMALL |= {"num_hidden_layers": 1, "intermediate_size": 32, "stem_num_channels": 4, "stem_num_layers": 1}
@@ -45,6 +45,17 @@ def test_what_cannot_be_made_deeper_is_an_error():
         deepen_stem(expert(stem_num_channels=None), 2)
     with pytest.raises(ValueError, match="has a stem of 3 blocks; expected a stem of at most 2"):
         deepen_stem(expert(stem_num_layers=3), 2)
+
+
+def test_a_new_decoder_leaves_embeddings_as_they_are():
+    before, values = expert(mask_strategy="drop"), torch.randn(2, 1, 16, 16)
+    after = copying_decoder(before, 2)
+    assert (before.config.decoder_num_copy_heads, after.config.decoder_num_copy_heads) == (0, 2)
+    old, new = outputs(before, values), outputs(after, values)
+    assert torch.equal(old.embedding, new.embedding) and torch.equal(old.projection, new.projection)
+    assert not torch.equal(old.reconstruction, new.reconstruction)
+    with pytest.raises(ValueError, match="`decoder_num_copy_heads` is -1"):
+        copying_decoder(before, -1)
 
 
 def router(router_type, num_frames=32):

@@ -1,5 +1,6 @@
 """Stage 1: the loss curve depends on neither the number of processes nor on stops; what goes wrong is said."""
 
+import copy
 import json
 import os
 import socket
@@ -17,7 +18,7 @@ from lwm_spectro_hf.training.loop import Deadline, DivergedError
 from lwm_spectro_hf.training.masks import mask_noise
 from lwm_spectro_hf.training.pretraining import Pretraining, PretrainingSettings
 from lwm_spectro_hf.training.state import StateError
-from tiny_models import tiny_config
+from tiny_models import STEM, tiny_config
 
 SETTINGS = PretrainingSettings(
     batch_size=16,
@@ -123,6 +124,18 @@ def test_labels_are_learned_beside_the_objective_and_leave_no_trace(tmp_path):
     run.model.expert.save_pretrained(tmp_path / "model")
     kept = LwmSpectroForPreTraining.from_pretrained(tmp_path / "model")
     assert kept.state_dict().keys() == LwmSpectroForPreTraining(tiny_config()).state_dict().keys()
+
+
+def test_a_frozen_encoder_stays_to_the_bit_while_its_decoder_learns(tmp_path):
+    settings = replace(SETTINGS, contrastive=(), supervised=(), freeze_encoder=True)
+    run = runner(tmp_path, settings=settings, config=tiny_config(**{**STEM, "num_channels": 1}))
+    before = copy.deepcopy(run.model.expert.state_dict())
+    run.run(max_samples=160)
+    after = run.model.expert.state_dict()
+    changed = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed == {"decoder"}
+    with pytest.raises(ValueError, match="expected one or the other"):
+        replace(SETTINGS, freeze_encoder=True)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])

@@ -98,6 +98,26 @@ def test_from_data_to_a_released_folder(tmp_path, data, monkeypatch, capsys):
     assert outputs.logits.shape == (1, 5)
 
 
+def test_another_decoder_for_a_trained_encoder(tmp_path, data, monkeypatch, capsys):
+    torch.manual_seed(0)
+    before = LwmSpectroForPreTraining(LwmSpectroConfig(**TINY, num_channels=2))
+    before.save_pretrained(tmp_path / "before")
+    options = ["--protocol", "LTE", "--init", tmp_path / "before", "--freeze-encoder", "--data", data, "--mix", 2]
+    options += [*SMALL, *STEPS, "--out", tmp_path / "run"]
+    call(monkeypatch, "run_pretraining.py", *options, "--copy-heads", 2)
+    after = LwmSpectroForPreTraining.from_pretrained(tmp_path / "run" / "model")
+    assert after.config.decoder_num_copy_heads == 2 and after.decoder.copying.gate.weight.abs().max() > 0
+    for name, value in before.base_model.state_dict().items():
+        assert torch.equal(after.base_model.state_dict()[name], value), name
+    assert "held-out city: means of frames and bins" in capsys.readouterr().out
+
+    with pytest.raises(SystemExit, match="--copy-heads -1: .*expected 0, or more"):
+        call(monkeypatch, "run_pretraining.py", *options, "--copy-heads", -1)
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "run_pretraining.py", *options, "--supervised", "modulation")
+    assert "--freeze-encoder leaves --supervised and --contrastive nothing to train" in capsys.readouterr().err
+
+
 def test_heads_alone_leave_experts_as_they_are(tmp_path, data, monkeypatch):
     experts = [tmp_path / name for name in PROTOCOLS]
     for expert in experts:

@@ -40,6 +40,25 @@ def deepen_stem(model: LwmSpectroForPreTraining, stem_num_layers: int) -> LwmSpe
     return deeper.to(model.device)
 
 
+def copying_decoder(model: LwmSpectroForPreTraining, num_heads: int) -> LwmSpectroForPreTraining:
+    """Give an encoder a new decoder, one that copies from the visible patches, to be trained.
+
+    Args:
+        model ([`LwmSpectroForPreTraining`]): Whose encoder and projection are taken over; it is left as it is.
+        num_heads (`int`): `decoder_num_copy_heads` of the new decoder.
+
+    Returns:
+        [`LwmSpectroForPreTraining`]
+    """
+    config = deepcopy(model.config)
+    config.decoder_num_copy_heads = num_heads
+    config.validate_architecture()
+    changed = LwmSpectroForPreTraining(config)
+    changed.base_model.load_state_dict(model.base_model.state_dict())
+    changed.projection.load_state_dict(model.projection.state_dict())
+    return changed.to(model.device)
+
+
 @torch.no_grad()
 def start_router(router: LwmSpectroMoERouter, trained: LwmSpectroMoERouter) -> None:
     """Give a router the weights of a trained one of its type, or of a `"cnn"` one if it is a `"fourier"` one.

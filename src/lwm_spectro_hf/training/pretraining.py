@@ -29,10 +29,23 @@ class PretrainingSettings(TrainingSettings):
         contrastive: Labels whose combinations are the classes of eq. 19; none for eq. 21.
         supervised: Labels that a linear layer each learns to tell from the embedding of what is visible. The
             contrast of eq. 19 needs batches in which every class comes often; this does not.
+        freeze_encoder: Train the decoder alone; embeddings stay what they are.
+
+    Raises:
+        ValueError: If nothing but the frozen encoder could learn what is asked for.
     """
 
     contrastive: tuple[str, ...] = ()
     supervised: tuple[str, ...] = ()
+    freeze_encoder: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.freeze_encoder and (self.contrastive or self.supervised):
+            raise ValueError(
+                "freeze_encoder was given with contrastive or supervised labels, which are the encoder's to learn; "
+                "expected one or the other."
+            )
 
 
 class LabelledExpert(nn.Module):
@@ -41,12 +54,21 @@ class LabelledExpert(nn.Module):
     Args:
         expert ([`LwmSpectroForPreTraining`]): What is kept.
         labels (`Sequence[str]`): Some of `LABELS`.
+        freeze_encoder (`bool`, *optional*, defaults to `False`): Its weights and running statistics stay.
     """
 
-    def __init__(self, expert: LwmSpectroForPreTraining, labels: Sequence[str]):
+    def __init__(self, expert: LwmSpectroForPreTraining, labels: Sequence[str], freeze_encoder: bool = False):
         super().__init__()
-        self.expert = expert
+        self.expert, self.freeze_encoder = expert, freeze_encoder
+        if freeze_encoder:
+            expert.base_model.requires_grad_(False)
         self.heads = nn.ModuleDict({name: nn.Linear(expert.config.hidden_size, LABELS[name]) for name in labels})
+
+    def train(self, mode: bool = True) -> "LabelledExpert":
+        super().train(mode)
+        if self.freeze_encoder:
+            self.expert.base_model.eval()
+        return self
 
     def forward(
         self, input_values: torch.Tensor, noise: torch.Tensor
@@ -81,7 +103,7 @@ class Pretraining(TrainingLoop):
         # A parameter without a gradient would keep the processes waiting for it.
         model.projection.requires_grad_(bool(settings.contrastive))
         flops = training_flops(model.config)
-        labelled = LabelledExpert(model, settings.supervised).to(accelerator.device)
+        labelled = LabelledExpert(model, settings.supervised, settings.freeze_encoder).to(accelerator.device)
         super().__init__(
             labelled, model.config, batches, settings, accelerator, state_folder, data, flops=flops, **kwargs
         )

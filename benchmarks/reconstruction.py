@@ -1,0 +1,87 @@
+"""Masked patches of a held-out city, reconstructed by the released experts and by what needs no network.
+
+    python benchmarks/reconstruction.py --num 128 --num-fit 256            # two minutes, to see that it runs
+    python benchmarks/reconstruction.py                                     # the table of TRAINING.md
+    python benchmarks/reconstruction.py --checkpoint runs/lwm-spectro-tiny --recipes paper --protocols LTE
+
+Mean squared error of a value in a masked patch, where spectrograms have unit variance. The linear predictor is fitted
+to the cities of training. "means of frames and bins" is what a decoder with `decoder_num_copy_heads` starts from; the
+last column divides by the best of the other three.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from lwm_spectro_hf import LwmSpectroMoEForPreTraining, default_checkpoint
+from lwm_spectro_hf.channel.scenarios import HELD_OUT_SCENARIOS
+from lwm_spectro_hf.data.recipe import PRESETS, PROTOCOLS, Recipe, preset
+from lwm_spectro_hf.data.streaming import GeneratedSpectrograms
+from lwm_spectro_hf.evaluation.reconstruction import (
+    baseline_errors,
+    masked_batches,
+    model_error,
+    over_best_baseline,
+)
+
+CHUNK = 32
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, help="a mixture with decoders (default: the one that ships)")
+    parser.add_argument("--recipes", nargs="+", choices=PRESETS, default=["paper", "mixed"])
+    parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
+    parser.add_argument("--num", type=int, default=1024, help="spectrograms to score on (default: %(default)s)")
+    parser.add_argument("--num-fit", type=int, default=2048, help="to fit the predictor to (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="JSON file for the errors")
+    args = parser.parse_args()
+    if min(args.num, args.num_fit) < CHUNK:
+        parser.error(f"--num is {args.num} and --num-fit {args.num_fit}; expected at least {CHUNK}, a chunk, of each")
+    return args
+
+
+def drawn(recipe: Recipe, num: int, seed: int, label: str) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches of so many spectrograms, in whole chunks."""
+    stream = GeneratedSpectrograms(replace(recipe, chunk_size=CHUNK), seed, chunks_per_batch=1)
+    for number in tqdm(range(num // CHUNK), desc=label, leave=False):
+        yield stream.batch(number)
+
+
+def main() -> None:
+    args = parse_args()
+    mixture = LwmSpectroMoEForPreTraining.from_pretrained(args.checkpoint or default_checkpoint())
+    found = {}
+    for recipe_name in args.recipes:
+        for protocol in args.protocols:
+            recipe = preset(recipe_name).narrowed(protocols=(protocol,), noise_share=0.0)
+            seen = tuple(name for name in recipe.channels if name not in HELD_OUT_SCENARIOS)
+            expert, label = mixture.expert(protocol), f"{recipe_name}, {protocol}"
+            fitting, scored = (
+                masked_batches(
+                    drawn(replace(recipe, channels=channels), num, seed, f"{label}, {purpose}"), expert.config, seed
+                )
+                for purpose, channels, num, seed in (
+                    ("fitting", seen, args.num_fit, args.seed + 1),
+                    ("scoring", HELD_OUT_SCENARIOS, args.num, args.seed),
+                )
+            )
+            errors = baseline_errors(expert.config, fitting, scored) | {"model": model_error(expert, scored)}
+            if not found:
+                print(f"| recordings | {' | '.join(errors)} | model / best baseline |")
+                print("| --- " * (len(errors) + 2) + "|")
+            found[label] = errors
+            cells = " | ".join(f"{error:.3f}" for error in errors.values())
+            print(f"| {label} | {cells} | {over_best_baseline(errors):.2f} |", flush=True)
+    if args.out:
+        args.out.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
