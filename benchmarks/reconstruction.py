@@ -2,6 +2,7 @@
 
     python benchmarks/reconstruction.py --num 128 --num-fit 256            # two minutes, to see that it runs
     python benchmarks/reconstruction.py                                     # the table of TRAINING.md
+    python benchmarks/reconstruction.py --recipes paper --figure reconstruction.png
     python benchmarks/reconstruction.py --checkpoint runs/lwm-spectro-tiny --recipes paper --protocols LTE
 
 Mean squared error of a value in a masked patch, where spectrograms have unit variance. The linear predictor is fitted
@@ -16,9 +17,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from lwm_spectro_hf import LwmSpectroMoEForPreTraining, default_checkpoint
+from lwm_spectro_hf import (
+    LwmSpectroForPreTraining,
+    LwmSpectroMoEForPreTraining,
+    default_checkpoint,
+    patchify,
+    unpatchify,
+)
 from lwm_spectro_hf.channel.scenarios import HELD_OUT_SCENARIOS
 from lwm_spectro_hf.data.recipe import PRESETS, PROTOCOLS, Recipe, preset
 from lwm_spectro_hf.data.streaming import GeneratedSpectrograms
@@ -41,6 +49,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--num-fit", type=int, default=2048, help="to fit the predictor to (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON file for the errors")
+    parser.add_argument("--figure", type=Path, help="picture of one spectrogram of each, masked and reconstructed")
     args = parser.parse_args()
     if min(args.num, args.num_fit) < CHUNK:
         parser.error(f"--num is {args.num} and --num-fit {args.num_fit}; expected at least {CHUNK}, a chunk, of each")
@@ -54,10 +63,32 @@ def drawn(recipe: Recipe, num: int, seed: int, label: str) -> Iterator[dict[str,
         yield stream.batch(number)
 
 
+def panels(expert: LwmSpectroForPreTraining, values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """A spectrogram, what is visible of it, and that with masked patches reconstructed; its first channel."""
+    size, shape = expert.config.patch_size, values.shape[-2:]
+    hidden = mask[:1, :, None]
+    patches = patchify(values[:1], size)
+    with torch.no_grad():
+        guess = expert.eval()(values[:1], bool_masked_pos=mask[:1]).reconstruction
+    shown = (patches, patches.masked_fill(hidden, torch.nan), torch.where(hidden, guess, patches))
+    return tuple(unpatchify(part, size, *shape)[0, 0] for part in shown)
+
+
+def draw(rows: dict[str, tuple[torch.Tensor, ...]]) -> Figure:
+    """A row for each recording: whole, masked, reconstructed."""
+    figure = Figure(figsize=(9, 3 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), 3, squeeze=False)
+    for line, (label, images) in zip(grid, rows.items(), strict=True):
+        for panel, image, title in zip(line, images, ("spectrogram", "visible", "reconstructed"), strict=True):
+            panel.imshow(image, aspect="auto", vmin=-3, vmax=3, interpolation="nearest")
+            panel.set(title=f"{label}, {title}", xlabel="frequency bin", ylabel="frame")
+    return figure
+
+
 def main() -> None:
     args = parse_args()
     mixture = LwmSpectroMoEForPreTraining.from_pretrained(args.checkpoint or default_checkpoint())
-    found = {}
+    found, pictures = {}, {}
     for recipe_name in args.recipes:
         for protocol in args.protocols:
             recipe = preset(recipe_name).narrowed(protocols=(protocol,), noise_share=0.0)
@@ -77,10 +108,15 @@ def main() -> None:
                 print(f"| recordings | {' | '.join(errors)} | model / best baseline |")
                 print("| --- " * (len(errors) + 2) + "|")
             found[label] = errors
+            if args.figure:
+                clear = replace(recipe, channels=HELD_OUT_SCENARIOS, snrs_db=recipe.snrs_db[-1:])
+                pictures[label] = panels(expert, *masked_batches(drawn(clear, CHUNK, 2, label), expert.config, 2)[0])
             cells = " | ".join(f"{error:.3f}" for error in errors.values())
             print(f"| {label} | {cells} | {over_best_baseline(errors):.2f} |", flush=True)
     if args.out:
         args.out.write_text(json.dumps(found, indent=2) + "\n")
+    if args.figure:
+        draw(pictures).savefig(args.figure, dpi=80)
 
 
 if __name__ == "__main__":

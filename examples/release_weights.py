@@ -63,6 +63,9 @@ NOISE = """
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experts", type=Path, nargs=3, help=f"runs of {', '.join(PROTOCOLS)}, if there were any")
+    parser.add_argument(
+        "--decoders", type=Path, nargs=3, help="runs that gave them other decoders with --freeze-encoder, if any did"
+    )
     parser.add_argument("--router", type=Path, required=True, help="run of examples/run_router.py")
     parser.add_argument("--heads", type=Path, required=True, help="run of examples/run_heads.py")
     parser.add_argument(
@@ -82,7 +85,11 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    runs = {f"expert {name}": path for name, path in zip(PROTOCOLS, args.experts or [], strict=bool(args.experts))}
+    runs = {
+        f"{part} {name}": path
+        for part, paths in (("expert", args.experts), ("decoder", args.decoders))
+        for name, path in zip(PROTOCOLS, paths or [], strict=bool(paths))
+    }
     runs |= {"router": args.router, "heads": args.heads}
     results = {name: read_results(path) for name, path in runs.items()}
     logs = {name: lines for name, path in runs.items() if (lines := read_log(path / "log.jsonl"))}
@@ -179,8 +186,11 @@ def sections(results: dict[str, Any], args: argparse.Namespace) -> dict[str, str
 
 def draw_curves(logs: dict[str, list[dict[str, float]]]) -> Figure:
     """Loss against samples of every stage."""
-    figure = Figure(figsize=(3.2 * len(logs), 2.8), layout="constrained")
-    for panel, (name, lines) in zip(figure.subplots(1, len(logs), squeeze=False)[0], logs.items(), strict=True):
+    columns = min(4, len(logs))
+    rows = -(-len(logs) // columns)
+    figure = Figure(figsize=(3.2 * columns, 2.8 * rows), layout="constrained")
+    for place, (name, lines) in enumerate(logs.items(), start=1):
+        panel = figure.add_subplot(rows, columns, place)
         panel.plot([line["samples"] for line in lines], [line["loss"] for line in lines], lw=0.8, label="training")
         kept = [line for line in lines if "validation_loss" in line]
         samples, losses = ([line[key] for line in kept] for key in ("samples", "validation_loss"))

@@ -77,12 +77,13 @@ def test_from_data_to_a_released_folder(tmp_path, data, monkeypatch, capsys):
     # Of the protocols that the few rows here have both to fit a baseline to and to score.
     assert errors and set(errors) <= set(PROTOCOLS) and all(row["model"] > 0 for row in errors.values())
 
-    stages = ["--experts", *runs, "--router", tmp_path / "router", "--heads", tmp_path / "heads"]
+    stages = ["--experts", *runs, "--decoders", *runs, "--router", tmp_path / "router", "--heads", tmp_path / "heads"]
     released = tmp_path / "released"
     call(monkeypatch, "release_weights.py", *stages, "--machine", "a test", "--data", data, "--out", released)
     card = (released / "README.md").read_text()
     assert (
         "| expert LTE |" in card
+        and "| decoder LTE |" in card
         and all(f"| {name} | " in card for name in errors)
         and "a test" in card
         and "## Router, % right, in the held-out city" in card
