@@ -446,7 +446,7 @@ class LwmSpectroPatchCopying(nn.Module):
         super().__init__()
         self.config = config
         size = config.patch_size
-        self.num_heads, self.head_dim = config.decoder_num_copy_heads, max(1, config.hidden_size // 6)
+        self.num_heads, self.head_dim = config.decoder_num_copy_heads, 16  # wide enough to compare two patches
         self.rows, self.columns = config.num_frames // size, config.num_freq_bins // size
         self.context = nn.Linear(config.num_channels * (2 * size + 1), config.hidden_size)
         self.q_proj = nn.Linear(config.hidden_size, self.num_heads * self.head_dim)
