@@ -43,7 +43,8 @@ DATA = """
 Generated recordings, of the presets {recipes} of `lwm_spectro_hf.data.recipe`: waveforms that are coded and framed as
 the standards say, saturated and sparse cells, through ray-traced channels of nineteen cities moving at up to 35 m/s,
 SNR from -5 to 25 dB; heard by receivers that have found carrier and symbol timing, by such as have found the symbols
-and nothing else, and by blind ones, at sampling rates from 1.92 to 61.44 Msps. The scores are of Florence, a city that training never saw. No real recording was used.
+and nothing else, and by blind ones, at sampling rates from 1.92 to 61.44 Msps. The scores are of Florence, a city that
+training never saw. No real recording was used.
 """
 LIMITS = """
 - Modulation can hardly be read from a blind power spectrogram, whose frames straddle symbols. Compare its score with
