@@ -1,5 +1,10 @@
 """Baselines of masked reconstruction, on spectrograms that each of them can or cannot know."""
 
+import json
+import runpy
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -12,6 +17,7 @@ from lwm_spectro_hf.evaluation.reconstruction import (
     masked_error,
     mean_of_visible,
     model_error,
+    over_best_baseline,
 )
 from lwm_spectro_hf.modeling_lwm_spectro import draw_mask
 
@@ -94,3 +100,19 @@ def test_large_patches_predict_by_their_averages():
     # Nine patches of 8 x 8 averages and whether they are seen, the mean patch, and a constant.
     assert linear.weights.shape == (9 * 65 + 256 + 1, 256)
     assert masked_error(linear, [(values[48:], mask[48:])], 16) < 0.3 * float(values.var())
+
+
+def test_the_benchmark_gives_errors_and_a_picture(tmp_path, monkeypatch, capsys):
+    script = Path(__file__).parents[2] / "benchmarks" / "reconstruction.py"
+    options = ["--recipes", "paper", "--protocols", "WiFi", "--num", "32", "--num-fit", "32"]
+    options += ["--out", str(tmp_path / "errors.json"), "--figure", str(tmp_path / "picture.png")]
+    monkeypatch.setattr(sys, "argv", [script.name, *options])
+    runpy.run_path(str(script), run_name="__main__")
+    errors = json.loads((tmp_path / "errors.json").read_text())["paper, WiFi"]
+    assert errors["model"] < errors["means of frames and bins"] < errors["mean of the visible patches"]
+    assert f"| {errors['model']:.3f} | {over_best_baseline(errors):.2f} |" in capsys.readouterr().out
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+    monkeypatch.setattr(sys, "argv", [script.name, "--num", "5"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(script), run_name="__main__")
+    assert "--num is 5 and --num-fit 2048; expected at least 32" in capsys.readouterr().err
