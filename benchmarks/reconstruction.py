@@ -27,7 +27,7 @@ from lwm_spectro_hf import (
     patchify,
     unpatchify,
 )
-from lwm_spectro_hf.channel.scenarios import HELD_OUT_SCENARIOS
+from lwm_spectro_hf.data.builder import splits_by_city
 from lwm_spectro_hf.data.recipe import PRESETS, PROTOCOLS, Recipe, preset
 from lwm_spectro_hf.data.streaming import GeneratedSpectrograms
 from lwm_spectro_hf.evaluation.reconstruction import (
@@ -92,16 +92,13 @@ def main() -> None:
     for recipe_name in args.recipes:
         for protocol in args.protocols:
             recipe = preset(recipe_name).narrowed(protocols=(protocol,), noise_share=0.0)
-            seen = tuple(name for name in recipe.channels if name not in HELD_OUT_SCENARIOS)
+            splits = splits_by_city(recipe, args.num_fit, args.num, add_test=True)
             expert, label = mixture.expert(protocol), f"{recipe_name}, {protocol}"
             fitting, scored = (
                 masked_batches(
-                    drawn(replace(recipe, channels=channels), num, seed, f"{label}, {purpose}"), expert.config, seed
+                    drawn(splits[name].recipe, splits[name].num, seed, f"{label}, {name}"), expert.config, seed
                 )
-                for purpose, channels, num, seed in (
-                    ("fitting", seen, args.num_fit, args.seed + 1),
-                    ("scoring", HELD_OUT_SCENARIOS, args.num, args.seed),
-                )
+                for name, seed in (("train", args.seed + 1), ("test", args.seed))
             )
             errors = baseline_errors(expert.config, fitting, scored) | {"model": model_error(expert, scored)}
             if not found:
@@ -109,7 +106,7 @@ def main() -> None:
                 print("| --- " * (len(errors) + 2) + "|")
             found[label] = errors
             if args.figure:
-                clear = replace(recipe, channels=HELD_OUT_SCENARIOS, snrs_db=recipe.snrs_db[-1:])
+                clear = replace(splits["test"].recipe, snrs_db=recipe.snrs_db[-1:])
                 pictures[label] = panels(expert, *masked_batches(drawn(clear, CHUNK, 2, label), expert.config, 2)[0])
             cells = " | ".join(f"{error:.3f}" for error in errors.values())
             print(f"| {label} | {cells} | {over_best_baseline(errors):.2f} |", flush=True)
