@@ -19,6 +19,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_lwm_spectro import LwmSpectroConfig
+from .patch_copying_lwm_spectro import LwmSpectroPatchCopying, frame_and_bin_means
 
 
 @dataclass
@@ -398,90 +399,6 @@ class LwmSpectroLayer(GradientCheckpointingLayer):
         return self.norm2(hidden_states + self.dropout(self.mlp(hidden_states)))
 
 
-def frame_and_bin_means(
-    patches: torch.Tensor, mask: torch.Tensor, config: LwmSpectroConfig
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """
-    What the visible patches show of each frame and of each frequency bin: the additive model `level + frame + bin`,
-    fitted by two rounds of alternating means.
-
-    Args:
-        patches (`torch.Tensor` of shape `(batch, num_patches, patch_dim)`): Spectrograms; masked ones count nothing.
-        mask (`torch.BoolTensor` of shape `(batch, num_patches)`): 1 = masked.
-        config (`LwmSpectroConfig`): Gives the grid.
-
-    Returns:
-        `tuple`: The level, of shape `(batch, 1, num_channels, 1)`; the deviation from it of frames, and that of bins,
-        both of shape `(batch, num_patches, num_channels, patch_size)`, alike for all patches of a row or column.
-    """
-    size = config.patch_size
-    grid = patches.unflatten(1, (config.num_frames // size, -1)).unflatten(-1, (config.num_channels, size, size))
-    visible = (~mask).to(patches).view(*grid.shape[:3], 1, 1)
-    frame_means, bin_means = grid.mean(-1), grid.mean(-2)
-    level = (frame_means.mean(-1, keepdim=True) * visible).sum((1, 2)) / visible.sum((1, 2)).clamp(min=1)
-    level = level[:, None, None]
-    # A row or column of which nothing is seen is at the level.
-    in_row, in_column = (visible.sum(dim, keepdim=True) + 0.1 for dim in (2, 1))
-    frames = torch.zeros_like(frame_means[:, :, :1])
-    for _ in range(2):
-        bins = (bin_means - level - frames.mean(-1, keepdim=True)) * visible
-        bins = bins.sum(1, keepdim=True) / in_column
-        frames = (frame_means - level - bins.mean(-1, keepdim=True)) * visible
-        frames = frames.sum(2, keepdim=True) / in_row
-    return level[:, 0], frames.expand_as(frame_means).flatten(1, 2), bins.expand_as(bin_means).flatten(1, 2)
-
-
-class LwmSpectroPatchCopying(nn.Module):
-    """
-    What the decoder takes from the visible patches themselves, which the width of a token cannot hold.
-
-    Resource grids repeat: control regions and gaps fill frames, guard bands and fading fill bins, and pilots come back
-    at the same places of the next patch. So a patch is first the sum of its frames' and bins' means; copies of what
-    visible patches deviate from theirs are added, by attention whose values are the patches, each head with a gate
-    for every frame of the patch; and gates for every frame and bin say where the sum is not one, as in a control
-    region that ends within the band.
-    """
-
-    def __init__(self, config: LwmSpectroConfig):
-        super().__init__()
-        self.config = config
-        size = config.patch_size
-        self.num_heads, self.head_dim = config.decoder_num_copy_heads, 16  # wide enough to compare two patches
-        self.rows, self.columns = config.num_frames // size, config.num_freq_bins // size
-        self.context = nn.Linear(config.num_channels * (2 * size + 1), config.hidden_size)
-        self.q_proj = nn.Linear(config.hidden_size, self.num_heads * self.head_dim)
-        self.k_proj = nn.Linear(config.hidden_size, self.num_heads * self.head_dim)
-        self.gate = nn.Linear(config.hidden_size, (self.num_heads + 2) * config.num_channels * size)
-        self.position_bias = nn.Parameter(torch.empty(self.num_heads, 2 * self.rows - 1, 2 * self.columns - 1))
-
-    def bias(self) -> torch.Tensor:
-        """The bias of each pair of patches by their distance, of shape `(num_heads, num_patches, num_patches)`."""
-        place = torch.arange(self.rows * self.columns, device=self.position_bias.device)
-        down, across = place // self.columns, place % self.columns
-        down, across = down[:, None] - down + self.rows - 1, across[:, None] - across + self.columns - 1
-        return self.position_bias[:, down, across]
-
-    def forward(
-        self, hidden_states: torch.Tensor, patches: torch.Tensor, mask: torch.Tensor, means: tuple[torch.Tensor, ...]
-    ) -> torch.Tensor:
-        """Decoder states `(batch, num_patches, hidden_size)` to what is added to its output, `patch_dim` wide."""
-        level, frames, bins = means
-        additive = level[..., None] + frames[..., :, None] + bins[..., None, :]
-        values = (patches - additive.flatten(2)).masked_fill(mask[..., None], 0)
-        query, key = (
-            proj(hidden_states).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
-            for proj in (self.q_proj, self.k_proj)
-        )
-        bias = self.bias().to(query.dtype).masked_fill(mask[:, None, None, :], torch.finfo(query.dtype).min)
-        values = values[:, None].expand(-1, self.num_heads, -1, -1).to(query.dtype)
-        copies = F.scaled_dot_product_attention(query, key, values, attn_mask=bias)
-        copies = copies.transpose(1, 2).unflatten(-1, additive.shape[2:])
-        gates = self.gate(hidden_states).unflatten(-1, (self.num_heads + 2, *frames.shape[2:]))
-        of_bins, of_frames, of_copies = gates.tensor_split((1, 2), dim=2)
-        added = of_bins[:, :, 0, ..., None] * bins[..., None, :] + of_frames[:, :, 0, ..., None, :] * frames[..., None]
-        return (additive + added + (of_copies[..., None] * copies).sum(2)).flatten(2)
-
-
 class LwmSpectroDecoder(nn.Module):
     """
     The lightweight decoder g of eq. 16: dense, activation, norm, linear on every patch, after
@@ -524,8 +441,7 @@ class LwmSpectroDecoder(nn.Module):
             hidden_states = hidden_states + self.position_embeddings
         if self.copying is not None:
             means = frame_and_bin_means(patches, mask, config)
-            seen = torch.cat([means[0].expand_as(means[1][..., :1]), *means[1:]], dim=-1).flatten(2)
-            context = self.copying.context(seen.to(hidden_states.dtype))
+            context = self.copying.context_of(means)
             hidden_states = hidden_states + F.pad(context, (0, 0, config.sequence_length - config.num_patches, 0))
         for layer in self.layers:
             hidden_states = layer(hidden_states)

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from ..configuration_lwm_spectro import LwmSpectroConfig
-from ..modeling_lwm_spectro import LwmSpectroForPreTraining, draw_mask, frame_and_bin_means, patchify, unpatchify
+from ..modeling_lwm_spectro import LwmSpectroForPreTraining, draw_mask, patchify, unpatchify
+from ..patch_copying_lwm_spectro import frame_and_bin_means, sum_of_means
 from ..training.masks import mask_noise
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # spectrograms and masks
@@ -91,8 +92,7 @@ def _along_last(values: torch.Tensor, hidden: torch.Tensor) -> tuple[torch.Tenso
 
 def additive(values: torch.Tensor, mask: torch.Tensor, config: LwmSpectroConfig) -> torch.Tensor:
     """What the visible patches show of each frame and of each bin, added up: where a copying decoder starts."""
-    level, frames, bins = frame_and_bin_means(patchify(values, config.patch_size), mask, config)
-    return (level[..., None] + frames[..., :, None] + bins[..., None, :]).flatten(2)
+    return sum_of_means(*frame_and_bin_means(patchify(values, config.patch_size), mask, config)).flatten(2)
 
 
 class LinearPredictor:
