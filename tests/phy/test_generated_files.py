@@ -80,23 +80,31 @@ def test_wifi_files_are_decoded_at_every_rate(tmp_path, rate_mbps):
     assert found > 0
 
 
-@pytest.mark.parametrize(("modulation", "code_rate"), [("QPSK", 0.33), ("64QAM", 0.83)])
-def test_lte_files_are_decoded(tmp_path, modulation, code_rate):
-    options = ("--modulation", modulation, "--code-rate", code_rate, "--num-rb", 6, "--duration-ms", 5, "--num", 2)
-    for samples, label in generate(tmp_path, "--protocol", "LTE", *options):
-        cell_id, start = lte_receiver.find_cell(samples, 6)
+@pytest.mark.parametrize(
+    ("modulation", "code_rate", "num_rb"),
+    [("QPSK", 0.33, 6), ("64QAM", 0.83, 6), ("256QAM", 0.7, 6), ("16QAM", 0.5, 15)],
+)
+def test_lte_files_are_decoded(tmp_path, modulation, code_rate, num_rb):
+    options = ("--modulation", modulation, "--code-rate", code_rate, "--num-rb", num_rb, "--full-load", 1, "--num", 1)
+    recipe = tmp_path / "one_port.yaml"
+    recipe.write_text("preset: native\nantenna_ports: [1]\n")
+    for samples, label in generate(tmp_path, "--protocol", "LTE", *options, "--recipe", recipe, "--duration-ms", 10):
+        cell_id, start = lte_receiver.find_cell(samples, num_rb)
         assert (cell_id, start) == (label["cell_id"], 0), "the file starts with a radio frame"
-        resource = (1 / 6, 1 / 2, 1, 2)[label["phich_resource"]]
-        first = lte_receiver.demodulate(samples, 0, 6)
-        information = (6, resource, label["frame_number"], label["num_ports"])
-        assert lte_receiver.broadcast_channel(first, cell_id) == information
-        grid = lte_receiver.demodulate(samples, 3 * 1920, 6)
-        arguments = (label["num_ports"], resource, 3, label["rnti"], bool(label["mcs_table"]))
-        cfi, grant, block_is_right = decode(grid, cell_id, 6, *arguments)
-        assert cfi == label["cfi"] and block_is_right
-        assert grant[1:] == (list(range(6)), label["mcs"])
-        order, _ = lte_receiver.modulation_and_size(grant[2], 6, bool(label["mcs_table"]), False, SIZES)
-        assert order == BITS[modulation]
+        first = lte_receiver.demodulate(samples, 0, num_rb)
+        # What pdsch_ue takes for granted: N_g = 1, and that frame numbers do not wrap.
+        assert lte_receiver.broadcast_channel(first, cell_id) == (num_rb, 1, label["frame_number"], 1)
+        assert label["frame_number"] < 900
+        qam_256 = label["mcs_table"] == 2
+        assert qam_256 == (modulation == "256QAM")
+        # Beside the broadcast channel of six resource blocks no transport block of 256-QAM fits.
+        for subframe in (1, 5) if qam_256 else (0, 1, 5):
+            grid = lte_receiver.demodulate(samples, subframe * len(samples) // 10, num_rb)
+            cfi, grant, block_is_right = decode(grid, cell_id, num_rb, 1, 1, subframe, label["rnti"], qam_256)
+            assert cfi == label["cfi"] and block_is_right
+            assert grant[1] == list(range(num_rb)) and grant[2] <= label["mcs"]
+            order, _ = lte_receiver.modulation_and_size(grant[2], num_rb, qam_256, False, SIZES)
+            assert order == BITS[modulation]
 
 
 def test_nr_files_are_decoded(tmp_path):

@@ -21,6 +21,9 @@ MODULATIONS = ("QPSK", "16QAM", "64QAM", "256QAM")
 FFT_SIZES = {6: 128, 15: 256, 25: 512, 50: 1024, 75: 1536, 100: 2048}
 _MAX_RB = 110
 _MAX_CODE_RATE = 0.93  # a terminal may skip what is coded with a higher one (TS 36.213, clause 7.1.7)
+# What readers of files take for granted (`pdsch_ue` of srsRAN does): N_g = 1, whatever the MIB says later, and
+# frame numbers that do not begin again within a second.
+_PHICH_RESOURCE_ONE, _EARLY_FRAMES = 2, 896
 # P_A, the power of data over that of reference signals (TS 36.331, PDSCH-ConfigDedicated) [dB].
 _DATA_POWERS_DB = (-6.0, -4.77, -3.0, -1.77, 0.0, 1.0, 2.0, 3.0)
 
@@ -283,8 +286,9 @@ def draw(
         full (`torch.Tensor` of shape `(batch,)`, bool, *optional*): Rows where every resource block of every subframe
             is scheduled, but for the first subframe of a frame of 1.4 MHz, whose rest beside the broadcast channel is
             too small for a transport block of 256-QAM.
-        aligned (`bool`, *optional*, defaults to `False`): Start with a radio frame instead of anywhere, and send data
-            as strong as reference signals, as a terminal assumes that nobody has configured.
+        aligned (`bool`, *optional*, defaults to `False`): Start with a radio frame instead of anywhere, and be as
+            plain as readers of files expect: data as strong as reference signals, N_g = 1, no messages to other
+            terminals, grants of one or two control elements, and frame numbers that do not wrap within a second.
         num_ports (`tuple[int, ...]`, *optional*, defaults to `(1, 2, 4)`): Antenna ports that a cell may have. All
             reach the receiver through one channel; with more than one, symbols of two elements are added up.
 
@@ -326,9 +330,9 @@ def draw(
         num_subframes,
         integers(504, batch_size),
         num_ports=pick(num_ports),
-        frame_number=integers(1024, batch_size),
+        frame_number=integers(_EARLY_FRAMES if aligned else 1024, batch_size),
         first_subframe=0 if aligned else int(integers(10, 1)),
-        phich_resource=int(integers(4, 1)),
+        phich_resource=_PHICH_RESOURCE_ONE if aligned else int(integers(4, 1)),
         cfi=1 + integers(3, batch_size),
         rnti=0x3D + integers(0xFFF4 - 0x3D, batch_size),  # what is left to terminals (TS 36.321, table 7.1-1)
         allocation=allocation,
@@ -336,8 +340,8 @@ def draw(
         mcs=mcs,
         code_rate=code_rate,
         qam_256=modulation == 3,
-        aggregation_level=2 ** integers(4, batch_size),
-        other_messages=integers(5, batch_size, num_subframes) * busy // 4,
+        aggregation_level=2 ** integers(2 if aligned else 4, batch_size),
+        other_messages=integers(5, batch_size, num_subframes) * busy // 4 * (not aligned),
         data_gain=10 ** (power_db / 20),
         synchronization_gain=decibels(batch_size, -3.0, 3.0, generator)[:, 0, 0],
     )
@@ -360,7 +364,7 @@ def draw(
         "first_subframe": torch.full_like(mcs, downlink.first_subframe),
         "num_rb": torch.full_like(mcs, num_rb),
         "phich_resource": torch.full_like(mcs, downlink.phich_resource),
-        "mcs_table": (modulation == 3).long(),
+        "mcs_table": 1 + (modulation == 3).long(),
         "mcs": sent.mcs.amax(1),
         **{name: getattr(downlink, name) for name in ("cell_id", "num_ports", "cfi", "rnti")},
     }
