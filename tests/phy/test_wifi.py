@@ -185,6 +185,13 @@ def test_full_rows_are_long_packets_one_after_another():
         assert ((lasting > shortest) | (lasting < 4700)).all() and len(packets) > 1
 
 
+def test_a_file_too_short_for_a_packet_has_the_beginning_of_one():
+    one = torch.zeros(3, dtype=torch.int64)
+    options = dict(modulation=one, code_rate=one + 0.5, full=one == 0, high_throughput=0.0, aligned=True)
+    batch = wifi.draw(3, 10_000, seeded(2), **options)
+    assert (batch.samples[:, :600] == 0).all() and (batch.samples[:, -2000:].abs().square().mean(1) > 0.5).all()
+
+
 def test_a_waveform_is_what_it_says():
     num_samples = 20_000
     batch, again = (wifi.draw(6, num_samples, seeded(3)) for _ in range(2))

@@ -276,21 +276,14 @@ def _transmit(rows: Rows, recipe: Recipe, setting: _Setting, num_samples: int, g
     }
     if rows.protocol is None:
         return _silence(setting, batch_size, num_samples, device)
+    options["aligned"] = setting.receiver == "native"
     if setting.protocol == "WiFi":
         return wifi.draw(batch_size, num_samples, generator, high_throughput=recipe.high_throughput, **options)
-    aligned = setting.receiver == "native"
     if setting.protocol == "LTE":
-        return lte.draw(
-            setting.num_rb,
-            batch_size,
-            num_samples,
-            generator,
-            aligned=aligned,
-            num_ports=recipe.antenna_ports,
-            **options,
-        )
+        ports = recipe.antenna_ports
+        return lte.draw(setting.num_rb, batch_size, num_samples, generator, num_ports=ports, **options)
     spacing_hz = setting.numerology.subcarrier_spacing_hz
-    return nr.draw(setting.num_rb, spacing_hz, batch_size, num_samples, generator, aligned=aligned, **options)
+    return nr.draw(setting.num_rb, spacing_hz, batch_size, num_samples, generator, **options)
 
 
 def _silence(setting: _Setting, batch_size: int, num_samples: int, device: torch.device) -> Waveform:

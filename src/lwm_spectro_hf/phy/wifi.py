@@ -251,6 +251,7 @@ def draw(
     code_rate: torch.Tensor | None = None,
     full: torch.Tensor | None = None,
     high_throughput: float = 0.4,
+    aligned: bool = False,
 ) -> Waveform:
     """Draw exchanges: data packets, SIFS, acknowledgements, back-off and idle time, each row with its own traffic.
 
@@ -265,6 +266,8 @@ def draw(
         full (`torch.Tensor` of shape `(batch,)`, bool, *optional*): Rows where long packets follow each other as
             closely as may be.
         high_throughput (`float`, *optional*, defaults to 0.4): Share of links of 802.11n, where that has the mode.
+        aligned (`bool`, *optional*, defaults to `False`): Start and end between packets instead of anywhere, as long
+            as one fits, with frame bodies of at most 1,500 bytes, which readers of files take for the largest.
 
     Returns:
         [`Waveform`].
@@ -277,7 +280,7 @@ def draw(
     # The receiver's samples fall anywhere between the microseconds of the sender.
     skipped = int(integers(0, _SAMPLES_PER_US, 1))
     num_us = -(-(num_samples + skipped) // _SAMPLES_PER_US)
-    links = wifi_traffic.draw_links(batch_size, generator, modulation, code_rate, full, high_throughput)
+    links = wifi_traffic.draw_links(batch_size, generator, modulation, code_rate, full, high_throughput, aligned)
     exchanges = wifi_traffic.draw_exchanges(links, num_us, generator)
     heard = (exchanges.blocks > 0) & (exchanges.start_us < num_us)
     heard &= exchanges.start_us + SYMBOL_US * exchanges.blocks > 0

@@ -21,6 +21,9 @@ MODES = (*((False, mode) for mode in LEGACY_MODES.values()), *((True, mode) for 
 _LEGACY_PREAMBLE, _HT_PREAMBLE = 5, 9  # blocks of 4 us
 _NUM_LENGTHS, _NUM_LONG = 6, 2
 _LONG_BYTES = 1500
+# Readers of files take no longer bodies: gr-ieee802-11 drops what does not fit an Ethernet frame.
+_FILE_BYTES = (1000, 1500)
+_PAUSE_US = SIFS_US + 2 * SLOT_US  # DIFS, before the first packet of a file and after the last one
 
 
 def preamble_blocks(high_throughput: bool) -> int:
@@ -47,6 +50,7 @@ class Links:
             (10.23): only a SIFS between exchanges.
         idle_us (`torch.Tensor` of shape `(batch,)`): Mean time without a frame to send, beyond the back-off [µs].
         skipped (`torch.Tensor` of shape `(batch,)`): How much of the first packet is over when the recording starts.
+        aligned (`bool`): The recording starts, and ends, between two packets instead.
     """
 
     lengths: list[int]
@@ -56,6 +60,7 @@ class Links:
     opportunity: torch.Tensor
     idle_us: torch.Tensor
     skipped: torch.Tensor
+    aligned: bool
 
     def data_blocks(self) -> torch.Tensor:
         """Blocks of the two data packets of each row, `(batch, 2)`."""
@@ -96,6 +101,7 @@ def draw_links(
     code_rate: torch.Tensor | None,
     full: torch.Tensor | None,
     high_throughput: float,
+    aligned: bool = False,
 ) -> Links:
     """Draw what stays the same along each row; the arguments are those of [`~phy.wifi.draw`]."""
     device = generator.device
@@ -124,9 +130,9 @@ def draw_links(
     # few lengths, so that their packets are coded together.
     draws = torch.rand(_NUM_LENGTHS + _NUM_LONG, generator=generator, device=device).tolist()
     lengths = [max(8, round(30 * 76 ** min(1.0, 1.3 * draw)) - 30) for draw in draws[:_NUM_LENGTHS]]
-    lengths += [
-        _LONG_BYTES + round((wifi_frames.MAX_PAYLOAD_BYTES - _LONG_BYTES) * draw) for draw in draws[_NUM_LENGTHS:]
-    ]
+    shortest, longest = _FILE_BYTES if aligned else (_LONG_BYTES, wifi_frames.MAX_PAYLOAD_BYTES)
+    lengths = [min(length, longest) for length in lengths]
+    lengths += [shortest + round((longest - shortest) * draw) for draw in draws[_NUM_LENGTHS:]]
     chosen = torch.rand(batch_size, 2, generator=generator, device=device)
     long = _NUM_LENGTHS + (chosen * _NUM_LONG).long()
     length = torch.where(full[:, None], long, (chosen * _NUM_LENGTHS).long())
@@ -145,6 +151,7 @@ def draw_links(
         opportunity=u[3] < torch.where(full, 0.5, 0.3),
         idle_us=torch.where(full, 0.0, idle_us),
         skipped=u[5],
+        aligned=aligned,
     )
 
 
@@ -175,9 +182,14 @@ def draw_exchanges(links: Links, num_us: int, generator: torch.Generator) -> Exc
     pause = torch.where(links.opportunity[:, None], SIFS_US, backoff + idle)
     answer = SYMBOL_US * blocks + SIFS_US
     lasting = torch.where(answered, answer + SYMBOL_US * ack, SYMBOL_US * blocks) + pause
-    start = lasting.cumsum(1) - lasting - (links.skipped * SYMBOL_US * blocks[:, 0]).long()[:, None]
-    return Exchanges(
-        length=links.length.gather(1, choice),
-        start_us=torch.stack([start, start + answer], -1),
-        blocks=torch.stack([blocks, answered * ack], -1),
-    )
+    start = lasting.cumsum(1) - lasting
+    if links.aligned:
+        start = start + _PAUSE_US
+    else:
+        start = start - (links.skipped * SYMBOL_US * blocks[:, 0]).long()[:, None]
+    start_us, blocks = torch.stack([start, start + answer], -1), torch.stack([blocks, answered * ack], -1)
+    if links.aligned:
+        whole = start_us + SYMBOL_US * blocks + _PAUSE_US <= num_us
+        # Of a recording that is too short for one packet, something is better than nothing.
+        blocks = blocks * (whole | ~whole[:, :1, :1])
+    return Exchanges(length=links.length.gather(1, choice), start_us=start_us, blocks=blocks)
