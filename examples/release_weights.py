@@ -163,7 +163,8 @@ def sections(results: dict[str, Any], args: argparse.Namespace) -> dict[str, str
     snrs = list(router["as trained"]["by_snr_db"])
     lines = [f"| receiver | all | {' | '.join(f'{snr} dB' for snr in snrs)} |", "| --- " * (len(snrs) + 2) + "|"]
     for name, score in router.items():
-        cells = " | ".join(f"{score['by_snr_db'].get(snr, float('nan')):.0f}" for snr in snrs)
+        by_snr = score["by_snr_db"]
+        cells = " | ".join(f"{by_snr[snr]:.0f}" if snr in by_snr else "" for snr in snrs)
         lines.append(f"| {name} | {score['accuracy']:.1f} | {cells} |")
     found = {"Router, % right, in the held-out city": "\n".join(lines)}
 
