@@ -67,6 +67,9 @@ from lwm_spectro_hf.training.growth import copying_decoder, deepen_stem
 from lwm_spectro_hf.training.pretraining import Pretraining, PretrainingSettings
 from lwm_spectro_hf.training.run import Run, add_model_options, add_options, new_config
 
+# What --init can be changed by: the option, how, and of which part it gives another.
+CHANGES = (("deepen_stem", deepen_stem, "stem"), ("copy_heads", copying_decoder, "decoder"))
+
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -95,12 +98,12 @@ def parse_args() -> argparse.Namespace:
         "--copy-heads", type=int, help="a new decoder for --init, with so many heads that copy visible patches"
     )
     args = parser.parse_args()
-    if args.copy_heads is not None and not args.init:
-        parser.error("--copy-heads is for the weights of --init; new ones get their decoder by --config")
+    for option, _, part in CHANGES:
+        if getattr(args, option) is not None and not args.init:
+            named = option.replace("_", "-")
+            parser.error(f"--{named} is for the weights of --init; new ones get their {part} by --config")
     if args.freeze_encoder and (args.supervised or args.contrastive):
         parser.error("--freeze-encoder leaves --supervised and --contrastive nothing to train")
-    if args.deepen_stem is not None and not args.init:
-        parser.error("--deepen-stem is for the weights of --init; new ones get their stem by --config")
     return args
 
 
@@ -109,7 +112,7 @@ def model_of(args: argparse.Namespace) -> LwmSpectroForPreTraining:
     if not args.init:
         return LwmSpectroForPreTraining(new_config(args))
     model = LwmSpectroForPreTraining.from_pretrained(args.init)
-    for option, change in (("deepen_stem", deepen_stem), ("copy_heads", copying_decoder)):
+    for option, change, _ in CHANGES:
         if (number := getattr(args, option)) is not None:
             try:
                 model = change(model, number)

@@ -13,6 +13,7 @@ from .wifi_coding import HT_MODES, LEGACY_MODES
 SYMBOL_US = 4
 # Table 17-21. In the 2.4 GHz band the shorter SIFS and the signal extension add up to the same (clause 18).
 SIFS_US, SLOT_US = 16, 9
+_DIFS_US = SIFS_US + 2 * SLOT_US  # 10.3.7
 CONTENTION_WINDOW = 15  # of a first attempt, aCWmin [slots]
 MODULATIONS = ("BPSK", "QPSK", "16QAM", "64QAM")
 BASIC_RATES = (6, 12, 24)  # the mandatory ones, with which control frames are sent [Mbit/s]
@@ -23,7 +24,6 @@ _NUM_LENGTHS, _NUM_LONG = 6, 2
 _LONG_BYTES = 1500
 # Readers of files take no longer bodies: gr-ieee802-11 drops what does not fit an Ethernet frame.
 _FILE_BYTES = (1000, 1500)
-_PAUSE_US = SIFS_US + 2 * SLOT_US  # DIFS, before the first packet of a file and after the last one
 
 
 def preamble_blocks(high_throughput: bool) -> int:
@@ -50,7 +50,7 @@ class Links:
             (10.23): only a SIFS between exchanges.
         idle_us (`torch.Tensor` of shape `(batch,)`): Mean time without a frame to send, beyond the back-off [µs].
         skipped (`torch.Tensor` of shape `(batch,)`): How much of the first packet is over when the recording starts.
-        aligned (`bool`): The recording starts, and ends, between two packets instead.
+        aligned (`bool`): The recording starts and ends a DIFS away from packets, and `skipped` is 0.
     """
 
     lengths: list[int]
@@ -101,7 +101,7 @@ def draw_links(
     code_rate: torch.Tensor | None,
     full: torch.Tensor | None,
     high_throughput: float,
-    aligned: bool = False,
+    aligned: bool,
 ) -> Links:
     """Draw what stays the same along each row; the arguments are those of [`~phy.wifi.draw`]."""
     device = generator.device
@@ -129,9 +129,8 @@ def draw_links(
     # From next to nothing to the largest frame: short and full ones are the common ones. The rows of a batch share a
     # few lengths, so that their packets are coded together.
     draws = torch.rand(_NUM_LENGTHS + _NUM_LONG, generator=generator, device=device).tolist()
-    lengths = [max(8, round(30 * 76 ** min(1.0, 1.3 * draw)) - 30) for draw in draws[:_NUM_LENGTHS]]
     shortest, longest = _FILE_BYTES if aligned else (_LONG_BYTES, wifi_frames.MAX_PAYLOAD_BYTES)
-    lengths = [min(length, longest) for length in lengths]
+    lengths = [min(longest, max(8, round(30 * 76 ** min(1.0, 1.3 * draw)) - 30)) for draw in draws[:_NUM_LENGTHS]]
     lengths += [shortest + round((longest - shortest) * draw) for draw in draws[_NUM_LENGTHS:]]
     chosen = torch.rand(batch_size, 2, generator=generator, device=device)
     long = _NUM_LENGTHS + (chosen * _NUM_LONG).long()
@@ -150,7 +149,7 @@ def draw_links(
         ack=torch.where(u[2] < 0.8, answer, -1),
         opportunity=u[3] < torch.where(full, 0.5, 0.3),
         idle_us=torch.where(full, 0.0, idle_us),
-        skipped=u[5],
+        skipped=u[5] * (not aligned),
         aligned=aligned,
     )
 
@@ -176,20 +175,16 @@ def draw_exchanges(links: Links, num_us: int, generator: torch.Generator) -> Exc
     blocks = data_blocks.gather(1, choice)
     # A twentieth of the packets gets lost.
     answered = (uniform[1] < 0.95) & (ack > 0)
-    # DIFS is a SIFS and two slots (10.3.7); then the back-off counts down.
-    backoff = SIFS_US + SLOT_US * (2 + (uniform[2] * (CONTENTION_WINDOW + 1)).long())
+    backoff = _DIFS_US + SLOT_US * (uniform[2] * (CONTENTION_WINDOW + 1)).long()
     idle = (-links.idle_us[:, None] * (1 - uniform[3]).log()).round().long()
     pause = torch.where(links.opportunity[:, None], SIFS_US, backoff + idle)
     answer = SYMBOL_US * blocks + SIFS_US
     lasting = torch.where(answered, answer + SYMBOL_US * ack, SYMBOL_US * blocks) + pause
-    start = lasting.cumsum(1) - lasting
-    if links.aligned:
-        start = start + _PAUSE_US
-    else:
-        start = start - (links.skipped * SYMBOL_US * blocks[:, 0]).long()[:, None]
+    start = lasting.cumsum(1) - lasting - (links.skipped * SYMBOL_US * blocks[:, 0]).long()[:, None]
     start_us, blocks = torch.stack([start, start + answer], -1), torch.stack([blocks, answered * ack], -1)
     if links.aligned:
-        whole = start_us + SYMBOL_US * blocks + _PAUSE_US <= num_us
+        start_us += _DIFS_US
+        whole = start_us + SYMBOL_US * blocks + _DIFS_US <= num_us
         # Of a recording that is too short for one packet, something is better than nothing.
         blocks = blocks * (whole | ~whole[:, :1, :1])
     return Exchanges(length=links.length.gather(1, choice), start_us=start_us, blocks=blocks)
