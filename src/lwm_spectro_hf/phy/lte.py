@@ -284,8 +284,8 @@ def draw(
         code_rate (`torch.Tensor` of shape `(batch,)`, *optional*): Target; the modulation and coding scheme nearest to
             it is taken, within what a terminal decodes.
         full (`torch.Tensor` of shape `(batch,)`, bool, *optional*): Rows where every resource block of every subframe
-            is scheduled, but for the first subframe of a frame of 1.4 MHz, whose rest beside the broadcast channel is
-            too small for a transport block of 256-QAM.
+            is scheduled, but for the first subframe of a frame of 1.4 MHz, whose rest beside the broadcast channel may
+            be too small for a transport block of 64-QAM, and is for one of 256-QAM.
         aligned (`bool`, *optional*, defaults to `False`): Start with a radio frame instead of anywhere, and be as
             plain as readers of files expect: data as strong as reference signals, N_g = 1, no messages to other
             terminals, grants of one or two control elements, and frame numbers that do not wrap within a second.
