@@ -263,11 +263,12 @@ def draw(
         generator (`torch.Generator`): Source of randomness.
         modulation (`torch.Tensor` of shape `(batch,)`, int64, *optional*): Index into `MODULATIONS`.
         code_rate (`torch.Tensor` of shape `(batch,)`, *optional*): Target; the nearest of the modulation is taken.
-        full (`torch.Tensor` of shape `(batch,)`, bool, *optional*): Rows where long packets follow each other as
-            closely as may be.
+        full (`torch.Tensor` of shape `(batch,)`, bool, *optional*): Rows where packets follow each other as closely
+            as may be, of any length, long ones more often.
         high_throughput (`float`, *optional*, defaults to 0.4): Share of links of 802.11n, where that has the mode.
         aligned (`bool`, *optional*, defaults to `False`): Start and end between packets instead of anywhere, as long
-            as one fits, with frame bodies of at most 1,500 bytes, which readers of files take for the largest.
+            as one fits, with frame bodies of at most 1,500 bytes, which readers of files take for the largest, and of
+            at least 1,000 where `full`.
 
     Returns:
         [`Waveform`].

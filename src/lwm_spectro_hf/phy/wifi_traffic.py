@@ -127,14 +127,15 @@ def draw_links(
     mode = torch.multinomial(weight, 1, generator=generator)[:, 0]
 
     # From next to nothing to the largest frame: short and full ones are the common ones. The rows of a batch share a
-    # few lengths, so that their packets are coded together.
+    # few lengths, so that their packets are coded together. Saturated senders have long ones more often, but not only:
+    # else how long a packet lasts would tell its rate, and with it the modulation.
     draws = torch.rand(_NUM_LENGTHS + _NUM_LONG, generator=generator, device=device).tolist()
     shortest, longest = _FILE_BYTES if aligned else (_LONG_BYTES, wifi_frames.MAX_PAYLOAD_BYTES)
     lengths = [min(longest, max(8, round(30 * 76 ** min(1.0, 1.3 * draw)) - 30)) for draw in draws[:_NUM_LENGTHS]]
     lengths += [shortest + round((longest - shortest) * draw) for draw in draws[_NUM_LENGTHS:]]
     chosen = torch.rand(batch_size, 2, generator=generator, device=device)
-    long = _NUM_LENGTHS + (chosen * _NUM_LONG).long()
-    length = torch.where(full[:, None], long, (chosen * _NUM_LENGTHS).long())
+    first = _NUM_LENGTHS * (full & aligned)  # of files, receivers should get much data
+    length = (first[:, None] + chosen * (torch.where(full, len(lengths), _NUM_LENGTHS) - first)[:, None]).long()
 
     # The answer comes at the highest basic rate of the cell that is not above that of the frame (10.6.6.5.2).
     basic = torch.tensor(BASIC_RATES, device=device)
