@@ -65,8 +65,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experts", type=Path, nargs=3, help=f"runs of {', '.join(PROTOCOLS)}, if there were any")
     parser.add_argument(
-        "--decoders", type=Path, nargs=3, help="runs that gave them other decoders with --freeze-encoder, if any did"
+        "--decoders", type=Path, nargs=3, help="runs that gave them other decoders with --part decoder, if any did"
     )
+    parser.add_argument("--levels", type=Path, nargs=3, help="runs that trained levels with --part levels, if any did")
     parser.add_argument("--router", type=Path, required=True, help="run of examples/run_router.py")
     parser.add_argument("--heads", type=Path, required=True, help="run of examples/run_heads.py")
     parser.add_argument(
@@ -88,7 +89,7 @@ def main() -> None:
     args = parse_args()
     runs = {
         f"{part} {name}": path
-        for part, paths in (("expert", args.experts), ("decoder", args.decoders))
+        for part, paths in (("expert", args.experts), ("decoder", args.decoders), ("levels", args.levels))
         for name, path in zip(PROTOCOLS, paths or [], strict=bool(paths))
     }
     runs |= {"router": args.router, "heads": args.heads}

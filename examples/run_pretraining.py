@@ -40,9 +40,15 @@ A stem of three residual blocks where the first run had one, from the same weigh
 A decoder that copies what repeats in resource grids, for an encoder that stays as it is, so that nothing that was
 fitted to its embeddings has to be fitted again:
 
-    python examples/run_pretraining.py --protocol LTE --init runs/lte/model --copy-heads 4 --freeze-encoder \
+    python examples/run_pretraining.py --protocol LTE --init runs/lte/model --copy-heads 4 --part decoder \
         --data runs/mixed runs/paper --in-memory --chunk-size 128 --mix 32 --batch-size 32 --minutes 12 \
         --schedule minutes --learning-rate 2e-3 --out runs/lte-decoder
+
+Levels of single pixels, which show constellations, beside a transformer that stays as it is; a few minutes are enough:
+
+    python examples/run_pretraining.py --protocol LTE --init runs/lte-decoder/model --level-bins 20 --part levels \
+        --supervised modulation snr_db mobility --augment --data runs/mixed runs/paper --in-memory --chunk-size 128 \
+        --mix 32 --batch-size 64 --minutes 12 --schedule minutes --learning-rate 2e-3 --out runs/lte-levels
 
 Batches should hold many settings: a chunk has one carrier and one kind of receiver. Read from a data set, take a large
 --mix; where data are generated, --interleave 8.
@@ -63,12 +69,16 @@ from lwm_spectro_hf import LwmSpectroForPreTraining
 from lwm_spectro_hf.data.recipe import PROTOCOLS, stable_seed
 from lwm_spectro_hf.evaluation.reconstruction import baseline_errors, masked_batches, model_error, over_best_baseline
 from lwm_spectro_hf.training.batches import LABELS
-from lwm_spectro_hf.training.growth import copying_decoder, deepen_stem
-from lwm_spectro_hf.training.pretraining import Pretraining, PretrainingSettings
+from lwm_spectro_hf.training.growth import copying_decoder, counting_levels, deepen_stem
+from lwm_spectro_hf.training.pretraining import PARTS, Pretraining, PretrainingSettings
 from lwm_spectro_hf.training.run import Run, add_model_options, add_options, new_config
 
 # What --init can be changed by: the option, how, and of which part it gives another.
-CHANGES = (("deepen_stem", deepen_stem, "stem"), ("copy_heads", copying_decoder, "decoder"))
+CHANGES = (
+    ("deepen_stem", deepen_stem, "stem"),
+    ("copy_heads", copying_decoder, "decoder"),
+    ("level_bins", counting_levels, "levels"),
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -87,7 +97,11 @@ def parse_args() -> argparse.Namespace:
     )
     train.add_argument("--augment", action="store_true", help="shift spectrograms in time, and mirror half of them")
     train.add_argument(
-        "--freeze-encoder", action="store_true", help="train the decoder alone, so that embeddings stay what they are"
+        "--part",
+        choices=PARTS,
+        default=PretrainingSettings.part,
+        help="what is trained: all; the decoder alone, so that embeddings stay what they are; or the levels alone, on "
+        "the labels of --supervised (default: %(default)s)",
     )
     model = add_model_options(parser)
     model.add_argument("--init", type=Path, help="checkpoint to start from")
@@ -97,13 +111,20 @@ def parse_args() -> argparse.Namespace:
     model.add_argument(
         "--copy-heads", type=int, help="a new decoder for --init, with so many heads that copy visible patches"
     )
+    model.add_argument(
+        "--level-bins",
+        type=int,
+        help="a histogram of levels for --init, which adds nothing at first; 20 is a good size",
+    )
     args = parser.parse_args()
     for option, _, part in CHANGES:
         if getattr(args, option) is not None and not args.init:
             named = option.replace("_", "-")
             parser.error(f"--{named} is for the weights of --init; new ones get their {part} by --config")
-    if args.freeze_encoder and (args.supervised or args.contrastive):
-        parser.error("--freeze-encoder leaves --supervised and --contrastive nothing to train")
+    if args.part == "decoder" and (args.supervised or args.contrastive):
+        parser.error("--part decoder leaves --supervised and --contrastive nothing to train")
+    if args.part == "levels" and (args.contrastive or not args.supervised):
+        parser.error("--part levels learns the labels of --supervised, and no others")
     return args
 
 

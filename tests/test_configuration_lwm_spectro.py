@@ -37,6 +37,7 @@ def test_decoder_depth_follows_the_mask_strategy(strategy, layers):
         ({"max_position_embeddings": 1024, "cls_token_value": 0.2}, "less than the 1025 tokens"),
         ({"mask_ratio": 1.0}, "`mask_ratio` is 1.0"),
         ({"mask_strategy": "drop", "decoder_num_hidden_layers": 0}, "`decoder_num_hidden_layers` of at least 1"),
+        ({"level_num_bins": -1}, "`level_num_bins` is -1"),
         ({"decoder_num_copy_heads": -1}, "`decoder_num_copy_heads` is -1"),
         (
             {"decoder_num_copy_heads": 2, "reconstruction_target": "embeddings"},

@@ -280,10 +280,11 @@ def test_lora_adapts_the_attention_and_trains_the_classifier(name, tmp_path):
         torch.testing.assert_close(again(**inputs).logits, changed)
 
 
-def test_onnx_export_computes_the_same(tmp_path):
+@pytest.mark.parametrize("name", ["model", "pretraining-levels"])
+def test_onnx_export_computes_the_same(tmp_path, name):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    model = build("model")
+    model = build(name).base_model
 
     class Embedding(torch.nn.Module):
         def __init__(self):

@@ -24,6 +24,7 @@ PUBLISHED = {
     "mask_ratio": 0.6,
 }
 STEM = {"patch_size": 8, "stem_num_channels": 6, "num_channels": 2, "mask_strategy": "drop", "mask_ratio": 0.5}
+LEVELS = {**STEM, "level_num_bins": 4}
 COPYING = {"num_channels": 2, "mask_strategy": "drop", "mask_ratio": 0.5, "decoder_num_copy_heads": 2}
 
 
@@ -51,12 +52,14 @@ MODELS = {
     "pretraining-drop": lambda: LwmSpectroForPreTraining(tiny_config(mask_strategy="drop", cls_token_value=0.2)),
     "pretraining-published": lambda: LwmSpectroForPreTraining(tiny_config(**PUBLISHED)),
     "pretraining-stem": lambda: LwmSpectroForPreTraining(tiny_config(**STEM)),
+    "pretraining-levels": lambda: LwmSpectroForPreTraining(tiny_config(**LEVELS)),
     "pretraining-copying": lambda: LwmSpectroForPreTraining(tiny_config(**COPYING)),
     "classification": lambda: LwmSpectroForSequenceClassification(tiny_config()),
     "classification-linear": lambda: LwmSpectroForSequenceClassification(tiny_config(classifier_type="linear")),
     "moe-model": lambda: LwmSpectroMoEModel(tiny_moe_config(num_experts_per_sample=3)),
     "moe-pretraining": lambda: LwmSpectroMoEForPreTraining(tiny_moe_config()),
     "moe-classification": lambda: LwmSpectroMoEForSequenceClassification(tiny_moe_config()),
+    "moe-classification-levels": lambda: LwmSpectroMoEForSequenceClassification(tiny_moe_config(LEVELS)),
     "moe-classification-cnn": lambda: LwmSpectroMoEForSequenceClassification(tiny_moe_config(router_type="cnn")),
     "moe-classification-fourier": lambda: LwmSpectroMoEForSequenceClassification(
         tiny_moe_config(router_type="fourier", router_dropout_prob=0.0)

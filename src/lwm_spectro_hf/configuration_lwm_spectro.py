@@ -32,6 +32,8 @@ class LwmSpectroConfig(PreTrainedConfig):
         stem_num_layers (`int`, *optional*, defaults to 1): Residual blocks of the stem.
         stem_cell_size (`int`, *optional*, defaults to 4): Side of the squares that the stem cuts a patch into; divides
             `patch_size`.
+        level_num_bins (`int`, *optional*, defaults to 0): Bins, on each axis, of a histogram of levels whose dense
+            layers are added to the embedding; it shows constellations. 0 is the paper's encoder, which has none.
         norm_type (`str`, *optional*, defaults to `"layer_norm"`): `"layer_norm"`, or `"unbiased_std"`, which divides
             by the unbiased standard deviation plus epsilon as the published checkpoint does.
         use_embedding_norm (`bool`, *optional*, defaults to `False`): Normalize after projection plus position.
@@ -91,6 +93,7 @@ class LwmSpectroConfig(PreTrainedConfig):
     stem_num_channels: int | None = None
     stem_num_layers: int = 1
     stem_cell_size: int = 4
+    level_num_bins: int = 0
     norm_type: Literal["layer_norm", "unbiased_std"] = "layer_norm"
     use_embedding_norm: bool = False
     cls_token_value: float | int | None = None
@@ -156,6 +159,8 @@ class LwmSpectroConfig(PreTrainedConfig):
                 f"`decoder_num_hidden_layers` of at least 1 to see their surroundings; found "
                 f"{self.decoder_num_hidden_layers}."
             )
+        if self.level_num_bins < 0:
+            raise ValueError(f"`level_num_bins` is {self.level_num_bins}, but must be at least 0.")
         copies = self.decoder_num_copy_heads
         if copies < 0 or (copies and self.reconstruction_target != "patches"):
             raise ValueError(

@@ -19,6 +19,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_lwm_spectro import LwmSpectroConfig
+from .level_histogram_lwm_spectro import LwmSpectroLevels
 from .patch_copying_lwm_spectro import LwmSpectroPatchCopying, frame_and_bin_means
 
 
@@ -542,12 +543,13 @@ class LwmSpectroPreTrainedModel(PreTrainedModel):
 
 
 class LwmSpectroModel(LwmSpectroPreTrainedModel):
-    """The encoder f: spectrograms to tokens, and their mean, which is the embedding."""
+    """The encoder f: spectrograms to tokens, and their mean, which is the embedding, or what it begins with."""
 
     def __init__(self, config: LwmSpectroConfig):
         super().__init__(config)
         self.embeddings = LwmSpectroEmbeddings(config)
         self.layers = nn.ModuleList(LwmSpectroLayer(config) for _ in range(config.num_hidden_layers))
+        self.levels = LwmSpectroLevels(config) if config.level_num_bins else None
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -572,7 +574,8 @@ class LwmSpectroModel(LwmSpectroPreTrainedModel):
 
         Returns:
             `BaseModelOutputWithPooling`: `last_hidden_state` of shape `(batch, sequence_length, hidden_size)`, and
-            `pooler_output` of shape `(batch, hidden_size)`, its mean over the sequence.
+            `pooler_output` of shape `(batch, hidden_size)`, its mean over the sequence; with `config.level_num_bins`,
+            the levels of visible patches are added to that.
 
         Raises:
             `ValueError`: If `input_values` does not have the configured shape.
@@ -580,7 +583,10 @@ class LwmSpectroModel(LwmSpectroPreTrainedModel):
         hidden_states = self.embeddings(input_values, bool_masked_pos, mask_token)
         for layer in self.layers:
             hidden_states = layer(hidden_states, **kwargs)
-        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states.mean(dim=1))
+        embedding = hidden_states.mean(dim=1)
+        if self.levels is not None:
+            embedding = embedding + self.levels(input_values, bool_masked_pos)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=embedding)
 
     def masked_reconstruction(
         self, decoder: LwmSpectroDecoder, input_values: torch.Tensor, mask: torch.Tensor, **kwargs

@@ -33,7 +33,7 @@ class LwmSpectroMoEModelOutput(ModelOutput):
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(batch, sequence_length, hidden_size)`): The experts' output,
             weighted by the router.
-        pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): Its mean, h_MoE.
+        pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): Their embeddings, weighted as they: h_MoE.
         router_logits (`torch.FloatTensor` of shape `(batch, num_experts)`): Before the softmax.
         expert_index (`torch.LongTensor` of shape `(batch,)`): The expert with the largest weight.
     """
@@ -261,17 +261,22 @@ class LwmSpectroMoEModel(LwmSpectroMoEPreTrainedModel):
         else:
             chosen = expert_index[:, None]
             weights = torch.ones_like(chosen, dtype=torch.float32)
-        all_rows, all_states = [], []
+        all_rows, all_states, all_embeddings = [], [], []
         for expert, rows, slots in self.dispatch(chosen):
-            states = self.experts[expert](input_values[rows], return_dict=True, **kwargs).last_hidden_state
+            outputs = self.experts[expert](input_values[rows], return_dict=True, **kwargs)
+            states, weight = outputs.last_hidden_state, weights[rows, slots].to(outputs.last_hidden_state.dtype)
             all_rows.append(rows)
-            all_states.append(states * weights[rows, slots].to(states.dtype)[:, None, None])
-        states = torch.cat(all_states)
-        mixed = states.new_zeros(len(input_values), *states.shape[1:])
-        hidden_states = mixed.index_add(0, torch.cat(all_rows), states)
+            all_states.append(states * weight[:, None, None])
+            all_embeddings.append(outputs.pooler_output * weight[:, None])
+        all_rows = torch.cat(all_rows)
+
+        def mixed(parts: list[torch.Tensor]) -> torch.Tensor:
+            parts = torch.cat(parts)
+            return parts.new_zeros(len(input_values), *parts.shape[1:]).index_add(0, all_rows, parts)
+
         return LwmSpectroMoEModelOutput(
-            last_hidden_state=hidden_states,
-            pooler_output=hidden_states.mean(dim=1),
+            last_hidden_state=mixed(all_states),
+            pooler_output=mixed(all_embeddings),
             router_logits=router_logits,
             expert_index=chosen[:, 0],
         )

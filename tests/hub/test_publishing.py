@@ -153,6 +153,7 @@ def test_export_of_a_folder_keeps_its_files(tmp_path, mixture, extractor):
     assert sorted(path.name for path in folder.glob("*.py")) == [
         "configuration_lwm_spectro.py",
         "feature_extraction_lwm_spectro.py",
+        "level_histogram_lwm_spectro.py",
         "modeling_lwm_spectro.py",
         "modeling_lwm_spectro_moe.py",
         "patch_copying_lwm_spectro.py",

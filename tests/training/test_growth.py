@@ -3,7 +3,7 @@ import torch
 
 from lwm_spectro_hf import LwmSpectroConfig, LwmSpectroForPreTraining, LwmSpectroMoEConfig
 from lwm_spectro_hf.modeling_lwm_spectro_moe import LwmSpectroMoERouter
-from lwm_spectro_hf.training.growth import copying_decoder, deepen_stem, start_router
+from lwm_spectro_hf.training.growth import copying_decoder, counting_levels, deepen_stem, start_router
 
 SMALL = {"num_frames": 16, "num_freq_bins": 16, "patch_size": 8, "hidden_size": 16, "num_attention_heads": 2}
 SMALL |= {"num_hidden_layers": 1, "intermediate_size": 32, "stem_num_channels": 4, "stem_num_layers": 1}
@@ -56,6 +56,24 @@ def test_a_new_decoder_leaves_embeddings_as_they_are():
     assert not torch.equal(old.reconstruction, new.reconstruction)
     with pytest.raises(ValueError, match="`decoder_num_copy_heads` is -1"):
         copying_decoder(before, -1)
+
+
+def test_new_levels_begin_with_the_same_function_and_learn():
+    before, values = expert(), torch.randn(4, 1, 16, 16)
+    after = counting_levels(before, 5)
+    assert (before.config.level_num_bins, after.config.level_num_bins) == (0, 5)
+    old, new = outputs(before, values), outputs(after, values)
+    assert torch.equal(old.embedding, new.embedding) and torch.equal(old.reconstruction, new.reconstruction)
+    optimizer = torch.optim.SGD(after.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        after.train()(values, contrastive_labels=torch.tensor([0, 0, 1, 1])).loss.backward()
+        optimizer.step()
+    assert all(parameter.grad.abs().max() > 0 for parameter in after.lwm_spectro.levels.parameters())
+    with pytest.raises(ValueError, match="5 bins were asked for, of an encoder with 5; expected"):
+        counting_levels(after, 5)
+    with pytest.raises(ValueError, match="0 bins were asked for, of an encoder with 0; expected at least 1"):
+        counting_levels(before, 0)
 
 
 def router(router_type, num_frames=32):

@@ -18,7 +18,7 @@ from lwm_spectro_hf.training.loop import Deadline, DivergedError
 from lwm_spectro_hf.training.masks import mask_noise
 from lwm_spectro_hf.training.pretraining import Pretraining, PretrainingSettings
 from lwm_spectro_hf.training.state import StateError
-from tiny_models import STEM, tiny_config
+from tiny_models import LEVELS, STEM, tiny_config
 
 SETTINGS = PretrainingSettings(
     batch_size=16,
@@ -127,15 +127,43 @@ def test_labels_are_learned_beside_the_objective_and_leave_no_trace(tmp_path):
 
 
 def test_a_frozen_encoder_stays_to_the_bit_while_its_decoder_learns(tmp_path):
-    settings = replace(SETTINGS, contrastive=(), supervised=(), freeze_encoder=True)
+    settings = replace(SETTINGS, contrastive=(), supervised=(), part="decoder")
     run = runner(tmp_path, settings=settings, config=tiny_config(**{**STEM, "num_channels": 1}))
     before = copy.deepcopy(run.model.expert.state_dict())
     run.run(max_samples=160)
     after = run.model.expert.state_dict()
     changed = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
     assert changed == {"decoder"}
-    with pytest.raises(ValueError, match="expected one or the other"):
-        replace(SETTINGS, freeze_encoder=True)
+
+
+def test_levels_learn_labels_while_all_else_stays_to_the_bit(tmp_path):
+    settings = replace(SETTINGS, contrastive=(), part="levels", max_epochs=16)
+    entries, fields = [], {**LEVELS, "num_channels": 1}
+    run = runner(tmp_path, settings=settings, config=tiny_config(**fields))
+    run.log = entries.append
+    before = copy.deepcopy(run.model.expert.state_dict())
+    run.run()
+    after = run.model.expert.state_dict()
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed and all(name.startswith("lwm_spectro.levels.") for name in changed)
+    assert entries[-1]["snr_db_loss"] < 0.7 * entries[0]["snr_db_loss"]
+    assert "reconstruction_loss" not in entries[0]
+    with pytest.raises(ValueError, match="`level_num_bins` is 0; expected at least 1"):
+        runner(tmp_path / "none", settings=settings)
+
+
+@pytest.mark.parametrize(
+    "part, labels, message",
+    [
+        ("decoder", {"supervised": ("snr_db",)}, "The decoder alone learns no labels"),
+        ("levels", {}, "Levels alone learn supervised labels"),
+        ("levels", {"supervised": ("snr_db",), "contrastive": ("snr_db",)}, "and no contrastive ones"),
+        ("router", {}, "part is 'router'; expected one of all, decoder, levels"),
+    ],
+)
+def test_a_part_that_cannot_learn_what_is_asked_for_is_an_error(part, labels, message):
+    with pytest.raises(ValueError, match=message):
+        PretrainingSettings(part=part, **labels)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])

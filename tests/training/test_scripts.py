@@ -103,7 +103,7 @@ def test_another_decoder_for_a_trained_encoder(tmp_path, data, monkeypatch, caps
     torch.manual_seed(0)
     before = LwmSpectroForPreTraining(LwmSpectroConfig(**TINY, num_channels=2))
     before.save_pretrained(tmp_path / "before")
-    options = ["--protocol", "LTE", "--init", tmp_path / "before", "--freeze-encoder", "--data", data, "--mix", 2]
+    options = ["--protocol", "LTE", "--init", tmp_path / "before", "--part", "decoder", "--data", data, "--mix", 2]
     options += [*SMALL, *STEPS, "--out", tmp_path / "run"]
     call(monkeypatch, "run_pretraining.py", *options, "--copy-heads", 2)
     after = LwmSpectroForPreTraining.from_pretrained(tmp_path / "run" / "model")
@@ -116,7 +116,25 @@ def test_another_decoder_for_a_trained_encoder(tmp_path, data, monkeypatch, caps
         call(monkeypatch, "run_pretraining.py", *options, "--copy-heads", -1)
     with pytest.raises(SystemExit):
         call(monkeypatch, "run_pretraining.py", *options, "--supervised", "modulation")
-    assert "--freeze-encoder leaves --supervised and --contrastive nothing to train" in capsys.readouterr().err
+    assert "--part decoder leaves --supervised and --contrastive nothing to train" in capsys.readouterr().err
+
+
+def test_levels_for_a_trained_expert(tmp_path, data, monkeypatch, capsys):
+    before = LwmSpectroForPreTraining(LwmSpectroConfig(**TINY, num_channels=2))
+    before.save_pretrained(tmp_path / "before")
+    options = ["--protocol", "LTE", "--init", tmp_path / "before", "--part", "levels", "--data", data, "--mix", 2]
+    options += [*SMALL, *STEPS, "--out", tmp_path / "run"]
+    call(monkeypatch, "run_pretraining.py", *options, "--level-bins", 3, "--supervised", "modulation", "snr_db")
+    after = LwmSpectroForPreTraining.from_pretrained(tmp_path / "run" / "model")
+    assert after.config.level_num_bins == 3 and after.base_model.levels.out_proj.weight.abs().max() > 0
+    for name, value in before.state_dict().items():
+        assert torch.equal(after.state_dict()[name], value), name
+
+    with pytest.raises(SystemExit, match="--level-bins 0: .*expected at least 1"):
+        call(monkeypatch, "run_pretraining.py", *options, "--level-bins", 0, "--supervised", "modulation")
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "run_pretraining.py", *options, "--level-bins", 3)
+    assert "--part levels learns the labels of --supervised" in capsys.readouterr().err
 
 
 def test_heads_alone_leave_experts_as_they_are(tmp_path, data, monkeypatch):

@@ -60,6 +60,34 @@ def copying_decoder(model: LwmSpectroForPreTraining, num_heads: int) -> LwmSpect
 
 
 @torch.no_grad()
+def counting_levels(model: LwmSpectroForPreTraining, num_bins: int) -> LwmSpectroForPreTraining:
+    """Let an encoder count levels, too; what it knows of them adds nothing to embeddings at first.
+
+    Args:
+        model ([`LwmSpectroForPreTraining`]): An expert that does not; it is left as it is.
+        num_bins (`int`): `level_num_bins` of the new one.
+
+    Returns:
+        [`LwmSpectroForPreTraining`]
+
+    Raises:
+        ValueError: If it counts levels already, or the number is no number of bins.
+    """
+    config = deepcopy(model.config)
+    if config.level_num_bins or num_bins < 1:
+        raise ValueError(
+            f"{num_bins} bins were asked for, of an encoder with {config.level_num_bins}; expected at least 1, of one "
+            "that has none."
+        )
+    config.level_num_bins = num_bins
+    changed = LwmSpectroForPreTraining(config)
+    changed.load_state_dict(model.state_dict(), strict=False)
+    nn.init.zeros_(changed.base_model.levels.out_proj.weight)
+    nn.init.zeros_(changed.base_model.levels.out_proj.bias)
+    return changed.to(model.device)
+
+
+@torch.no_grad()
 def start_router(router: LwmSpectroMoERouter, trained: LwmSpectroMoERouter) -> None:
     """Give a router the weights of a trained one of its type, or of a `"cnn"` one if it is a `"fourier"` one.
 

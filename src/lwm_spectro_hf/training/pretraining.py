@@ -20,6 +20,8 @@ from .loop import TrainingLoop, TrainingSettings
 from .masks import mask_noise
 from .throughput import training_flops
 
+PARTS = ("all", "decoder", "levels")
+
 
 @dataclass(frozen=True)
 class PretrainingSettings(TrainingSettings):
@@ -29,23 +31,26 @@ class PretrainingSettings(TrainingSettings):
         contrastive: Labels whose combinations are the classes of eq. 19; none for eq. 21.
         supervised: Labels that a linear layer each learns to tell from the embedding of what is visible. The
             contrast of eq. 19 needs batches in which every class comes often; this does not.
-        freeze_encoder: Train the decoder alone; embeddings stay what they are.
+        part: What is trained: "all"; the "decoder" alone, so that embeddings stay what they are; or the "levels" alone
+            (`config.level_num_bins`), which learn the supervised labels from whole spectrograms beside what the
+            transformer knows.
 
     Raises:
-        ValueError: If nothing but the frozen encoder could learn what is asked for.
+        ValueError: If the part could not learn what is asked for.
     """
 
     contrastive: tuple[str, ...] = ()
     supervised: tuple[str, ...] = ()
-    freeze_encoder: bool = False
+    part: str = "all"
 
     def __post_init__(self):
         super().__post_init__()
-        if self.freeze_encoder and (self.contrastive or self.supervised):
-            raise ValueError(
-                "freeze_encoder was given with contrastive or supervised labels, which are the encoder's to learn; "
-                "expected one or the other."
-            )
+        if self.part not in PARTS:
+            raise ValueError(f"part is {self.part!r}; expected one of {', '.join(PARTS)}.")
+        if self.part == "decoder" and (self.contrastive or self.supervised):
+            raise ValueError("The decoder alone learns no labels; expected none, contrastive or supervised.")
+        if self.part == "levels" and (self.contrastive or not self.supervised):
+            raise ValueError("Levels alone learn supervised labels; expected some of them, and no contrastive ones.")
 
 
 class LabelledExpert(nn.Module):
@@ -54,28 +59,43 @@ class LabelledExpert(nn.Module):
     Args:
         expert ([`LwmSpectroForPreTraining`]): What is kept.
         labels (`Sequence[str]`): Some of `LABELS`.
-        freeze_encoder (`bool`, *optional*, defaults to `False`): Its weights and running statistics stay.
+        part (`str`, *optional*, defaults to `"all"`): One of `PARTS`. Weights and running statistics of the others
+            stay.
+
+    Raises:
+        ValueError: If the part is "levels", and the expert does not count them.
     """
 
-    def __init__(self, expert: LwmSpectroForPreTraining, labels: Sequence[str], freeze_encoder: bool = False):
+    def __init__(self, expert: LwmSpectroForPreTraining, labels: Sequence[str], part: str = "all"):
         super().__init__()
-        self.expert, self.freeze_encoder = expert, freeze_encoder
-        if freeze_encoder:
-            expert.base_model.requires_grad_(False)
+        self.expert, self.part = expert, part
+        if part == "levels" and expert.base_model.levels is None:
+            raise ValueError("The levels were to be trained, but `level_num_bins` is 0; expected at least 1.")
+        if part != "all":
+            expert.requires_grad_(False)
+            self._trained().requires_grad_(True)
         self.heads = nn.ModuleDict({name: nn.Linear(expert.config.hidden_size, LABELS[name]) for name in labels})
+
+    def _trained(self) -> nn.Module:
+        expert = self.expert
+        return {"all": expert, "decoder": expert.decoder, "levels": expert.base_model.levels}[self.part]
 
     def train(self, mode: bool = True) -> "LabelledExpert":
         super().train(mode)
-        if self.freeze_encoder:
-            self.expert.base_model.eval()
+        self.expert.eval()
+        self._trained().train(mode)
         return self
 
     def forward(
         self, input_values: torch.Tensor, noise: torch.Tensor
-    ) -> tuple[LwmSpectroForPreTrainingOutput, dict[str, torch.Tensor]]:
-        """What the expert gives, and the logits of each label."""
-        outputs = self.expert(input_values, noise=noise)
-        return outputs, {name: head(outputs.embedding) for name, head in self.heads.items()}
+    ) -> tuple[LwmSpectroForPreTrainingOutput | None, dict[str, torch.Tensor]]:
+        """What the expert gives, of which levels alone need nothing, and the logits of each label."""
+        if self.part == "levels":
+            outputs, embedding = None, self.expert.base_model(input_values, return_dict=True).pooler_output
+        else:
+            outputs = self.expert(input_values, noise=noise)
+            embedding = outputs.embedding
+        return outputs, {name: head(embedding) for name, head in self.heads.items()}
 
 
 class Pretraining(TrainingLoop):
@@ -100,10 +120,10 @@ class Pretraining(TrainingLoop):
         data: dict[str, Any],
         **kwargs: Any,
     ):
+        flops = training_flops(model.config)
+        labelled = LabelledExpert(model, settings.supervised, settings.part).to(accelerator.device)
         # A parameter without a gradient would keep the processes waiting for it.
         model.projection.requires_grad_(bool(settings.contrastive))
-        flops = training_flops(model.config)
-        labelled = LabelledExpert(model, settings.supervised, settings.freeze_encoder).to(accelerator.device)
         super().__init__(
             labelled, model.config, batches, settings, accelerator, state_folder, data, flops=flops, **kwargs
         )
@@ -115,9 +135,11 @@ class Pretraining(TrainingLoop):
         config = self.config
         noise = mask_noise(batch["index"], config.num_patches, self.settings.seed)
         outputs, logits = network(self._values(batch), noise)
-        reconstruction = outputs.reconstruction_loss
-        loss = joint_loss(config, reconstruction)
-        figures = {"loss": loss, "reconstruction_loss": reconstruction}
+        loss, figures = 0.0, {"loss": 0.0}
+        if outputs is not None:
+            reconstruction = outputs.reconstruction_loss
+            loss = joint_loss(config, reconstruction)
+            figures = {"loss": loss, "reconstruction_loss": reconstruction}
         if self.settings.contrastive:
             labels = contrastive_labels(batch, self.settings.contrastive)
             contrastive, scale = self._contrastive_loss(outputs.projection, labels, alone)

@@ -1,0 +1,117 @@
+"""
+Which levels a spectrogram has, counted pixel by pixel. It is no part of the paper, whose embedding sees patches alone
+(eq. 11), and `level_num_bins = 0` does without.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .configuration_lwm_spectro import LwmSpectroConfig
+
+# Where the scale of levels turns from linear to logarithmic, in standard deviations of a spectrogram: as wide as the
+# levels of one constellation point lie apart between two windows. And its ends: two standard deviations.
+_LINEAR_UP_TO = 0.05
+_END = 4.5
+
+
+def _bin_of(levels: torch.Tensor, num_bins: int) -> torch.Tensor:
+    """Index of the bin of each level; bins grow with the distance from zero, and the outer ones have no end."""
+    distance = levels.abs() / _LINEAR_UP_TO
+    # The inverse hyperbolic sine, by functions that are vectorized on CPUs.
+    scaled = torch.copysign((distance + (distance.square() + 1).sqrt()).log(), levels)
+    # Clamped as integers, for not-a-number becomes some integer, and a place outside would be an error.
+    return ((scaled + _END) * (num_bins / (2 * _END))).long().clamp(0, num_bins - 1)
+
+
+@torch.no_grad()
+def level_histogram(input_values: torch.Tensor, visible: torch.Tensor, num_bins: int) -> torch.Tensor:
+    """
+    How the levels of the occupied part are spread: of the frames and frequency bins above the middle between the
+    quietest and the loudest.
+
+    A constellation shows in it and nowhere else: QPSK has one power and 64-QAM nine, and what two windows see of the
+    same symbols differs more where neighbours on a subcarrier are opposite. Both need single pixels, each beside the
+    mean of its frequency bin, which takes off the channel.
+
+    Args:
+        input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
+        visible (`torch.BoolTensor` of shape `(batch, num_frames, num_freq_bins)`): Pixels that count.
+        num_bins (`int`): Of each axis.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, num_bins + 3)`, or `(batch, num_bins**2 + 3)` where there are two channels or
+        more, float32: Square roots of the shares of pixels by the level of the first channel over the mean of its
+        frequency bin, and by what the second has more; then the share of pixels, of frames and of bins that count.
+    """
+    values = input_values.float()
+    level, visible = values[:, 0], visible.to(values)
+
+    def mean(weight: torch.Tensor, dim: int) -> torch.Tensor:
+        return (level * weight).sum(dim, keepdim=True) / weight.sum(dim, keepdim=True).clamp(min=1)
+
+    def is_loud(means: torch.Tensor) -> torch.Tensor:
+        return means > (means.amax((1, 2), keepdim=True) + means.amin((1, 2), keepdim=True)) / 2
+
+    frames, bins = is_loud(mean(visible, 2)), is_loud(mean(visible, 1))
+    counted = visible * frames * bins
+    index = _bin_of(level - mean(visible * frames, 1), num_bins)
+    size = num_bins
+    if values.shape[1] > 1:
+        index, size = index * num_bins + _bin_of(values[:, 1] - level, num_bins), num_bins**2
+    histogram = values.new_zeros(values.shape[0], size).scatter_add(1, index.flatten(1), counted.flatten(1))
+    num_counted = histogram.sum(1, keepdim=True)
+    shares = [num_counted / visible.sum((1, 2))[:, None].clamp(min=1), frames.float().mean(1), bins.float().mean(2)]
+    return torch.cat([(histogram / num_counted.clamp(min=1)).sqrt(), *shares], dim=1)
+
+
+class LwmSpectroLevelNorm(nn.BatchNorm1d):
+    """
+    Normalization by running statistics, in training as well: a mixture may give an expert one row of a batch, and
+    shares of rare levels are of no use before all are of one size.
+    """
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        if self.training and len(values):
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                weight = (1 / self.num_batches_tracked).clamp(min=self.momentum).to(values)
+                self.running_mean.lerp_(values.mean(0), weight)
+                self.running_var.lerp_((values - self.running_mean).square().mean(0), weight)
+        return F.batch_norm(values, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
+class LwmSpectroLevels(nn.Module):
+    """
+    What the histogram of levels adds to the embedding: a normalization and three dense layers.
+
+    Patches are embedded by linear maps or by convolutions over cells, and after them no unit sees one pixel; the mean
+    over patches then keeps what all have in common. So constellations are counted beside the transformer.
+    """
+
+    def __init__(self, config: LwmSpectroConfig):
+        super().__init__()
+        self.config = config
+        size = config.level_num_bins ** min(config.num_channels, 2) + 3
+        self.norm = LwmSpectroLevelNorm(size, momentum=0.01)
+        self.dense1 = nn.Linear(size, config.hidden_size)
+        self.dense2 = nn.Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, input_values: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Args:
+            input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
+            mask (`torch.BoolTensor` of shape `(batch, num_patches)`, *optional*): 1 = masked: its pixels do not count.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, hidden_size)`.
+        """
+        config = self.config
+        if mask is None:
+            mask = input_values.new_zeros(input_values.shape[0], config.num_patches)
+        rows = (~mask.bool()).unflatten(1, (config.num_frames // config.patch_size, -1))
+        visible = rows.repeat_interleave(config.patch_size, 1).repeat_interleave(config.patch_size, 2)
+        histogram = level_histogram(input_values, visible, config.level_num_bins)
+        hidden_states = F.relu(self.dense1(self.norm(histogram.to(self.dense1.weight.dtype))))
+        return self.out_proj(F.relu(self.dense2(hidden_states)))

@@ -1,0 +1,98 @@
+"""Counting levels, against NumPy's histograms, row by row."""
+
+import numpy as np
+import pytest
+import torch
+
+from lwm_spectro_hf import LwmSpectroModel
+from lwm_spectro_hf.level_histogram_lwm_spectro import LwmSpectroLevelNorm, level_histogram
+from tiny_models import LEVELS, build, inputs_for, tiny_config
+
+
+def packet(num_channels=2):
+    """Noise, and in it three loud frames that fill eight of ten bins, each bin at a level of its own."""
+    generator = torch.Generator().manual_seed(0)
+    values = 0.3 * torch.randn(2, num_channels, 12, 10, generator=generator) - 6
+    levels = torch.linspace(-0.5, 0.5, 8)
+    values[:, :, 4:7, 1:9] = levels + 0.3 * torch.randn(2, num_channels, 3, 8, generator=generator)
+    return values
+
+
+def written_out(values, visible, num_bins):
+    """The histogram of one spectrogram, by NumPy."""
+    values, visible = values.numpy().astype(np.float64), visible.numpy()
+    frames = np.array([np.mean(row[seen]) for row, seen in zip(values[0], visible, strict=True)])
+    bins = np.array([np.mean(row[seen]) for row, seen in zip(values[0].T, visible.T, strict=True)])
+    frames, bins = frames > (frames.max() + frames.min()) / 2, bins > (bins.max() + bins.min()) / 2
+    counted = visible & frames[:, None] & bins
+    relative = np.zeros_like(values[0])
+    for column in np.flatnonzero(bins):
+        relative[:, column] = values[0, :, column] - values[0, visible[:, column] & frames, column].mean()
+    edges = 0.05 * np.sinh(np.linspace(-4.5, 4.5, num_bins + 1))
+    edges[0], edges[-1] = -np.inf, np.inf
+    axes = [relative[counted]] + ([(values[1] - values[0])[counted]] if len(values) > 1 else [])
+    shares = np.histogramdd(np.stack(axes, 1), [edges] * len(axes))[0].ravel() / counted.sum()
+    return np.r_[np.sqrt(shares), counted.sum() / visible.sum(), frames.mean(), bins.mean()]
+
+
+@pytest.mark.parametrize("num_channels", [1, 2, 3])
+def test_histogram_is_that_of_the_occupied_part(num_channels):
+    values, visible = packet(num_channels), torch.rand(2, 12, 10, generator=torch.Generator().manual_seed(1)) < 0.8
+    visible[:, 4] = visible[:, :, 3] = True
+    found = level_histogram(values, visible, 6)
+    assert found.shape == (2, 6 ** min(num_channels, 2) + 3) and found.dtype == torch.float32
+    for row in range(2):
+        np.testing.assert_allclose(found[row], written_out(values[row], visible[row], 6), atol=1e-6)
+    whole = level_histogram(values, torch.ones_like(visible), 6)
+    torch.testing.assert_close(whole[:, -3:], torch.tensor([0.2, 0.25, 0.8]).expand(2, 3))
+
+
+def test_a_channel_and_a_gain_do_not_show():
+    values, visible = packet(), torch.ones(2, 12, 10, dtype=torch.bool)
+    louder = values + 0.1 * torch.randn(2, 1, 1, 10, generator=torch.Generator().manual_seed(2)) + 3
+    torch.testing.assert_close(level_histogram(louder, visible, 4), level_histogram(values, visible, 4))
+
+
+def test_what_is_masked_does_not_count():
+    model = build("pretraining-levels")
+    inputs = inputs_for(model)
+    mask = model(**inputs).mask
+    hidden = mask.view(4, 2, 1, 3, 1).expand(4, 2, 8, 3, 8).reshape(4, 1, 16, 24)
+    levels = model.lwm_spectro.levels
+    changed = torch.where(hidden, 100.0, inputs["input_values"])
+    assert torch.equal(levels(changed, mask), levels(inputs["input_values"], mask))
+    assert not torch.equal(levels(changed), levels(inputs["input_values"]))
+
+
+@pytest.mark.parametrize("values", [torch.zeros(2, 2, 16, 24), torch.full((2, 2, 16, 24), -3.0)])
+def test_a_silent_recording_has_no_levels(values):
+    visible = torch.ones(2, 16, 24, dtype=torch.bool)
+    assert torch.equal(level_histogram(values, visible, 4), torch.zeros(2, 19))
+    assert torch.equal(level_histogram(values, ~visible, 4), torch.zeros(2, 19))
+
+
+def test_levels_are_added_to_the_embedding_and_to_nothing_else():
+    model = build("pretraining-levels").lwm_spectro
+    values = torch.randn(4, 2, 16, 24, generator=torch.Generator().manual_seed(0))
+    outputs = model(values)
+    torch.testing.assert_close(outputs.pooler_output, outputs.last_hidden_state.mean(1) + model.levels(values))
+    without = LwmSpectroModel(tiny_config(**{**LEVELS, "level_num_bins": 0})).eval()
+    without.load_state_dict(model.state_dict(), strict=False)
+    assert torch.equal(without(values).last_hidden_state, outputs.last_hidden_state)
+    assert without.levels is None
+
+
+def test_statistics_are_those_of_all_rows_and_one_row_is_enough():
+    generator = torch.Generator().manual_seed(0)
+    norm = LwmSpectroLevelNorm(3, momentum=0.01)
+    rows = 2 + 0.1 * torch.randn(4000, 3, generator=generator)
+    for row in rows:
+        assert norm(row[None]).isfinite().all()
+    torch.testing.assert_close(norm.running_mean, rows.mean(0), rtol=0.02, atol=0)
+    torch.testing.assert_close(norm.running_var, rows.var(0), rtol=0.3, atol=0)
+    before = norm.running_mean.clone()
+    norm.eval()(rows)
+    assert torch.equal(norm.running_mean, before)
+    first = LwmSpectroLevelNorm(3)
+    first(rows[:100])
+    torch.testing.assert_close(first.running_mean, rows[:100].mean(0))
