@@ -19,7 +19,7 @@ def _bin_of(levels: torch.Tensor, num_bins: int) -> torch.Tensor:
     """Index of the bin of each level; bins grow with the distance from zero, and the outer ones have no end."""
     distance = levels.abs() / _LINEAR_UP_TO
     # The inverse hyperbolic sine, by functions that are vectorized on CPUs.
-    scaled = torch.copysign((distance + (distance.square() + 1).sqrt()).log(), levels)
+    scaled = levels.sign() * (distance + (distance.square() + 1).sqrt()).log()
     # Clamped as integers, for not-a-number becomes some integer, and a place outside would be an error.
     return ((scaled + _END) * (num_bins / (2 * _END))).long().clamp(0, num_bins - 1)
 
