@@ -43,6 +43,7 @@ TINY = {
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "intermediate_size": 384,
+    "level_num_bins": 20,
     "classifier_type": "linear",  # learns in fewer steps than that of eq. 20
     "mask_strategy": "drop",
     "mask_ratio": 0.5,
@@ -110,7 +111,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
     """Options that [`new_config`] reads; returns their group."""
     model = parser.add_argument_group("new weights")
     model.add_argument(
-        "--tiny", action="store_true", help="three layers of width 96, 16 x 16 patches with a stem; else the paper's"
+        "--tiny",
+        action="store_true",
+        help="three layers of width 96, 16 x 16 patches, stem, levels; else the paper's",
     )
     model.add_argument("--config", type=Path, help="JSON file with fields of LwmSpectroConfig")
     model.add_argument(

@@ -1,0 +1,99 @@
+"""What the released experts know of modulation from patches, from levels of single pixels, and from both.
+
+    python benchmarks/levels.py --num 256 --num-fit 512         # two minutes, to see that it runs
+    python benchmarks/levels.py                                 # the table of TRAINING.md
+    python benchmarks/levels.py --checkpoint runs/lwm-spectro-tiny --recipes mixed --protocols WiFi
+
+Logistic regression on frozen embeddings of spectrograms of the training cities, scored in the held-out one. "patches"
+is the mean of the transformer's tokens, which is all that the paper has; "levels" is what the histogram's dense layers
+add; "both" is the embedding, their sum.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from lwm_spectro_hf import LwmSpectroModel, LwmSpectroMoEForPreTraining, default_checkpoint
+from lwm_spectro_hf.data.builder import Split, splits_by_city
+from lwm_spectro_hf.data.recipe import PRESETS, PROTOCOLS, preset
+from lwm_spectro_hf.data.streaming import GeneratedSpectrograms
+from lwm_spectro_hf.evaluation.probe import LogisticProbe
+
+CHUNK = 32
+CLEAR_DB = 15
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, help="a mixture that counts levels (default: the one that ships)")
+    parser.add_argument("--recipes", nargs="+", choices=PRESETS, default=["paper", "mixed"])
+    parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
+    parser.add_argument("--num", type=int, default=2048, help="spectrograms to score on (default: %(default)s)")
+    parser.add_argument("--num-fit", type=int, default=4096, help="to fit to (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="JSON file for the table")
+    args = parser.parse_args()
+    if min(args.num, args.num_fit) < CHUNK:
+        parser.error(f"--num is {args.num} and --num-fit {args.num_fit}; expected at least {CHUNK}, a chunk, of each")
+    return args
+
+
+def drawn(split: Split, seed: int, label: str) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches of labelled spectrograms, in whole chunks."""
+    stream = GeneratedSpectrograms(replace(split.recipe, chunk_size=CHUNK), seed, chunks_per_batch=1)
+    for number in tqdm(range(split.num // CHUNK), desc=label, leave=False):
+        batch = stream.batch(number)
+        kept = batch["modulation"] >= 0
+        yield {name: column[kept] for name, column in batch.items()}
+
+
+@torch.no_grad()
+def known(expert: LwmSpectroModel, batches: Iterator[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """What each part of the embedding holds, and the labels."""
+    rows = []
+    for batch in batches:
+        patches = expert(batch["input_values"]).last_hidden_state.mean(1)
+        levels = expert.levels(batch["input_values"])
+        parts = {"patches": patches, "levels": levels, "both": patches + levels}
+        rows.append(parts | {name: batch[name] for name in ("modulation", "snr_db")})
+    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+
+
+def main() -> None:
+    args = parse_args()
+    mixture = LwmSpectroMoEForPreTraining.from_pretrained(args.checkpoint or default_checkpoint()).eval()
+    if not mixture.config.expert_config.level_num_bins:
+        raise SystemExit("`level_num_bins` of this checkpoint is 0: its experts count no levels to compare with.")
+    found = {}
+    print(f"| % right, {CLEAR_DB} dB and more in brackets | patches | levels | both |\n| --- | --- | --- | --- |")
+    for recipe_name in args.recipes:
+        for protocol in args.protocols:
+            label = f"{recipe_name}, {protocol}"
+            recipe = preset(recipe_name).narrowed(protocols=(protocol,), noise_share=0.0)
+            splits = splits_by_city(recipe, args.num_fit, args.num, add_test=True)
+            expert = mixture.expert(protocol).base_model
+            train, test = (
+                known(expert, drawn(splits[name], seed, f"{label}, {name}"))
+                for name, seed in (("train", args.seed + 1), ("test", args.seed))
+            )
+            cells, clear = {}, test["snr_db"] >= CLEAR_DB
+            for part in ("patches", "levels", "both"):
+                probe = LogisticProbe(args.seed)
+                probe.fit(train[part], train["modulation"])
+                classes = torch.from_numpy(probe.model.classes_)
+                right = (classes[probe.predict(test[part]).argmax(1)] == test["modulation"]).float()
+                cells[part] = {"all": float(right.mean()), "clear": float(right[clear].mean())}
+            found[label] = cells
+            shown = (f"{100 * cell['all']:.1f} ({100 * cell['clear']:.1f})" for cell in cells.values())
+            print(f"| {label} | {' | '.join(shown)} |", flush=True)
+    if args.out:
+        args.out.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
