@@ -35,7 +35,7 @@ SCORED_ROWS = 2048
 
 SUMMARY = """
 Weights of LWM-Spectro for Transformers: a mixture of three experts (WiFi, LTE, 5G) of {millions:.1f} million
-parameters in all, {layers} layers of width {width} over {patch} x {patch} patches each{stem}, where the paper's have
+parameters in all, {layers} layers of width {width} over {patch} x {patch} patches each{added}, where the paper's have
 twelve of width 128 over 4 x 4. It tells the protocol of a recording, and has heads for modulation and for SNR x
 mobility. The architecture is that of arXiv 2601.08780{but}; the weights are not.
 """
@@ -105,6 +105,10 @@ def main() -> None:
     # Behind another router the heads of a row may get another expert's embedding.
     scores = score_mixture(model, rows_of(args.data)) if args.data else results["heads"]["scores_held_out"]
     expert = model.config.expert_config
+    additions = [("these convolutions", " behind convolutions inside each patch")] * bool(expert.stem_num_channels)
+    additions += [("this histogram", ", beside a histogram of the levels of single pixels")] * bool(
+        expert.level_num_bins
+    )
     noise = results["router"]["router_held_out"]["as trained"]["noise_score"]
     record = {
         "summary": SUMMARY.format(
@@ -112,8 +116,8 @@ def main() -> None:
             layers=expert.num_hidden_layers,
             width=expert.hidden_size,
             patch=expert.patch_size,
-            stem=" behind convolutions inside each patch" if expert.stem_num_channels else "",
-            but=" but for these convolutions" if expert.stem_num_channels else "",
+            added="".join(where for _, where in additions),
+            but=" but for " + " and ".join(what for what, _ in additions) if additions else "",
         ),
         "data": DATA.format(recipes=", ".join(f"`{name}`" for name in args.recipes))
         + ("\n" + args.note.read_text() if args.note else ""),

@@ -91,6 +91,9 @@ def test_statistics_are_those_of_all_rows_and_one_row_is_enough():
     torch.testing.assert_close(norm.running_mean, rows.mean(0), rtol=0.02, atol=0)
     torch.testing.assert_close(norm.running_var, rows.var(0), rtol=0.3, atol=0)
     before = norm.running_mean.clone()
+    (norm(rows).sum() + norm(rows).square().sum()).backward()  # two passes, and the gradient of both
+    assert not torch.equal(norm.running_mean, before)
+    before = norm.running_mean.clone()
     norm.eval()(rows)
     assert torch.equal(norm.running_mean, before)
     first = LwmSpectroLevelNorm(3)

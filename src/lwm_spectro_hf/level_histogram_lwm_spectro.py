@@ -72,13 +72,16 @@ class LwmSpectroLevelNorm(nn.BatchNorm1d):
     """
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
+        mean, variance = self.running_mean, self.running_var
         if self.training and len(values):
             with torch.no_grad():
                 self.num_batches_tracked += 1
                 weight = (1 / self.num_batches_tracked).clamp(min=self.momentum).to(values)
-                self.running_mean.lerp_(values.mean(0), weight)
-                self.running_var.lerp_((values - self.running_mean).square().mean(0), weight)
-        return F.batch_norm(values, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+                mean.lerp_(values.mean(0), weight)
+                variance.lerp_((values - mean).square().mean(0), weight)
+            # Another pass may come before the gradient of this one.
+            mean, variance = mean.clone(), variance.clone()
+        return F.batch_norm(values, mean, variance, self.weight, self.bias, eps=self.eps)
 
 
 class LwmSpectroLevels(nn.Module):

@@ -120,7 +120,7 @@ def test_another_decoder_for_a_trained_encoder(tmp_path, data, monkeypatch, caps
 
 
 def test_levels_for_a_trained_expert(tmp_path, data, monkeypatch, capsys):
-    before = LwmSpectroForPreTraining(LwmSpectroConfig(**TINY, num_channels=2))
+    before = LwmSpectroForPreTraining(LwmSpectroConfig(**{**TINY, "level_num_bins": 0}, num_channels=2))
     before.save_pretrained(tmp_path / "before")
     options = ["--protocol", "LTE", "--init", tmp_path / "before", "--part", "levels", "--data", data, "--mix", 2]
     options += [*SMALL, *STEPS, "--out", tmp_path / "run"]
