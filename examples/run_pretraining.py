@@ -121,10 +121,10 @@ def parse_args() -> argparse.Namespace:
         if getattr(args, option) is not None and not args.init:
             named = option.replace("_", "-")
             parser.error(f"--{named} is for the weights of --init; new ones get their {part} by --config")
-    if args.part == "decoder" and (args.supervised or args.contrastive):
-        parser.error("--part decoder leaves --supervised and --contrastive nothing to train")
-    if args.part == "levels" and (args.contrastive or not args.supervised):
-        parser.error("--part levels learns the labels of --supervised, and no others")
+    try:  # before anything is loaded
+        PretrainingSettings(part=args.part, contrastive=tuple(args.contrastive), supervised=tuple(args.supervised))
+    except ValueError as error:
+        parser.error(f"--part {args.part}: {error}")
     return args
 
 

@@ -116,7 +116,7 @@ def test_another_decoder_for_a_trained_encoder(tmp_path, data, monkeypatch, caps
         call(monkeypatch, "run_pretraining.py", *options, "--copy-heads", -1)
     with pytest.raises(SystemExit):
         call(monkeypatch, "run_pretraining.py", *options, "--supervised", "modulation")
-    assert "--part decoder leaves --supervised and --contrastive nothing to train" in capsys.readouterr().err
+    assert "--part decoder: The decoder alone learns no labels" in capsys.readouterr().err
 
 
 def test_levels_for_a_trained_expert(tmp_path, data, monkeypatch, capsys):
@@ -134,7 +134,7 @@ def test_levels_for_a_trained_expert(tmp_path, data, monkeypatch, capsys):
         call(monkeypatch, "run_pretraining.py", *options, "--level-bins", 0, "--supervised", "modulation")
     with pytest.raises(SystemExit):
         call(monkeypatch, "run_pretraining.py", *options, "--level-bins", 3)
-    assert "--part levels learns the labels of --supervised" in capsys.readouterr().err
+    assert "--part levels: Levels alone learn supervised labels" in capsys.readouterr().err
 
 
 def test_heads_alone_leave_experts_as_they_are(tmp_path, data, monkeypatch):
