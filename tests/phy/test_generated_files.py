@@ -69,10 +69,11 @@ def test_wifi_files_are_decoded_at_every_rate(tmp_path, rate_mbps):
         # Decoders in blocks want idle time before the first packet and after the last one.
         quiet = np.abs(samples) < 0.1
         assert quiet[:400].all() and quiet[-400:].all()
-        for packet in packets_of(samples):
-            assert packet.fcs_is_right
-            if packet.psdu[0] == 0xD4:  # an acknowledgement
-                continue
+        packets = list(packets_of(samples))
+        is_ack = [packet.psdu[0] == 0xD4 for packet in packets]
+        assert (is_ack.count(False), is_ack.count(True)) == (label["num_data_packets"], label["num_acks"])
+        assert all(packet.fcs_is_right for packet in packets)
+        for packet in (one for one, ack in zip(packets, is_ack, strict=True) if not ack):
             assert packet.bits_per_carrier == BITS[mode.modulation] and Fraction(packet.code_rate) == mode.code_rate
             assert (packet.mcs is not None) == bool(label["high_throughput"])
             assert label["mcs" if packet.mcs is not None else "rate_mbps"] == (

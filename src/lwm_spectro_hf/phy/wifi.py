@@ -348,6 +348,9 @@ def draw(
         device=device,
     )[links.mode].T
     high_throughput = of_mode[2] > 0
+    first = _SAMPLES_PER_US * exchanges.start_us - skipped
+    after = first + _SAMPLES_PER_US * SYMBOL_US * exchanges.blocks
+    num_whole = (heard & (first >= 0) & (after <= num_samples)).sum(1)
     return Waveform(
         samples=samples,
         numerology=NUMEROLOGY,
@@ -363,6 +366,9 @@ def draw(
             "high_throughput": high_throughput.long(),
             # Of 802.11n; the eight rates of 802.11a/g in their order.
             "mcs": torch.where(high_throughput, links.mode - len(LEGACY_MODES), links.mode),
+            # That a receiver can find.
+            "num_data_packets": num_whole[:, 0],
+            "num_acks": num_whole[:, 1],
         },
     )
 
