@@ -12,51 +12,25 @@ add; "both" is the embedding, their sum.
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
 
 import torch
-from tqdm import tqdm
+from held_out import drawn, parse_args
 
 from lwm_spectro_hf import LwmSpectroModel, LwmSpectroMoEForPreTraining, default_checkpoint
-from lwm_spectro_hf.data.builder import Split, splits_by_city
-from lwm_spectro_hf.data.recipe import PRESETS, PROTOCOLS, preset
-from lwm_spectro_hf.data.streaming import GeneratedSpectrograms
+from lwm_spectro_hf.data.builder import splits_by_city
+from lwm_spectro_hf.data.recipe import preset
 from lwm_spectro_hf.evaluation.probe import LogisticProbe
 
-CHUNK = 32
 CLEAR_DB = 15
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, help="a mixture that counts levels (default: the one that ships)")
-    parser.add_argument("--recipes", nargs="+", choices=PRESETS, default=["paper", "mixed"])
-    parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
-    parser.add_argument("--num", type=int, default=2048, help="spectrograms to score on (default: %(default)s)")
-    parser.add_argument("--num-fit", type=int, default=4096, help="to fit to (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="JSON file for the table")
-    args = parser.parse_args()
-    if min(args.num, args.num_fit) < CHUNK:
-        parser.error(f"--num is {args.num} and --num-fit {args.num_fit}; expected at least {CHUNK}, a chunk, of each")
-    return args
-
-
-def drawn(split: Split, seed: int, label: str) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches of labelled spectrograms, in whole chunks."""
-    stream = GeneratedSpectrograms(replace(split.recipe, chunk_size=CHUNK), seed, chunks_per_batch=1)
-    for number in tqdm(range(split.num // CHUNK), desc=label, leave=False):
-        batch = stream.batch(number)
-        kept = batch["modulation"] >= 0
-        yield {name: column[kept] for name, column in batch.items()}
 
 
 @torch.no_grad()
 def known(expert: LwmSpectroModel, batches: Iterator[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """What each part of the embedding holds, and the labels."""
     rows = []
-    for batch in batches:
+    for drawn_batch in batches:
+        labelled = drawn_batch["modulation"] >= 0
+        batch = {name: column[labelled] for name, column in drawn_batch.items()}
         patches = expert(batch["input_values"]).last_hidden_state.mean(1)
         levels = expert.levels(batch["input_values"])
         parts = {"patches": patches, "levels": levels, "both": patches + levels}
@@ -65,7 +39,8 @@ def known(expert: LwmSpectroModel, batches: Iterator[dict[str, torch.Tensor]]) -
 
 
 def main() -> None:
-    args = parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args = parse_args(parser, num=2048, num_fit=4096)
     mixture = LwmSpectroMoEForPreTraining.from_pretrained(args.checkpoint or default_checkpoint()).eval()
     if not mixture.config.expert_config.level_num_bins:
         raise SystemExit("`level_num_bins` of this checkpoint is 0: its experts count no levels to compare with.")
@@ -78,7 +53,7 @@ def main() -> None:
             splits = splits_by_city(recipe, args.num_fit, args.num, add_test=True)
             expert = mixture.expert(protocol).base_model
             train, test = (
-                known(expert, drawn(splits[name], seed, f"{label}, {name}"))
+                known(expert, drawn(splits[name].recipe, splits[name].num, seed, f"{label}, {name}"))
                 for name, seed in (("train", args.seed + 1), ("test", args.seed))
             )
             cells, clear = {}, test["snr_db"] >= CLEAR_DB

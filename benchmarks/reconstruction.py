@@ -12,13 +12,12 @@ last column divides by the best of the other three.
 
 import argparse
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from held_out import CHUNK, drawn, parse_args
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from lwm_spectro_hf import (
     LwmSpectroForPreTraining,
@@ -28,39 +27,13 @@ from lwm_spectro_hf import (
     unpatchify,
 )
 from lwm_spectro_hf.data.builder import splits_by_city
-from lwm_spectro_hf.data.recipe import PRESETS, PROTOCOLS, Recipe, preset
-from lwm_spectro_hf.data.streaming import GeneratedSpectrograms
+from lwm_spectro_hf.data.recipe import preset
 from lwm_spectro_hf.evaluation.reconstruction import (
     baseline_errors,
     masked_batches,
     model_error,
     over_best_baseline,
 )
-
-CHUNK = 32
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, help="a mixture with decoders (default: the one that ships)")
-    parser.add_argument("--recipes", nargs="+", choices=PRESETS, default=["paper", "mixed"])
-    parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
-    parser.add_argument("--num", type=int, default=1024, help="spectrograms to score on (default: %(default)s)")
-    parser.add_argument("--num-fit", type=int, default=2048, help="to fit the predictor to (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="JSON file for the errors")
-    parser.add_argument("--figure", type=Path, help="picture of one spectrogram of each, masked and reconstructed")
-    args = parser.parse_args()
-    if min(args.num, args.num_fit) < CHUNK:
-        parser.error(f"--num is {args.num} and --num-fit {args.num_fit}; expected at least {CHUNK}, a chunk, of each")
-    return args
-
-
-def drawn(recipe: Recipe, num: int, seed: int, label: str) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches of so many spectrograms, in whole chunks."""
-    stream = GeneratedSpectrograms(replace(recipe, chunk_size=CHUNK), seed, chunks_per_batch=1)
-    for number in tqdm(range(num // CHUNK), desc=label, leave=False):
-        yield stream.batch(number)
 
 
 def panels(expert: LwmSpectroForPreTraining, values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -86,7 +59,9 @@ def draw(rows: dict[str, tuple[torch.Tensor, ...]]) -> Figure:
 
 
 def main() -> None:
-    args = parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--figure", type=Path, help="picture of one spectrogram of each, masked and reconstructed")
+    args = parse_args(parser, num=1024, num_fit=2048)
     mixture = LwmSpectroMoEForPreTraining.from_pretrained(args.checkpoint or default_checkpoint())
     found, pictures = {}, {}
     for recipe_name in args.recipes:

@@ -1,5 +1,10 @@
 """Counting levels, against NumPy's histograms, row by row."""
 
+import json
+import runpy
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -99,3 +104,18 @@ def test_statistics_are_those_of_all_rows_and_one_row_is_enough():
     first = LwmSpectroLevelNorm(3)
     first(rows[:100])
     torch.testing.assert_close(first.running_mean, rows[:100].mean(0))
+
+
+def test_the_benchmark_says_what_each_part_knows(tmp_path, monkeypatch, capsys):
+    script = Path(__file__).parents[1] / "benchmarks" / "levels.py"
+    monkeypatch.syspath_prepend(str(script.parent))  # as python does for a script
+    options = ["--recipes", "paper", "--protocols", "WiFi", "--num", "64", "--num-fit", "192"]
+    monkeypatch.setattr(sys, "argv", [script.name, *options, "--out", str(tmp_path / "table.json")])
+    runpy.run_path(str(script), run_name="__main__")
+    cells = json.loads((tmp_path / "table.json").read_text())["paper, WiFi"]
+    assert cells["levels"]["clear"] > 0.7 and cells["both"]["clear"] > 0.7
+    assert f"| {100 * cells['both']['all']:.1f} ({100 * cells['both']['clear']:.1f}) |" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [script.name, "--num", "5"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(script), run_name="__main__")
+    assert "--num is 5 and --num-fit 4096; expected at least 32" in capsys.readouterr().err

@@ -104,6 +104,7 @@ def test_large_patches_predict_by_their_averages():
 
 def test_the_benchmark_gives_errors_and_a_picture(tmp_path, monkeypatch, capsys):
     script = Path(__file__).parents[2] / "benchmarks" / "reconstruction.py"
+    monkeypatch.syspath_prepend(str(script.parent))  # as python does for a script
     options = ["--recipes", "paper", "--protocols", "WiFi", "--num", "32", "--num-fit", "32"]
     options += ["--out", str(tmp_path / "errors.json"), "--figure", str(tmp_path / "picture.png")]
     monkeypatch.setattr(sys, "argv", [script.name, *options])

@@ -1,0 +1,36 @@
+"""What the benchmarks share that fit something to the training cities and score it in the held-out one."""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from lwm_spectro_hf.data.recipe import PRESETS, PROTOCOLS, Recipe
+from lwm_spectro_hf.data.streaming import GeneratedSpectrograms
+
+CHUNK = 32
+
+
+def parse_args(parser: argparse.ArgumentParser, num: int, num_fit: int) -> argparse.Namespace:
+    """The arguments of a script, with the options that all have; how many spectrograms there are by default."""
+    parser.add_argument("--checkpoint", type=Path, help="a mixture to measure (default: the one that ships)")
+    parser.add_argument("--recipes", nargs="+", choices=PRESETS, default=["paper", "mixed"])
+    parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
+    parser.add_argument("--num", type=int, default=num, help="spectrograms to score on (default: %(default)s)")
+    parser.add_argument("--num-fit", type=int, default=num_fit, help="to fit to (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="JSON file for the table")
+    args = parser.parse_args()
+    if min(args.num, args.num_fit) < CHUNK:
+        parser.error(f"--num is {args.num} and --num-fit {args.num_fit}; expected at least {CHUNK}, a chunk, of each")
+    return args
+
+
+def drawn(recipe: Recipe, num: int, seed: int, label: str) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches of so many spectrograms, in whole chunks."""
+    stream = GeneratedSpectrograms(replace(recipe, chunk_size=CHUNK), seed, chunks_per_batch=1)
+    for number in tqdm(range(num // CHUNK), desc=label, leave=False):
+        yield stream.batch(number)
