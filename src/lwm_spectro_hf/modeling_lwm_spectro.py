@@ -543,7 +543,7 @@ class LwmSpectroPreTrainedModel(PreTrainedModel):
 
 
 class LwmSpectroModel(LwmSpectroPreTrainedModel):
-    """The encoder f: spectrograms to tokens, and their mean, which is the embedding, or what it begins with."""
+    """The encoder f: spectrograms to tokens, and an embedding, which is their mean; levels are added if counted."""
 
     def __init__(self, config: LwmSpectroConfig):
         super().__init__(config)
