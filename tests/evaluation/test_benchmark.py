@@ -209,7 +209,13 @@ def test_bounds_are_beside_the_best_of_each_kind():
     assert "| LWM-FINETUNED | 25.0 ± 0.0 | 75.0 ± 0.0 | 70.0 ± 14.1 |" in page and "LTE 384 resource elements" in page
 
 
-def test_checkpoints_are_told_apart_and_other_budgets_left_out():
+def test_checkpoints_and_architectures_are_told_apart_and_other_budgets_left_out():
+    scratch = [
+        score("lwm-scratch", 5, 0, macro_f1, None, architecture=name) for macro_f1, name in ((0.1, "a"), (0.2, "b"))
+    ]
+    page = render([*LINES, *scratch])
+    assert "| LWM-SCRATCH (a) | 10.0 [1" in page and "| LWM-SCRATCH (b) | 20.0 [1" in page
+    assert "| LWM-SCRATCH | 10.0 [1" in render([*LINES, scratch[0]])
     page = render([*LINES, score("lwm-finetuned", 5, 0, 0.2, checkpoint="new 1")])
     assert "| LWM-FINETUNED (tiny 0) | 70.0 ± 14.1 (76.5) |" in page
     assert "| LWM-FINETUNED (new 1) | 20.0 [1 of 2 seeds] (76.5) |" in page

@@ -48,13 +48,16 @@ class Run:
         self.bounds = {line["task"]: line for line in lines if line["kind"] == BOUND}
         self.left_out = next((line["left_out"] for line in reversed(lines) if line["kind"] == RUN), [])
         checkpoints = list(dict.fromkeys(line["checkpoint"] for line in self.lines if line["checkpoint"]))
+        architectures = {line["architecture"] for line in self.lines if line.get("architecture")}
         self.cells: dict[tuple, list[Line]] = defaultdict(list)  # by task, model and N
         self.titles: dict[str, str] = {}
         for line in self.lines:
-            # Results of several checkpoints are rows of their own.
+            # Results of several checkpoints or architectures are rows of their own.
             name, title = line["model"], line["title"]
             if line["checkpoint"] and len(checkpoints) > 1:
                 name, title = f"{name} {line['checkpoint']}", f"{title} ({line['checkpoint']})"
+            if line.get("architecture") and len(architectures) > 1:
+                name, title = f"{name} {line['architecture']}", f"{title} ({line['architecture']})"
             if line["model"] in ("resnet-18", "efficientnet-b0", "mobilenet-v2"):
                 weights = "ImageNet weights" if line["imagenet"] else "random weights"
                 name, title = f"{name} {weights}", f"{title}, {weights}"
