@@ -31,9 +31,9 @@ def known(expert: LwmSpectroModel, batches: Iterator[dict[str, torch.Tensor]]) -
     for drawn_batch in batches:
         labelled = drawn_batch["modulation"] >= 0
         batch = {name: column[labelled] for name, column in drawn_batch.items()}
-        patches = expert(batch["input_values"]).last_hidden_state.mean(1)
-        levels = expert.levels(batch["input_values"])
-        parts = {"patches": patches, "levels": levels, "both": patches + levels}
+        outputs = expert(batch["input_values"])
+        patches, both = outputs.last_hidden_state.mean(1), outputs.pooler_output
+        parts = {"patches": patches, "levels": both - patches, "both": both}
         rows.append(parts | {name: batch[name] for name in ("modulation", "snr_db")})
     return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 

@@ -105,10 +105,11 @@ def main() -> None:
     # Behind another router the heads of a row may get another expert's embedding.
     scores = score_mixture(model, rows_of(args.data)) if args.data else results["heads"]["scores_held_out"]
     expert = model.config.expert_config
-    additions = [("these convolutions", " behind convolutions inside each patch")] * bool(expert.stem_num_channels)
-    additions += [("this histogram", ", beside a histogram of the levels of single pixels")] * bool(
-        expert.level_num_bins
-    )
+    additions = []
+    if expert.stem_num_channels:
+        additions.append(("these convolutions", " behind convolutions inside each patch"))
+    if expert.level_num_bins:
+        additions.append(("this histogram", ", beside a histogram of the levels of single pixels"))
     noise = results["router"]["router_held_out"]["as trained"]["noise_score"]
     record = {
         "summary": SUMMARY.format(

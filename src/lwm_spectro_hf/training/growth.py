@@ -9,6 +9,16 @@ from ..modeling_lwm_spectro import LwmSpectroForPreTraining
 from ..modeling_lwm_spectro_moe import LwmSpectroMoERouter
 
 
+def _grown(model: LwmSpectroForPreTraining, **fields: int) -> LwmSpectroForPreTraining:
+    """An expert with other fields of the configuration, and the weights of another wherever it has them."""
+    config = deepcopy(model.config)
+    for name, value in fields.items():
+        setattr(config, name, value)
+    grown = LwmSpectroForPreTraining(config).to(model.device)
+    grown.load_state_dict(model.state_dict(), strict=False)
+    return grown
+
+
 @torch.no_grad()
 def deepen_stem(model: LwmSpectroForPreTraining, stem_num_layers: int) -> LwmSpectroForPreTraining:
     """Add residual blocks to the stem of an encoder, which at first add nothing to what passes them.
@@ -26,18 +36,15 @@ def deepen_stem(model: LwmSpectroForPreTraining, stem_num_layers: int) -> LwmSpe
     Raises:
         ValueError: If there is no stem, or if it has more blocks already.
     """
-    config = deepcopy(model.config)
+    config = model.config
     if config.stem_num_channels is None or config.stem_num_layers > stem_num_layers:
         found = "no stem" if config.stem_num_channels is None else f"a stem of {config.stem_num_layers} blocks"
         raise ValueError(f"The encoder has {found}; expected a stem of at most {stem_num_layers} to make deeper.")
-    before = config.stem_num_layers
-    config.stem_num_layers = stem_num_layers
-    deeper = LwmSpectroForPreTraining(config)
-    deeper.load_state_dict(model.state_dict(), strict=False)
-    for block in deeper.base_model.embeddings.projection.blocks[before:]:
+    deeper = _grown(model, stem_num_layers=stem_num_layers)
+    for block in deeper.base_model.embeddings.projection.blocks[config.stem_num_layers :]:
         nn.init.zeros_(block[-1].weight)
         nn.init.zeros_(block[-1].bias)
-    return deeper.to(model.device)
+    return deeper
 
 
 def copying_decoder(model: LwmSpectroForPreTraining, num_heads: int) -> LwmSpectroForPreTraining:
@@ -73,18 +80,15 @@ def counting_levels(model: LwmSpectroForPreTraining, num_bins: int) -> LwmSpectr
     Raises:
         ValueError: If it counts levels already, or the number is no number of bins.
     """
-    config = deepcopy(model.config)
-    if config.level_num_bins or num_bins < 1:
+    before = model.config.level_num_bins
+    if before or num_bins < 1:
         raise ValueError(
-            f"{num_bins} bins were asked for, of an encoder with {config.level_num_bins}; expected at least 1, of one "
-            "that has none."
+            f"{num_bins} bins were asked for, of an encoder with {before}; expected at least 1, of one that has none."
         )
-    config.level_num_bins = num_bins
-    changed = LwmSpectroForPreTraining(config)
-    changed.load_state_dict(model.state_dict(), strict=False)
-    nn.init.zeros_(changed.base_model.levels.out_proj.weight)
-    nn.init.zeros_(changed.base_model.levels.out_proj.bias)
-    return changed.to(model.device)
+    counting = _grown(model, level_num_bins=num_bins)
+    nn.init.zeros_(counting.base_model.levels.out_proj.weight)
+    nn.init.zeros_(counting.base_model.levels.out_proj.bias)
+    return counting
 
 
 @torch.no_grad()
