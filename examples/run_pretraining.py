@@ -130,15 +130,21 @@ def parse_args() -> argparse.Namespace:
 
 def model_of(args: argparse.Namespace) -> LwmSpectroForPreTraining:
     torch.manual_seed(stable_seed("weights", args.seed) % 2**31)
-    if not args.init:
-        return LwmSpectroForPreTraining(new_config(args))
-    model = LwmSpectroForPreTraining.from_pretrained(args.init)
+    if args.init:
+        model = LwmSpectroForPreTraining.from_pretrained(args.init)
+    else:
+        model = LwmSpectroForPreTraining(new_config(args))
     for option, change, _ in CHANGES:
         if (number := getattr(args, option)) is not None:
             try:
                 model = change(model, number)
             except ValueError as error:
                 raise SystemExit(f"--{option.replace('_', '-')} {number}: {error}") from None
+    if args.part == "levels" and not model.config.level_num_bins:
+        raise SystemExit(
+            "--part levels: The expert counts no levels; expected --level-bins with --init, or a --config with "
+            "level_num_bins above 0."
+        )
     return model
 
 

@@ -132,6 +132,8 @@ def test_levels_for_a_trained_expert(tmp_path, data, monkeypatch, capsys):
 
     with pytest.raises(SystemExit, match="--level-bins 0: .*expected at least 1"):
         call(monkeypatch, "run_pretraining.py", *options, "--level-bins", 0, "--supervised", "modulation")
+    with pytest.raises(SystemExit, match="The expert counts no levels; expected --level-bins"):
+        call(monkeypatch, "run_pretraining.py", *options, "--supervised", "modulation")
     with pytest.raises(SystemExit):
         call(monkeypatch, "run_pretraining.py", *options, "--level-bins", 3)
     assert "--part levels: Levels alone learn supervised labels" in capsys.readouterr().err
