@@ -71,7 +71,7 @@ def test_one_shot_a_class_is_enough_for_a_probe(checkpoint):
 def test_networks_learn(name, checkpoint):
     labels = torch.arange(16) % 2
     values = torch.randn(16, 1, 16, 24, generator=torch.Generator().manual_seed(0)) + 3.0 * labels[:, None, None, None]
-    model = MODELS[name].make(Setting(2, 0, Budget(60, 8, (3e-3,)), checkpoint))
+    model = MODELS[name].make(Setting(2, 0, Budget(steps=60, batch_size=8, learning_rates=(3e-3,)), checkpoint))
     model.fit(values.half(), labels)
     assert (model.predict(values.half()).argmax(1) == labels).float().mean() > 0.9
 
@@ -138,8 +138,10 @@ def test_fine_tuning_starts_from_the_checkpoint_and_leaves_the_router(checkpoint
     assert all(torch.equal(found[name], before[name]) for name in before)
 
 
-def test_fine_tuning_of_one_protocol_is_of_its_expert_and_starts_from_the_probe(checkpoint, store):
-    still = Budget(steps=1, batch_size=8, learning_rates=(0.0,))
+@pytest.mark.parametrize(
+    "still", (Budget(steps=1, batch_size=8, learning_rates=(0.0,)), Budget(steps=2, fitted_steps=0, batch_size=8))
+)
+def test_fine_tuning_of_one_protocol_is_of_its_expert_and_starts_from_the_probe(checkpoint, store, still):
     train, test = torch.arange(24), torch.arange(24, 34)
     for expert, kind in (("LTE", "expert LTE"), (None, TOP1)):
         probe = MODELS["lwm-probe"].make(Setting(4, 0, still, checkpoint))

@@ -87,7 +87,7 @@ class Model:
         title (`str`): As tables have it.
         representation (`str`): What it is given, see [`~evaluation.features.FeatureStore`].
         make (`Callable`): A [`Setting`] to a [`Baseline`].
-        is_trained (`bool`): By steps of an optimizer on spectrograms, which takes long.
+        is_trained (`bool`): By steps of an optimizer, which takes long.
     """
 
     title: str
@@ -158,7 +158,7 @@ def _imagenet(name: str, setting: Setting) -> Baseline:
 
 MODELS: dict[str, Model] = {
     "lwm-probe": Model("LWM frozen, logistic regression", TOP1, _probe),
-    "lwm-head": Model("LWM frozen, residual CNN (eq. 20)", TOP1, _head),
+    "lwm-head": Model("LWM frozen, residual CNN (eq. 20)", TOP1, _head, is_trained=True),
     "lwm-knn": Model("LWM frozen, nearest neighbours", TOP1, _neighbours),
     "lwm-mixture-probe": Model("LWM frozen, all experts mixed, logistic regression", MIXTURE, _probe),
     "lwm-expert-probe": Model("LWM frozen, one expert, logistic regression", EXPERT, _probe),

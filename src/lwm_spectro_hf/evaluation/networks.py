@@ -44,6 +44,7 @@ class Budget:
 
     Attributes:
         steps (`int`): Of the optimizer; warm-up over the first tenth, then a cosine to zero.
+        fitted_steps (`int`, *optional*): Of what begins with a head that is fitted already; as many by default.
         batch_size (`int`): Rows a step.
         learning_rates (`tuple[float, ...]`): One, or several to choose from: on a fifth of the training shots, one of
             each class at least, after which all of them are trained on.
@@ -53,6 +54,7 @@ class Budget:
     """
 
     steps: int
+    fitted_steps: int | None = None
     batch_size: int = 32
     learning_rates: tuple[float, ...] = (1e-3,)
     pretrained_share: float = 0.1
@@ -114,6 +116,7 @@ class TrainedNetwork:
 
     def _train(self, inputs: torch.Tensor, labels: torch.Tensor, learning_rate: float) -> None:
         budget = self.budget
+        steps = budget.fitted_steps if self.start and budget.fitted_steps is not None else budget.steps
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(stable_seed("weights", self.seed) % 2**31)
             # Channels last, since convolutions on a CPU are up to twice as fast so.
@@ -126,10 +129,10 @@ class TrainedNetwork:
             optimizer = torch.optim.AdamW(
                 list(self._groups(learning_rate)), learning_rate, weight_decay=budget.weight_decay
             )
-            schedule = get_cosine_schedule_with_warmup(optimizer, budget.steps // 10, budget.steps)
+            schedule = get_cosine_schedule_with_warmup(optimizer, steps // 10, steps)
             generator = torch.Generator().manual_seed(stable_seed("batches", self.seed) % 2**31)
             trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            for rows in _shuffled(len(labels), budget.steps, budget.batch_size, generator):
+            for rows in _shuffled(len(labels), steps, budget.batch_size, generator):
                 values = inputs[rows].to(self.device).float()
                 if self.is_spectrogram:
                     values = augment(values, torch.rand(len(rows), 2, generator=generator).to(self.device))
