@@ -10,7 +10,7 @@ One task, two models, another checkpoint:
     python examples/run_benchmark.py --preset quick --tasks joint-lte --models lwm-probe cnn-kojima \
         --checkpoint runs/my-checkpoint
 
-More seeds, N and networks (some four hours on two cores), and all of the paper's N with a choice of learning rates
+More seeds, N and networks (some seven hours on two cores), and all of the paper's N with a choice of learning rates
 and EfficientNet, which is for a GPU:
 
     python examples/run_benchmark.py --preset standard

@@ -62,7 +62,7 @@ PRESETS = {
             trained_shots={"joint-lte": (50,)},
             imagenet_shots={},
             models=(*_FROZEN, "lwm-head", "lwm-finetuned", "cnn-kojima"),
-            budget=Budget(steps=1500, fitted_steps=200, batch_size=16, learning_rates=(2e-3,)),
+            budget=Budget(steps=1000, fitted_steps=200, batch_size=16, learning_rates=(2e-3,)),
             bound_trials=10,
         ),
         Preset(
