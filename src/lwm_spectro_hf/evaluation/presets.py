@@ -57,12 +57,12 @@ PRESETS = {
                 "modulation": (2, 16, 128),
                 **{name: (16,) for name in TASKS if name.startswith("modulation-")},
             },
-            # Below a thousand steps no network learns much from random weights, so that on a CPU few can be trained.
+            # Networks with random weights need thousands of steps, so that on a CPU few can be trained.
             finetuned_shots={"joint-lte": (50,)},
             trained_shots={"joint-lte": (50,)},
             imagenet_shots={},
             models=(*_FROZEN, "lwm-head", "lwm-finetuned", "cnn-kojima"),
-            budget=Budget(steps=1000, fitted_steps=200, batch_size=16, learning_rates=(2e-3,)),
+            budget=Budget(steps=2000, fitted_steps=200, batch_size=16, learning_rates=(2e-3,)),
             bound_trials=10,
         ),
         Preset(
