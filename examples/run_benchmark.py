@@ -11,7 +11,7 @@ One task, two models, another checkpoint:
         --checkpoint runs/my-checkpoint
 
 More seeds, N and networks (some seven hours on two cores), and all of the paper's N with a choice of learning rates
-and EfficientNet, which is for a GPU:
+and ImageNet's networks, which is for a GPU:
 
     python examples/run_benchmark.py --preset standard
     python examples/run_benchmark.py --preset full --device cuda --imagenet weights

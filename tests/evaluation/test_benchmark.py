@@ -228,6 +228,8 @@ def test_a_card_gets_the_tables_of_its_own_weights():
     text = card_section([*LINES, score("lwm-finetuned", 5, 0, 0.2, checkpoint="new 1")], "tiny 0")
     assert "| LWM-FINETUNED | 70.0 ± 14.1 (76.5) |" in text and "| CNN-KOJIMA |" in text and "20.0" not in text
     assert "preset `quick`" in text and "5 steps of 8 rows" in text
+    fitted = [{**line, "budget": {**line["budget"], "fitted_steps": 3}} for line in LINES]
+    assert "5 steps of 8 rows, 3 for what begins with a fitted head." in card_section(fitted, "tiny 0")
     with pytest.raises(ValueError, match="no scores of 'old 2', but of: tiny 0"):
         card_section(LINES, "old 2")
 
