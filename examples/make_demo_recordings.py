@@ -15,7 +15,7 @@ from lwm_spectro_hf.data.recordings import write_sigmf
 from lwm_spectro_hf.data.synthesis import LabelledRecordings, draw_recordings
 
 # name: protocol, width of the carrier, duration [s]
-RECORDINGS = {"lte_1.4mhz_10ms": ("LTE", 6, 10e-3), "nr_10mhz_1ms": ("5G", (15, 52), 1e-3)}
+RECORDINGS = {"lte_1.4mhz_10ms": ("LTE", 6, 10e-3), "nr_10mhz_10ms": ("5G", (15, 52), 10e-3)}
 
 
 def draw(protocol: str, num_rb: int | tuple[int, int], duration_s: float, seed: int) -> LabelledRecordings:

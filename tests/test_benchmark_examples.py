@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lwm_spectro_hf.data.recordings import write_sigmf
+from lwm_spectro_hf.data.recordings import open_recording, write_sigmf
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path += [str(EXAMPLES), str(Path(__file__).parent / "data")]
@@ -118,3 +118,20 @@ def test_received_has_the_snr_in_the_occupied_band():
     total = np.mean(silent)
     noise_power = total - 0.5
     assert 10 * np.log10(1 / (noise_power * 0.25)) == pytest.approx(10, abs=0.1)
+
+
+def test_demo_recordings_are_what_the_generator_makes(monkeypatch, tmp_path, capsys):
+    """Whoever runs the script again gets the recordings that ship, so that their labels and README stay true."""
+    monkeypatch.setattr(sys, "argv", ["make_demo_recordings", "--out", str(tmp_path)])
+    __import__("make_demo_recordings").main()
+    made = sorted(tmp_path.glob("*.sigmf-meta"))
+    assert {path.name.split("_")[0] for path in made} == {"lte", "nr"}
+    for path in made:
+        recording, shipped = open_recording(path), open_recording(EXAMPLES / "recordings" / path.name)
+        assert shipped.sampling_rate == recording.sampling_rate
+        expected = shipped.read()
+        np.testing.assert_allclose(recording.read(), expected, rtol=0, atol=1e-3 * np.abs(expected).max())
+        metadata, shipped_metadata = (
+            json.loads((folder / path.name).read_text()) for folder in (tmp_path, EXAMPLES / "recordings")
+        )
+        assert metadata["annotations"] == shipped_metadata["annotations"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from setuptools import find_packages
+from transformers import pipeline
 
 from lwm_spectro_hf import resources
 from lwm_spectro_hf.data.recordings import open_recording
@@ -93,7 +94,19 @@ def test_demo_recordings_are_small_and_open():
     recordings = [open_recording(path) for path in sorted(folder.glob("*.sigmf-meta"))]
     assert len(recordings) >= 3
     assert all(recording.num_samples > 1000 for recording in recordings)
-    assert all(path.stat().st_size <= 200_000 for path in folder.iterdir())
+    assert all(path.stat().st_size <= 1_000_000 for path in folder.iterdir())
+
+
+def test_default_checkpoint_tells_what_the_demo_recordings_are():
+    classify = pipeline("iq-classification", model=str(resources.default_checkpoint()), device="cpu")
+    told = {
+        path.name.split("_")[0]: classify(str(path)) for path in resources.demo_recordings().glob("*.sigmf-meta")
+    }
+    assert {name: (verdict["protocol"], verdict["modulation"]) for name, verdict in told.items()} == {
+        "lte": ("LTE", "16QAM"),
+        "nr": ("5G", "64QAM"),
+        "wifi": ("WiFi", "16QAM"),
+    }
 
 
 def test_released_checkpoints_are_whole_and_need_no_trust():
