@@ -99,9 +99,7 @@ def test_demo_recordings_are_small_and_open():
 
 def test_default_checkpoint_tells_what_the_demo_recordings_are():
     classify = pipeline("iq-classification", model=str(resources.default_checkpoint()), device="cpu")
-    told = {
-        path.name.split("_")[0]: classify(str(path)) for path in resources.demo_recordings().glob("*.sigmf-meta")
-    }
+    told = {path.name.split("_")[0]: classify(str(path)) for path in resources.demo_recordings().glob("*.sigmf-meta")}
     assert {name: (verdict["protocol"], verdict["modulation"]) for name, verdict in told.items()} == {
         "lte": ("LTE", "16QAM"),
         "nr": ("5G", "64QAM"),
