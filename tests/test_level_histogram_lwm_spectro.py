@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from lwm_spectro_hf import LwmSpectroModel
 from lwm_spectro_hf.level_histogram_lwm_spectro import LwmSpectroLevelNorm, level_histogram
@@ -32,9 +31,8 @@ def written_out(values, visible, num_bins):
     frames, bins = frames > (frames.max() + frames.min()) / 2, bins > (bins.max() + bins.min()) / 2
     counted = visible & frames[:, None] & bins
     relative = np.zeros_like(values[0])
-    for row, column in np.argwhere(counted):
-        near = np.s_[max(row - 8, 0) : row + 9, max(column - 4, 0) : column + 5]
-        relative[row, column] = values[0, row, column] - values[0][near][counted[near]].mean()
+    for column in np.flatnonzero(bins):
+        relative[:, column] = values[0, :, column] - values[0, visible[:, column] & frames, column].mean()
     edges = 0.05 * np.sinh(np.linspace(-4.5, 4.5, num_bins + 1))
     edges[0], edges[-1] = -np.inf, np.inf
     axes = [relative[counted]] + ([(values[1] - values[0])[counted]] if len(values) > 1 else [])
@@ -54,23 +52,10 @@ def test_histogram_is_that_of_the_occupied_part(num_channels):
     torch.testing.assert_close(whole[:, -3:], torch.tensor([0.2, 0.25, 0.8]).expand(2, 3))
 
 
-def test_a_gain_does_not_show():
+def test_a_channel_and_a_gain_do_not_show():
     values, visible = packet(), torch.ones(2, 12, 10, dtype=torch.bool)
-    torch.testing.assert_close(level_histogram(values + 3, visible, 4), level_histogram(values, visible, 4))
-
-
-def test_fading_hardly_shows():
-    """A channel that moves by five times what is between two levels, in time and in frequency."""
-    levels = 0.2 * (torch.rand(1, 2, 128, 128, generator=torch.Generator().manual_seed(0)) < 0.5)
-    fading = torch.sin(torch.linspace(0, 3, 128))[:, None] + torch.cos(torch.linspace(0, 2, 128))
-    visible = torch.ones(1, 128, 128, dtype=torch.bool)
-
-    def shares(values):
-        values = F.pad(values, (1, 1, 1, 1), value=-20)[..., :128, :128]  # quiet edges, so that all the rest is loud
-        return level_histogram(values, visible, 20)[0, :-3].square()
-
-    still, moving = shares(levels), shares(levels + fading)
-    assert (still - moving).abs().sum() / 2 < 0.15
+    louder = values + 0.1 * torch.randn(2, 1, 1, 10, generator=torch.Generator().manual_seed(2)) + 3
+    torch.testing.assert_close(level_histogram(louder, visible, 4), level_histogram(values, visible, 4))
 
 
 def test_what_is_masked_does_not_count():

@@ -13,9 +13,6 @@ from .configuration_lwm_spectro import LwmSpectroConfig
 # away from their bin's mean. So the scale turns from linear to logarithmic at the first number, and ends at 2.25.
 _LINEAR_UP_TO = 0.05
 _END = 4.5
-# Frames and frequency bins over which a channel is taken for one, both odd: fewer make a mean of too few levels, more
-# leave fading in. Of 9 x 5 to 33 x 33 this told most modulations of moving LTE and 5G receivers.
-_NEIGHBOURHOOD = (17, 9)
 
 
 def _bin_of(levels: torch.Tensor, num_bins: int) -> torch.Tensor:
@@ -27,14 +24,6 @@ def _bin_of(levels: torch.Tensor, num_bins: int) -> torch.Tensor:
     return ((scaled + _END) * (num_bins / (2 * _END))).long().clamp(0, num_bins - 1)
 
 
-def _sum_over_neighbours(values: torch.Tensor) -> torch.Tensor:
-    """For each pixel of `(..., num_frames, num_freq_bins)` the sum over its neighbourhood, as far as it is inside."""
-    for dim, width in zip((-2, -1), _NEIGHBOURHOOD, strict=True):
-        before = F.pad(values.movedim(dim, -1), (width // 2 + 1, width // 2)).cumsum(-1)
-        values = (before[..., width:] - before[..., :-width]).movedim(-1, dim)
-    return values
-
-
 @torch.no_grad()
 def level_histogram(input_values: torch.Tensor, visible: torch.Tensor, num_bins: int) -> torch.Tensor:
     """
@@ -43,8 +32,8 @@ def level_histogram(input_values: torch.Tensor, visible: torch.Tensor, num_bins:
 
     A constellation shows in it: QPSK has one power, 64-QAM nine. And a tapered window adds up neighbouring
     subcarriers, so that what it sees beyond a rectangular one depends on their relative phase, for which BPSK has two
-    values and QPSK four. Both take single pixels, each beside the mean of its neighbours in time and frequency, which
-    takes off the channel, fading included.
+    values and QPSK four. Both take single pixels, each beside the mean of its frequency bin, which takes off the
+    channel.
 
     Args:
         input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
@@ -54,7 +43,7 @@ def level_histogram(input_values: torch.Tensor, visible: torch.Tensor, num_bins:
     Returns:
         `torch.Tensor` of shape `(batch, num_bins + 3)`, or `(batch, num_bins**2 + 3)` where there are two channels or
         more, float32: Square roots of the shares of pixels by the level of the first channel over the mean of its
-        neighbours, and by what the second has more; then the share of pixels, of frames and of bins that count.
+        frequency bin, and by what the second has more; then the share of pixels, of frames and of bins that count.
     """
     values = input_values.float()
     level, visible = values[:, 0], visible.to(values)
@@ -67,8 +56,7 @@ def level_histogram(input_values: torch.Tensor, visible: torch.Tensor, num_bins:
 
     frames, bins = is_loud(mean(visible, 2)), is_loud(mean(visible, 1))
     counted = visible * frames * bins
-    sums = _sum_over_neighbours(torch.stack([level * counted, counted], dim=1))
-    index = _bin_of(level - sums[:, 0] / sums[:, 1].clamp(min=1), num_bins)
+    index = _bin_of(level - mean(visible * frames, 1), num_bins)
     size = num_bins
     if values.shape[1] > 1:
         index, size = index * num_bins + _bin_of(values[:, 1] - level, num_bins), num_bins**2
