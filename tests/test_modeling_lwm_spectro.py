@@ -499,9 +499,25 @@ def test_fourier_router_gathers_a_lattice_in_one_point():
     noise = torch.randn(32, 48)
     logits = router((3.0 + 0.5 * torch.stack([lattice, lattice.roll(3, 0)]) + noise)[:, None])
     assert logits.shape == (2, 3)
-    assert seen[0].shape == (2, 1, 32, 25)
-    # The 8th of 32 frequencies in time, the 8th of 48 over bins, wherever the lattice begins.
-    assert [int(row.argmax()) for row in seen[0]] == [8 * 25 + 8] * 2
+    assert seen[0].shape == (2, 2, 32, 25)
+    # The 8th of 32 frequencies in time, the 8th of 48 over bins, wherever the lattice begins; levels and powers.
+    assert [int(channel.argmax()) for row in seen[0] for channel in row] == [8 * 25 + 8] * 4
+
+
+def test_powers_show_fourier_routers_a_lattice_that_levels_hide():
+    """Noise that is 15 % stronger on a lattice: the line is worth more samples in the transform of its powers."""
+    config = tiny_moe_config(expert={"num_frames": 64, "num_freq_bins": 64}, router_type="fourier")
+    router = LwmSpectroMoERouter(config).eval()
+    seen = []
+    router.fourier.convolutions.register_forward_pre_hook(lambda _, args: seen.append(args[0].exp()))
+    generator = torch.Generator().manual_seed(0)
+    noise = -torch.rand(200, 1, 64, 64, generator=generator).log()
+    frames, bins = torch.arange(64)[:, None], torch.arange(64)
+    levels = (noise * (1 + 0.15 * torch.cos(2 * torch.pi * (frames / 4 + bins / 8)))).log()
+    router((levels - levels.mean((2, 3), keepdim=True)) / levels.std((2, 3), keepdim=True))
+    line, rest = seen[0][:, :, 16, 8], seen[0][:, :, 5:12, 5:7].flatten(2)
+    signal = line.square().mean(0) / rest.square().mean((0, 2)) - 1
+    assert 1.3 < signal[1] / signal[0] < 2
 
 
 def test_training_hides_spectrograms_from_a_fourier_router_but_not_their_transforms():

@@ -206,8 +206,9 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
             approximation, the number of experts is the general weighted form; in between, the weights are
             renormalized over the chosen ones.
         router_type (`str`, *optional*, defaults to `"transformer"`): `"transformer"` as in the paper, `"cnn"` as in
-            the published checkpoint, or `"fourier"`: that one, and convolutions over the spectrogram's
-            two-dimensional Fourier transform, which tell standards apart in fewest samples and at lowest SNR.
+            the published checkpoint, or `"fourier"`: that one, and convolutions over the two-dimensional
+            Fourier transforms of the spectrogram and of its powers, which tell standards apart in fewest samples and
+            at lowest SNR.
         router_hidden_size (`int`, *optional*, defaults to 64): Width of the router's transformer, or of what is taken
             from the Fourier transform.
         router_num_hidden_layers (`int`, *optional*, defaults to 2): Layers of the router's transformer.

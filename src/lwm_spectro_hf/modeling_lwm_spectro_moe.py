@@ -1,6 +1,7 @@
 """The mixture of protocol experts and its router, arXiv 2601.08780, section IV."""
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -101,23 +102,35 @@ class LwmSpectroMoEFourierEncoder(nn.Module):
     Reference signals, control regions and slots repeat in time and frequency, each standard's in its own lattice. The
     transform gathers a lattice in a few points, which stand out from noise when no cell of the spectrogram does. Their
     magnitudes do not depend on where in the lattice a recording begins.
+
+    Beside the levels it takes the powers that they stand for. In noise a mean of powers is worth one of levels over
+    1.6 times as many pixels (pi**2 / 6, the variance of the logarithm of noise, to 1, that of noise over its mean),
+    and bursts in a quiet recording stand out.
     """
+
+    # Natural logarithms of power: the standard deviation of noise, which spectrograms are normalized by, and a limit.
+    _NOISE_STD, _MAX = math.pi / math.sqrt(6), 4.0
 
     def __init__(self, config: LwmSpectroMoEConfig):
         super().__init__()
         expert = config.expert_config
-        self.convolutions = LwmSpectroMoEConvolutions(expert.num_channels)
+        self.convolutions = LwmSpectroMoEConvolutions(2 * expert.num_channels)
         rows, columns = self.convolutions.grid(expert.num_frames, expert.num_freq_bins // 2 + 1)
         # Unlike in the spectrogram, places mean something here: no pooling.
         self.dense = nn.Linear(self.convolutions.num_channels * rows * columns, config.router_hidden_size)
         self.layer_norm = nn.LayerNorm(config.router_hidden_size)
 
     def forward(self, input_values: torch.Tensor) -> torch.Tensor:
-        values = input_values.float()
-        std, mean = torch.std_mean(values, dim=(2, 3), keepdim=True)
-        magnitudes = torch.fft.rfft2((values - mean) / (std + 1e-3), norm="ortho").abs()
+        levels = self._standardized(input_values.float())
+        powers = self._standardized((self._NOISE_STD * levels).clamp(max=self._MAX).exp())
+        magnitudes = torch.fft.rfft2(torch.cat([levels, powers], dim=1), norm="ortho").abs()
         places = self.convolutions(magnitudes.clamp(min=1e-3).log()).flatten(1)
         return F.silu(self.layer_norm(self.dense(places)))
+
+    @staticmethod
+    def _standardized(values: torch.Tensor) -> torch.Tensor:
+        std, mean = torch.std_mean(values, dim=(2, 3), keepdim=True)
+        return (values - mean) / (std + 1e-3)
 
 
 class LwmSpectroMoERouter(nn.Module):
