@@ -131,6 +131,16 @@ def test_splits_are_told_and_compared_with_those_published(prepare, monkeypatch,
     assert benchmark.differences() == []
 
 
+def test_what_is_published_are_splits_of_presets():
+    published = json.loads(module.PUBLISHED_SPLITS.read_text())
+    receivers = ("synchronous", "blind")
+    pools = {f"{name} {Pool(preset.num_rows, by).name}" for name, preset in PRESETS.items() for by in receivers}
+    assert published and set(published) <= pools
+    for splits in published.values():
+        assert set(splits["tasks"]) == set(TASKS)
+        assert all(len(digest) == 16 for digest in (splits["labels"], *splits["tasks"].values()))
+
+
 def test_presets_keep_to_what_was_promised():
     assert PRESETS["quick"].num_rows <= 6000 and PRESETS["standard"].num_rows <= 30_000
     assert [PRESETS[name].seeds for name in ("quick", "standard", "full")] == [3, 5, 5]

@@ -16,15 +16,16 @@ Line = dict[str, Any]
 HEAD = """# Results
 
 Rendered by `python examples/run_benchmark.py --out docs --report` from the lines of `results.jsonl`; nothing here is
-typed by hand. All models get the same rows of one city, which the name of the pool tells; no channel (user) is on both
-sides of a split. Trained networks, the head of eq. 20 on frozen embeddings included, have one budget: AdamW for the
-steps below at a rate of {rates}, what is pretrained or fitted at {share:g} of it; spectrograms, not embeddings, are
-shifted in time and mirrored meanwhile. Fine-tuned models begin with the head of a logistic regression on their
-embeddings, and a task of one protocol fine-tunes the expert of that protocol alone. Networks with random weights need
-thousands of steps, and might reach more with more than these. Scores are macro-F1 in %, mean and standard deviation
-over seeds, which draw other shots and other random weights; the test rows are the same. In brackets: what the paper
-has, on data of its own (its MobileNet is V3). Terminals move in all recordings. In the mixed modulation task BPSK is
-WiFi's alone and 256-QAM that of LTE and 5G, so that whoever tells protocols can exclude one.
+typed by hand. All models get the same rows of one city, which the name of the pool tells; no channel (user) is on
+both sides of a split, and a run of yours says if its rows are others. Trained networks, the head of eq. 20 on frozen
+embeddings included, have one budget: AdamW for the steps below at a rate of {rates}, what is pretrained or fitted at
+{share:g} of it; spectrograms, not embeddings, are shifted in time and mirrored meanwhile. Fine-tuned models begin
+with the head of a logistic regression on their embeddings, and a task of one protocol fine-tunes the expert of that
+protocol alone. Networks with random weights need thousands of steps, and might reach more with more than these.
+Scores are macro-F1 in %, mean and standard deviation over seeds, which draw other shots and other random weights;
+the test rows are the same. In brackets: what the paper has, on data of its own (its MobileNet is V3). Terminals move
+in all recordings. In the mixed modulation task BPSK is WiFi's alone and 256-QAM that of LTE and 5G, so that whoever
+tells protocols can exclude one.
 """
 
 
