@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from lwm_spectro_hf import LwmSpectroModel
-from lwm_spectro_hf.level_histogram_lwm_spectro import LwmSpectroLevelNorm, level_histogram
+from lwm_spectro_hf.level_histogram_lwm_spectro import LwmSpectroLevelNorm, histogram_size, level_histogram
 from tiny_models import LEVELS, build, inputs_for, tiny_config
 
 
@@ -30,14 +31,21 @@ def written_out(values, visible, num_bins):
     bins = np.array([np.mean(row[seen]) for row, seen in zip(values[0].T, visible.T, strict=True)])
     frames, bins = frames > (frames.max() + frames.min()) / 2, bins > (bins.max() + bins.min()) / 2
     counted = visible & frames[:, None] & bins
-    relative = np.zeros_like(values[0])
-    for column in np.flatnonzero(bins):
-        relative[:, column] = values[0, :, column] - values[0, visible[:, column] & frames, column].mean()
+    channel, number = np.zeros_like(values[0]), np.zeros_like(values[0])
+    for row, column in np.ndindex(counted.shape):
+        near = np.s_[max(row - 8, 0) : row + 9, max(column - 4, 0) : column + 5]
+        number[row, column] = counted[near].sum()
+        channel[row, column] = values[0][near][counted[near]].mean() if counted[near].any() else 0
     edges = 0.05 * np.sinh(np.linspace(-4.5, 4.5, num_bins + 1))
     edges[0], edges[-1] = -np.inf, np.inf
-    axes = [relative[counted]] + ([(values[1] - values[0])[counted]] if len(values) > 1 else [])
-    shares = np.histogramdd(np.stack(axes, 1), [edges] * len(axes))[0].ravel() / counted.sum()
-    return np.r_[np.sqrt(shares), counted.sum() / visible.sum(), frames.mean(), bins.mean()]
+    axes = [(values[0] - channel)[counted]] + ([(values[1] - values[0])[counted]] if len(values) > 1 else [])
+    shares = [np.histogramdd(np.stack(axes, 1), [edges] * len(axes))[0].ravel() / counted.sum()]
+    for lag in 4, 8, 16, 32, 64:
+        pairs = [((i, j), (i + lag, j)) for i in range(len(frames) - lag) for j in range(0, len(bins), 4)]
+        moved = [channel[after] - channel[before] for before, after in pairs]
+        both = [number[after] * number[before] for before, after in pairs]
+        shares.append(np.histogram(moved, edges, weights=both)[0] / max(np.sum(both), 1))
+    return np.r_[np.sqrt(np.concatenate(shares)), counted.sum() / visible.sum(), frames.mean(), bins.mean()]
 
 
 @pytest.mark.parametrize("num_channels", [1, 2, 3])
@@ -45,17 +53,40 @@ def test_histogram_is_that_of_the_occupied_part(num_channels):
     values, visible = packet(num_channels), torch.rand(2, 12, 10, generator=torch.Generator().manual_seed(1)) < 0.8
     visible[:, 4] = visible[:, :, 3] = True
     found = level_histogram(values, visible, 6)
-    assert found.shape == (2, 6 ** min(num_channels, 2) + 3) and found.dtype == torch.float32
+    assert found.shape == (2, 6 ** min(num_channels, 2) + 33) and found.dtype == torch.float32
+    assert found.shape[1] == histogram_size(6, num_channels)
     for row in range(2):
         np.testing.assert_allclose(found[row], written_out(values[row], visible[row], 6), atol=1e-6)
     whole = level_histogram(values, torch.ones_like(visible), 6)
     torch.testing.assert_close(whole[:, -3:], torch.tensor([0.2, 0.25, 0.8]).expand(2, 3))
 
 
-def test_a_channel_and_a_gain_do_not_show():
+def test_a_gain_does_not_show():
     values, visible = packet(), torch.ones(2, 12, 10, dtype=torch.bool)
-    louder = values + 0.1 * torch.randn(2, 1, 1, 10, generator=torch.Generator().manual_seed(2)) + 3
-    torch.testing.assert_close(level_histogram(louder, visible, 4), level_histogram(values, visible, 4))
+    torch.testing.assert_close(level_histogram(values + 3, visible, 4), level_histogram(values, visible, 4))
+
+
+def occupied(levels):
+    """Quiet edges around the levels of `(128, 128)`, so that all the rest is loud."""
+    return F.pad(levels.expand(1, 2, 128, 128), (1, 1, 1, 1), value=-20)[..., :128, :128]
+
+
+def test_fading_shows_in_its_own_part():
+    """A channel that moves by five times what is between two levels, in time and in frequency."""
+    levels = 0.2 * (torch.rand(128, 128, generator=torch.Generator().manual_seed(0)) < 0.5)
+    fading = torch.sin(torch.linspace(0, 3, 128))[:, None] + torch.cos(torch.linspace(0, 2, 128))
+    visible = torch.ones(1, 128, 128, dtype=torch.bool)
+    still, moving = (level_histogram(occupied(x), visible, 20)[0, :-3].square() for x in (levels, levels + fading))
+    difference = (still - moving).abs() / 2
+    assert difference[:400].sum() < 0.15
+    assert difference[400:].view(5, 20).sum(1).min() > 0.8
+
+
+def test_what_moves_in_frequency_alone_is_no_movement():
+    visible = torch.ones(1, 128, 128, dtype=torch.bool)
+    found = level_histogram(occupied(torch.cos(torch.linspace(0, 9, 128))), visible, 20)[0, 400:-3].square()
+    # The quiet edges are no part of any mean; zero is the lower edge of the eleventh bin, and sums round.
+    torch.testing.assert_close(found.view(5, 20)[:, 9:11].sum(1), torch.ones(5))
 
 
 def test_what_is_masked_does_not_count():
@@ -72,8 +103,8 @@ def test_what_is_masked_does_not_count():
 @pytest.mark.parametrize("values", [torch.zeros(2, 2, 16, 24), torch.full((2, 2, 16, 24), -3.0)])
 def test_a_silent_recording_has_no_levels(values):
     visible = torch.ones(2, 16, 24, dtype=torch.bool)
-    assert torch.equal(level_histogram(values, visible, 4), torch.zeros(2, 19))
-    assert torch.equal(level_histogram(values, ~visible, 4), torch.zeros(2, 19))
+    assert torch.equal(level_histogram(values, visible, 4), torch.zeros(2, 39))
+    assert torch.equal(level_histogram(values, ~visible, 4), torch.zeros(2, 39))
 
 
 def test_levels_are_added_to_the_embedding_and_to_nothing_else():
@@ -112,7 +143,10 @@ def test_the_benchmark_says_what_each_part_knows(tmp_path, monkeypatch, capsys):
     options = ["--recipes", "paper", "--protocols", "WiFi", "--num", "64", "--num-fit", "192"]
     monkeypatch.setattr(sys, "argv", [script.name, *options, "--out", str(tmp_path / "table.json")])
     runpy.run_path(str(script), run_name="__main__")
-    cells = json.loads((tmp_path / "table.json").read_text())["paper, WiFi"]
+    found = json.loads((tmp_path / "table.json").read_text())
+    assert list(found) == ["paper, WiFi, modulation", "paper, WiFi, mobility"]
+    assert found["paper, WiFi, mobility"]["both"]["all"] > 0.5
+    cells = found["paper, WiFi, modulation"]
     assert cells["levels"]["clear"] > 0.7 and cells["both"]["clear"] > 0.7
     assert f"| {100 * cells['both']['all']:.1f} ({100 * cells['both']['clear']:.1f}) |" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", [script.name, "--num", "5"])

@@ -33,7 +33,8 @@ class LwmSpectroConfig(PreTrainedConfig):
         stem_cell_size (`int`, *optional*, defaults to 4): Side of the squares that the stem cuts a patch into; divides
             `patch_size`.
         level_num_bins (`int`, *optional*, defaults to 0): Bins, on each axis, of a histogram of levels whose dense
-            layers are added to the embedding; it shows constellations. 0 is the paper's encoder, which has none.
+            layers are added to the embedding; it shows constellations, and how fast channels move. 0 is the paper's
+            encoder, which has none.
         norm_type (`str`, *optional*, defaults to `"layer_norm"`): `"layer_norm"`, or `"unbiased_std"`, which divides
             by the unbiased standard deviation plus epsilon as the published checkpoint does.
         use_embedding_norm (`bool`, *optional*, defaults to `False`): Normalize after projection plus position.
