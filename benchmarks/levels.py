@@ -1,4 +1,4 @@
-"""What the released experts know of modulation from patches, from levels of single pixels, and from both.
+"""What the released experts know of modulation and mobility from patches, from levels of single pixels, and from both.
 
     python benchmarks/levels.py --num 256 --num-fit 512         # two minutes, to see that it runs
     python benchmarks/levels.py                                 # the table of TRAINING.md
@@ -22,6 +22,7 @@ from lwm_spectro_hf.data.recipe import preset
 from lwm_spectro_hf.evaluation.probe import LogisticProbe
 
 CLEAR_DB = 15
+LABELS = ("modulation", "mobility")
 
 
 @torch.no_grad()
@@ -34,7 +35,7 @@ def known(expert: LwmSpectroModel, batches: Iterator[dict[str, torch.Tensor]]) -
         outputs = expert(batch["input_values"])
         patches, both = outputs.last_hidden_state.mean(1), outputs.pooler_output
         parts = {"patches": patches, "levels": both - patches, "both": both}
-        rows.append(parts | {name: batch[name] for name in ("modulation", "snr_db")})
+        rows.append(parts | {name: batch[name] for name in (*LABELS, "snr_db")})
     return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
 
@@ -48,24 +49,26 @@ def main() -> None:
     print(f"| % right, {CLEAR_DB} dB and more in brackets | patches | levels | both |\n| --- | --- | --- | --- |")
     for recipe_name in args.recipes:
         for protocol in args.protocols:
-            label = f"{recipe_name}, {protocol}"
+            title = f"{recipe_name}, {protocol}"
             recipe = preset(recipe_name).narrowed(protocols=(protocol,), noise_share=0.0)
             splits = splits_by_city(recipe, args.num_fit, args.num, add_test=True)
             expert = mixture.expert(protocol).base_model
             train, test = (
-                known(expert, drawn(splits[name].recipe, splits[name].num, seed, f"{label}, {name}"))
+                known(expert, drawn(splits[name].recipe, splits[name].num, seed, f"{title}, {name}"))
                 for name, seed in (("train", args.seed + 1), ("test", args.seed))
             )
-            cells, clear = {}, test["snr_db"] >= CLEAR_DB
-            for part in ("patches", "levels", "both"):
-                probe = LogisticProbe(args.seed)
-                probe.fit(train[part], train["modulation"])
-                classes = torch.from_numpy(probe.model.classes_)
-                right = (classes[probe.predict(test[part]).argmax(1)] == test["modulation"]).float()
-                cells[part] = {"all": float(right.mean()), "clear": float(right[clear].mean())}
-            found[label] = cells
-            shown = (f"{100 * cell['all']:.1f} ({100 * cell['clear']:.1f})" for cell in cells.values())
-            print(f"| {label} | {' | '.join(shown)} |", flush=True)
+            clear = test["snr_db"] >= CLEAR_DB
+            for label in LABELS:
+                cells = {}
+                for part in ("patches", "levels", "both"):
+                    probe = LogisticProbe(args.seed)
+                    probe.fit(train[part], train[label])
+                    classes = torch.from_numpy(probe.model.classes_)
+                    right = (classes[probe.predict(test[part]).argmax(1)] == test[label]).float()
+                    cells[part] = {"all": float(right.mean()), "clear": float(right[clear].mean())}
+                found[f"{title}, {label}"] = cells
+                shown = (f"{100 * cell['all']:.1f} ({100 * cell['clear']:.1f})" for cell in cells.values())
+                print(f"| {title}, {label} | {' | '.join(shown)} |", flush=True)
     if args.out:
         args.out.write_text(json.dumps(found, indent=2) + "\n")
 
