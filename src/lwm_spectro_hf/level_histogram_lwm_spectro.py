@@ -10,7 +10,7 @@ from torch import nn
 from .configuration_lwm_spectro import LwmSpectroConfig
 
 # In standard deviations of a spectrogram, most differences between windows are below 0.15, and some levels are two
-# away from their bin's mean. So the scale turns from linear to logarithmic at the first number, and ends at 2.25.
+# away from the mean around them. So the scale turns from linear to logarithmic at the first number, and ends at 2.25.
 _LINEAR_UP_TO = 0.05
 _END = 4.5
 # Frames and frequency bins over which a channel is taken for one, both odd: fewer make a mean of too few levels, more
@@ -92,11 +92,10 @@ def level_histogram(input_values: torch.Tensor, visible: torch.Tensor, num_bins:
         index, size = index * num_bins + _bin_of(values[:, 1] - level, num_bins), num_bins**2
     parts = [_root_shares(index, counted, size)]
 
-    channel, number = channel[..., ::_BIN_STEP], number[..., ::_BIN_STEP]
+    # Fewer frames than a lag are followed by such as hold nothing: ONNX has no histogram of no frames.
+    missing = max(_LAGS[-1] + 1 - channel.shape[1], 0)
+    channel, number = (F.pad(part[..., ::_BIN_STEP], (0, 0, 0, missing)) for part in (channel, number))
     for lag in _LAGS:
-        if lag >= channel.shape[1]:  # nothing to count, and ONNX has no histogram of nothing
-            parts.append(values.new_zeros(values.shape[0], num_bins))
-            continue
         moved = channel[:, lag:] - channel[:, :-lag]
         parts.append(_root_shares(_bin_of(moved, num_bins), number[:, lag:] * number[:, :-lag], num_bins))
 
