@@ -39,6 +39,20 @@ def known(expert: LwmSpectroModel, batches: Iterator[dict[str, torch.Tensor]]) -
     return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
 
+def shares_right(
+    train: dict[str, torch.Tensor], test: dict[str, torch.Tensor], label: str, seed: int
+) -> dict[str, dict[str, float]]:
+    """The share of answers that are right for each part of the embedding, of all rows and of clear ones."""
+    found, clear = {}, test["snr_db"] >= CLEAR_DB
+    for part in ("patches", "levels", "both"):
+        probe = LogisticProbe(seed)
+        probe.fit(train[part], train[label])
+        classes = torch.from_numpy(probe.model.classes_)
+        right = (classes[probe.predict(test[part]).argmax(1)] == test[label]).float()
+        found[part] = {"all": float(right.mean()), "clear": float(right[clear].mean())}
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args = parse_args(parser, num=2048, num_fit=4096)
@@ -57,15 +71,8 @@ def main() -> None:
                 known(expert, drawn(splits[name].recipe, splits[name].num, seed, f"{title}, {name}"))
                 for name, seed in (("train", args.seed + 1), ("test", args.seed))
             )
-            clear = test["snr_db"] >= CLEAR_DB
             for label in LABELS:
-                cells = {}
-                for part in ("patches", "levels", "both"):
-                    probe = LogisticProbe(args.seed)
-                    probe.fit(train[part], train[label])
-                    classes = torch.from_numpy(probe.model.classes_)
-                    right = (classes[probe.predict(test[part]).argmax(1)] == test[label]).float()
-                    cells[part] = {"all": float(right.mean()), "clear": float(right[clear].mean())}
+                cells = shares_right(train, test, label, args.seed)
                 found[f"{title}, {label}"] = cells
                 shown = (f"{100 * cell['all']:.1f} ({100 * cell['clear']:.1f})" for cell in cells.values())
                 print(f"| {title}, {label} | {' | '.join(shown)} |", flush=True)
