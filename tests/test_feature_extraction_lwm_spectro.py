@@ -104,6 +104,29 @@ class TestSpectrogram:
         automatic = small()(iq, return_tensors="pt").input_values
         assert torch.equal(automatic, small(hop_length=hop)(iq, return_tensors="pt").input_values)
 
+    @pytest.mark.parametrize("hop_length", ["auto", 20])
+    def test_the_resolution_is_where_tones_and_bursts_are_found(self, hop_length):
+        """A burst a time later, and a tone a frequency higher, are as many frames and bins further."""
+        extractor, rate = small(hop_length=hop_length, fft_size=16), 2e6
+        step_s, step_hz = extractor.resolution(1000, rate).tolist()
+        iq = np.zeros((2, 1000), complex)
+        for row, frame in enumerate((2, 5)):
+            time = np.arange(16) + round(frame * step_s * rate)
+            iq[row, time] = np.exp(2j * np.pi * (row * 3 * step_hz) * time / rate)
+        peaks = [np.unravel_index(row[0].argmax(), row[0].shape) for row in extractor(iq)["input_values"]]
+        assert np.subtract(peaks[1], peaks[0]).tolist() == [3, 3]
+
+    def test_the_resolution_comes_with_a_known_rate(self):
+        extractor = small()
+        outputs = extractor([noise(200), noise(400), noise(200)], sampling_rate=1e6, return_tensors="pt")
+        assert outputs.keys() == set(extractor.model_input_names)
+        for row, num_samples in zip(outputs["resolution"], (200, 400, 200), strict=True):
+            assert torch.equal(row, extractor.resolution(num_samples, 1e6))
+        assert "resolution" not in extractor(noise(200))
+        # Frames that were cut out of a recording are further apart than they are long.
+        cut = extractor.resolution(extractor.num_frames * extractor.fft_size, 1e6, frame_step_s=71e-6)
+        assert cut.tolist() == pytest.approx([71e-6, 1e6 / extractor.fft_size])
+
     def test_centered_takes_the_middle(self):
         iq = noise(12 * 16 + 11)
         middle = small(hop_length=16)(iq[5 : 5 + 12 * 16], return_tensors="pt").input_values

@@ -183,7 +183,7 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         ```
     """
 
-    model_input_names = ["input_values"]
+    model_input_names = ["input_values", "resolution"]
 
     def __init__(
         self,
@@ -296,11 +296,32 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
                 f"`hop_length={hop!r}`. Pass a longer recording, or an extractor with fewer frames, a smaller FFT or "
                 "a smaller hop."
             )
-        if hop == "auto":
-            hop = max(1, (num_samples - self.fft_size) // max(1, self.num_frames - 1))
+        hop = self._hop(num_samples, hop)
         covered = self.num_samples_needed(hop)
         start = (num_samples - covered) // 2 if self.centered else 0
         return iq[..., start : start + covered], hop
+
+    def _hop(self, num_samples: int, hop_length: int | str) -> int:
+        """Samples from one frame to the next, of a recording that is long enough."""
+        if hop_length == "auto":
+            return max(1, (num_samples - self.fft_size) // max(1, self.num_frames - 1))
+        return hop_length
+
+    def resolution(self, num_samples: int, sampling_rate: float, frame_step_s: float | None = None) -> torch.Tensor:
+        """What a step along the axes of a spectrogram means, which the spectrogram does not say.
+
+        Args:
+            num_samples (`int`): Of the recording.
+            sampling_rate (`float`): [Hz].
+            frame_step_s (`float`, *optional*): Where the recording is frames of `fft_size` samples that were cut out
+                of another, one after the other: the time from one to the next there [s].
+
+        Returns:
+            `torch.Tensor` of shape `(2,)`, float32: time from frame to frame [s], and from bin to bin [Hz].
+        """
+        hop = self._hop(num_samples, self.hop_length)
+        sample_step_s = 1 / sampling_rate if frame_step_s is None else frame_step_s / self.fft_size
+        return torch.tensor([hop * sample_step_s, sampling_rate / self.fft_size])
 
     @torch.no_grad()
     def spectrogram(self, iq: torch.Tensor, hop_length: int | None = None) -> torch.Tensor:
@@ -392,13 +413,15 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
                 Complex baseband samples: one recording `(num_samples,)`, a batch `(batch, num_samples)`, or a list of
                 recordings of any lengths.
             sampling_rate (`float`, *optional*):
-                Rate of the recordings [Hz]. Required if the extractor has one.
+                Rate of the recordings [Hz]. Required if the extractor has one. Models with a router tell protocols
+                better that know it.
             return_tensors (`str`, *optional*):
                 `"pt"` for a tensor on the device of the computation, `"np"` for an array; `None` for a list of arrays.
             device (`str` or `torch.device`, *optional*): Where to compute; where the samples are if not given.
 
         Returns:
-            [`BatchFeature`] with `input_values` of shape `(batch, num_channels, num_frames, num_freq_bins)`, float32.
+            [`BatchFeature`] with `input_values` of shape `(batch, num_channels, num_frames, num_freq_bins)`, float32;
+            and, if the rate is known, `resolution` of shape `(batch, 2)`, float32, see [`resolution`].
 
         Raises:
             ValueError: If the sampling rate is missing or wrong, or a recording is empty, too short, not complex, not
@@ -413,6 +436,7 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError("`raw_iq` holds no recording. Expected at least one: pass complex samples.")
         shape = (count, len(self._windows), self.num_frames, self.num_freq_bins)
         input_values = torch.empty(shape, dtype=torch.float32, device=groups[0][1].device)
+        resolution = input_values.new_empty(count, 2)
         for indices, batch in groups:
             if not batch.shape[-1]:
                 needed = self.num_samples_needed()
@@ -423,11 +447,17 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
                 input_values = values
             else:
                 input_values[indices] = values
+            if sampling_rate is not None:
+                resolution[indices] = self.resolution(batch.shape[-1], sampling_rate).to(resolution)
 
-        if return_tensors == TensorType.PYTORCH:
-            return BatchFeature({"input_values": input_values})
-        arrays = input_values.cpu().numpy()
-        return BatchFeature({"input_values": list(arrays) if return_tensors is None else arrays})
+        outputs = {"input_values": input_values}
+        if sampling_rate is not None:
+            outputs["resolution"] = resolution
+        if return_tensors != TensorType.PYTORCH:
+            outputs = {name: values.cpu().numpy() for name, values in outputs.items()}
+        if return_tensors is None:
+            outputs = {name: list(values) for name, values in outputs.items()}
+        return BatchFeature(outputs)
 
     def _check_sampling_rate(self, sampling_rate: float | None):
         if sampling_rate is not None and not _is_positive(sampling_rate):

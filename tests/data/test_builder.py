@@ -98,6 +98,7 @@ def test_datasets_reads_what_was_written(built, tmp_path, with_card):
     assert features["index"].dtype == "int64" and features["sampling_rate"].dtype == "float64"
     streamed = list(load_dataset(str(folder), split="train", streaming=True))
     plain = load_spectrograms(folder, "train")
+    assert features["resolution"].length == 2 and plain["resolution"].shape == (14, 2)
     assert plain["input_values"].shape == (14, 2, 16, 128) and plain["input_values"].dtype == torch.float16
     train = rows["train"].with_format("numpy")
     np.testing.assert_array_equal(train["input_values"], plain["input_values"].numpy())

@@ -3,6 +3,7 @@
 import datasets
 import numpy as np
 import pytest
+import torch
 from datasets import ClassLabel, Dataset, Value
 
 from lwm_spectro_hf import SpectrogramFeatureExtractor
@@ -69,6 +70,14 @@ def test_splits_are_made_by_channel_and_hold_every_row_once(tmp_path):
     assert batch["labels"].tolist() == [task.test.rows[2] % 2, task.test.rows[0] % 2]
 
 
+def test_rows_come_with_their_resolution(tmp_path):
+    resolution = [[1e-6 * row, 1e3] for row in range(40)]
+    task = load_task(write(tmp_path / "data", train=rows(**channels(), resolution=resolution)), "kind")
+    batch = task.train.__getitems__([1, 0])
+    found = batch["resolution"]
+    assert found.dtype == torch.float32 and found[:, 0].tolist() == pytest.approx(1e-6 * task.train.rows[[1, 0]])
+
+
 def test_rows_without_a_channel_are_told_apart(tmp_path):
     data = write(tmp_path / "data", train=rows(user=[-1] * 40, scenario=["none"] * 40))
     assert len(load_task(data, "kind", validation_share=0).test) == 8
@@ -106,6 +115,7 @@ def test_iq_becomes_the_spectrograms_of_the_extractor(tmp_path, noise):
     batch = task.train.__getitems__([3, 1])
     for values, row in zip(batch["input_values"], (3, 1), strict=True):
         assert np.array_equal(values, extractor(samples[row], 1e6, return_tensors="pt").input_values[0])
+    assert torch.equal(batch["resolution"], torch.stack([extractor.resolution(64 + 8 * row, 1e6) for row in (3, 1)]))
     with pytest.raises(ValueError, match="sampled at 2,000,000 Hz"):
         task.test.__getitems__([1])
     with pytest.raises(TaskError, match="no preprocessor_config.json"):

@@ -46,7 +46,8 @@ def alone():
 
 def test_batches(alone):
     (batch,) = draw(stream(), 1)
-    assert batch.keys() == {"input_values", *LABELS}
+    assert batch.keys() == {"input_values", "resolution", *LABELS}
+    assert batch["resolution"].shape == (4, 2) and bool((batch["resolution"] > 0).all())
     assert batch["input_values"].shape == (4, 1, 16, 128) and batch["input_values"].dtype == torch.float32
     assert all(batch[name].shape == (4,) for name in LABELS)
     assert sorted(alone) == list(range(16)) and {int(row["protocol"]) for row in alone.values()} == {-1, 0, 1}

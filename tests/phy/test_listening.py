@@ -62,8 +62,9 @@ def test_leakage_at_dc_that_drifts_hides_no_prefixes():
 
 
 def test_noise_silence_and_short_recordings_are_evidence_of_nothing():
-    assert (listen(noise(400_000), 20e6, PROTOCOLS).evidence < 0).all()
-    assert len(listen(noise(400_000), 20e6, PROTOCOLS).frames) == 0
+    heard = listen(noise(400_000), 20e6, PROTOCOLS)
+    assert (heard.evidence < 0).all() and len(heard.frames) == 0
+    assert np.isnan(heard.frame_step_s) and np.isnan(heard.spacing_hz)
     for short in (noise(20), noise(300)):
         heard = listen(short, 20e6, PROTOCOLS)
         assert len(heard.frames) == 0 and (heard.evidence == 0).all()
@@ -100,9 +101,10 @@ def wifi_packets(num_packets, num_symbols=30, gap=400):
 @pytest.mark.parametrize("milliseconds, step", [(0.4, None), (0.7, 1), (1.4, 2), (2.5, 4), (5.0, 8)])
 def test_short_recordings_are_heard_symbol_by_symbol(milliseconds, step):
     iq = wifi_packets(40)[: int(milliseconds * 20e3)]
-    frames = listen(iq, 20e6, PROTOCOLS).frames
-    assert len(frames) == (step is not None)
+    heard = listen(iq, 20e6, PROTOCOLS)
+    assert len(heard.frames) == (step is not None)
     if step:
+        assert (heard.frame_step_s, heard.spacing_hz) == (pytest.approx(4e-6 * step), 312_500)
         needed = required_samples(40e6, SPACING_WIFI_HZ, 128, step)
         assert needed <= 2 * len(iq) < 2 * needed + needed * (step == 8)
 

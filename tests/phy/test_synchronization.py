@@ -9,7 +9,7 @@ from lwm_spectro_hf import SpectrogramFeatureExtractor
 from lwm_spectro_hf.data.recordings import open_recording
 from lwm_spectro_hf.phy import wifi, wifi_frames
 from lwm_spectro_hf.phy.ofdm import Numerology, cyclic_prefix_3gpp, modulate
-from lwm_spectro_hf.phy.synchronization import SPACING_WIFI_HZ, required_samples, synchronize
+from lwm_spectro_hf.phy.synchronization import SPACING_WIFI_HZ, required_samples, symbol_period_s, synchronize
 
 RECORDING = Path(__file__).parents[2] / "examples/recordings/wifi_11a_16qam_36mbps.sigmf-meta"
 
@@ -119,6 +119,8 @@ def test_every_few_symbols_and_a_clock_that_drifts():
     start = found.start + torch.searchsorted(left_out - torch.arange(len(left_out)), found.start, right=True)
     symbol, _ = cell.symbol_and_error(start)
     assert bool((symbol.diff() == step).all())
+    passed_s = (start[:, -1] - start[:, 0]) / 1.92e6
+    torch.testing.assert_close(passed_s / (127 * step), torch.full((4,), symbol_period_s(15e3)), rtol=1e-3, atol=0)
     assert cell.hears_one_symbol(start).float().mean() > 0.97
 
 

@@ -125,12 +125,22 @@ def write_shards(folder, sizes):
     generator, columns = torch.Generator().manual_seed(0), {}
     for shard, size in enumerate(sizes):
         columns = {name: [0] * size for name in schema} | {"scenario": ["munich"] * size}
+        columns["resolution"] = torch.rand(size, 2, generator=generator).numpy()
         columns["input_values"] = torch.randn(size, 1, 4, 8, generator=generator).half().numpy()
         columns["protocol"] = [row % 2 for row in range(size)]
         columns["snr_db"] = torch.rand(size, generator=generator).tolist()
         table = Dataset.from_dict(columns, features=schema).with_format("arrow")[:]
         (folder / "data").mkdir(exist_ok=True)
         pq.write_table(table, folder / "data" / f"train-{shard:05d}-of-{len(sizes):05d}.parquet", row_group_size=10)
+
+
+def test_data_sets_that_do_not_say_their_resolution_have_an_unknown_one(tmp_path):
+    write_shards(tmp_path, [16, 16])
+    first = min((tmp_path / "data").iterdir())
+    pq.write_table(pq.read_table(first).drop_columns(["resolution"]), first)
+    batch = ParquetSpectrograms(tmp_path, chunk_size=16, chunks_per_batch=2).batch(0)
+    assert batch["resolution"].isnan().all(1).tolist() == (batch["index"] < 16).tolist()
+    assert batch["resolution"].shape == (32, 2)
 
 
 def test_parquet_blocks_hold_every_row_of_the_protocol_once_an_epoch(tmp_path):
@@ -148,6 +158,7 @@ def test_parquet_blocks_hold_every_row_of_the_protocol_once_an_epoch(tmp_path):
     for block in blocks:
         chosen = rows[block["index"] % 35]
         assert torch.equal(block["input_values"], table["input_values"][chosen].float())
+        assert torch.equal(block["resolution"], table["resolution"][chosen])
         for name in ("modulation", "snr_db", "mobility", "protocol"):
             assert torch.equal(block[name], table[name][chosen])
     held = ParquetSpectrograms(tmp_path, chunks_per_batch=2, in_memory=True, **options)

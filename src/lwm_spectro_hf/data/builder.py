@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from datasets import Array2D, Array3D, ClassLabel, Dataset, Features, Value
+from datasets import Array2D, Array3D, ClassLabel, Dataset, Features, List, Value
 from tqdm.auto import tqdm
 
 from ..channel.scenarios import HELD_OUT_SCENARIOS
@@ -93,6 +93,8 @@ def make_rows(
             columns: dict[str, Any] = {}
             if "spectrogram" in contents:
                 columns["input_values"] = extractor.spectrogram(batch.iq[keep]).half().numpy()
+                resolution = extractor.resolution(batch.iq.shape[1], batch.sampling_rate, batch.frame_step_s).numpy()
+                columns["resolution"] = np.tile(resolution, (len(columns["input_values"]), 1))
             if "iq" in contents:
                 columns["iq"] = torch.view_as_real(batch.iq[keep]).numpy()
             columns |= labels(batch, recipe, seed, keep)
@@ -123,6 +125,7 @@ def features(extractor: SpectrogramFeatureExtractor | None, contents: tuple[str,
     if "spectrogram" in contents:
         shape = (extractor.feature_size, extractor.num_frames, extractor.num_freq_bins)
         columns["input_values"] = Array3D(shape, "float16")
+        columns["resolution"] = List(Value("float32"), length=2)
     if "iq" in contents:
         columns["iq"] = Array2D((None, 2), "float32")
     for name, names in (("protocol", PROTOCOLS), ("modulation", MODULATIONS)):

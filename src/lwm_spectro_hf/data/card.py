@@ -4,9 +4,10 @@ import json
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
-from datasets import ClassLabel, Features
+from datasets import ClassLabel, Features, List
 
 from ..files import whole_file
 from .builder import RECORD
@@ -14,6 +15,7 @@ from .builder import RECORD
 _COUNTED = ("protocol", "modulation", "snr_db", "mobility", "scenario", "receiver")
 _COLUMNS = {
     "input_values": "spectrogram as the model takes it: channels x frames (time down) x bins (DC in the middle)",
+    "resolution": "time from frame to frame [s], and from bin to bin [Hz], of the spectrogram",
     "iq": "complex baseband as (I, Q)",
     "protocol": "WiFi, LTE or 5G; -1 where nothing can be heard",
     "modulation": "of the user's data; -1 where there is none",
@@ -74,9 +76,7 @@ def write_card(folder: str | os.PathLike) -> Path:
     schema = Features.from_arrow_schema(pq.read_schema(next(iter(splits.values()))[0]))
     lines += ["## Columns", "", "| column | type | what |", "| --- | --- | --- |"]
     for name, kind in schema.items():
-        shape = getattr(kind, "shape", None)
-        type_name = f"{kind.dtype} {shape}" if shape else "class" if isinstance(kind, ClassLabel) else kind.dtype
-        lines.append(f"| `{name}` | {type_name} | {_COLUMNS[name]} |")
+        lines.append(f"| `{name}` | {_type_name(kind)} | {_COLUMNS[name]} |")
     pictures = sorted((folder / "figures").glob("*.png"))
     if pictures:
         lines += ["", "## Pictures", ""]
@@ -84,6 +84,14 @@ def write_card(folder: str | os.PathLike) -> Path:
     with whole_file(folder / "README.md") as stream:
         stream.write(("\n".join(lines) + "\n").encode())
     return folder / "README.md"
+
+
+def _type_name(kind: Any) -> str:
+    if isinstance(kind, ClassLabel):
+        return "class"
+    if isinstance(kind, List):
+        return f"{kind.feature.dtype} ({kind.length},)"
+    return f"{kind.dtype} {kind.shape}" if hasattr(kind, "shape") else kind.dtype
 
 
 def _balance(paths: list[Path]) -> list[tuple[str, str]]:

@@ -49,7 +49,7 @@ class LabelledSpectrograms(torch.utils.data.Dataset):
                 "The data has I/Q samples, but the checkpoint has no preprocessor_config.json that says how to make "
                 "spectrograms of them: save its SpectrogramFeatureExtractor beside it."
             )
-        wanted = ("input_values",) if "input_values" in table.column_names else ("iq", "sampling_rate")
+        wanted = ("input_values", "resolution") if "input_values" in table.column_names else ("iq", "sampling_rate")
         wanted = [name for name in wanted if name in table.column_names]
         self._table, self._extractor = table.select_columns(wanted).with_format("numpy"), extractor
         self.rows, self.labels = rows, torch.from_numpy(labels)
@@ -59,27 +59,31 @@ class LabelledSpectrograms(torch.utils.data.Dataset):
 
     def __getitems__(self, places: Sequence[int]) -> dict[str, torch.Tensor]:
         batch = self._table[self.rows[places].tolist()]
-        values = self._spectrograms(batch)
+        inputs = self._inputs(batch)
+        values = inputs["input_values"]
         finite = values.flatten(1).isfinite().all(1)
         if not finite.all():
             row = self.rows[places][int((~finite).nonzero()[0, 0])]
             raise TaskError(f"The spectrogram of row {row} holds values that are NaN or infinite: build it again.")
-        return {"input_values": values, "labels": self.labels[places]}
+        return {**inputs, "labels": self.labels[places]}
 
-    def _spectrograms(self, batch: dict[str, np.ndarray]) -> torch.Tensor:
-        """Of shape `(batch, num_channels, num_frames, num_freq_bins)`, float32."""
+    def _inputs(self, batch: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+        """What a model takes: spectrograms, float32, and their resolution where the data says it."""
         if "input_values" in batch:
-            return torch.from_numpy(np.stack([np.asarray(row, np.float32) for row in batch["input_values"]]))
+            return {
+                name: torch.from_numpy(np.stack([np.asarray(row, np.float32) for row in column]))
+                for name, column in batch.items()
+            }
         rates = batch.get("sampling_rate", [None] * len(batch["iq"]))
-        spectrograms = []
+        inputs = []
         for iq, rate in zip(batch["iq"], rates, strict=True):
             iq = np.asarray(list(iq), np.float32)
             if iq.ndim != 2 or iq.shape[1] != 2:
                 raise TaskError(f"A row of `iq` has shape {iq.shape}; expected (num_samples, 2), which are I and Q.")
             samples = np.ascontiguousarray(iq).view(np.complex64)[:, 0]
             rate = None if rate is None else float(rate)
-            spectrograms.append(self._extractor(samples, sampling_rate=rate, return_tensors="pt").input_values)
-        return torch.cat(spectrograms)
+            inputs.append(self._extractor(samples, sampling_rate=rate, return_tensors="pt"))
+        return {name: torch.cat([row[name] for row in inputs]) for name in inputs[0]}
 
 
 def as_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

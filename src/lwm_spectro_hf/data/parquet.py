@@ -75,7 +75,7 @@ def _tensor(column: pa.ChunkedArray) -> torch.Tensor:
     """A column of numbers, or of nested lists of equal lengths, as one tensor."""
     values, shape = column.combine_chunks(), [len(column)]
     values = getattr(values, "storage", values)  # of the extension type that `datasets` registers
-    while pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+    while isinstance(values.type, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
         values = values.flatten()
         shape.append(len(values) // int(np.prod(shape)))
     return torch.from_numpy(values.to_numpy(zero_copy_only=False).reshape(shape).copy())
@@ -148,7 +148,7 @@ class ParquetSpectrograms:
         return len(self._chunks) * self.chunk_size
 
     def batch(self, number: int) -> dict[str, torch.Tensor]:
-        """Block `number`, whatever was read before: `input_values` as float32, labels, and `index`."""
+        """Block `number`, whatever was read before: `input_values` as float32, `resolution`, labels, and `index`."""
         parts = [
             self._chunk((number * self.chunks_per_batch + place) * self.num_replicas + self.rank)
             for place in range(self.chunks_per_batch)
@@ -186,8 +186,11 @@ class ParquetSpectrograms:
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
             starts = np.concatenate([[0], np.cumsum(sizes)])
             groups = np.unique(np.searchsorted(starts, rows, side="right") - 1)
-            table = file.read_row_groups(groups.tolist(), columns=["input_values", *_LABELS])
+            names = ["input_values", *_LABELS]
+            names += ["resolution"] if "resolution" in file.schema_arrow.names else []
+            table = file.read_row_groups(groups.tolist(), columns=names)
         # Rows of the groups that were read, as they are numbered in the file.
         numbers = np.concatenate([np.arange(starts[group], starts[group + 1]) for group in groups])
         table = table.take(pa.array(np.searchsorted(numbers, rows)))
-        return {name: _tensor(table.column(name)) for name in table.column_names}
+        unknown = {"resolution": torch.full((len(table), 2), torch.nan)}  # of data sets that do not say it
+        return unknown | {name: _tensor(table.column(name)) for name in table.column_names}

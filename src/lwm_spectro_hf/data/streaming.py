@@ -31,8 +31,9 @@ class GeneratedSpectrograms(IterableDataset):
         num_replicas (`int`, *optional*, defaults to 1): Processes that share the stream.
 
     Yields:
-        `dict`: `input_values` of shape `(batch, num_channels, num_frames, num_freq_bins)`, float32, and labels of
-        shape `(batch,)`, with `batch = chunks_per_batch * recipe.chunk_size`.
+        `dict`: `input_values` of shape `(batch, num_channels, num_frames, num_freq_bins)`, float32; `resolution` of
+        shape `(batch, 2)`, see [`SpectrogramFeatureExtractor.resolution`]; and labels of shape `(batch,)`. There,
+        `batch = chunks_per_batch * recipe.chunk_size`.
     """
 
     def __init__(
@@ -73,6 +74,8 @@ class GeneratedSpectrograms(IterableDataset):
         for chunk in chunks:
             drawn = draw_recordings(self.recipe, chunk, self.seed, self.device)
             columns.setdefault("input_values", []).append(self.extractor.spectrogram(drawn.iq))
+            resolution = self.extractor.resolution(drawn.iq.shape[1], drawn.sampling_rate, drawn.frame_step_s)
+            columns.setdefault("resolution", []).append(resolution.to(self.device).expand(len(drawn.iq), 2))
             for name in LABELS:
                 columns.setdefault(name, []).append(getattr(drawn, name))
         return {name: torch.cat(parts) for name, parts in columns.items()}

@@ -13,7 +13,7 @@ from ..channel.scenarios import Scenario, load_scenario
 from ..channel.tdl import SPEED_OF_LIGHT_MPS, TappedDelayLine
 from ..phy import lte, nr, wifi
 from ..phy.ofdm import Numerology, fast_length
-from ..phy.synchronization import Synchronized, required_samples, synchronize
+from ..phy.synchronization import Synchronized, required_samples, symbol_period_s, synchronize
 from ..phy.waveform import Waveform
 from .recipe import (
     MOBILITIES,
@@ -55,6 +55,8 @@ class LabelledRecordings:
         index (`torch.Tensor` of shape `(batch,)`): Number of the recording: with the seed and the recipe it makes the
             recording again.
         receiver (`str`): One of `RECEIVERS`.
+        frame_step_s (`float`, *optional*): Where `iq` is the frames of a receiver that finds symbols, one after the
+            other: the time from one to the next [s].
         bandwidth_hz (`float`): Width of the carrier's subcarriers [Hz].
         carrier_hz (`float`): Carrier frequency [Hz].
         parameters (`dict[str, torch.Tensor]`): What a receiver of that standard is told, each of shape `(batch,)`.
@@ -73,6 +75,7 @@ class LabelledRecordings:
     user: torch.Tensor
     index: torch.Tensor
     receiver: str
+    frame_step_s: float | None
     bandwidth_hz: float
     carrier_hz: float
     parameters: dict[str, torch.Tensor]
@@ -177,6 +180,9 @@ def draw_recordings(
         snr_db = torch.full_like(snr_db, -torch.inf)
         mobility = channel = torch.full_like(mobility, NO_LABEL)
         speed = doppler = torch.zeros_like(speed)
+    frame_step_s = None
+    if setting.receiver in SYMBOL_RECEIVERS:
+        frame_step_s = setting.symbol_step * symbol_period_s(setting.numerology.subcarrier_spacing_hz)
     return LabelledRecordings(
         iq=iq,
         sampling_rate=setting.sampling_rate,
@@ -193,6 +199,7 @@ def draw_recordings(
         user=user,
         index=of_rows(rows.index),
         receiver=setting.receiver,
+        frame_step_s=frame_step_s,
         bandwidth_hz=setting.occupied_hz,
         carrier_hz=setting.carrier_hz,
         parameters=waveform.parameters,

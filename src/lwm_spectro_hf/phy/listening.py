@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .ofdm import fast_length
-from .synchronization import SPACING_WIFI_HZ, prefix_evidence, required_samples, synchronize
+from .synchronization import SPACING_WIFI_HZ, prefix_evidence, required_samples, symbol_period_s, synchronize
 
 # WiFi's, and of 3GPP's those that the generator draws; LTE and 5G may have the same.
 PROTOCOL_SPACINGS_HZ = {"WiFi": (SPACING_WIFI_HZ,), "LTE": (15e3,), "5G": (15e3, 30e3)}
@@ -44,10 +44,14 @@ class Heard:
             recording is if symbols of that length are in it than if they are not.
         frames (`np.ndarray` of shape `(num_views, num_frames * fft_size)`): One useful symbol after the other,
             complex64; no views if no symbols were found, or if the recording is not long enough.
+        frame_step_s (`float`): From one of these frames to the next in the recording [s]; not a number without any.
+        spacing_hz (`float`): Of the subcarriers, which are the bins of the frames [Hz]; likewise.
     """
 
     evidence: np.ndarray
     frames: np.ndarray
+    frame_step_s: float = np.nan
+    spacing_hz: float = np.nan
 
 
 def listen(
@@ -80,10 +84,13 @@ def listen(
         [max((found[spacing] for spacing in PROTOCOL_SPACINGS_HZ.get(name, ())), default=0.0) for name in protocols]
     )
     likeliest = max(found, key=found.__getitem__, default=None)
-    frames = None
+    cut = None
     if likeliest is not None and found[likeliest] > 0:
-        frames = _frames(recording, likeliest, num_frames, fft_size, max_views)
-    return Heard(evidence, np.zeros((0, num_frames * fft_size), np.complex64) if frames is None else frames)
+        cut = _frames(recording, likeliest, num_frames, fft_size, max_views)
+    if cut is None:
+        return Heard(evidence, np.zeros((0, num_frames * fft_size), np.complex64))
+    frames, symbol_step = cut
+    return Heard(evidence, frames, symbol_step * symbol_period_s(likeliest), likeliest)
 
 
 @dataclass(frozen=True)
@@ -137,8 +144,9 @@ def _evidence(recording: _Recording, spacing_hz: float) -> float:
 
 def _frames(
     recording: _Recording, spacing_hz: float, num_frames: int, fft_size: int, max_views: int
-) -> np.ndarray | None:
-    """Frames of times and bands that the signal fills; `None` if the whole recording is too short for any."""
+) -> tuple[np.ndarray, int] | None:
+    """Frames of times and bands that the signal fills, and symbols from one to the next; `None` if the recording is
+    too short for any."""
     rate = fft_size * spacing_hz
     if fft_size % 128 or rate > _MAX_INTERPOLATION * recording.sampling_rate:
         return None
@@ -169,7 +177,7 @@ def _frames(
     places = np.linspace(0, len(loud), min(max_views, len(loud)), endpoint=False).astype(int)
     chosen = [cut(band)[stretch] for band, stretch in (loud[place] for place in places)]
     found = synchronize(torch.stack(chosen), rate, spacing_hz, num_frames=num_frames, symbol_step=step)
-    return _with_floor(found.iq, fft_size).numpy()
+    return _with_floor(found.iq, fft_size).numpy(), step
 
 
 def _with_floor(frames: torch.Tensor, fft_size: int) -> torch.Tensor:

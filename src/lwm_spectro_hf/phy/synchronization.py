@@ -89,6 +89,13 @@ class _Raster:
         return sample // self.period * len(self.first) + earlier
 
 
+def symbol_period_s(subcarrier_spacing_hz: float) -> float:
+    """Time from one OFDM symbol to the next, on the average over cyclic prefixes of unlike lengths [s]."""
+    if subcarrier_spacing_hz == SPACING_WIFI_HZ:
+        return 4e-6  # IEEE 802.11-2020, table 17-5
+    return 0.5e-3 / (7 * subcarrier_spacing_hz / 15e3)
+
+
 def _raster(sampling_rate: float, subcarrier_spacing_hz: float, device: torch.device | None = None) -> _Raster:
     if subcarrier_spacing_hz not in (*SPACINGS_3GPP_HZ, SPACING_WIFI_HZ):
         known = ", ".join(f"{spacing:,.0f}" for spacing in (*SPACINGS_3GPP_HZ, SPACING_WIFI_HZ))
