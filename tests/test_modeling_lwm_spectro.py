@@ -428,7 +428,7 @@ class FixedRouter(nn.Module):
         super().__init__()
         self.logits = torch.tensor(logits)
 
-    def forward(self, input_values):
+    def forward(self, input_values, resolution=None):
         return self.logits[: len(input_values)]
 
 
@@ -499,9 +499,57 @@ def test_fourier_router_gathers_a_lattice_in_one_point():
     noise = torch.randn(32, 48)
     logits = router((3.0 + 0.5 * torch.stack([lattice, lattice.roll(3, 0)]) + noise)[:, None])
     assert logits.shape == (2, 3)
-    assert seen[0].shape == (2, 2, 32, 25)
+    assert seen[0].shape == (2, 2 + 12, 32, 25)
     # The 8th of 32 frequencies in time, the 8th of 48 over bins, wherever the lattice begins; levels and powers.
-    assert [int(channel.argmax()) for row in seen[0] for channel in row] == [8 * 25 + 8] * 4
+    assert [int(channel.argmax()) for row in seen[0] for channel in row[:2]] == [8 * 25 + 8] * 4
+
+
+def fourier_coordinates(resolution, num_frames=32, num_bins=48):
+    config = tiny_moe_config(expert={"num_frames": num_frames, "num_freq_bins": num_bins}, router_type="fourier")
+    router, seen = LwmSpectroMoERouter(config).eval(), []
+    router.fourier.convolutions.register_forward_pre_hook(lambda _, args: seen.append(args[0][:, 2:]))
+    rows = 1 if resolution is None else len(resolution)
+    router(torch.randn(rows, 1, num_frames, num_bins), resolution)
+    return seen[0]
+
+
+def test_fourier_routers_know_frequencies_and_delays_whatever_the_resolution():
+    """What repeats every 8 frames of 1 ms is at the same coordinates as what repeats every 4 frames of 2 ms."""
+    fine, coarse = fourier_coordinates(torch.tensor([[1e-3, 60e3], [2e-3, 15e3]]))
+    torch.testing.assert_close(fine[:6, 4], coarse[:6, 8])  # 125 Hz
+    torch.testing.assert_close(fine[:6, 28], fine[:6, 4])  # and -125 Hz
+    torch.testing.assert_close(fine[6:, :, 20], coarse[6:, :, 5])  # 48 bins of 60 kHz: 6.9 us
+    assert (fine[:6, 4] - coarse[:6, 4]).abs().max() > 0.1 and (fine[6:, :, 5] - coarse[6:, :, 5]).abs().max() > 0.1
+    torch.testing.assert_close(fine.square().sum(0), torch.full((32, 25), 6.0))
+
+
+def test_fourier_routers_do_without_a_resolution():
+    unknown = torch.tensor([[torch.nan, 15e3], [1e-3, torch.nan], [torch.inf, 15e3], [0.0, 15e3], [1e-3, -1.0]])
+    assert not fourier_coordinates(unknown).any()
+    assert not fourier_coordinates(None).any()
+    known_and_not = fourier_coordinates(torch.cat([torch.tensor([[1e-3, 15e3]]), unknown[:1]]))
+    assert known_and_not[0].any() and not known_and_not[1].any()
+
+
+@pytest.mark.parametrize(
+    "head", [LwmSpectroMoEModel, LwmSpectroMoEForPreTraining, LwmSpectroMoEForSequenceClassification]
+)
+def test_mixtures_tell_their_router_the_resolution(head):
+    torch.manual_seed(0)
+    model = head(tiny_moe_config(router_type="fourier")).eval()
+    values, resolution = torch.randn(2, 1, 16, 24), torch.tensor([[1e-3, 15e3], [4e-6, 312.5e3]])
+    router = model.base_model.router
+    found = model(values, resolution=resolution).router_logits
+    torch.testing.assert_close(found, router(values, resolution))
+    assert not torch.equal(found, model(values).router_logits)
+
+
+@pytest.mark.parametrize("head", [LwmSpectroModel, LwmSpectroForPreTraining, LwmSpectroForSequenceClassification])
+def test_a_single_encoder_takes_all_that_an_extractor_gives(head):
+    model, values = head(tiny_config()).eval(), torch.randn(1, 1, 16, 24)
+    noise = {"noise": torch.rand(1, model.config.num_patches)} if head is LwmSpectroForPreTraining else {}
+    first = model(values, **noise)[0]
+    assert torch.equal(model(input_values=values, resolution=torch.tensor([[1e-3, 15e3]]), **noise)[0], first)
 
 
 def test_powers_show_fourier_routers_a_lattice_that_levels_hide():

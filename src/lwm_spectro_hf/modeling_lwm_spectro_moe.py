@@ -106,26 +106,54 @@ class LwmSpectroMoEFourierEncoder(nn.Module):
     Beside the levels it takes the powers that they stand for. In noise a mean of powers is worth one of levels over
     1.6 times as many pixels (pi**2 / 6, the variance of the logarithm of noise, to 1, that of noise over its mean),
     and bursts in a quiet recording stand out.
+
+    Where the resolution of a spectrogram is known, each place of the transform also says which frequency of modulation
+    and which delay it is [Hz, s]: how often a standard repeats is the same whatever the receiver.
     """
 
     # Natural logarithms of power: the standard deviation of noise, which spectrograms are normalized by, and a limit.
     _NOISE_STD, _MAX = math.pi / math.sqrt(6), 4.0
+    # How often the coordinates turn around in a decade, and where none of them has turned: from there, what has to be
+    # told apart is a few decades away.
+    _TURNS, _MIDDLE_HZ, _MIDDLE_S = (0.25, 0.75, 2.0), 1e3, 10**-5.5
 
     def __init__(self, config: LwmSpectroMoEConfig):
         super().__init__()
         expert = config.expert_config
-        self.convolutions = LwmSpectroMoEConvolutions(2 * expert.num_channels)
+        self.convolutions = LwmSpectroMoEConvolutions(2 * expert.num_channels + 4 * len(self._TURNS))
         rows, columns = self.convolutions.grid(expert.num_frames, expert.num_freq_bins // 2 + 1)
         # Unlike in the spectrogram, places mean something here: no pooling.
         self.dense = nn.Linear(self.convolutions.num_channels * rows * columns, config.router_hidden_size)
         self.layer_norm = nn.LayerNorm(config.router_hidden_size)
 
-    def forward(self, input_values: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_values: torch.Tensor, resolution: torch.Tensor | None = None) -> torch.Tensor:
         levels = self._standardized(input_values.float())
         powers = self._standardized((self._NOISE_STD * levels).clamp(max=self._MAX).exp())
         magnitudes = torch.fft.rfft2(torch.cat([levels, powers], dim=1), norm="ortho").abs()
-        places = self.convolutions(magnitudes.clamp(min=1e-3).log()).flatten(1)
+        if resolution is None:
+            resolution = magnitudes.new_full((len(magnitudes), 2), torch.nan)
+        coordinates = self._coordinates(resolution.to(magnitudes), *input_values.shape[2:])
+        places = self.convolutions(torch.cat([magnitudes.clamp(min=1e-3).log(), coordinates], dim=1)).flatten(1)
         return F.silu(self.layer_norm(self.dense(places)))
+
+    def _coordinates(self, resolution: torch.Tensor, num_frames: int, num_bins: int) -> torch.Tensor:
+        """Sines and cosines of the logarithms of frequency and delay, zeros where the resolution is unknown.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, 4 * num_turns, num_frames, num_bins // 2 + 1)`.
+        """
+        known = resolution.isfinite().all(dim=1) & (resolution > 0).all(dim=1)
+        steps = torch.where(known[:, None], resolution, 1.0)
+        turns = 2 * math.pi * torch.tensor(self._TURNS, device=steps.device)
+        # Zero, which has no logarithm, becomes a quarter of the lowest frequency.
+        cycles = torch.fft.fftfreq(num_frames, device=steps.device).abs().clamp(min=0.25 / num_frames)
+        frequency = (cycles / steps[:, :1] / self._MIDDLE_HZ).log10()[:, None] * turns[:, None]
+        cycles = torch.fft.rfftfreq(num_bins, device=steps.device).clamp(min=0.25 / num_bins)
+        delay = (cycles / steps[:, 1:] / self._MIDDLE_S).log10()[:, None] * turns[:, None]
+        size = (-1, -1, num_frames, num_bins // 2 + 1)
+        parts = [part[..., None].expand(size) for part in (frequency.sin(), frequency.cos())]
+        parts += [part[:, :, None].expand(size) for part in (delay.sin(), delay.cos())]
+        return torch.cat(parts, dim=1) * known[:, None, None, None]
 
     @staticmethod
     def _standardized(values: torch.Tensor) -> torch.Tensor:
@@ -137,7 +165,8 @@ class LwmSpectroMoERouter(nn.Module):
     """
     The gating network R of sec. IV-B: a small transformer over its own patches, global average pooling and a linear
     layer, to one logit an expert. `router_type="cnn"` is the published checkpoint's, with convolutions in place of the
-    transformer; `"fourier"` has those, and others beside them over the spectrogram's Fourier transform.
+    transformer; `"fourier"` has those, and others beside them over the spectrogram's Fourier transform, and is the
+    only one that makes use of its resolution.
     """
 
     def __init__(self, config: LwmSpectroMoEConfig):
@@ -155,7 +184,7 @@ class LwmSpectroMoERouter(nn.Module):
             width += config.router_hidden_size
         self.gate = nn.Linear(width, config.num_experts)
 
-    def forward(self, input_values: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_values: torch.Tensor, resolution: torch.Tensor | None = None) -> torch.Tensor:
         if isinstance(self.encoder, LwmSpectroModel):
             pooled = self.encoder(input_values, return_dict=True).pooler_output
         else:
@@ -163,7 +192,7 @@ class LwmSpectroMoERouter(nn.Module):
         if self.fourier is not None:
             # Training hides some spectrograms: else what was learned from them first keeps the rest from learning.
             is_shown = self.dropout(pooled.new_ones(len(pooled), 1)) > 0
-            pooled = torch.cat([pooled * is_shown, self.fourier(input_values)], dim=-1)
+            pooled = torch.cat([pooled * is_shown, self.fourier(input_values, resolution)], dim=-1)
         return self.gate(pooled)
 
 
@@ -256,18 +285,24 @@ class LwmSpectroMoEModel(LwmSpectroMoEPreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, input_values: torch.Tensor, expert_index: torch.Tensor | None = None, **kwargs
+        self,
+        input_values: torch.Tensor,
+        expert_index: torch.Tensor | None = None,
+        resolution: torch.Tensor | None = None,
+        **kwargs,
     ) -> LwmSpectroMoEModelOutput:
         r"""
         Args:
             input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
             expert_index (`torch.LongTensor` of shape `(batch,)`, *optional*): The expert to take for each row, in
                 place of the router's choice.
+            resolution (`torch.Tensor` of shape `(batch, 2)`, *optional*): Time from frame to frame [s] and from bin to
+                bin [Hz], as from [`SpectrogramFeatureExtractor.resolution`]; not-a-number where it is unknown.
 
         Returns:
             [`LwmSpectroMoEModelOutput`]
         """
-        router_logits = self.router(input_values)
+        router_logits = self.router(input_values, resolution)
         if expert_index is None:
             weights, chosen = router_logits.float().softmax(dim=-1).topk(self.config.num_experts_per_sample)
             weights = weights / weights.sum(dim=-1, keepdim=True)
@@ -388,6 +423,7 @@ class LwmSpectroMoEForPreTraining(LwmSpectroMoEPreTrainedModel):
         noise: torch.Tensor | None = None,
         contrastive_labels: torch.Tensor | None = None,
         protocol_labels: torch.Tensor | None = None,
+        resolution: torch.Tensor | None = None,
         **kwargs,
     ) -> LwmSpectroForPreTrainingOutput:
         r"""
@@ -399,12 +435,13 @@ class LwmSpectroMoEForPreTraining(LwmSpectroMoEPreTrainedModel):
                 they share.
             protocol_labels (`torch.LongTensor` of shape `(batch,)`, *optional*): The true expert of each row. They
                 route the rows, and add the router's cross-entropy to the loss.
+            resolution (`torch.Tensor` of shape `(batch, 2)`, *optional*): As in [`LwmSpectroMoEModel`].
 
         Returns:
             [`LwmSpectroForPreTrainingOutput`]
         """
         mask = draw_mask(self.config.expert_config, input_values, bool_masked_pos, noise)
-        router_logits = self.lwm_spectro_moe.router(input_values)
+        router_logits = self.lwm_spectro_moe.router(input_values, resolution)
         chosen = router_logits.argmax(dim=-1) if protocol_labels is None else protocol_labels
         outputs = self.masked_modeling(input_values, mask, chosen, contrastive_labels, **kwargs)
         outputs["router_logits"] = router_logits
@@ -438,6 +475,7 @@ class LwmSpectroMoEForSequenceClassification(LwmSpectroMoEPreTrainedModel):
         labels: torch.Tensor | None = None,
         protocol_labels: torch.Tensor | None = None,
         additional_labels: dict[str, torch.Tensor] | None = None,
+        resolution: torch.Tensor | None = None,
         **kwargs,
     ) -> LwmSpectroMoEClassifierOutput:
         r"""
@@ -447,11 +485,12 @@ class LwmSpectroMoEForSequenceClassification(LwmSpectroMoEPreTrainedModel):
             protocol_labels (`torch.LongTensor` of shape `(batch,)`, *optional*): Indices into `config.expert_names`,
                 for the router's loss. They do not route: the logits never depend on labels.
             additional_labels (`dict[str, torch.LongTensor]`, *optional*): Labels of `config.additional_tasks`.
+            resolution (`torch.Tensor` of shape `(batch, 2)`, *optional*): As in [`LwmSpectroMoEModel`].
 
         Returns:
             [`LwmSpectroMoEClassifierOutput`]: The loss is the sum of those whose labels are given.
         """
-        outputs = self.lwm_spectro_moe(input_values, return_dict=True, **kwargs)
+        outputs = self.lwm_spectro_moe(input_values, resolution=resolution, return_dict=True, **kwargs)
         logits = self.classifier(outputs.pooler_output)
         additional_logits = {name: head(outputs.pooler_output) for name, head in self.additional_classifiers.items()}
         losses, router_loss = [], None

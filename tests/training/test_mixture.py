@@ -50,6 +50,7 @@ class Stripes:
         values[noise] = torch.randn(int(noise.sum()), 1, 16, 24, generator=generator)
         return {
             "input_values": values,
+            "resolution": torch.tensor([[1e-3, 15e3]]).repeat(rows, 1),
             "protocol": torch.where(noise, -1, protocol),
             "modulation": torch.where(noise, -1, modulation),
             "snr_db": torch.full((rows,), 10.0),
@@ -93,6 +94,35 @@ def test_the_router_learns_the_protocol_and_leaves_the_experts_alone(tmp_path):
     assert torch.equal(other.router.gate.weight, moe.router.gate.weight)
     with pytest.raises(StateError, match="num_channels is 1 there, 2 here"):
         training(RouterTraining, mixture(num_channels=2).lwm_spectro_moe, tmp_path)
+
+
+def test_routers_in_training_are_told_the_resolution_roughly_or_not_at_all(tmp_path):
+    moe = mixture().lwm_spectro_moe
+    run, rows = training(RouterTraining, moe, tmp_path), 4000
+    batch = {"input_values": torch.zeros(rows, 1, 16, 24), "protocol": torch.zeros(rows, dtype=torch.int64)}
+    batch |= {"index": torch.arange(rows), "resolution": torch.tensor([[1e-3, 15e3]]).repeat(rows, 1)}
+    told = []
+
+    def network(values, resolution):
+        told.append(resolution)
+        return torch.zeros(len(values), 3)
+
+    def told_of(batch):
+        run.losses(network, batch)
+        return told.pop().double()
+
+    moe.router.train()
+    resolution = told_of(batch)
+    unknown = resolution.isnan().all(1)
+    assert torch.equal(unknown, resolution.isnan().any(1)) and 0.27 < unknown.double().mean() < 0.33
+    error = resolution[~unknown] / batch["resolution"][~unknown] - 1
+    assert 0.075 < error.abs().max() < 0.0801 and error.mean().abs() < 0.005
+    assert abs(torch.corrcoef(error.T)[0, 1]) < 0.1
+    # By the number of the sample, whatever batch it is in.
+    part = told_of({name: column[100:200] for name, column in batch.items()})
+    torch.testing.assert_close(part, resolution[100:200], equal_nan=True)
+    moe.router.eval()
+    assert torch.equal(told_of(batch), batch["resolution"].double())
 
 
 def test_heads_can_begin_where_probes_end():

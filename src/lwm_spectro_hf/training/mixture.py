@@ -22,6 +22,8 @@ from .loop import TrainingLoop, TrainingSettings
 from .masks import mask_noise
 
 VIEWS = ("whole", "visible")
+# Shares of the resolution that a router is told wrong at most while it is trained, and of the rows told none.
+_RESOLUTION_ERROR, _UNKNOWN_RESOLUTION = 0.08, 0.3
 JOINT_TASK = "snr_db+mobility"
 JOINT_LABELS = [f"{snr_db}+{mobility}" for snr_db in SNRS_DB for mobility in MOBILITIES]
 HEADS = {
@@ -96,11 +98,23 @@ class RouterTraining(TrainingLoop):
         self, network: Callable, batch: dict[str, torch.Tensor], alone: bool = False
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Cross-entropy, and the share of signals that are told right."""
-        logits, protocol = network(self._values(batch)).float(), batch["protocol"]
+        logits, protocol = network(self._values(batch), self._resolution(batch)).float(), batch["protocol"]
         loss = F.cross_entropy(logits, self._targets[protocol])
         known = protocol >= 0
         right = ((logits.argmax(-1) == protocol) & known).sum() / known.sum().clamp(min=1)
         return loss, {"loss": loss.detach(), "accuracy": right.detach()}
+
+    def _resolution(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """What the router is told of the resolution of a batch; while training, of some rows nothing.
+
+        Nor is it exact: a receiver that samples at just the rate of a standard would give that away.
+        """
+        resolution = batch["resolution"]
+        if not (self.settings.augment and self.model.training):
+            return resolution
+        noise = mask_noise(batch["index"], 3, self.settings.seed + 2)
+        resolution = resolution * (1 + _RESOLUTION_ERROR * (2 * noise[:, :2] - 1))
+        return torch.where(noise[:, 2:] < _UNKNOWN_RESOLUTION, torch.nan, resolution)
 
 
 class MixtureHeads(nn.Module):
@@ -248,7 +262,8 @@ def score_router(router: nn.Module, batches: Sequence[dict[str, torch.Tensor]]) 
         probability where there is no signal.
     """
     router.eval()
-    answers = torch.cat([router(batch["input_values"]).float().softmax(-1) for batch in batches]).cpu()
+    answers = [router(batch["input_values"], batch["resolution"]).float().softmax(-1) for batch in batches]
+    answers = torch.cat(answers).cpu()
     protocol = torch.cat([batch["protocol"] for batch in batches]).cpu()
     snr_db = torch.cat([batch["snr_db"] for batch in batches]).cpu()
     known, right = protocol >= 0, answers.argmax(-1) == protocol
