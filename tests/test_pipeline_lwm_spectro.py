@@ -162,10 +162,11 @@ class TestSymbols:
     def heard(self, monkeypatch):
         """What `listen` is asked, and its answer, which a test may change."""
         heard = types.SimpleNamespace(calls=[], evidence=np.array([-2.0, 6.0, 1.0]), frames=[])
+        heard.frame_step_s = heard.spacing_hz = np.nan
 
         def listen(iq, sampling_rate, *args):
             heard.calls.append((len(iq), sampling_rate, *args))
-            return listening.Heard(heard.evidence, heard.frames)
+            return listening.Heard(heard.evidence, heard.frames, heard.frame_step_s, heard.spacing_hz)
 
         monkeypatch.setattr(listening, "listen", listen)
         return heard
@@ -193,6 +194,19 @@ class TestSymbols:
         for values, score in ((router, "protocol_score"), (modulation, "modulation_score")):
             mean = (weights @ values / weights.sum()).softmax(-1)
             assert answer[score] == pytest.approx(mean.max().item(), abs=1e-5)
+
+    def test_the_model_is_told_the_resolution_of_every_view(self, classify, heard, noise, monkeypatch):
+        told = []
+        hook = lambda module, args, kwargs: told.append(kwargs.get("resolution"))  # noqa: E731
+        handle = classify.model.register_forward_pre_hook(hook, with_kwargs=True)
+        heard.frames, heard.frame_step_s, heard.spacing_hz = noise(DENSE)[None], 71e-6, 15e3
+        classify(noise(2 * DENSE), sampling_rate=RATE)
+        classify(noise(2 * DENSE))
+        handle.remove()
+        extractor = classify.feature_extractor
+        views = [extractor.resolution(num_samples, RATE) for num_samples in (2 * DENSE, DENSE, DENSE)]
+        torch.testing.assert_close(told[0], torch.stack([*views, torch.tensor([71e-6, 15e3])]))
+        assert told[1] is None
 
     def test_nobody_listens_without_a_rate_or_when_told_not_to(self, classify, heard, noise, monkeypatch):
         iq = noise(DENSE)

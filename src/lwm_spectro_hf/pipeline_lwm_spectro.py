@@ -265,8 +265,8 @@ class IQClassificationPipeline(ChunkPipeline):
         silent = not sounding
         views = []
         for piece in sounding or pieces[:1]:
-            values = extractor(piece, sampling_rate=sampling_rate, return_tensors="pt").input_values
-            views.append({"input_values": values, "silent": silent, "stands_for": 1})
+            view = {**extractor(piece, sampling_rate=sampling_rate, return_tensors="pt")}
+            views.append({**view, "silent": silent, "stands_for": 1})
         return views
 
     def _heard(self, listen: Callable, iq: np.ndarray, sampling_rate: float) -> tuple[torch.Tensor, list[dict]]:
@@ -274,7 +274,8 @@ class IQClassificationPipeline(ChunkPipeline):
         extractor = self.feature_extractor
         heard = listen(iq, sampling_rate, self.model.config.expert_names, extractor.num_frames, extractor.fft_size)
         values = [extractor(frames, return_tensors="pt").input_values for frames in heard.frames]
-        views = [{"input_values": view, "silent": False} for view in values]
+        resolution = torch.tensor([[heard.frame_step_s, heard.spacing_hz]])
+        views = [{"input_values": view, "resolution": resolution, "silent": False} for view in values]
         return torch.from_numpy(heard.evidence).float(), views
 
     def _listen(self, sampling_rate: float | None, synchronize: bool | None) -> Callable | None:
@@ -300,9 +301,13 @@ class IQClassificationPipeline(ChunkPipeline):
 
     def _forward(self, model_inputs: dict, return_embedding: bool = False) -> dict:
         values = model_inputs.pop("input_values").to(self.model.dtype)
+        resolution = model_inputs.pop("resolution", None)
         config = self.model.config
         has_router = hasattr(config, "expert_names")
-        outputs = self.model(values, output_hidden_states=return_embedding and not has_router, return_dict=True)
+        if has_router:
+            outputs = self.model(values, resolution=resolution, return_dict=True)
+        else:
+            outputs = self.model(values, output_hidden_states=return_embedding, return_dict=True)
         logits = {}
         embedding = None
         if has_router:

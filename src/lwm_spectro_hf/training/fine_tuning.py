@@ -192,11 +192,14 @@ class JointClassifier(nn.Module):
         self.pretrained, self.classifier = pretrained, model.classifier
         self.reconstruction_weight, self.contrastive_weight = reconstruction_weight, contrastive_weight
 
-    def forward(self, input_values: torch.Tensor, labels: torch.Tensor) -> SequenceClassifierOutput:
-        logits = self.classifier(self.pretrained.base_model(input_values, return_dict=True).pooler_output)
+    def forward(
+        self, input_values: torch.Tensor, labels: torch.Tensor, resolution: torch.Tensor | None = None
+    ) -> SequenceClassifierOutput:
+        outputs = self.pretrained.base_model(input_values, resolution=resolution, return_dict=True)
+        logits = self.classifier(outputs.pooler_output)
         loss = F.cross_entropy(logits.float(), labels)
         if self.training:
-            masked = self.pretrained(input_values, contrastive_labels=labels)
+            masked = self.pretrained(input_values, contrastive_labels=labels, resolution=resolution)
             loss = loss + self.reconstruction_weight * masked.reconstruction_loss
             loss = loss + self.contrastive_weight * masked.contrastive_loss
         return SequenceClassifierOutput(loss=loss, logits=logits)
@@ -216,10 +219,10 @@ class Embeddings(Dataset):
         loader = DataLoader(rows, batch_size=batch_size, collate_fn=as_is)
         model.eval()
         with torch.no_grad():
-            parts = [
-                model.base_model(batch["input_values"].to(model.device), return_dict=True).pooler_output.cpu()
-                for batch in tqdm(loader, desc=f"embeddings for {name}", leave=False)
-            ]
+            parts = []
+            for batch in tqdm(loader, desc=f"embeddings for {name}", leave=False):
+                inputs = {key: values.to(model.device) for key, values in batch.items() if key != "labels"}
+                parts.append(model.base_model(**inputs, return_dict=True).pooler_output.cpu())
         self.embeddings, self.labels = torch.cat(parts), rows.labels
 
     def __len__(self) -> int:
