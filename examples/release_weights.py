@@ -172,7 +172,7 @@ def sections(results: dict[str, Any], args: argparse.Namespace) -> dict[str, str
         by_snr = score["by_snr_db"]
         cells = " | ".join(f"{by_snr[snr]:.0f}" if snr in by_snr else "" for snr in snrs)
         lines.append(f"| {name} | {score['accuracy']:.1f} | {cells} |")
-    found = {"Router, % right, in the held-out city": "\n".join(lines)}
+    found = {"Router, % right, in the held-out city, told the resolution": "\n".join(lines)}
 
     errors = results["heads"]["masked_error_held_out"]
     if errors:

@@ -18,7 +18,8 @@ def score_mixture(model: LwmSpectroMoEForSequenceClassification, batches: Iterab
 
     Args:
         model ([`LwmSpectroMoEForSequenceClassification`]): With heads for modulation and SNR x mobility.
-        batches (`Iterable[dict[str, torch.Tensor]]`): `input_values`, `protocol`, `modulation`, `snr_db`, `mobility`.
+        batches (`Iterable[dict[str, torch.Tensor]]`): `input_values`, `protocol`, `modulation`, `snr_db`, `mobility`, and
+            `resolution` where it is known.
 
     Returns:
         `dict`: By task (protocol, modulation, SNR x mobility and its two parts) and group (all, and each protocol)
@@ -27,7 +28,7 @@ def score_mixture(model: LwmSpectroMoEForSequenceClassification, batches: Iterab
     model.eval()
     parts: dict[str, list[torch.Tensor]] = {}
     for batch in batches:
-        outputs = model(batch["input_values"])
+        outputs = model(batch["input_values"], resolution=batch.get("resolution"))
         labels = head_labels(batch)
         found = {
             "protocol": (batch["protocol"], outputs.router_logits),
