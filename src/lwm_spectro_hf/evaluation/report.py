@@ -21,7 +21,8 @@ both sides of a split, and a run of yours says if its rows are others. Trained n
 embeddings included, have one budget: AdamW for the steps below at a rate of {rates}, what is pretrained or fitted at
 {share:g} of it; spectrograms, not embeddings, are shifted in time and mirrored meanwhile. Fine-tuned models begin
 with the head of a logistic regression on their embeddings, and a task of one protocol fine-tunes the expert of that
-protocol alone. Mixtures see what the others see: their router is not told the resolution. Networks with random weights need thousands of steps, and might reach more with more than these.
+protocol alone. Mixtures see what the others see: their router is not told the resolution. Networks with random
+weights need thousands of steps, and might reach more with more than these.
 Scores are macro-F1 in %, mean and standard deviation over seeds, which draw other shots and other random weights;
 the test rows are the same. In brackets: what the paper has, on data of its own (its MobileNet is V3). Terminals move
 in all recordings. In the mixed modulation task BPSK is WiFi's alone and 256-QAM that of LTE and 5G, so that whoever

@@ -18,8 +18,8 @@ def score_mixture(model: LwmSpectroMoEForSequenceClassification, batches: Iterab
 
     Args:
         model ([`LwmSpectroMoEForSequenceClassification`]): With heads for modulation and SNR x mobility.
-        batches (`Iterable[dict[str, torch.Tensor]]`): `input_values`, `protocol`, `modulation`, `snr_db`, `mobility`, and
-            `resolution` where it is known.
+        batches (`Iterable[dict[str, torch.Tensor]]`): `input_values`, `protocol`, `modulation`, `snr_db`, `mobility`,
+            and `resolution` where it is known.
 
     Returns:
         `dict`: By task (protocol, modulation, SNR x mobility and its two parts) and group (all, and each protocol)
