@@ -572,8 +572,7 @@ class LwmSpectroModel(LwmSpectroPreTrainedModel):
                 `mask_strategy="drop"` each row masks `config.num_masked_patches`.
             mask_token (`torch.Tensor` of shape `(hidden_size,)`, *optional*): The embedding that replaces masked
                 patches, which the decoder owns; not needed with `mask_token_value` or `mask_strategy="drop"`.
-            resolution (`torch.Tensor` of shape `(batch, 2)`, *optional*): Not looked at: a mixture's router makes use
-                of it, and all models take what the extractor gives.
+            resolution (`torch.Tensor` of shape `(batch, 2)`, *optional*): Not looked at, but by a mixture's router.
 
         Returns:
             `BaseModelOutputWithPooling`: `last_hidden_state` of shape `(batch, sequence_length, hidden_size)`, and

@@ -265,8 +265,8 @@ class IQClassificationPipeline(ChunkPipeline):
         silent = not sounding
         views = []
         for piece in sounding or pieces[:1]:
-            view = {**extractor(piece, sampling_rate=sampling_rate, return_tensors="pt")}
-            views.append({**view, "silent": silent, "stands_for": 1})
+            inputs = extractor(piece, sampling_rate=sampling_rate, return_tensors="pt")
+            views.append({**inputs, "silent": silent, "stands_for": 1})
         return views
 
     def _heard(self, listen: Callable, iq: np.ndarray, sampling_rate: float) -> tuple[torch.Tensor, list[dict]]:
@@ -304,10 +304,8 @@ class IQClassificationPipeline(ChunkPipeline):
         resolution = model_inputs.pop("resolution", None)
         config = self.model.config
         has_router = hasattr(config, "expert_names")
-        if has_router:
-            outputs = self.model(values, resolution=resolution, return_dict=True)
-        else:
-            outputs = self.model(values, output_hidden_states=return_embedding, return_dict=True)
+        wants_states = return_embedding and not has_router
+        outputs = self.model(values, resolution=resolution, output_hidden_states=wants_states, return_dict=True)
         logits = {}
         embedding = None
         if has_router:
