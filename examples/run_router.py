@@ -11,6 +11,11 @@ On a GPU, nine minutes; the same command again goes on where it stopped, along t
     python examples/run_router.py --experts runs/wifi/model runs/lte/model runs/nr/model --minutes 9 --device cuda \
         --out runs/router
 
+The mean of the weights of two runs that began alike, as often better than both; nothing is trained, it is scored:
+
+    python examples/run_router.py --experts runs/wifi/model runs/lte/model runs/nr/model --samples 0 \
+        --init runs/router/model runs/router-again/model --out runs/router-mean
+
 The experts are given in the order WiFi, LTE, 5G and stay as they are; without any, the router is trained alone.
 Training sees signals of all three alike, of receivers that know, find or do not find the symbols, and a little noise,
 which should leave the router undecided. Several processes start with `accelerate launch`, as for the experts; `--data`
@@ -48,7 +53,11 @@ def parse_args() -> argparse.Namespace:
     types = get_args(LwmSpectroMoEConfig.__annotations__["router_type"])
     train.add_argument("--router-type", choices=types, default="transformer", help="its architecture")
     train.add_argument(
-        "--init", type=Path, help="checkpoint whose router to start from: of the same type, or cnn for fourier"
+        "--init",
+        type=Path,
+        nargs="+",
+        help="checkpoint whose router to start from: of the same type, or cnn for fourier; of several, from the mean "
+        "of their weights",
     )
     train.add_argument("--no-augment", dest="augment", action="store_false", help="no shifts in time, no mirroring")
     return parser.parse_args()
@@ -66,9 +75,9 @@ def main() -> None:
     router = mixture.lwm_spectro_moe.router
     if args.init:
         try:
-            start_router(router, LwmSpectroMoEModel.from_pretrained(args.init).router)
+            start_router(router, *(LwmSpectroMoEModel.from_pretrained(path).router for path in args.init))
         except ValueError as error:
-            raise SystemExit(f"--init {args.init}: {error}") from None
+            raise SystemExit(f"--init {' '.join(map(str, args.init))}: {error}") from None
     run.write_model = mixture.save_pretrained
     data = run.data
     loop = RouterTraining(

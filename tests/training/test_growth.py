@@ -91,7 +91,23 @@ def test_a_fourier_router_begins_as_the_convolutional_one_it_comes_from():
     assert torch.equal(again(values), after(values))
 
 
+def test_of_several_routers_the_mean_of_their_weights_is_what_a_router_begins_with():
+    first, second, mean = (router("fourier") for _ in range(3))
+    first.train()(torch.randn(4, 1, 32, 32))  # statistics of a batch, and how many there were
+    start_router(mean, first, second)
+    states = [network.state_dict() for network in (first, second, mean)]
+    for name, found in states[2].items():
+        if found.is_floating_point():
+            torch.testing.assert_close(found, (states[0][name] + states[1][name]) / 2)
+        else:
+            assert found == 0  # of one batch and none
+    start_router(mean, first, first, first)
+    assert torch.equal(mean(torch.ones(1, 1, 32, 32)), first.eval()(torch.ones(1, 1, 32, 32)))
+
+
 def test_routers_that_cannot_become_each_other_are_an_error():
+    with pytest.raises(ValueError, match="not of one type and size"):
+        start_router(router("fourier"), router("fourier"), router("cnn"))
     with pytest.raises(ValueError, match="of another type or size"):
         start_router(router("cnn"), router("fourier"))
     with pytest.raises(ValueError, match="of another type or size"):

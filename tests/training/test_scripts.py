@@ -65,6 +65,11 @@ def test_from_data_to_a_released_folder(tmp_path, data, monkeypatch, capsys):
 
     other = [*experts, "--router-type", "fourier", "--init", tmp_path / "router" / "model"]
     call(monkeypatch, "run_router.py", *other, "--samples", 0, "--out", tmp_path / "fourier", *mixed)
+    # The mean of a router and itself is that router, and nothing is trained.
+    other = [*experts, "--router-type", "cnn", "--init", *2 * [tmp_path / "router" / "model"]]
+    call(monkeypatch, "run_router.py", *other, "--samples", 0, "--out", tmp_path / "mean", *mixed)
+    mean = json.loads((tmp_path / "mean" / "results.json").read_text())
+    assert mean["samples"] == 0 and mean["router_held_out"] == router
     other = [*experts, "--router-type", "cnn", "--init", tmp_path / "fourier" / "model"]
     with pytest.raises(SystemExit, match="--init .*fourier.model: The trained router is of another type or size"):
         call(monkeypatch, "run_router.py", *other, "--out", tmp_path / "other", *mixed)

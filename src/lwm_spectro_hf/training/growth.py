@@ -92,20 +92,32 @@ def counting_levels(model: LwmSpectroForPreTraining, num_bins: int) -> LwmSpectr
 
 
 @torch.no_grad()
-def start_router(router: LwmSpectroMoERouter, trained: LwmSpectroMoERouter) -> None:
+def start_router(router: LwmSpectroMoERouter, *trained: LwmSpectroMoERouter) -> None:
     """Give a router the weights of a trained one of its type, or of a `"cnn"` one if it is a `"fourier"` one.
+
+    Of several, it gets the mean of the weights, which is a better router than any of them if all went on from the same
+    start (Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy without
+    increasing inference time", ICML 2022).
 
     Args:
         router ([`LwmSpectroMoERouter`]): Whose weights are replaced; its convolutions over the Fourier transform keep
-            theirs where the other has none, and count for nothing at first.
-        trained ([`LwmSpectroMoERouter`]): It is left as it is.
+            theirs where the others have none, and count for nothing at first.
+        trained ([`LwmSpectroMoERouter`]): One or more; they are left as they are.
 
     Raises:
-        ValueError: If the one cannot become the other.
+        ValueError: If the one cannot become the other, or the others are not alike.
     """
-    weights = trained.state_dict()
-    if router.fourier is not None and trained.fourier is None:
-        new_inputs = router.gate.in_features - trained.gate.in_features
+    states = [each.state_dict() for each in trained]
+    shapes = [{name: values.shape for name, values in state.items()} for state in states]
+    if any(other != shapes[0] for other in shapes):
+        raise ValueError("The trained routers are not of one type and size, and have no mean.")
+    weights = {
+        # In float64, for there are integers, too: normalization counts its batches.
+        name: torch.stack([state[name].double() for state in states]).mean(0).to(values.dtype)
+        for name, values in states[0].items()
+    }
+    if router.fourier is not None and trained[0].fourier is None:
+        new_inputs = router.gate.in_features - trained[0].gate.in_features
         gate = nn.functional.pad(weights["gate.weight"], (0, new_inputs))
         weights |= {"gate.weight": gate, **router.fourier.state_dict(prefix="fourier.")}
     try:
