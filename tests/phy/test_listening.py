@@ -61,6 +61,32 @@ def test_leakage_at_dc_that_drifts_hides_no_prefixes():
     assert listen(iq + leakage, 3.84e6, PROTOCOLS).evidence[2] > 2
 
 
+def test_leakage_at_dc_that_ends_lower_than_it_began_is_no_cell():
+    iq = noise(200_000)
+    iq += 300 * np.exp(-np.linspace(0, 2, len(iq)))
+    assert (listen(iq, 46.08e6, PROTOCOLS).evidence < 0).all()
+
+
+@pytest.mark.parametrize("offset_hz", [-19e6, -12e6, 5e6, 18e6])
+def test_a_narrow_carrier_is_found_anywhere_in_a_wide_recording(offset_hz):
+    iq = resample_poly(cell(15e3, 280, snr_db=5), 24, 1)
+    iq = iq * np.exp(2j * np.pi * offset_hz / 46.08e6 * np.arange(len(iq))) + 0.3 * noise(len(iq))
+    heard = listen(iq, 46.08e6, PROTOCOLS)
+    assert (heard.evidence[1:] > 2).all() and len(heard.frames) > 0
+    # It fills no channel of WiFi's, of which it is a part.
+    assert heard.evidence[0] < 0
+
+
+@pytest.mark.parametrize("offset_hz", [0.0, 9.5e6, -20e6])
+def test_a_few_packets_in_a_long_pause_are_found_in_a_wide_recording(offset_hz):
+    packets = resample_poly(wifi_packets(2), 5, 2)
+    iq = 0.3 * noise(1_000_000)
+    iq[300_000 : 300_000 + len(packets)] += packets
+    iq = iq * np.exp(2j * np.pi * offset_hz / 50e6 * np.arange(len(iq)))
+    evidence = listen(iq, 50e6, PROTOCOLS).evidence
+    assert evidence[0] > 2 > evidence[1:].max()
+
+
 def test_noise_silence_and_short_recordings_are_evidence_of_nothing():
     heard = listen(noise(400_000), 20e6, PROTOCOLS)
     assert (heard.evidence < 0).all() and len(heard.frames) == 0

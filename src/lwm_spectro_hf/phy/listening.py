@@ -100,7 +100,7 @@ class _Recording:
     iq: torch.Tensor
     sampling_rate: float
     _resampled: dict[tuple[float, float, float], torch.Tensor] = field(default_factory=dict)
-    _spectra: dict[int, torch.Tensor] = field(default_factory=dict)
+    _spectra: dict[tuple[int, float], torch.Tensor] = field(default_factory=dict)
 
     def at(self, rate: float, above_hz: float = 0.0, around_hz: float = 0.0) -> torch.Tensor:
         """The recording at another rate, but for a few samples at its end.
@@ -120,7 +120,7 @@ class _Recording:
             before, after = units * ratio.denominator, units * ratio.numerator
             half = min(before, after) // 2
             around = torch.arange(-half, half) + round(around_hz / self.sampling_rate * before)
-            band = self._spectrum(before)[around % max(before, 1)]
+            band = self._spectrum(before, above_hz)[around % max(before, 1)]
             if above_hz:
                 leaking = (around + before // 2) % max(before, 1) - before // 2
                 band[leaking.abs() <= int(above_hz / self.sampling_rate * before)] = 0
@@ -129,17 +129,38 @@ class _Recording:
             self._resampled[key] = torch.fft.ifft(kept, norm="forward") / max(before, 1) if after else kept
         return self._resampled[key]
 
-    def _spectrum(self, num_samples: int) -> torch.Tensor:
-        if num_samples not in self._spectra:
-            self._spectra[num_samples] = torch.fft.fft(self.iq[:num_samples]) if num_samples else self.iq[:0]
-        return self._spectra[num_samples]
+    def _spectrum(self, num_samples: int, above_hz: float) -> torch.Tensor:
+        key = (num_samples, above_hz)
+        if key not in self._spectra:
+            iq = self.iq[:num_samples]
+            if above_hz and num_samples:
+                # What drifts does not end as it began. To the transform that is a step, seen at all frequencies.
+                ends = max(1, min(num_samples, round(self.sampling_rate / above_hz)))
+                begin, end = iq[:ends].mean(), iq[-ends:].mean()
+                iq = iq - torch.lerp(begin, end, torch.linspace(0, 1, num_samples, dtype=iq.dtype))
+            self._spectra[key] = torch.fft.fft(iq) if num_samples else iq
+        return self._spectra[key]
 
 
 def _evidence(recording: _Recording, spacing_hz: float) -> float:
     rates = [rate for rate in _SEARCH_RATES_HZ[spacing_hz] if rate <= 1.1 * recording.sampling_rate]
     if not rates:
         return 0.0
-    return float(prefix_evidence(recording.at(rates[-1], _LEAKAGE_HZ)[None], rates[-1], spacing_hz)[0])
+    # The carrier is anywhere in a wide recording.
+    centres = _band_centres(recording.sampling_rate, rates[-1])
+    bands = torch.stack([recording.at(rates[-1], _LEAKAGE_HZ, centre) for centre in centres])
+    return float(prefix_evidence(bands, rates[-1], spacing_hz).max())
+
+
+def _band_centres(sampling_rate: float, rate: float) -> list[float]:
+    """Centres of bands `rate` wide in a recording [Hz], each half over the next.
+
+    One of them has all of a narrower carrier, wherever it is, or is full of a wider one. The receiver's leakage is in
+    the middle of one, or at its edge.
+    """
+    spare = max(0.0, sampling_rate - rate)
+    aside = int(spare / rate)
+    return sorted({-spare / 2, *(rate / 2 * band for band in range(-aside, aside + 1)), spare / 2})
 
 
 def _frames(
@@ -157,17 +178,14 @@ def _frames(
             break
     else:
         return None
-    # Each band is half over the next, so that one has all of the carrier, wherever it is, or is full of it. The
-    # receiver's leakage makes no band loud, and is in the middle of one, or at its edge.
-    spare = max(0.0, recording.sampling_rate - rate)
-    aside = int(spare / rate)
-    centres = torch.tensor([-spare / 2, *(rate / 2 * band for band in range(-aside, aside + 1)), spare / 2]).unique()
+    centres = torch.tensor(_band_centres(recording.sampling_rate, rate))
     stretches = num_samples // needed
 
     def cut(band: int, above_hz: float = 0.0) -> torch.Tensor:
         samples = recording.at(rate, above_hz, float(centres[band]))
         return samples[: stretches * needed].unflatten(0, (stretches, needed))
 
+    # The receiver's leakage makes no band loud.
     power = [cut(band, _LEAKAGE_HZ).abs().square().mean(1) for band in range(len(centres))]
     overlaps = (centres - centres[:, None]).abs() < 0.9 * rate
     loud = _loud(torch.stack(power), overlaps)
