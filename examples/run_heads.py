@@ -38,7 +38,7 @@ from lwm_spectro_hf import (
 from lwm_spectro_hf.data.recipe import PROTOCOLS, stable_seed
 from lwm_spectro_hf.evaluation.reconstruction import baseline_errors, masked_batches, model_error
 from lwm_spectro_hf.evaluation.scores import score_mixture, table_of
-from lwm_spectro_hf.training.mixture import VIEWS, HeadSettings, HeadTraining, MixtureHeads
+from lwm_spectro_hf.training.mixture import VIEWS, HeadSettings, HeadTraining, MixtureHeads, shortened
 from lwm_spectro_hf.training.run import Run, add_model_options, add_options, experts_of
 
 DEFAULTS = HeadSettings(batch_size=96)
@@ -73,7 +73,12 @@ def parse_args() -> argparse.Namespace:
         help="heads learn from the whole spectrogram, or from what is visible beside the mask, which takes half the "
         "time and suits --mask-strategy drop (default: %(default)s)",
     )
-    train.add_argument("--no-augment", dest="augment", action="store_false", help="no shifts in time, no mirroring")
+    train.add_argument(
+        "--no-augment",
+        dest="augment",
+        action="store_false",
+        help="no shifts in time, no mirroring, no short recordings",
+    )
     return parser.parse_args()
 
 
@@ -114,7 +119,8 @@ def main() -> None:
     )
     if args.head_start == "probe" and not loop.progress.step:
         count = math.ceil(args.probe_rows / args.batch_size)
-        heads.fit(data.batches.at(number) for number in range(count))
+        rows = (data.batches.at(number) for number in range(count))
+        heads.fit((shortened(batch, args.seed) for batch in rows) if args.augment else rows)
     # What can be known of the end is done at the start, so that training can use all the minutes that are left.
     config, first = mixture.config.expert_config, run.first_batches()
     errors, held_out = {}, {}

@@ -37,7 +37,7 @@ from lwm_spectro_hf.channel.scenarios import HELD_OUT_SCENARIOS
 from lwm_spectro_hf.data.recipe import PROTOCOLS, preset, stable_seed
 from lwm_spectro_hf.data.streaming import GeneratedSpectrograms
 from lwm_spectro_hf.training.growth import start_router
-from lwm_spectro_hf.training.mixture import MixtureSettings, RouterTraining, score_router
+from lwm_spectro_hf.training.mixture import MixtureSettings, RouterTraining, score_router, shortened
 from lwm_spectro_hf.training.run import Run, add_model_options, add_options, experts_of
 
 DEFAULTS = MixtureSettings(batch_size=96, learning_rate=1e-3)
@@ -59,7 +59,12 @@ def parse_args() -> argparse.Namespace:
         help="checkpoint whose router to start from: of the same type, or cnn for fourier; of several, from the mean "
         "of their weights",
     )
-    train.add_argument("--no-augment", dest="augment", action="store_false", help="no shifts in time, no mirroring")
+    train.add_argument(
+        "--no-augment",
+        dest="augment",
+        action="store_false",
+        help="no shifts in time, no mirroring, no short recordings",
+    )
     return parser.parse_args()
 
 
@@ -92,6 +97,8 @@ def main() -> None:
     held_out = {"as trained": data.held_out}
     if run.accelerator.is_main_process:
         held_out |= {receiver: held_out_of(receiver, args, run) for receiver in ("synchronous", "blind", "listening")}
+        short = [shortened(batch, args.seed, share=1.0) for batch in held_out["listening"]]
+        held_out["listening, short recordings"] = short
     results = run.train(loop, lambda: [score_router(router, batches) for batches in held_out.values()])
     scores = []
     if results:

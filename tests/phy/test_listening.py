@@ -102,9 +102,17 @@ def test_noise_silence_and_short_recordings_are_evidence_of_nothing():
         assert bool(torch.isfinite(prefix_evidence(silence, rate, spacing_hz)).all())
 
 
-def test_symbols_that_do_not_fill_a_spectrogram_are_evidence_all_the_same():
-    heard = listen(cell(15e3, 100, snr_db=10), 1.92e6, PROTOCOLS)
-    assert len(heard.frames) == 0 and heard.evidence[1] > 2 > heard.evidence[0]
+@pytest.mark.parametrize(
+    "spacing_hz, num_symbols, count", [(15e3, 100, 91), (15e3, 30, 28), (30e3, 20, 14), (15e3, 14, 13), (15e3, 10, 0)]
+)
+def test_short_cells_are_heard_over_and_over_in_whole_slots(spacing_hz, num_symbols, count):
+    heard = listen(cell(spacing_hz, num_symbols, snr_db=10), 128 * spacing_hz, PROTOCOLS)
+    assert heard.evidence[2] > 2 > heard.evidence[0]
+    assert len(heard.frames) == (count > 0)
+    for frames in heard.frames.reshape(-1, 128, 128):
+        np.testing.assert_array_equal(frames, frames[np.arange(128) % count])
+        assert len(np.unique(frames, axis=0)) == count
+        assert heard.frame_step_s == pytest.approx(0.5e-3 / 7 * 15e3 / spacing_hz)
 
 
 def test_the_loudest_stretch_is_heard():
@@ -124,7 +132,9 @@ def wifi_packets(num_packets, num_symbols=30, gap=400):
     return samples + 0.01 * noise(len(samples))
 
 
-@pytest.mark.parametrize("milliseconds, step", [(0.4, None), (0.7, 1), (1.4, 2), (2.5, 4), (5.0, 8)])
+@pytest.mark.parametrize(
+    "milliseconds, step", [(0.12, None), (0.2, 1), (0.4, 1), (0.7, 1), (1.4, 2), (2.5, 4), (5.0, 8)]
+)
 def test_short_recordings_are_heard_symbol_by_symbol(milliseconds, step):
     iq = wifi_packets(40)[: int(milliseconds * 20e3)]
     heard = listen(iq, 20e6, PROTOCOLS)
@@ -132,7 +142,10 @@ def test_short_recordings_are_heard_symbol_by_symbol(milliseconds, step):
     if step:
         assert (heard.frame_step_s, heard.spacing_hz) == (pytest.approx(4e-6 * step), 312_500)
         needed = required_samples(40e6, SPACING_WIFI_HZ, 128, step)
-        assert needed <= 2 * len(iq) < 2 * needed + needed * (step == 8)
+        assert step == 1 or needed <= 2 * len(iq) < 2 * needed + needed * (step == 8)
+        # As many symbols as there are.
+        num_symbols = len(np.unique(heard.frames.reshape(128, 128), axis=0))
+        assert num_symbols == pytest.approx(min(128, milliseconds * 250 / step), abs=2)
 
 
 @pytest.mark.parametrize("offset_hz", [0.0, 2.2e6, -3.5e6])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lwm_spectro_hf import SpectrogramFeatureExtractor
-from lwm_spectro_hf.training.augmentation import augment
+from lwm_spectro_hf.training.augmentation import augment, shorten
 
 
 def test_rows_start_later_and_mirror_about_dc():
@@ -25,3 +25,42 @@ def test_the_mirror_is_that_of_the_conjugate_signal(noise, num_bins):
     iq = torch.from_numpy(noise(16 * num_bins))[None]
     mirror = augment(extractor.spectrogram(iq), torch.tensor([[0.0, 0.1]]))
     torch.testing.assert_close(mirror, extractor.spectrogram(iq.conj()), rtol=0, atol=1e-3)
+
+
+def test_spectrograms_of_symbols_become_those_of_short_recordings():
+    values = torch.randn(4, 2, 128, 24, generator=torch.Generator().manual_seed(0))
+    resolution = torch.tensor([[1 / 14e3, 15e3], [4e-6, 312.5e3], [2e-5, 15e3], [torch.nan, torch.nan]])
+    noise = torch.tensor([[0.1, 0.45, 0.9]] * 4)
+    views = shorten(values, resolution, noise, share=0.5)
+    # Of a cell whole slots of seven symbols, of packets any number; frames that are no symbols stay.
+    for row, count in ((0, 28), (1, 59)):
+        assert torch.equal(views[row], views[row][:, torch.arange(128) % count])
+        assert len(views[row, 0].unique(dim=0)) == count
+        for channel in views[row]:
+            assert channel.mean().item() == pytest.approx(0, abs=1e-5)
+            assert channel.std(correction=0).item() == pytest.approx(1, abs=1e-5)
+        # They are frames of the recording, one after the other.
+        similar = torch.corrcoef(torch.cat([values[row, 0], views[row, 0, :1]]))[-1, :-1]
+        start = int(similar.argmax())
+        assert 0 < start <= 128 - count
+        expected = values[row, :, start : start + count]
+        got = views[row, :, :count]
+        slope = (got * expected).sum() / expected.square().sum()
+        assert (got - slope * expected).std() < 0.05
+    assert torch.equal(views[2:], values[2:])
+    assert torch.equal(shorten(values, resolution, noise, share=0.05), values)
+
+
+def test_short_recordings_look_as_they_are_heard():
+    """The spectrogram of a recording's first symbols over and over is what training makes of the whole one's."""
+    extractor = SpectrogramFeatureExtractor(hop_length=128)
+    frames = torch.randn(1, 128, 128, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    resolution = torch.tensor([[1 / 28e3, 30e3]])
+    whole, short = (extractor.spectrogram(kept.flatten(1)) for kept in (frames, frames[:, torch.arange(128) % 21]))
+    views = shorten(whole, resolution, torch.tensor([[0.0, 0.3, 0.0]]), share=1.0)
+    torch.testing.assert_close(views, short, rtol=0, atol=1e-4)
+
+
+def test_grids_shorter_than_the_shortest_recording_stay():
+    values = torch.randn(1, 1, 10, 24)
+    assert torch.equal(shorten(values, torch.tensor([[1 / 14e3, 15e3]]), torch.zeros(1, 3), share=1.0), values)

@@ -4,7 +4,7 @@ A spectrogram alone does not say how many hertz a bin is wide. A receiver knows,
 standards; one that fits is found far below the noise, and what follows need not listen blindly any longer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -19,6 +19,10 @@ PROTOCOL_SPACINGS_HZ = {"WiFi": (SPACING_WIFI_HZ,), "LTE": (15e3,), "5G": (15e3,
 # From frame to frame, as in the spectrograms that models are trained on, the longest that a recording has: nine
 # milliseconds of a cell, four of packets.
 SYMBOL_STEPS = {SPACING_WIFI_HZ: (8, 4, 2, 1), 15e3: (1,), 30e3: (2, 1)}
+# Symbols of the shortest recording that is heard by them. One that is too short for all frames of a view is heard over
+# and over: of a cell whole slots, so that what comes again in each goes on doing so.
+SHORTEST_RECORDING = {SPACING_WIFI_HZ: 32, 15e3: 10, 30e3: 10}
+_SLOT = 7  # symbols of LTE's, half of 5G's
 # Rates at which prefixes are looked for: enough of the band, and a whole number of samples in each.
 _SEARCH_RATES_HZ = {
     SPACING_WIFI_HZ: (5e6, 10e6, 20e6),
@@ -64,7 +68,8 @@ def listen(
 ) -> Heard:
     """Look for the symbols of WiFi, LTE and 5G, and cut out the frames of the likeliest.
 
-    A view has `num_frames` frames of `fft_size` subcarriers. A longer recording or a wider carrier has several.
+    A view has `num_frames` frames of `fft_size` subcarriers. A longer recording or a wider carrier has several; one
+    that is too short has its symbols over and over.
 
     Args:
         iq (`np.ndarray` of shape `(num_samples,)`): Complex samples, finite.
@@ -163,6 +168,20 @@ def _band_centres(sampling_rate: float, rate: float) -> list[float]:
     return sorted({-spare / 2, *(rate / 2 * band for band in range(-aside, aside + 1)), spare / 2})
 
 
+def repeated_frames(count: int | torch.Tensor, spacing_hz: float) -> int | torch.Tensor:
+    """How many of `count` frames, one a symbol, are repeated to fill a view."""
+    if spacing_hz == SPACING_WIFI_HZ:
+        return count
+    return count - count % _SLOT * (count >= 2 * _SLOT)
+
+
+def _lengths(spacing_hz: float, num_frames: int) -> Iterator[tuple[int, int]]:
+    """Frames that differ and symbols from one to the next, of the longest recording first."""
+    yield from ((num_frames, step) for step in SYMBOL_STEPS[spacing_hz])
+    counts = range(num_frames - 1, SHORTEST_RECORDING[spacing_hz] - 1, -1)
+    yield from ((count, 1) for count in counts if repeated_frames(count, spacing_hz) == count)
+
+
 def _frames(
     recording: _Recording, spacing_hz: float, num_frames: int, fft_size: int, max_views: int
 ) -> tuple[np.ndarray, int] | None:
@@ -172,8 +191,8 @@ def _frames(
     if fft_size % 128 or rate > _MAX_INTERPOLATION * recording.sampling_rate:
         return None
     num_samples = len(recording.at(rate))
-    for step in SYMBOL_STEPS[spacing_hz]:
-        needed = required_samples(rate, spacing_hz, num_frames, step)
+    for count, step in _lengths(spacing_hz, num_frames):
+        needed = required_samples(rate, spacing_hz, count, step)
         if needed <= num_samples:
             break
     else:
@@ -194,8 +213,9 @@ def _frames(
     # From all over the carrier: the loudest alone would be those that fading favours, and their SNR.
     places = np.linspace(0, len(loud), min(max_views, len(loud)), endpoint=False).astype(int)
     chosen = [cut(band)[stretch] for band, stretch in (loud[place] for place in places)]
-    found = synchronize(torch.stack(chosen), rate, spacing_hz, num_frames=num_frames, symbol_step=step)
-    return _with_floor(found.iq, fft_size).numpy(), step
+    found = synchronize(torch.stack(chosen), rate, spacing_hz, num_frames=count, symbol_step=step)
+    frames = _with_floor(found.iq, fft_size).unflatten(1, (count, fft_size))
+    return frames[:, torch.arange(num_frames) % count].flatten(1).numpy(), step
 
 
 def _with_floor(frames: torch.Tensor, fft_size: int) -> torch.Tensor:

@@ -2,6 +2,9 @@
 
 import torch
 
+from ..phy.listening import SHORTEST_RECORDING, repeated_frames
+from ..phy.synchronization import symbol_period_s
+
 
 def augment(input_values: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """Start spectrograms at another frame, and mirror half of them in frequency.
@@ -22,3 +25,38 @@ def augment(input_values: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     rows = torch.arange(len(input_values), device=input_values.device)
     # Indices apart from each other put their dimensions first: (batch, frames, bins, channels).
     return input_values[rows[:, None, None], :, frames[:, :, None], bins[:, None, :]].permute(0, 3, 1, 2)
+
+
+def shorten(input_values: torch.Tensor, resolution: torch.Tensor, noise: torch.Tensor, share: float) -> torch.Tensor:
+    """Some spectrograms as [`~phy.listening.listen`] sees recordings that are too short to fill them.
+
+    That is a few of the frames over and over, normalized again. It concerns those with a frame for each symbol of a
+    standard, which is how such a recording is seen; others stay as they are.
+
+    Args:
+        input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms, each
+            of zero mean and unit variance.
+        resolution (`torch.Tensor` of shape `(batch, 2)`): From frame to frame [s] and from bin to bin [Hz].
+        noise (`torch.Tensor` of shape `(batch, 3)`): What to draw by, uniform from 0 to 1.
+        share (`float`): How many of these spectrograms become shorter, 0 to 1.
+
+    Returns:
+        `torch.Tensor` of the same shape.
+    """
+    num_frames = input_values.shape[2]
+    frames = torch.arange(num_frames, device=input_values.device).expand(len(input_values), -1)
+    for spacing_hz, shortest in SHORTEST_RECORDING.items():
+        if shortest >= num_frames:
+            continue
+        expected = resolution.new_tensor([symbol_period_s(spacing_hz), spacing_hz])
+        concerned = ((resolution / expected - 1).abs() < 1e-3).all(1) & (noise[:, 0] < share)
+        count = (shortest * (num_frames / shortest) ** noise[:, 1]).long()
+        count = repeated_frames(count, spacing_hz)[:, None]
+        start = ((num_frames - count + 1) * noise[:, 2:]).long()
+        repeated = start + torch.arange(num_frames, device=count.device) % count
+        frames = torch.where(concerned[:, None], repeated, frames)
+    rows = torch.arange(len(input_values), device=input_values.device)[:, None]
+    shortened = input_values[rows, :, frames].transpose(1, 2)
+    std, mean = torch.std_mean(shortened, dim=(2, 3), keepdim=True, correction=0)
+    changed = (frames != torch.arange(num_frames, device=frames.device)).any(1)[:, None, None, None]
+    return torch.where(changed, (shortened - mean) / std.clamp(min=1e-6), input_values)

@@ -17,6 +17,7 @@ from ..modeling_lwm_spectro_moe import (
     LwmSpectroMoEForSequenceClassification,
     LwmSpectroMoEModel,
 )
+from .augmentation import shorten
 from .batches import Batches, class_labels
 from .loop import TrainingLoop, TrainingSettings
 from .masks import mask_noise
@@ -24,6 +25,7 @@ from .masks import mask_noise
 VIEWS = ("whole", "visible")
 # Shares of the resolution that a router is told wrong at most while it is trained, and of the rows told none.
 _RESOLUTION_ERROR, _UNKNOWN_RESOLUTION = 0.08, 0.3
+_SHORT = 0.4  # share of spectrograms of symbols that training sees as of recordings too short to fill them
 JOINT_TASK = "snr_db+mobility"
 JOINT_LABELS = [f"{snr_db}+{mobility}" for snr_db in SNRS_DB for mobility in MOBILITIES]
 HEADS = {
@@ -58,7 +60,22 @@ class HeadSettings(MixtureSettings):
             raise ValueError(f"view is {self.view!r}; expected one of {', '.join(VIEWS)}.")
 
 
-class RouterTraining(TrainingLoop):
+def shortened(batch: dict[str, torch.Tensor], seed: int, share: float = _SHORT) -> dict[str, torch.Tensor]:
+    """A batch of which some spectrograms are those of short recordings, see [`shorten`]."""
+    noise = mask_noise(batch["index"], 3, seed)
+    return {**batch, "input_values": shorten(batch["input_values"], batch["resolution"], noise, share)}
+
+
+class _MixtureTraining(TrainingLoop):
+    """What the stages after the first share: recordings may be short."""
+
+    def _values(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        if self.settings.augment and self.model.training:
+            batch = shortened(batch, self.settings.seed + 3)
+        return super()._values(batch)
+
+
+class RouterTraining(_MixtureTraining):
     """Trains the router alone.
 
     Recordings of noise, whose protocol is -1, should leave it undecided: their target is uniform.
@@ -180,7 +197,7 @@ class MixtureHeads(nn.Module):
         return {**self.pretraining.state_dict(), **self.classifier.state_dict()}
 
 
-class HeadTraining(TrainingLoop):
+class HeadTraining(_MixtureTraining):
     """Trains the heads of modulation and SNR x mobility, and the experts with them at a lower rate.
 
     Args:
