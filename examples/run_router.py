@@ -41,9 +41,12 @@ from lwm_spectro_hf.training.mixture import MixtureSettings, RouterTraining, sco
 from lwm_spectro_hf.training.run import Run, add_model_options, add_options, experts_of
 
 DEFAULTS = MixtureSettings(batch_size=96, learning_rate=1e-3)
-RECEIVERS = ("synchronous", "blind", "listening")
-# Of the held-out city: a chunk has one protocol, carrier width and sampling rate, so many small ones say more.
-CHUNK_SIZE = 8
+SCORED = {  # in the held-out city: preset and receiver
+    "synchronous": ("mixed", "synchronous"),
+    "blind": ("mixed", "blind"),
+    "listening": ("mixed", "listening"),
+    "blind, saturated": ("paper", "blind"),
+}
 
 
 def parse_args() -> argparse.Namespace:
@@ -99,8 +102,7 @@ def main() -> None:
     )
     held_out = {"as trained": data.held_out}
     if run.accelerator.is_main_process:
-        held_out |= {receiver: held_out_of("mixed", receiver, args, run) for receiver in RECEIVERS}
-        held_out["blind, saturated"] = held_out_of("paper", "blind", args, run)
+        held_out |= {name: held_out_of(*of, args, run) for name, of in SCORED.items()}
         short = [shortened(batch, args.seed, share=1.0) for batch in held_out["listening"]]
         held_out["listening, short recordings"] = short
     results = run.train(loop, lambda: [score_router(router, batches) for batches in held_out.values()])
@@ -119,8 +121,9 @@ def main() -> None:
 
 def held_out_of(name: str, receiver: str, args: argparse.Namespace, run: Run) -> list[dict]:
     """Spectrograms of the held-out city by one kind of receiver, of the preset `name`."""
+    # A chunk has one protocol, carrier width and sampling rate, so many small ones say more.
     recipe = replace(
-        preset(name), channels=HELD_OUT_SCENARIOS, receivers={receiver: 1.0}, noise_share=0.0, chunk_size=CHUNK_SIZE
+        preset(name), channels=HELD_OUT_SCENARIOS, receivers={receiver: 1.0}, noise_share=0.0, chunk_size=8
     )
     chunks = -(-args.eval_samples // recipe.chunk_size)
     seed = stable_seed("router", name, receiver, args.seed) % 2**31
