@@ -23,7 +23,7 @@ from lwm_spectro_hf import (
 from tiny_models import MODELS, build, encoder_config, inputs_for, main_output, tiny_config, tiny_moe_config
 
 every_model = pytest.mark.parametrize("name", list(MODELS))
-HEADS = [name for name in MODELS if not name.startswith(("model", "moe-model"))]
+HEADS = [name for name in MODELS if not name.startswith(("model", "moe-model", "conv-lstm-model"))]
 
 
 def reloaded(model, folder, model_class=None):
@@ -89,7 +89,7 @@ def test_rows_of_a_batch_do_not_meet(name):
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "flex_attention"])
-@every_model
+@pytest.mark.parametrize("name", [name for name in MODELS if not name.startswith("conv-lstm")])
 def test_attention_implementations_agree(name, implementation):
     model = build(name)
     model.set_attn_implementation("eager")
@@ -224,6 +224,8 @@ class Spectrograms(torch.utils.data.Dataset):
         ("classification", {"labels": 3}),
         ("moe-pretraining", {"protocol_labels": 3}),
         ("moe-classification", {"labels": 3, "protocol_labels": 3}),
+        ("conv-lstm-pretraining", {}),
+        ("conv-lstm-forecasting", {}),
     ],
 )
 def test_trainer_takes_two_steps_and_evaluates(name, labels, tmp_path):
@@ -240,7 +242,7 @@ def test_trainer_takes_two_steps_and_evaluates(name, labels, tmp_path):
         disable_tqdm=True,
         save_strategy="no",
         # Masked modeling is its own label; otherwise Trainer waits for every label that a forward could take.
-        label_names=["input_values"] if "pretraining" in name else list(labels),
+        label_names=list(labels) if "classification" in name else ["input_values"],
     )
     data = Spectrograms(model, **labels)
     trainer = Trainer(model=model, args=arguments, train_dataset=data, eval_dataset=data)

@@ -11,6 +11,11 @@ from lwm_spectro_hf import (
     LwmSpectroMoEForPreTraining,
     LwmSpectroMoEForSequenceClassification,
     LwmSpectroMoEModel,
+    MaskedConvLstmConfig,
+    MaskedConvLstmForForecasting,
+    MaskedConvLstmForPreTraining,
+    MaskedConvLstmForSemanticSegmentation,
+    MaskedConvLstmModel,
 )
 
 LABELS = {0: "BPSK", 1: "QPSK", 2: "16QAM"}
@@ -45,6 +50,13 @@ def tiny_moe_config(expert: dict | None = None, **kwargs) -> LwmSpectroMoEConfig
     )
 
 
+def tiny_conv_lstm_config(**kwargs) -> MaskedConvLstmConfig:
+    """16 frames in 4 segments x 24 bins, two layers of eight kernels, two channels."""
+    small = {"num_frames": 16, "num_freq_bins": 24, "num_channels": 2, "segment_frames": 4, "forecast_frames": 8}
+    small |= {"hidden_size": 8, "num_hidden_layers": 2, "id2label": LABELS}
+    return MaskedConvLstmConfig(**{**small, **kwargs})
+
+
 MODELS = {
     "model": lambda: LwmSpectroModel(tiny_config()),
     "model-published": lambda: LwmSpectroModel(tiny_config(**PUBLISHED)),
@@ -64,6 +76,11 @@ MODELS = {
     "moe-classification-fourier": lambda: LwmSpectroMoEForSequenceClassification(
         tiny_moe_config(router_type="fourier", router_dropout_prob=0.0)
     ),
+    "conv-lstm-model": lambda: MaskedConvLstmModel(tiny_conv_lstm_config()),
+    "conv-lstm-pretraining": lambda: MaskedConvLstmForPreTraining(tiny_conv_lstm_config()),
+    "conv-lstm-pretraining-stride": lambda: MaskedConvLstmForPreTraining(tiny_conv_lstm_config(embedding_stride=2)),
+    "conv-lstm-forecasting": lambda: MaskedConvLstmForForecasting(tiny_conv_lstm_config()),
+    "conv-lstm-segmentation": lambda: MaskedConvLstmForSemanticSegmentation(tiny_conv_lstm_config()),
 }
 
 

@@ -2,6 +2,7 @@
 
 from .auto import auto_map_for, register
 from .configuration_lwm_spectro import LwmSpectroConfig, LwmSpectroMoEConfig
+from .configuration_masked_conv_lstm import MaskedConvLstmConfig
 from .feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
 from .modeling_lwm_spectro import (
     LwmSpectroForPreTraining,
@@ -16,6 +17,12 @@ from .modeling_lwm_spectro_moe import (
     LwmSpectroMoEForSequenceClassification,
     LwmSpectroMoEModel,
     LwmSpectroMoERouter,
+)
+from .modeling_masked_conv_lstm import (
+    MaskedConvLstmForForecasting,
+    MaskedConvLstmForPreTraining,
+    MaskedConvLstmForSemanticSegmentation,
+    MaskedConvLstmModel,
 )
 from .pipeline_lwm_spectro import IQClassificationPipeline
 from .pipeline_lwm_spectro import register as _register_pipeline
@@ -37,6 +44,11 @@ __all__ = [
     "LwmSpectroMoEForSequenceClassification",
     "LwmSpectroMoEModel",
     "LwmSpectroMoERouter",
+    "MaskedConvLstmConfig",
+    "MaskedConvLstmForForecasting",
+    "MaskedConvLstmForPreTraining",
+    "MaskedConvLstmForSemanticSegmentation",
+    "MaskedConvLstmModel",
     "SpectrogramFeatureExtractor",
     "auto_map_for",
     "default_checkpoint",

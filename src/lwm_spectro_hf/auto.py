@@ -5,17 +5,26 @@ from transformers import (
     AutoFeatureExtractor,
     AutoModel,
     AutoModelForPreTraining,
+    AutoModelForSemanticSegmentation,
     AutoModelForSequenceClassification,
+    AutoModelForTimeSeriesPrediction,
     PreTrainedConfig,
 )
 
 from .configuration_lwm_spectro import LwmSpectroConfig, LwmSpectroMoEConfig
+from .configuration_masked_conv_lstm import MaskedConvLstmConfig
 from .feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
 from .modeling_lwm_spectro import LwmSpectroForPreTraining, LwmSpectroForSequenceClassification, LwmSpectroModel
 from .modeling_lwm_spectro_moe import (
     LwmSpectroMoEForPreTraining,
     LwmSpectroMoEForSequenceClassification,
     LwmSpectroMoEModel,
+)
+from .modeling_masked_conv_lstm import (
+    MaskedConvLstmForForecasting,
+    MaskedConvLstmForPreTraining,
+    MaskedConvLstmForSemanticSegmentation,
+    MaskedConvLstmModel,
 )
 
 # For each configuration, the class that each Auto class gives.
@@ -32,6 +41,14 @@ AUTO_CLASSES: dict[type[PreTrainedConfig], dict[type, type]] = {
         AutoModel: LwmSpectroMoEModel,
         AutoModelForPreTraining: LwmSpectroMoEForPreTraining,
         AutoModelForSequenceClassification: LwmSpectroMoEForSequenceClassification,
+        AutoFeatureExtractor: SpectrogramFeatureExtractor,
+    },
+    MaskedConvLstmConfig: {
+        AutoConfig: MaskedConvLstmConfig,
+        AutoModel: MaskedConvLstmModel,
+        AutoModelForPreTraining: MaskedConvLstmForPreTraining,
+        AutoModelForTimeSeriesPrediction: MaskedConvLstmForForecasting,
+        AutoModelForSemanticSegmentation: MaskedConvLstmForSemanticSegmentation,
         AutoFeatureExtractor: SpectrogramFeatureExtractor,
     },
 }

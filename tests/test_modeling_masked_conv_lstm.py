@@ -1,0 +1,232 @@
+"""The masked ConvLSTM: its recurrence, what it may see, and its three tasks."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from transformers import (
+    AutoModel,
+    AutoModelForPreTraining,
+    AutoModelForSemanticSegmentation,
+    AutoModelForTimeSeriesPrediction,
+    Trainer,
+    TrainingArguments,
+)
+
+from lwm_spectro_hf import (
+    MaskedConvLstmConfig,
+    MaskedConvLstmForForecasting,
+    MaskedConvLstmForPreTraining,
+    MaskedConvLstmForSemanticSegmentation,
+    unpatchify,
+)
+from lwm_spectro_hf.modeling_masked_conv_lstm import (
+    MaskedConvLstmEmbeddings,
+    MaskedConvLstmHead,
+    MaskedConvLstmLayer,
+    patches_to_values,
+)
+from tiny_models import build, inputs_for, tiny_conv_lstm_config
+
+
+def test_defaults_are_those_of_the_paper():
+    config = MaskedConvLstmConfig()
+    assert (config.num_hidden_layers, config.hidden_size, config.kernel_size, config.mask_ratio) == (5, 64, 3, 0.2)
+    model = MaskedConvLstmForPreTraining(config)
+    assert isinstance(model.decoder.out_proj, nn.Conv3d) and model.decoder.out_proj.kernel_size == (3, 3, 3)
+    assert [layer.state_conv.kernel_size for layer in model.base_model.layers] == [(3, 3)] * 5
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"segment_frames": 5}, "`segment_frames` = 5 does not divide `num_frames` = 16"),
+        ({"segment_frames": 8, "forecast_frames": 4}, "does not divide `forecast_frames` = 4"),
+        ({"embedding_stride": 3}, "`embedding_stride` = 3 does not divide `segment_frames`"),
+        ({"patch_size": 5}, "`patch_size` = 5 does not divide"),
+        ({"forecast_frames": 16}, "something must be left to forecast from"),
+        ({"forecast_frames": 0}, "`forecast_frames` is 0"),
+        ({"kernel_size": 2}, "must be odd"),
+        ({"mask_ratio": 1.0}, "less than 1"),
+        ({"hidden_size": 0}, "must be at least 1"),
+    ],
+)
+def test_wrong_configurations_say_what_is_wrong(wrong, message):
+    with pytest.raises(Exception, match=message):
+        tiny_conv_lstm_config(**wrong)
+
+
+def test_on_a_single_cell_the_layer_is_an_lstm():
+    """With kernels of one value there is nothing of a convolution left, so PyTorch's LSTM must give the same."""
+    config = tiny_conv_lstm_config(kernel_size=1)
+    torch.manual_seed(0)
+    layer, lstm = MaskedConvLstmLayer(config, input_size=5), nn.LSTM(5, config.hidden_size, batch_first=True)
+    order = [0, 1, 3, 2]  # PyTorch has the candidate before the output gate
+    with torch.no_grad():
+        for ours, theirs in ((layer.input_conv.weight, lstm.weight_ih_l0), (layer.state_conv.weight, lstm.weight_hh_l0)):
+            gates = ours[..., 0, 0].normal_().chunk(4)
+            theirs.copy_(torch.cat([gates[gate] for gate in (0, 1, 3, 2)]))
+        gates = layer.input_conv.bias.normal_().chunk(4)
+        lstm.bias_ih_l0.copy_(torch.cat([gates[gate] for gate in order]))
+        lstm.bias_hh_l0.zero_()
+        values = torch.randn(3, 6, 5)
+        expected, _ = lstm(values)
+        found = layer(values[..., None, None])
+    torch.testing.assert_close(found[..., 0, 0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_patches_become_the_values_they_cover():
+    config = tiny_conv_lstm_config()
+    mask = torch.rand(3, config.num_patches) < 0.4
+    patches = mask[..., None].expand(-1, -1, config.patch_size**2).float()
+    expected = unpatchify(patches, config.patch_size, config.num_frames, config.num_freq_bins)[:, 0].bool()
+    assert torch.equal(patches_to_values(mask, config), expected)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_cells_and_values_are_at_the_same_place(stride):
+    """What a value of the output is made from, with kernels of one cell, is the square of values that it lies in."""
+    config = tiny_conv_lstm_config(embedding_stride=stride, kernel_size=1)
+    embeddings, head = MaskedConvLstmEmbeddings(config), MaskedConvLstmHead(config, 2)
+    layer = MaskedConvLstmLayer(config, embeddings.num_outputs)
+    values = torch.randn(1, 2, config.num_frames, config.num_freq_bins, requires_grad=True)
+    outputs = head(layer(embeddings(values)))
+    assert outputs.shape == (1, 2, config.num_frames, config.num_freq_bins)
+    # In the first segment, before anything is remembered.
+    frame, bin_ = 3, 17
+    outputs[0, :, frame, bin_].sum().backward()
+    touched = values.grad[0].abs().sum(0).nonzero()
+    low = torch.tensor([frame // stride * stride, bin_ // stride * stride])
+    assert ((touched >= low) & (touched < low + stride)).all()
+    assert [frame, bin_] in touched.tolist()
+
+
+@pytest.mark.parametrize("name", ["conv-lstm-pretraining", "conv-lstm-pretraining-stride"])
+def test_masked_values_are_not_looked_at(name):
+    model = build(name)
+    inputs = inputs_for(model)
+    with torch.no_grad():
+        outputs = model(**inputs)
+        other = torch.where(outputs.mask[:, None], 99.0, inputs["input_values"])
+        again = model(other, noise=inputs["noise"])
+    assert outputs.mask.float().mean() == pytest.approx(model.config.mask_ratio, abs=0.02)
+    torch.testing.assert_close(again.reconstruction, outputs.reconstruction, rtol=0, atol=0)
+
+
+def test_the_loss_is_the_mean_square_of_masked_values():
+    model = build("conv-lstm-pretraining")
+    inputs = inputs_for(model)
+    outputs = model(**inputs)
+    error = (outputs.reconstruction - inputs["input_values"]).square()
+    expected = error[outputs.mask[:, None].expand_as(error)].mean()
+    torch.testing.assert_close(outputs.loss, expected)
+    nothing = torch.zeros(len(error), model.config.num_patches, dtype=torch.bool)
+    assert model(inputs["input_values"], bool_masked_pos=nothing).loss == 0
+
+
+def test_forecasts_do_not_see_the_future_and_see_the_past():
+    model = build("conv-lstm-forecasting")
+    values = inputs_for(model)["input_values"]
+    known = model.config.num_frames - model.config.forecast_frames
+    other = values.clone()
+    other[:, :, known:] = 7.0
+    with torch.no_grad():
+        expected, found = model(values), model(other)
+        forecast = model.forecast(values[:, :, :known])
+        past = values.clone()
+        past[:, :, 0] += 1.0
+        changed = model.forecast(past[:, :, :known])
+    torch.testing.assert_close(found.reconstruction, expected.reconstruction, rtol=0, atol=0)
+    torch.testing.assert_close(forecast, expected.reconstruction[:, :, known:], rtol=0, atol=0)
+    assert found.loss != expected.loss
+    assert (changed - forecast).abs().max() > 0
+    assert expected.mask.sum() == len(values) * model.config.forecast_frames * model.config.num_freq_bins
+
+
+def test_forecasts_have_the_unit_of_what_they_continue():
+    model = build("conv-lstm-forecasting")
+    known = inputs_for(model)["input_values"][:, :, : model.config.num_frames - model.config.forecast_frames]
+    with torch.no_grad():
+        expected = 10 * model.forecast(known) - 80
+        found = model.forecast(10 * known - 80)
+        silence = model.forecast(torch.full_like(known, -100.0))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(silence, torch.full_like(silence, -100.0), rtol=1e-4, atol=1e-3)
+
+
+def test_wrong_shapes_say_what_is_expected():
+    model = build("conv-lstm-forecasting")
+    with pytest.raises(ValueError, match=r"\(1, 2, 16, 25\).*\(batch, 2, 16, 24\) is expected"):
+        model(torch.zeros(1, 2, 16, 25))
+    with pytest.raises(ValueError, match=r"\(batch, num_channels, 8, num_freq_bins\) is expected"):
+        model.forecast(torch.zeros(1, 2, 16, 24))
+
+
+def test_segmentation_skips_what_is_not_known():
+    model = build("conv-lstm-segmentation")
+    values = inputs_for(model)["input_values"]
+    labels = torch.randint(3, (len(values), *values.shape[2:]))
+    labels[:, :5] = -100
+    outputs = model(values, labels=labels)
+    assert outputs.logits.shape == (len(values), 3, *values.shape[2:])
+    log_probability = outputs.logits.log_softmax(1).gather(1, labels.clamp(min=0)[:, None])[:, 0]
+    torch.testing.assert_close(outputs.loss, -log_probability[labels >= 0].mean())
+
+
+def test_a_pretrained_network_serves_every_task(tmp_path):
+    model = MaskedConvLstmForPreTraining(tiny_conv_lstm_config())
+    segmentation = MaskedConvLstmForSemanticSegmentation(model.config)
+    model.save_pretrained(tmp_path)
+    weights = {**segmentation.state_dict(), **model.state_dict()}
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    for auto_class in (
+        AutoModel,
+        AutoModelForPreTraining,
+        AutoModelForSemanticSegmentation,
+        AutoModelForTimeSeriesPrediction,
+    ):
+        loaded, info = auto_class.from_pretrained(tmp_path, output_loading_info=True)
+        assert not any(info.values()), f"{auto_class.__name__}: {info}"
+    assert isinstance(loaded, MaskedConvLstmForForecasting)
+    for key, value in loaded.state_dict().items():
+        torch.testing.assert_close(value, weights[key], rtol=0, atol=0)
+
+
+def test_trainer_learns_to_segment(tmp_path):
+    """Loud values are one class, quiet ones another: a few steps are enough to tell most of them."""
+    model = build("conv-lstm-segmentation")
+    values = torch.randn(16, 2, 16, 24, generator=torch.Generator().manual_seed(3))
+    rows = [{"input_values": row, "labels": (row.sum(0) > 0).long()} for row in values]
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=60,
+        per_device_train_batch_size=16,
+        learning_rate=2e-2,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        save_strategy="no",
+    )
+    trainer = Trainer(model=model, args=arguments, train_dataset=rows)
+    trainer.train()
+    predictions = trainer.predict(rows)
+    logits = predictions.predictions
+    logits = logits[0] if isinstance(logits, tuple) else logits
+    assert (logits.argmax(1) == predictions.label_ids).mean() > 0.9
+
+
+def test_it_compiles_as_one_graph():
+    model = build("conv-lstm-pretraining")
+    inputs = inputs_for(model)
+    expected = model(**inputs).loss
+    found = torch.compile(model, fullgraph=True, backend="aot_eager")(**inputs).loss
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_happened_first_is_remembered():
+    """Cells begin with open forget gates: what the first segment shows still reaches the last."""
+    model = build("conv-lstm-model")
+    values = inputs_for(model)["input_values"].requires_grad_()
+    model(values).last_hidden_state[:, -1].square().sum().backward()
+    first, last = values.grad[:, :, :4].norm(), values.grad[:, :, -4:].norm()
+    assert first > 0.01 * last
