@@ -61,13 +61,15 @@ def test_on_a_single_cell_the_layer_is_an_lstm():
     config = tiny_conv_lstm_config(kernel_size=1)
     torch.manual_seed(0)
     layer, lstm = MaskedConvLstmLayer(config, input_size=5), nn.LSTM(5, config.hidden_size, batch_first=True)
-    order = [0, 1, 3, 2]  # PyTorch has the candidate before the output gate
+    same = (
+        (layer.input_conv.weight, lstm.weight_ih_l0),
+        (layer.state_conv.weight, lstm.weight_hh_l0),
+        (layer.input_conv.bias, lstm.bias_ih_l0),
+    )
     with torch.no_grad():
-        for ours, theirs in ((layer.input_conv.weight, lstm.weight_ih_l0), (layer.state_conv.weight, lstm.weight_hh_l0)):
-            gates = ours[..., 0, 0].normal_().chunk(4)
-            theirs.copy_(torch.cat([gates[gate] for gate in (0, 1, 3, 2)]))
-        gates = layer.input_conv.bias.normal_().chunk(4)
-        lstm.bias_ih_l0.copy_(torch.cat([gates[gate] for gate in order]))
+        for ours, theirs in same:
+            admit, keep, emit, candidate = ours.normal_().view(theirs.shape).chunk(4)
+            theirs.copy_(torch.cat([admit, keep, candidate, emit]))  # the order of PyTorch
         lstm.bias_hh_l0.zero_()
         values = torch.randn(3, 6, 5)
         expected, _ = lstm(values)

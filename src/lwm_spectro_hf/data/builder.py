@@ -4,10 +4,11 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,46 @@ def splits_by_city(recipe: Recipe, num: int, num_test: int | None = None, add_te
         num_test = (max(num // 10, 1) if num_test is None else num_test) if seen else num
         splits["test"] = Split(replace(recipe, channels=held_out), num_test)
     return {name: split for name, split in splits.items() if split.num}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of a data set.
+
+    Attributes:
+        path (`Path`): Where it goes.
+        first, last (`int`): Its rows, the last exclusive.
+        make (`Callable[[int, int], Iterable[dict]]`): Makes rows, some at a time, as columns; for other processes it
+            must be possible to pickle it.
+        schema (`datasets.Features`): Of the columns.
+        row_bytes (`float`): About what a row takes up.
+    """
+
+    path: Path
+    first: int
+    last: int
+    make: Callable[[int, int], Iterable[dict[str, Any]]]
+    schema: Features
+    row_bytes: float
+
+    @property
+    def num(self) -> int:
+        """`int`: Rows."""
+        return self.last - self.first
+
+
+def shards_of(folder: Path, split: str, num: int, shard_size: int, **fields: Any) -> list[Shard]:
+    """The files of a split of `num` rows; `fields` are those of [`Shard`]."""
+    count = -(-num // shard_size)
+    return [
+        Shard(
+            path=folder / "data" / f"{split}-{shard:05d}-of-{count:05d}.parquet",
+            first=shard * shard_size,
+            last=min((shard + 1) * shard_size, num),
+            **fields,
+        )
+        for shard in range(count)
+    ]
 
 
 def split_seed(seed: int, split: str) -> int:
@@ -171,20 +212,18 @@ def build_parquet(
     folder = Path(folder).expanduser()
     extractor = extractor or default_extractor()
     _check(splits, contents, shard_size, processes)
-    folder.mkdir(parents=True, exist_ok=True)
-    jobs = []
+    shards = []
     for name, split in splits.items():
-        count = -(-split.num // shard_size)
-        for shard in range(count):
-            path = folder / "data" / f"{name}-{shard:05d}-of-{count:05d}.parquet"
-            last = min((shard + 1) * shard_size, split.num)
-            jobs.append((path, split.recipe, shard * shard_size, last, split_seed(seed, name), extractor, contents))
-    missing = [job for job in jobs if not job[0].exists()]
-    row_bytes = {
-        split_seed(seed, name): _row_bytes(split.recipe, split_seed(seed, name), extractor, contents)
-        for name, split in splits.items()
-    }
-    _check_space(folder, sum((job[3] - job[2]) * row_bytes[job[4]] for job in missing))
+        own_seed = split_seed(seed, name)
+        shards += shards_of(
+            folder,
+            name,
+            split.num,
+            shard_size,
+            make=partial(_columns, split.recipe, own_seed, extractor, contents),
+            schema=features(extractor, contents),
+            row_bytes=_row_bytes(split.recipe, own_seed, extractor, contents),
+        )
     record = {
         "seed": seed,
         "shard_size": shard_size,
@@ -194,22 +233,49 @@ def build_parquet(
             name: {"num": split.num, "recipe": json.loads(split.recipe.to_json())} for name, split in splits.items()
         },
     }
+    return write_shards(folder, shards, record, processes)
+
+
+def _columns(recipe: Recipe, seed: int, extractor: SpectrogramFeatureExtractor, contents: tuple[str, ...], *rows: int):
+    for _, columns in make_rows(recipe, *rows, seed, extractor, contents):
+        yield columns
+
+
+def write_shards(folder: Path, shards: list[Shard], record: dict[str, Any], processes: int = 1) -> list[Path]:
+    """Write the files of a data set that are not there yet, each whole or not at all, and what it was built from.
+
+    Args:
+        folder (`Path`): Where to; made if missing.
+        shards (`list[Shard]`): All its files.
+        record (`dict`): What it depends on; a folder that was begun with another is refused.
+        processes (`int`, *optional*, defaults to 1): Workers; each uses one thread.
+
+    Returns:
+        `list[Path]`: All files, in order.
+
+    Raises:
+        ValueError: If the folder holds another data set.
+        OSError: If there is no space left for it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [shard for shard in shards if not shard.path.exists()]
+    _check_space(folder, sum(shard.num * shard.row_bytes for shard in missing))
     _check_record(folder, record)
-    total = sum(split.num for split in splits.values())
-    done = total - sum(job[3] - job[2] for job in missing)
+    total = sum(shard.num for shard in shards)
+    done = total - sum(shard.num for shard in missing)
     with tqdm(total=total, initial=done, desc=f"{folder.name}", unit="rec", smoothing=0) as progress:
-        for _, written in _run(missing, processes):
+        for written in _run(missing, processes):
             progress.update(written)
-    return [job[0] for job in jobs]
+    return [shard.path for shard in shards]
 
 
-def _run(jobs: list[tuple], processes: int) -> Iterator[tuple[Path, int]]:
-    if processes == 1 or len(jobs) < 2:
-        yield from map(_write_shard, jobs)
+def _run(shards: list[Shard], processes: int) -> Iterator[int]:
+    if processes == 1 or len(shards) < 2:
+        yield from map(_write_shard, shards)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context) as pool:
-        futures = [pool.submit(_write_shard, job) for job in jobs]
+    with ProcessPoolExecutor(min(processes, len(shards)), mp_context=context) as pool:
+        futures = [pool.submit(_write_shard, shard) for shard in shards]
         try:
             for future in as_completed(futures):
                 yield future.result()
@@ -218,19 +284,18 @@ def _run(jobs: list[tuple], processes: int) -> Iterator[tuple[Path, int]]:
             raise
 
 
-def _write_shard(job: tuple) -> tuple[Path, int]:
-    path, recipe, first, last, seed, extractor, contents = job
-    schema = features(extractor, contents)
-    columns: dict[str, list] = {name: [] for name in schema}
-    for _, rows in make_rows(recipe, first, last, seed, extractor, contents):
-        for name, values in rows.items():
-            columns[name].extend(values)
-    table = Dataset.from_dict(columns, features=schema).with_format("arrow")[:]
-    table = table.replace_schema_metadata(schema.arrow_schema.metadata)
-    with whole_file(path) as stream:
+def _write_shard(shard: Shard) -> int:
+    columns: dict[str, list] = {name: [] for name in shard.schema}
+    with _one_thread():
+        for rows in shard.make(shard.first, shard.last):
+            for name, values in rows.items():
+                columns[name].extend(values)
+    table = Dataset.from_dict(columns, features=shard.schema).with_format("arrow")[:]
+    table = table.replace_schema_metadata(shard.schema.arrow_schema.metadata)
+    with whole_file(shard.path) as stream:
         # Spectrograms hardly compress; small groups let a reader take rows here and there.
         pq.write_table(table, stream, compression="zstd", row_group_size=128)
-    return path, last - first
+    return shard.num
 
 
 def write_recordings(folder: str | os.PathLike, recipe: Recipe, num: int, seed: int = 0) -> list[Path]:

@@ -1,0 +1,36 @@
+#!/usr/bin/env python
+r"""Build a data set of scenes: 30.72 MHz in which WiFi, LTE and 5G send beside each other, and what every value is.
+
+    python dataset_scripts/build_scenes.py --num 256 --num-test 64 --out runs/scenes-small     # a minute
+    python dataset_scripts/build_scenes.py --num 8192 --num-test 1024 --processes 2 --out runs/scenes
+
+Needs the extra `data`. `examples/run_spectrum.py` trains on it: masked modeling, forecasting, segmentation. Florence
+is held out, as split "test". The same command goes on with a build that was stopped.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from lwm_spectro_hf.data.scenes import build_scenes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--num", type=int, required=True, help="scenes of the cities that are trained on")
+    parser.add_argument("--num-test", type=int, default=256, help="of the held-out city (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    parser.add_argument("--shard-size", type=int, default=256, help="rows a file (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="(default: %(default)s)")
+    args = parser.parse_args()
+    try:
+        build_scenes(
+            args.out, args.num, args.num_test, args.seed, shard_size=args.shard_size, processes=args.processes
+        )
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{args.out}: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

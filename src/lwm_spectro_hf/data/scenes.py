@@ -1,0 +1,329 @@
+"""Bands in which several standards send beside each other, and what each value of their spectrograms belongs to."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from datasets import Array2D, Array3D, Features, List, Value
+
+from ..channel import impairments
+from ..channel.scenarios import HELD_OUT_SCENARIOS
+from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
+from ..phy.bits import slices
+from .builder import Shard, shards_of, split_seed, write_shards
+from .recipe import PROTOCOLS, Recipe, preset, stable_seed
+from .synthesis import LabelledRecordings, check_channels, draw_recordings
+
+SCENE_LABELS = ("nothing", *PROTOCOLS)  # of a value of a spectrogram, in the order of their numbers
+_LEAD_S = 5e-3  # recordings begin anywhere in half a radio frame of LTE and 5G, after which synchronization repeats
+_USED_BAND = 0.96  # of the sampling rate: beyond, real receivers have filtered
+_GUARD_HZ = 0.5e6  # least distance of two carriers
+_ON_POWER = 1e-3  # of the most powerful frame: less is nothing sent
+_PAUSES_S = {"WiFi": 0.0, "LTE": 2e-3, "5G": 1e-3}  # pauses that belong to a cell which goes on
+
+
+def _transmissions() -> Recipe:
+    widths = {"LTE": (6, 15, 25, 50), "5G": ((15, 25), (15, 52), (30, 11), (30, 24))}
+    clean = {"receivers": {"native": 1.0}, "snrs_db": (torch.inf,), "noise_share": 0.0}
+    # All scenes of a chunk have carriers of the same widths, so chunks are small.
+    return replace(preset("mixed"), resource_blocks=widths, chunk_size=8, **clean)
+
+
+@dataclass(frozen=True)
+class SceneRecipe:
+    """What a band holds: one carrier of each protocol at most, beside each other at random places.
+
+    Attributes:
+        transmissions ([`Recipe`]): What is sent, and through which channels; drawn as receivers called "native" record
+            it, without noise.
+        sampling_rate: Width of the band [Hz].
+        span_s: Duration [s].
+        presence: Share of scenes in which a carrier is there.
+        snrs_db: Range of the SNR of each carrier, in its own band, over the frames in which it sends [dB].
+
+    Raises:
+        ValueError: If a field is out of its range.
+    """
+
+    transmissions: Recipe = field(default_factory=_transmissions)
+    sampling_rate: float = 30.72e6
+    span_s: float = 10e-3
+    presence: float = 0.75
+    snrs_db: tuple[float, float] = (0.0, 30.0)
+
+    def __post_init__(self):
+        sent = self.transmissions
+        if set(sent.receivers) != {"native"} or set(sent.snrs_db) != {torch.inf} or sent.noise_share:
+            raise ValueError(
+                "transmissions must have the receiver 'native', the SNR infinity and no share of noise: a scene has "
+                f"noise and a receiver of its own. Found {sent.receivers}, {sent.snrs_db} and {sent.noise_share}."
+            )
+        if not 0 <= self.presence <= 1:
+            raise ValueError(f"presence is {self.presence}; expected a share from 0 to 1.")
+        if not self.snrs_db[0] <= self.snrs_db[1] < torch.inf:
+            raise ValueError(f"snrs_db is {self.snrs_db}; expected a range, lowest and highest.")
+        for name in ("sampling_rate", "span_s"):
+            if not 0 < getattr(self, name) < torch.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a number above 0.")
+
+    @property
+    def num_samples(self) -> int:
+        """`int`: Of a scene."""
+        return round(self.span_s * self.sampling_rate)
+
+    @property
+    def chunk_size(self) -> int:
+        """`int`: Scenes made at a time."""
+        return self.transmissions.chunk_size
+
+
+@dataclass
+class Scenes:
+    """A chunk of scenes.
+
+    Attributes:
+        iq (`torch.Tensor` of shape `(batch, num_samples)`): Complex baseband, complex64.
+        sampling_rate (`float`): [Hz].
+        labels (`torch.Tensor` of shape `(batch, num_frames, num_freq_bins)`): Index into `SCENE_LABELS` for each value
+            of the spectrogram that the front-end makes of it.
+        snr_db (`torch.Tensor` of shape `(batch, num_protocols)`): Of the carrier of each of `PROTOCOLS`; not-a-number
+            where there is none [dB].
+        index (`torch.Tensor` of shape `(batch,)`): Number of the scene.
+    """
+
+    iq: torch.Tensor
+    sampling_rate: float
+    labels: torch.Tensor
+    snr_db: torch.Tensor
+    index: torch.Tensor
+
+
+def scene_extractor() -> SpectrogramFeatureExtractor:
+    """The front-end of scenes: a window whose sidelobes do not reach the next carrier."""
+    return SpectrogramFeatureExtractor(window_function="hann")
+
+
+def draw_scenes(
+    recipe: SceneRecipe,
+    chunk: int,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    extractor: SpectrogramFeatureExtractor | None = None,
+) -> Scenes:
+    """Make one chunk of scenes.
+
+    Args:
+        recipe ([`SceneRecipe`]): What is drawn.
+        chunk (`int`): Number of the chunk; there is no last one.
+        seed (`int`, *optional*, defaults to 0): The same seed and chunk give the same scenes on the same kind of
+            device.
+        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where to make them.
+        extractor ([`SpectrogramFeatureExtractor`], *optional*): The front-end that labels are for.
+
+    Returns:
+        [`Scenes`], `recipe.chunk_size` of them.
+    """
+    extractor = extractor or scene_extractor()
+    sent = recipe.transmissions
+    sent = replace(sent, duration_s=recipe.span_s + _LEAD_S)
+    generator = torch.Generator(device).manual_seed(stable_seed("scenes", seed, chunk))
+    device, count = generator.device, recipe.chunk_size
+
+    def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
+        return low + (high - low) * torch.rand(count, *shape, generator=generator, device=device)
+
+    # Chunks of a recipe take its protocols in turn, so these are one of each.
+    carriers = [
+        draw_recordings(sent, chunk * len(sent.protocols) + turn, seed, device) for turn in range(len(sent.protocols))
+    ]
+    order = torch.randperm(len(carriers), generator=torch.Generator().manual_seed(stable_seed("order", seed, chunk)))
+    carriers = _that_fit([carriers[place] for place in order.tolist()], recipe)
+    widths = [carrier.bandwidth_hz + _GUARD_HZ for carrier in carriers]
+    spare = _USED_BAND * recipe.sampling_rate - sum(widths)
+    places = spare * uniform(0, 1, len(carriers)).sort(dim=1).values - _USED_BAND * recipe.sampling_rate / 2
+
+    iq = torch.zeros(count, recipe.num_samples, dtype=torch.complex64, device=device)
+    labels = torch.zeros(count, extractor.num_frames, extractor.num_freq_bins, dtype=torch.int64, device=device)
+    snr_db = torch.full((count, len(PROTOCOLS)), torch.nan, device=device)
+    for number, (carrier, width) in enumerate(zip(carriers, widths, strict=True)):
+        centre_hz = places[:, number] + sum(widths[:number]) + width / 2
+        protocol = PROTOCOLS.index(_protocol(carrier, sent))
+        num_in = round(recipe.span_s * carrier.sampling_rate)
+        start = (uniform(0, 1) * (carrier.iq.shape[1] - num_in)).long()
+        received = impairments.receive(
+            slices(carrier.iq, start, num_in),
+            carrier.sampling_rate,
+            recipe.num_samples,
+            occupied_hz=carrier.bandwidth_hz,
+            offset_hz=centre_hz,
+            noise_power=torch.zeros(count, device=device),
+            generator=generator,
+            filter_probability=1.0,
+        )
+        power = _frame_power(received, extractor)
+        sends = power > _ON_POWER * power.amax(1, keepdim=True)
+        level = (power * sends).sum(1) / sends.sum(1).clamp(min=1)
+        is_there = (uniform(0, 1) < recipe.presence) & (level > 0)
+        snr = uniform(*recipe.snrs_db)
+        # Noise has unit power over the whole band.
+        wanted = 10 ** (snr / 10) * carrier.bandwidth_hz / recipe.sampling_rate
+        gain = torch.where(is_there, (wanted / level.clamp(min=1e-20)).sqrt(), 0.0)
+        iq += gain[:, None] * received
+        snr_db[:, protocol] = torch.where(is_there, snr, torch.nan)
+        pause = _PAUSES_S[PROTOCOLS[protocol]] / recipe.span_s * extractor.num_frames
+        on = _without_pauses(sends, round(pause)) & is_there[:, None]
+        inside = _bins_inside(centre_hz, carrier.bandwidth_hz, recipe.sampling_rate, extractor)
+        labels = torch.where(on[:, :, None] & inside[:, None], protocol + 1, labels)
+    iq = impairments.add_noise(iq, torch.ones(count, device=device), generator)
+    leakage_db = torch.where(uniform(0, 1) < 0.5, uniform(-40, -10), -100.0)
+    iq = impairments.imperfect_mixer(iq, leakage_db, uniform(-60, -25), generator)
+    return Scenes(
+        iq=impairments.quantize(iq, uniform(*sent.adc_bits)),
+        sampling_rate=recipe.sampling_rate,
+        labels=labels,
+        snr_db=snr_db,
+        index=torch.arange(chunk * count, (chunk + 1) * count, device=device),
+    )
+
+
+def build_scenes(
+    folder: str | os.PathLike,
+    num: int,
+    num_test: int,
+    seed: int = 0,
+    recipe: SceneRecipe | None = None,
+    shard_size: int = 256,
+    processes: int = 1,
+) -> list[Path]:
+    """Write scenes as Parquet: a split "train", and "test" of the held-out city. A stopped build goes on.
+
+    Args:
+        folder (`str` or `os.PathLike`): Where to; made if missing.
+        num, num_test (`int`): Scenes of each split; 0 for none.
+        seed (`int`, *optional*, defaults to 0): Of the data set.
+        recipe ([`SceneRecipe`], *optional*): What is drawn.
+        shard_size (`int`, *optional*, defaults to 256): Rows a file.
+        processes (`int`, *optional*, defaults to 1): Workers; each uses one thread.
+
+    Returns:
+        `list[Path]`: All files.
+
+    Raises:
+        ValueError: If nothing is asked for, or the folder holds another data set.
+        OSError: If there is no space left for it.
+    """
+    recipe, extractor, folder = recipe or SceneRecipe(), scene_extractor(), Path(folder).expanduser()
+    if min(num, num_test) < 0 or num + num_test == 0 or shard_size % recipe.chunk_size:
+        raise ValueError(
+            f"{num} and {num_test} scenes were asked for, {shard_size} in a file; expected at least 1, and files of a "
+            f"multiple of the recipe's chunk_size, {recipe.chunk_size}."
+        )
+    check_channels(recipe.transmissions)
+    shards: list[Shard] = []
+    for split, count in (("train", num), ("test", num_test)):
+        sent = recipe.transmissions
+        if split == "test":
+            sent = replace(sent, channels=HELD_OUT_SCENARIOS)
+        shards += shards_of(
+            folder,
+            split,
+            count,
+            shard_size,
+            make=partial(make_scenes, replace(recipe, transmissions=sent), split_seed(seed, split), extractor),
+            schema=scene_features(extractor),
+            row_bytes=(2 * extractor.feature_size + 1) * extractor.num_frames * extractor.num_freq_bins,
+        )
+    plain = {name: value for name, value in vars(recipe).items() if name != "transmissions"}
+    record = {"seed": seed, "shard_size": shard_size, "num": num, "num_test": num_test, "scenes": plain}
+    record |= {"front_end": extractor.to_dict(), "transmissions": json.loads(recipe.transmissions.to_json())}
+    return write_shards(folder, shards, record, processes)
+
+
+def make_scenes(
+    recipe: SceneRecipe, seed: int, extractor: SpectrogramFeatureExtractor, first: int, last: int
+) -> Iterator[dict[str, Any]]:
+    """Scenes `first` to `last` (exclusive) as columns of a table, chunk by chunk; they depend on the arguments alone.
+
+    Yields:
+        `dict`: `input_values`, float16; `labels`, uint8; `snr_db`, `resolution`, `seed` and `index`.
+    """
+    size = recipe.chunk_size
+    for chunk in range(first // size, -(-last // size)):
+        scenes = draw_scenes(recipe, chunk, seed, extractor=extractor)
+        keep = slice(max(first - chunk * size, 0), last - chunk * size)
+        index = scenes.index[keep].numpy()
+        resolution = extractor.resolution(scenes.iq.shape[1], scenes.sampling_rate).numpy()
+        yield {
+            "input_values": extractor.spectrogram(scenes.iq[keep]).half().numpy(),
+            "labels": scenes.labels[keep].to(torch.uint8).numpy(),
+            "snr_db": scenes.snr_db[keep].numpy(),
+            "resolution": np.tile(resolution, (len(index), 1)),
+            "seed": [seed] * len(index),
+            "index": index,
+        }
+
+
+def scene_features(extractor: SpectrogramFeatureExtractor) -> Features:
+    """The schema of Parquet files of scenes."""
+    grid = (extractor.num_frames, extractor.num_freq_bins)
+    return Features(
+        {
+            "input_values": Array3D((extractor.feature_size, *grid), "float16"),
+            "labels": Array2D(grid, "uint8"),
+            "snr_db": List(Value("float32"), length=len(PROTOCOLS)),
+            "resolution": List(Value("float32"), length=2),
+            "seed": Value("int64"),
+            "index": Value("int64"),
+        }
+    )
+
+
+def _that_fit(carriers: list[LabelledRecordings], recipe: SceneRecipe) -> list[LabelledRecordings]:
+    """Carriers beside each other, as many of the first as the band has room for."""
+    kept, left = [], _USED_BAND * recipe.sampling_rate
+    for carrier in carriers:
+        if carrier.bandwidth_hz + _GUARD_HZ <= left:
+            kept.append(carrier)
+            left -= carrier.bandwidth_hz + _GUARD_HZ
+    if not kept:
+        raise ValueError(
+            f"No carrier of the recipe fits a band of {recipe.sampling_rate / 1e6:g} MHz: raise sampling_rate, or "
+            "name narrower ones in resource_blocks."
+        )
+    return kept
+
+
+def _protocol(carrier: LabelledRecordings, sent: Recipe) -> str:
+    """Of a whole chunk; labels of single rows are unknown where nothing can be heard."""
+    return sent.rows(int(carrier.index[0]) // sent.chunk_size).protocol
+
+
+def _frame_power(samples: torch.Tensor, extractor: SpectrogramFeatureExtractor) -> torch.Tensor:
+    """Mean power of the samples of each frame, shape `(batch, num_frames)`."""
+    hop = round(float(extractor.resolution(samples.shape[1], 1.0)[0]))
+    squares = torch.view_as_real(samples).square().sum(-1)
+    return squares.unfold(1, extractor.fft_size, hop)[:, : extractor.num_frames].mean(-1)
+
+
+def _without_pauses(on: torch.Tensor, longest: int) -> torch.Tensor:
+    """The same with pauses of up to so many frames filled: a morphological closing along time."""
+    reach = longest // 2
+    width = {"kernel_size": 2 * reach + 1, "stride": 1, "padding": reach}
+    grown = F.max_pool1d(on.float(), **width)
+    return F.max_pool1d(1 - grown, **width) < 0.5
+
+
+def _bins_inside(
+    centre_hz: torch.Tensor, bandwidth_hz: float, sampling_rate: float, extractor: SpectrogramFeatureExtractor
+) -> torch.Tensor:
+    """Bins of which the middle lies in a carrier, shape `(batch, num_freq_bins)`."""
+    bins = torch.arange(extractor.num_freq_bins, device=centre_hz.device) - extractor.num_freq_bins // 2
+    distance = bins * sampling_rate / extractor.fft_size - centre_hz[:, None]
+    return distance.abs() <= bandwidth_hz / 2

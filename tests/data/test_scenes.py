@@ -1,0 +1,154 @@
+"""Scenes: what is labelled is what is sent, at the SNR that was asked for."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from datasets import load_dataset
+from scipy.ndimage import binary_closing
+
+from lwm_spectro_hf.data import scenes
+from lwm_spectro_hf.data.recipe import PROTOCOLS
+from lwm_spectro_hf.data.scenes import SCENE_LABELS, SceneRecipe, build_scenes, draw_scenes, scene_extractor
+
+
+def recipe(presence=1.0, snr_db=(30.0, 30.0), chunk_size=2, **fields) -> SceneRecipe:
+    sent = replace(SceneRecipe().transmissions, chunk_size=chunk_size, **fields)
+    return SceneRecipe(sent, presence=presence, snrs_db=snr_db)
+
+
+def power(drawn) -> torch.Tensor:
+    """Of each value of the spectrograms, relative to noise, whose power is 1 [linear]."""
+    extractor = scene_extractor()
+    hop = round(float(extractor.resolution(drawn.iq.shape[1], 1.0)[0]))
+    frames = drawn.iq.unfold(1, extractor.fft_size, hop)[:, : extractor.num_frames]
+    window = torch.hann_window(extractor.fft_size)
+    spectrum = torch.fft.fft(frames * window).abs().square() / window.square().sum()
+    return torch.fft.fftshift(spectrum, dim=-1)
+
+
+def test_the_same_seed_gives_the_same_scenes():
+    first, again, other = (draw_scenes(recipe(), 1, seed) for seed in (5, 5, 6))
+    assert torch.equal(first.iq, again.iq) and torch.equal(first.labels, again.labels)
+    assert not torch.equal(first.iq, other.iq)
+    assert first.index.tolist() == [2, 3]
+    assert first.iq.shape == (2, 307_200) and first.sampling_rate == 30.72e6
+
+
+def test_labelled_values_are_loud_and_others_are_noise():
+    # At most 15 dB, or mirror images of the mixer would be seen, where nothing was sent.
+    loud = recipe(snr_db=(15.0, 15.0), full_load=1.0, channels=("none",))
+    drawn = [draw_scenes(loud, chunk, 0) for chunk in range(3)]
+    for number in range(1, len(SCENE_LABELS)):
+        chosen = torch.cat([power(part)[part.labels == number] for part in drawn])
+        assert len(chosen) > 500, SCENE_LABELS[number]
+        assert chosen.median() > 10, SCENE_LABELS[number]
+    quiet = []
+    for part in drawn:
+        # The window reaches two bins beyond a carrier, and beyond zero, where local oscillators leak.
+        used = (part.labels > 0).any(1)
+        used[:, 64] = True
+        near = torch.nn.functional.max_pool1d(used.float(), 5, 1, 2) > 0
+        quiet.append(power(part).mT[~near])
+    quiet = torch.cat(quiet)
+    assert quiet.mean() == pytest.approx(1.0, rel=0.1)
+    assert quiet.median() == pytest.approx(np.log(2), rel=0.1)  # of noise of power 1
+
+
+@pytest.mark.parametrize("protocol, full_load", [("LTE", 1.0), ("WiFi", 0.0), ("5G", 1.0)])
+def test_snr_is_that_in_the_band_of_the_carrier_while_it_sends(protocol, full_load):
+    asked = 12.0
+    loud = recipe(snr_db=(asked, asked), chunk_size=4, protocols=(protocol,), full_load=full_load, channels=("none",))
+    drawn = draw_scenes(loud, 0, 3)
+    found = []
+    for row, labels in zip(power(drawn), drawn.labels, strict=True):
+        # Bins at the edge belong to the carrier in part only, and frames of a pause in nothing but name.
+        inside = (labels > 0).any(0)
+        inside = inside & inside.roll(1) & inside.roll(-1)
+        sends = row[:, inside].mean(1) > 3
+        found.append(10 * torch.log10(row[sends][:, inside].mean() - 1))
+    assert torch.stack(found).mean() == pytest.approx(asked, abs=0.7)
+    assert drawn.snr_db[:, PROTOCOLS.index(protocol)].tolist() == [asked] * 4
+    assert drawn.snr_db.isnan().sum() == 8
+
+
+def test_carriers_lie_beside_each_other():
+    """Each bin holds one protocol at most, and everything that was sent is seen."""
+    for chunk in range(4):
+        drawn = draw_scenes(recipe(), chunk, 1)
+        for labels, snr_db in zip(drawn.labels, drawn.snr_db, strict=True):
+            by_bin = [set(column.unique().tolist()) - {0} for column in labels.T]
+            assert all(len(names) <= 1 for names in by_bin)
+            seen = set().union(*by_bin)
+            assert seen == {number + 1 for number, value in enumerate(snr_db.tolist()) if not np.isnan(value)}
+
+
+def test_an_empty_band_is_noise():
+    drawn = draw_scenes(recipe(presence=0.0), 0, 0)
+    assert drawn.labels.max() == 0 and drawn.snr_db.isnan().all()
+    middle = power(drawn)[:, :, 66:]  # local oscillators leak at zero
+    assert middle.mean() == pytest.approx(1.0, rel=0.05)
+
+
+@pytest.mark.parametrize("longest", [0, 1, 4, 7])
+def test_short_pauses_are_filled_as_by_a_closing(longest):
+    on = torch.rand(4, 60, generator=torch.Generator().manual_seed(longest)) < 0.3
+    found = scenes._without_pauses(on, longest)
+    width = 2 * (longest // 2) + 1
+    for row, expected in zip(found, on, strict=True):
+        padded = np.pad(expected.numpy(), width)
+        closed = binary_closing(padded, np.ones(width, bool))[width:-width]
+        assert np.array_equal(row[width:-width].numpy(), closed[width:-width])
+    assert (found | ~on).all()
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"presence": 1.5}, "presence is 1.5"),
+        ({"snrs_db": (20.0, 0.0)}, "snrs_db is"),
+        ({"sampling_rate": 0.0}, "sampling_rate is 0.0"),
+        ({"transmissions": replace(SceneRecipe().transmissions, snrs_db=(10,))}, "must have the receiver 'native'"),
+    ],
+)
+def test_wrong_recipes_say_what_is_wrong(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        SceneRecipe(**wrong)
+
+
+def test_a_band_too_narrow_for_any_carrier_is_an_error():
+    with pytest.raises(ValueError, match="No carrier of the recipe fits a band of 1 MHz"):
+        draw_scenes(replace(recipe(), sampling_rate=1e6), 0)
+
+
+def test_a_build_is_read_by_datasets_and_goes_on_where_it_stopped(tmp_path):
+    small = recipe()
+    paths = build_scenes(tmp_path, 6, 2, seed=4, recipe=small, shard_size=4)
+    assert [path.name[:5] for path in paths] == ["train", "train", "test-"]
+    rows = load_dataset(str(tmp_path), cache_dir=str(tmp_path / "cache"))
+    assert {name: len(split) for name, split in rows.items()} == {"train": 6, "test": 2}
+    row = rows["train"].with_format("numpy")[3]
+    extractor = scene_extractor()
+    expected = draw_scenes(small, 1, row["seed"].item())
+    assert row["index"] == 3
+    np.testing.assert_array_equal(row["labels"], expected.labels[1].numpy())
+    np.testing.assert_array_equal(row["input_values"], extractor.spectrogram(expected.iq)[1].half().numpy())
+    np.testing.assert_allclose(row["resolution"], [2417 / 30.72e6, 240e3], rtol=1e-6)
+
+    before = [path.read_bytes() for path in paths]
+    paths[1].unlink()
+    kept = paths[0].stat().st_mtime_ns
+    build_scenes(tmp_path, 6, 2, seed=4, recipe=small, shard_size=4, processes=2)
+    assert [path.read_bytes() for path in paths] == before
+    assert paths[0].stat().st_mtime_ns == kept
+    with pytest.raises(ValueError, match="another seed"):
+        build_scenes(tmp_path, 6, 2, seed=5, recipe=small, shard_size=4)
+    record = json.loads((tmp_path / "dataset.json").read_text())
+    assert record["scenes"]["presence"] == 1.0
+
+
+def test_nothing_to_build_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="0 and 0 scenes were asked for"):
+        build_scenes(tmp_path, 0, 0)
