@@ -6,10 +6,19 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
 from lwm_spectro_hf import plotting
 from lwm_spectro_hf.data.recordings import open_recording
-from lwm_spectro_hf.plotting import Picture, describe, display_spectrogram, draw, picture_of
+from lwm_spectro_hf.plotting import (
+    PROTOCOL_COLORS,
+    Picture,
+    describe,
+    display_spectrogram,
+    draw,
+    draw_segments,
+    picture_of,
+)
 
 RATE = 1e6
 VERDICT = {
@@ -102,3 +111,17 @@ def test_no_state_of_pyplot_is_touched():
     # The file alone: importing the package would import PyTorch first, which takes a while.
     program = "import runpy, sys; runpy.run_path(sys.argv[1]); assert 'matplotlib.pyplot' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", program, plotting.__file__]).returncode == 0
+
+
+def test_segments_are_drawn_beside_what_is_seen():
+    values = np.random.default_rng(0).normal(size=(2, 16, 20))
+    values[:, :4] = np.nan  # hidden
+    columns = {"seen": values, "sent": np.tile(np.arange(20) // 5, (2, 16, 1))}
+    figure = draw_segments(columns, ("nothing", "WiFi", "LTE", "5G"), duration_s=10e-3, bandwidth_hz=20e6)
+    figure.canvas.draw()
+    axes = figure.get_axes()
+    assert len(axes) == 4 and axes[0].get_title(loc="left") == "seen"
+    assert axes[3].get_xlabel() == "frequency [MHz]" and axes[3].get_ylim() == (10.0, 0.0)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["nothing", "WiFi", "LTE", "5G"]
+    colors = axes[1].images[0]
+    assert colors.cmap(colors.norm(2))[:3] == pytest.approx(to_rgb(PROTOCOL_COLORS["LTE"]), abs=0.01)

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 # One color for each protocol, the same in every picture (Okabe and Ito: told apart with any color vision).
 PROTOCOL_COLORS = {"WiFi": "#E69F00", "LTE": "#0072B2", "5G": "#009E73"}
@@ -225,4 +228,50 @@ def draw_confusion(counts: np.ndarray, labels: Sequence[str], title: str = "") -
     colorbar.set_label("share of the class", fontsize=8)
     colorbar.ax.tick_params(labelsize=7)
     colorbar.outline.set_visible(False)
+    return figure
+
+
+def draw_segments(
+    columns: Mapping[str, np.ndarray], labels: Sequence[str], duration_s: float, bandwidth_hz: float
+) -> Figure:
+    """Draws spectrograms, and what each of their values belongs to, a row for each.
+
+    Args:
+        columns (`Mapping[str, np.ndarray]`): By title, arrays of shape `(num, num_frames, num_freq_bins)`: of numbers,
+            which share a color scale in each row and are gray where they are not-a-number, or of integers, which are
+            indices into `labels`.
+        labels (sequence of `str`): Names; protocols have their colors, the first is that of nothing.
+        duration_s (`float`): That the frames cover [s].
+        bandwidth_hz (`float`): That the bins cover [Hz].
+
+    Returns:
+        `matplotlib.figure.Figure`, to be saved with `savefig`.
+    """
+    num = len(next(iter(columns.values())))
+    figure = Figure(figsize=(3.1 * len(columns), 2.7 * num + 0.4), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(num, len(columns), squeeze=False, sharex=True, sharey=True)
+    others = iter(OTHER_COLORS * len(labels))
+    colors = ["white", *(PROTOCOL_COLORS.get(name) or next(others) for name in labels[1:])]
+    extent = (-bandwidth_hz / 2e6, bandwidth_hz / 2e6, duration_s * 1e3, 0)
+    numbers = [part for part in columns.values() if not np.issubdtype(part.dtype, np.integer)]
+    colormap = colormaps[COLORMAP].with_extremes(bad="0.6")
+    for row, line in enumerate(axes):
+        limits = np.nanpercentile(np.concatenate([part[row] for part in numbers]), COLOR_PERCENTILES)
+        for axis, (title, values) in zip(line, columns.items(), strict=True):
+            if np.issubdtype(values.dtype, np.integer):
+                scale = {"cmap": ListedColormap(colors), "vmin": -0.5, "vmax": len(labels) - 0.5}
+            else:
+                scale = {"cmap": colormap, "vmin": limits[0], "vmax": limits[1]}
+            axis.imshow(values[row], aspect="auto", interpolation="nearest", extent=extent, **scale)
+            axis.tick_params(labelsize=7)
+            if row == 0:
+                axis.set_title(title, fontsize=9, loc="left", color="0.3")
+            if row == num - 1:
+                axis.set_xlabel("frequency [MHz]", fontsize=8)
+        line[0].set_ylabel("time [ms]", fontsize=8)
+    if len(numbers) < len(columns):
+        marks = zip(colors, labels, strict=True)
+        handles = [Patch(facecolor=color, edgecolor="0.6", label=name) for color, name in marks]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
     return figure

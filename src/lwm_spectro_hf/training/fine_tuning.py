@@ -252,16 +252,34 @@ class TimeLimit(TrainerCallback):
             control.should_evaluate = args.eval_strategy != "no"
 
 
-class FineTuner(Trainer):
+class CheckedTrainer(Trainer):
+    """`Trainer` that says where a loss is not finite.
+
+    Raises:
+        DivergedError: If the loss of a training step is not finite.
+    """
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any
+    ) -> torch.Tensor | tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        outputs = model(**inputs)
+        if model.training and not outputs.loss.isfinite().all():
+            raise DivergedError(
+                f"The loss became {float(outputs.loss.detach().mean())} at step {self.state.global_step} of "
+                f"{self.state.max_steps} (epoch {self.state.epoch:.2f}, learning rate "
+                f"{self._get_learning_rate():.2e}), on spectrograms that are finite. Lower the learning rate; what "
+                f"was saved last is in {self.args.output_dir}."
+            )
+        return (outputs.loss, {"loss": outputs.loss, "logits": outputs.logits}) if return_outputs else outputs.loss
+
+
+class FineTuner(CheckedTrainer):
     """`Trainer` with AdamW as in table I, at a rate of its own for what is not the head.
 
     Args:
         encoder_learning_rate (`float`): For all but the head; `args.learning_rate` is the head's.
         augmented (`bool`, *optional*, defaults to `False`): Train on views by [`augment`].
         pretrained (`bool`, *optional*, defaults to `False`): Keep the statistics of batch normalizations.
-
-    Raises:
-        DivergedError: If the loss of a training step is not finite.
     """
 
     def __init__(
@@ -304,18 +322,10 @@ class FineTuner(Trainer):
     ) -> torch.Tensor | tuple[torch.Tensor, dict[str, torch.Tensor]]:
         for module in self._held:
             module.eval()
-        step = self.state.global_step
         if model.training and self.augmented:
             # By the number of the step, so that a run that goes on sees what it would have seen.
-            seed = stable_seed("views", self.args.seed, step, self.args.process_index)
+            seed = stable_seed("views", self.args.seed, self.state.global_step, self.args.process_index)
             values = inputs["input_values"]
             noise = torch.rand(len(values), 2, generator=torch.Generator().manual_seed(seed))
             inputs = {**inputs, "input_values": augment(values, noise.to(values.device))}
-        outputs = model(**inputs)
-        if model.training and not outputs.loss.isfinite().all():
-            raise DivergedError(
-                f"The loss became {float(outputs.loss.detach().mean())} at step {step} of {self.state.max_steps} "
-                f"(epoch {self.state.epoch:.2f}, learning rate {self._get_learning_rate():.2e}), on spectrograms that "
-                f"are finite. Lower the learning rate; what was saved last is in {self.args.output_dir}."
-            )
-        return (outputs.loss, {"loss": outputs.loss, "logits": outputs.logits}) if return_outputs else outputs.loss
+        return super().compute_loss(model, inputs, return_outputs, **kwargs)

@@ -1,0 +1,274 @@
+#!/usr/bin/env python
+r"""The second paper's tasks: masked modeling of wide bands, spectrum forecasting, segmentation (arXiv 2411.09849).
+
+Minutes on a laptop: scenes, a small network pretrained on them, and both tasks from its weights:
+
+    python dataset_scripts/build_scenes.py --num 512 --num-test 128 --out runs/scenes
+    python examples/run_spectrum.py --task pretraining --data runs/scenes --tiny --epochs 4 --out runs/masked
+    python examples/run_spectrum.py --task forecasting --data runs/scenes --init runs/masked/model --out runs/forecast
+    python examples/run_spectrum.py --task segmentation --data runs/scenes --init runs/masked/model --out runs/segment
+
+With few labels, where pretraining ought to help, and the same from random weights:
+
+    python examples/run_spectrum.py --task segmentation --data runs/scenes --num-train 64 --init runs/masked/model \
+        --epochs 40 --out runs/segment-64
+    python examples/run_spectrum.py --task segmentation --data runs/scenes --num-train 64 --tiny --epochs 40 \
+        --out runs/segment-64-scratch
+
+The paper's network, five layers of 64 kernels at full resolution, on GPUs:
+
+    accelerate launch --num_processes 8 examples/run_spectrum.py --task pretraining --data runs/scenes \
+        --mixed-precision bf16 --epochs 50 --out runs/masked
+
+Writes to --out: `model/` (for `AutoModelForPreTraining`, `AutoModelForTimeSeriesPrediction` or
+`AutoModelForSemanticSegmentation`), `results.json` with scores in the held-out city beside those of baselines,
+`examples.png`, and `checkpoints/`, from which --resume goes on.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils.logging import disable_progress_bar
+
+from lwm_spectro_hf import (
+    MaskedConvLstmConfig,
+    MaskedConvLstmForForecasting,
+    MaskedConvLstmForPreTraining,
+    MaskedConvLstmForSemanticSegmentation,
+    patchify,
+)
+from lwm_spectro_hf.data.labelled import as_is
+from lwm_spectro_hf.data.parquet import load_spectrograms
+from lwm_spectro_hf.data.recipe import stable_seed
+from lwm_spectro_hf.data.scenes import SCENE_LABELS, scene_extractor
+from lwm_spectro_hf.evaluation.reconstruction import baseline_errors, masked_batches, masked_error, over_best_baseline
+from lwm_spectro_hf.evaluation.spectrum import fit_trees, forecast_errors, segmentation_scores
+from lwm_spectro_hf.files import whole_file, whole_folder
+from lwm_spectro_hf.plotting import draw_segments
+from lwm_spectro_hf.training.augmentation import augment
+from lwm_spectro_hf.training.fine_tuning import CheckedTrainer, TimeLimit
+from lwm_spectro_hf.training.loop import DivergedError
+
+TASKS = {
+    "pretraining": MaskedConvLstmForPreTraining,
+    "forecasting": MaskedConvLstmForForecasting,
+    "segmentation": MaskedConvLstmForSemanticSegmentation,
+}
+# Two cores learn this in an hour: a cell covers 4 x 4 values, and a step of time two rows of cells.
+TINY = {"embedding_stride": 4, "segment_frames": 8, "hidden_size": 48, "num_hidden_layers": 3}
+SAVES = 10  # in a run
+FITTED = 1024  # scenes that baselines are fitted to, at most
+SHOWN = 4
+
+
+class Rows(Dataset):
+    """Scenes in memory, half of them mirrored in frequency while training.
+
+    Args:
+        columns (`dict`): As [`load_spectrograms`] reads them.
+        labelled (`bool`): With labels of values.
+    """
+
+    def __init__(self, columns: dict[str, torch.Tensor], labelled: bool):
+        self.columns, self.labelled = columns, labelled
+
+    def __len__(self) -> int:
+        return len(self.columns["index"])
+
+    def __getitems__(self, places: list[int]) -> dict[str, torch.Tensor]:
+        values, labels = self.columns["input_values"][places].float(), self.columns["labels"][places].float()
+        noise = torch.rand(len(values), 2)
+        noise[:, 0] = 0.0  # frames stay in order
+        both = augment(torch.cat([values, labels[:, None]], dim=1), noise)
+        batch = {"input_values": both[:, :-1]}
+        return batch | {"labels": both[:, -1].long()} if self.labelled else batch
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=TASKS, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="folder that build_scenes.py wrote")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+    parser.add_argument("--init", type=Path, help="checkpoint to start from, of any of the tasks")
+    parser.add_argument("--tiny", action="store_true", help="new weights of a small network; else the paper's")
+    parser.add_argument("--config", type=Path, help="JSON file with fields of MaskedConvLstmConfig, for new weights")
+    parser.add_argument("--num-train", type=int, help="train on so many scenes, the first (default: all)")
+    parser.add_argument("--epochs", type=float, default=10, help="(default: %(default)s)")
+    parser.add_argument("--minutes", type=float, help="of training at most")
+    parser.add_argument("--batch-size", type=int, default=32, help="of all processes (default: %(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="at its highest (default: %(default)s)")
+    parser.add_argument("--mixed-precision", choices=["no", "bf16"], default="no", help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order and masks (default: %(default)s)")
+    parser.add_argument("--device", choices=["cuda", "cpu"], help="default: a GPU if there is one")
+    parser.add_argument("--report-to", default="none", help="tensorboard, trackio, wandb... (default: %(default)s)")
+    args = parser.parse_args()
+    if args.init and (args.tiny or args.config):
+        parser.error("--tiny and --config are for new weights; --init brings its own configuration")
+    return args
+
+
+def model_of(args: argparse.Namespace, columns: dict[str, torch.Tensor]) -> PreTrainedModel:
+    torch.manual_seed(stable_seed("weights", args.seed) % 2**31)
+    names = dict(enumerate(SCENE_LABELS)) if args.task == "segmentation" else {}
+    extra = {"id2label": names, "label2id": {name: number for number, name in names.items()}} if names else {}
+    if args.init:
+        return TASKS[args.task].from_pretrained(args.init, **extra)
+    shape = dict(zip(("num_channels", "num_frames", "num_freq_bins"), columns["input_values"].shape[1:], strict=True))
+    fields = shape | (TINY if args.tiny else {}) | (json.loads(args.config.read_text()) if args.config else {})
+    return TASKS[args.task](MaskedConvLstmConfig(**fields, **extra))
+
+
+def score(
+    args: argparse.Namespace, model: PreTrainedModel, train: dict[str, torch.Tensor], test: dict[str, torch.Tensor]
+) -> dict[str, Any]:
+    """Scores in the held-out city, of the model and of what needs no network."""
+    config = model.config
+    fitting, values = train["input_values"][:FITTED].float(), test["input_values"].float()
+    if args.task == "forecasting":
+        return forecast_errors(fitting, values, config.num_frames - config.forecast_frames, model.forecast)
+    if args.task == "pretraining":
+        size = config.patch_size
+
+        def batches(columns: dict[str, torch.Tensor], num: int) -> list:
+            parts = zip(columns["input_values"][:num].split(64), columns["index"][:num].split(64), strict=True)
+            rows = ({"input_values": part.float(), "index": index} for part, index in parts)
+            return masked_batches(rows, config, args.seed)
+
+        scored = batches(test, len(values))
+        errors = baseline_errors(config, batches(train, FITTED), scored)
+        errors["model"] = masked_error(
+            lambda values, mask: patchify(model(values, bool_masked_pos=mask).reconstruction, size), scored, size
+        )
+        return errors
+    trees = fit_trees(fitting, train["labels"][:FITTED], args.seed)
+    scores = {}
+    for name, predict in (("trees on local statistics", trees), ("model", lambda part: model(part).logits.argmax(1))):
+        answers = torch.cat([predict(part) for part in values.split(32)])
+        scores[name] = segmentation_scores(test["labels"], answers, SCENE_LABELS, test["snr_db"])
+    return scores
+
+
+def rows_of_table(task: str, scores: dict[str, Any]) -> list[tuple[str, str]]:
+    if task == "segmentation":
+        rows = []
+        for name, found in scores.items():
+            by_label = ", ".join(f"{label} {value:.1f}" for label, value in found["iou"].items())
+            by_snr = ", ".join(f"{snr} dB {value:.1f}" for snr, value in found["recall_by_snr_db"].items())
+            rows += [
+                (f"{name}: values told, %", f"{found['accuracy']:.1f}"),
+                (f"{name}: mean intersection over union, %", f"{found['mean_iou']:.1f} ({by_label})"),
+                (f"{name}: recall, %", by_snr),
+            ]
+        return rows
+    rows = [(name, f"{value:.4f}") for name, value in scores.items()]
+    return [*rows, ("model / best baseline", f"{over_best_baseline(scores):.3f}")]
+
+
+@torch.no_grad()
+def draw(args: argparse.Namespace, model: PreTrainedModel, test: dict[str, torch.Tensor]) -> Any:
+    """A few scenes of the held-out city: what is seen, what is true, what the model says."""
+    values, config = test["input_values"][:SHOWN].float(), model.config
+    columns: dict[str, Any] = {"spectrogram": values[:, 0]}
+    if args.task == "segmentation":
+        columns |= {"what is sent": test["labels"][:SHOWN], "model": model(values).logits.argmax(1)}
+    else:
+        outputs = model(values)
+        columns["spectrogram, what is shown"] = values[:, 0].masked_fill(outputs.mask, torch.nan)
+        columns["model"] = torch.where(outputs.mask, outputs.reconstruction[:, 0], values[:, 0])
+    step_s, step_hz = test["resolution"][0].tolist()
+    return draw_segments(
+        {name: part.numpy() for name, part in columns.items()},
+        SCENE_LABELS,
+        duration_s=config.num_frames * step_s,
+        bandwidth_hz=config.num_freq_bins * step_hz,
+    )
+
+
+def main() -> None:
+    args = parse_args()
+    on_gpu = args.device == "cuda" or (args.device is None and torch.cuda.is_available())
+    if on_gpu and not torch.cuda.is_available():
+        raise SystemExit("--device is cuda, but PyTorch finds no GPU here; use --device cpu.")
+    state, checkpoints = PartialState(cpu=not on_gpu), args.out / "checkpoints"
+    if checkpoints.exists() != args.resume:
+        there = (
+            "There is no run in {} to --resume." if args.resume else "{} holds a run: --resume it, or name another."
+        )
+        raise SystemExit(there.format(args.out))
+    if args.batch_size % state.num_processes:
+        raise SystemExit(
+            f"A batch of {args.batch_size} cannot be shared by {state.num_processes} processes: choose a multiple."
+        )
+    disable_progress_bar()  # of saving and loading checkpoints
+    try:
+        train, test = load_spectrograms(args.data, "train"), load_spectrograms(args.data, "test")
+        train = {name: column[: args.num_train] for name, column in train.items()}
+        model = model_of(args, train)
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from None
+    rows = Rows(train, labelled=args.task == "segmentation")
+    steps = -(-len(rows) // args.batch_size)
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        num_train_epochs=args.epochs,
+        per_device_train_batch_size=args.batch_size // state.num_processes,
+        learning_rate=args.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.05,
+        weight_decay=0.01,
+        save_strategy="steps",
+        save_steps=max(1, int(steps * args.epochs) // SAVES),
+        save_total_limit=1,
+        logging_steps=max(1, int(steps * args.epochs) // (5 * SAVES)),
+        label_names=["labels"] if args.task == "segmentation" else ["input_values"],
+        remove_unused_columns=False,
+        bf16=args.mixed_precision == "bf16",
+        use_cpu=not on_gpu,
+        report_to=args.report_to,
+        seed=args.seed,
+    )
+    trainer = CheckedTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        data_collator=as_is,
+        callbacks=[TimeLimit(args.minutes)] if args.minutes else [],
+    )
+    try:
+        outcome = trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if args.resume else None)
+    except DivergedError as error:
+        raise SystemExit(f"error: {error}") from None
+    if not trainer.is_world_process_zero():
+        return
+    model = model.cpu().eval()
+    with torch.no_grad():
+        scores = score(args, model, train, test)
+    results = {
+        "task": args.task,
+        "scenes": {"train": len(rows), "test": len(test["index"])},
+        "steps": trainer.state.global_step,
+        "train_loss": outcome.metrics["train_loss"],
+        "train_seconds": outcome.metrics["train_runtime"],
+        "held_out": scores,
+    }
+    with whole_folder(args.out / "model", overwrite=True) as folder:
+        model.save_pretrained(folder)
+        scene_extractor().save_pretrained(folder)
+    with whole_file(args.out / "results.json") as stream:
+        stream.write((json.dumps(results, indent=2) + "\n").encode())
+    draw(args, model, test).savefig(args.out / "examples.png")
+    print(f"\n{args.task}; {len(rows):,} scenes, {trainer.state.global_step:,} steps; scores are of the held-out city")
+    for name, value in rows_of_table(args.task, scores):
+        print(f"  {name:58}{value}")
+
+
+if __name__ == "__main__":
+    main()

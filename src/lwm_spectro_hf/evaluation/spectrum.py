@@ -1,0 +1,198 @@
+"""Forecasting and segmentation of spectra: scores, and what is reached without a network."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..extras import require
+from .reconstruction import RIDGES
+
+SNR_EDGES_DB = (0, 10, 20, 30)  # of the groups that recall is given for
+_FITTED_VALUES = 200_000  # of spectrograms, for the trees
+
+
+def standardized(values: torch.Tensor, num_known: int) -> torch.Tensor:
+    """Spectrograms relative to mean and deviation of their first frames, as forecasts see them.
+
+    Args:
+        values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
+        num_known (`int`): How many frames are known.
+    """
+    std, mean = torch.std_mean(values[:, :, :num_known].float(), dim=(2, 3), keepdim=True)
+    return (values.float() - mean) / std.clamp(min=1e-6)
+
+
+class LinearForecast:
+    """Ridge regression, the same for each bin, from all its known frames and those of the bins beside it.
+
+    Args:
+        num_known (`int`): Frames to forecast from.
+    """
+
+    def __init__(self, num_known: int):
+        self.num_known = num_known
+        self.weights: torch.Tensor | None = None
+        self._gram = self._cross = None
+
+    def fit(self, values: torch.Tensor) -> "LinearForecast":
+        """Fit to standardized spectrograms that training may see."""
+        gram, cross = 0.0, 0.0
+        for part in values.split(256):
+            features = self._features(part).flatten(0, 2)
+            target = part[:, :, self.num_known :].transpose(2, 3).flatten(0, 2)
+            gram = gram + (features.T @ features).double()
+            cross = cross + (features.T @ target).double()
+        self._gram, self._cross = gram, cross
+        return self.with_ridge(RIDGES[0])
+
+    def with_ridge(self, ridge: float) -> "LinearForecast":
+        """Another ridge, relative to the mean of the diagonal, for what it was fitted to."""
+        regularized = self._gram.clone()
+        regularized.diagonal().add_(ridge * self._gram.diagonal().mean())
+        self.weights = torch.cholesky_solve(self._cross, torch.linalg.cholesky(regularized)).float()
+        return self
+
+    def __call__(self, values: torch.Tensor) -> torch.Tensor:
+        return (self._features(values) @ self.weights).transpose(2, 3)
+
+    def _features(self, values: torch.Tensor) -> torch.Tensor:
+        """`(batch, num_channels, num_freq_bins, features)`."""
+        known = values[:, :, : self.num_known].transpose(2, 3)
+        mean = known.mean(-1)
+        around = F.pad(mean, (2, 2), mode="replicate").unfold(-1, 5, 1)
+        return torch.cat([known, around, torch.ones_like(mean)[..., None]], dim=-1)
+
+
+def forecast_errors(
+    fitting: torch.Tensor,
+    values: torch.Tensor,
+    num_known: int,
+    predict: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> dict[str, float]:
+    """Mean squared error of forecasts, in variances of the known frames.
+
+    Args:
+        fitting (`torch.Tensor` of shape `(num, num_channels, num_frames, num_freq_bins)`): Spectrograms of the
+            training data, for the linear forecast. Its ridge is that of `RIDGES` which suits it best on what is
+            scored, so that it is never worse than a tuned one.
+        values (`torch.Tensor` of shape `(num, num_channels, num_frames, num_freq_bins)`): Those to score on.
+        num_known (`int`): Frames to forecast from.
+        predict (`Callable`, *optional*): A model: known frames to those that follow.
+
+    Returns:
+        `dict`: The error of the last known frame, of the mean of the known frames, of the linear forecast, and of the
+        model.
+    """
+    values = standardized(values, num_known)
+    known, future = values[:, :, :num_known], values[:, :, num_known:]
+    linear = LinearForecast(num_known).fit(standardized(fitting, num_known))
+
+    def error(forecast: torch.Tensor) -> float:
+        return float((forecast - future).square().mean())
+
+    errors = {
+        "last frame": error(known[:, :, -1:].expand_as(future)),
+        "mean of the known frames": error(known.mean(2, keepdim=True).expand_as(future)),
+        "linear forecast": min(error(linear.with_ridge(ridge)(values)) for ridge in RIDGES),
+    }
+    if predict is not None:
+        errors["model"] = error(torch.cat([predict(part) for part in known.split(64)]))
+    return errors
+
+
+def local_statistics(values: torch.Tensor) -> torch.Tensor:
+    """What can be said of each value of a spectrogram from those around it.
+
+    Args:
+        values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, num_frames, num_freq_bins, num_statistics)`: Means and deviations over squares
+        and over stretches of time and frequency, mean and deviation of the bin, and how far it lies from the middle.
+    """
+    windows = ((1, 1), (3, 3), (7, 7), (15, 15), (1, 15), (15, 1), (31, 3))
+    parts = []
+    for frames, bins in windows:
+        padding = (bins // 2, bins // 2, frames // 2, frames // 2)
+        padded = F.pad(values.float(), padding, mode="replicate")
+        mean = F.avg_pool2d(padded, (frames, bins), stride=1)
+        parts.append(mean)
+        if frames * bins > 1:
+            square = F.avg_pool2d(padded.square(), (frames, bins), stride=1)
+            parts.append((square - mean.square()).clamp(min=0).sqrt())
+    std, mean = torch.std_mean(values.float(), dim=2, keepdim=True)
+    middle = values.shape[3] // 2
+    distance = (torch.arange(values.shape[3], device=values.device) - middle).abs()
+    parts += [mean.expand_as(values), std.expand_as(values), distance.expand_as(values).float()]
+    return torch.cat(parts, dim=1).permute(0, 2, 3, 1)
+
+
+def fit_trees(values: torch.Tensor, labels: torch.Tensor, seed: int = 0) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Gradient-boosted trees on [`local_statistics`], which is what segmentation is compared with.
+
+    Args:
+        values (`torch.Tensor` of shape `(num, num_channels, num_frames, num_freq_bins)`): Spectrograms.
+        labels (`torch.Tensor` of shape `(num, num_frames, num_freq_bins)`): Of their values.
+        seed (`int`, *optional*, defaults to 0): Of the values that are looked at.
+
+    Returns:
+        `Callable`: Spectrograms to labels.
+    """
+    ensemble = require("sklearn.ensemble", "train")
+    generator = torch.Generator().manual_seed(seed)
+    per_row = max(1, min(labels[0].numel(), _FITTED_VALUES // len(values)))
+    features, targets = [], []
+    for part, truth in zip(values.split(64), labels.split(64), strict=True):
+        places = torch.stack([torch.randperm(truth[0].numel(), generator=generator)[:per_row] for _ in part])
+        statistics = local_statistics(part).flatten(1, 2)
+        features.append(statistics.gather(1, places[..., None].expand(-1, -1, statistics.shape[-1])).flatten(0, 1))
+        targets.append(truth.flatten(1).gather(1, places).flatten())
+    trees = ensemble.HistGradientBoostingClassifier(random_state=seed)
+    trees.fit(torch.cat(features).numpy(), torch.cat(targets).numpy())
+
+    def predict(values: torch.Tensor) -> torch.Tensor:
+        statistics = local_statistics(values)
+        answers = trees.predict(statistics.flatten(0, 2).numpy())
+        return torch.from_numpy(answers).view(statistics.shape[:3])
+
+    return predict
+
+
+def segmentation_scores(
+    labels: torch.Tensor, predictions: torch.Tensor, names: Sequence[str], snr_db: torch.Tensor | None = None
+) -> dict[str, Any]:
+    """How well values were told.
+
+    Args:
+        labels, predictions (`torch.Tensor` of shape `(num, num_frames, num_freq_bins)`): Indices into `names`.
+        names (`Sequence[str]`): Of the labels, of which the first is that of nothing.
+        snr_db (`torch.Tensor` of shape `(num, num_labels - 1)`, *optional*): Of the carrier of each other label [dB].
+
+    Returns:
+        `dict`: `accuracy`, `iou` of each label (intersection over union) and `mean_iou`, of those that occur, in
+        %; with `snr_db`, `recall_by_snr_db`: of the values of carriers, how many were told for what they are.
+    """
+    metrics = require("sklearn.metrics", "train")
+    truth, answers = labels.flatten().numpy(), predictions.flatten().numpy()
+    counts = metrics.confusion_matrix(truth, answers, labels=range(len(names)))
+    union = counts.sum(0) + counts.sum(1) - counts.diagonal()
+    iou = np.where(union > 0, counts.diagonal() / np.maximum(union, 1), np.nan)
+    scores = {
+        "accuracy": 100 * float((truth == answers).mean()),
+        "mean_iou": 100 * float(np.nanmean(iou)),
+        "iou": {name: 100 * float(value) for name, value in zip(names, iou, strict=True)},
+    }
+    if snr_db is not None:
+        # The SNR of what each value belongs to; nothing has none.
+        padded = F.pad(snr_db, (1, 0), value=torch.nan)
+        own = padded.gather(1, labels.flatten(1).long()).flatten()
+        right = (labels == predictions).flatten()
+        scores["recall_by_snr_db"] = {}
+        for low, high in zip(SNR_EDGES_DB[:-1], SNR_EDGES_DB[1:], strict=True):
+            rows = (own >= low) & (own < high)
+            if rows.any():
+                scores["recall_by_snr_db"][f"{low} to {high}"] = 100 * float(right[rows].float().mean())
+    return scores

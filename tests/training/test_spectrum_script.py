@@ -1,0 +1,84 @@
+"""The script of the second paper's tasks, from scenes to models that every Auto class reads."""
+
+import json
+import runpy
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoFeatureExtractor,
+    AutoModelForPreTraining,
+    AutoModelForSemanticSegmentation,
+    AutoModelForTimeSeriesPrediction,
+)
+
+from lwm_spectro_hf.data.scenes import SCENE_LABELS, SceneRecipe, build_scenes
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "run_spectrum.py"
+SMALL = {"embedding_stride": 8, "segment_frames": 16, "hidden_size": 8, "num_hidden_layers": 2}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    sent = replace(SceneRecipe().transmissions, chunk_size=4, channels=("none",))
+    build_scenes(folder, 8, 4, recipe=SceneRecipe(sent), shard_size=4)
+    (folder / "small.json").write_text(json.dumps(SMALL))
+    return folder
+
+
+def call(monkeypatch, task, *options):
+    options = ["--task", task, *map(str, options), "--batch-size", "4", "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", [SCRIPT.name, *options])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+
+
+def test_pretrained_weights_serve_both_tasks(tmp_path, data, monkeypatch, capsys):
+    new = ["--config", data / "small.json"]
+    call(monkeypatch, "pretraining", "--data", data, *new, "--epochs", 2, "--out", tmp_path / "masked")
+    results = json.loads((tmp_path / "masked" / "results.json").read_text())
+    assert results["steps"] == 4 and results["scenes"] == {"train": 8, "test": 4}
+    assert set(results["held_out"]) >= {"interpolation", "linear predictor", "model"}
+    assert "model / best baseline" in capsys.readouterr().out
+    pretrained = AutoModelForPreTraining.from_pretrained(tmp_path / "masked" / "model")
+    assert AutoFeatureExtractor.from_pretrained(tmp_path / "masked" / "model").window_function == "hann"
+
+    # With a learning rate of nothing, the tasks begin where pretraining ended.
+    init = ["--init", tmp_path / "masked" / "model", "--learning-rate", 0, "--epochs", 1, "--num-train", 4]
+    for task, auto_class in (
+        ("forecasting", AutoModelForTimeSeriesPrediction),
+        ("segmentation", AutoModelForSemanticSegmentation),
+    ):
+        call(monkeypatch, task, "--data", data, *init, "--out", tmp_path / task)
+        model = auto_class.from_pretrained(tmp_path / task / "model")
+        for key, value in model.base_model.state_dict().items():
+            torch.testing.assert_close(value, pretrained.base_model.state_dict()[key], rtol=0, atol=0)
+        assert json.loads((tmp_path / task / "results.json").read_text())["scenes"]["train"] == 4
+        assert (tmp_path / task / "examples.png").stat().st_size > 10_000
+    assert list(model.config.id2label.values()) == list(SCENE_LABELS)
+    assert "intersection over union" in capsys.readouterr().out
+
+
+def test_a_run_is_gone_on_with_and_not_written_over(tmp_path, data, monkeypatch):
+    new = ["--data", data, "--config", data / "small.json", "--out", tmp_path / "run"]
+    with pytest.raises(SystemExit, match="There is no run in .* to --resume"):
+        call(monkeypatch, "pretraining", *new, "--resume")
+    call(monkeypatch, "pretraining", *new, "--epochs", 1)
+    with pytest.raises(SystemExit, match="holds a run: --resume it"):
+        call(monkeypatch, "pretraining", *new, "--epochs", 1)
+    call(monkeypatch, "pretraining", *new, "--epochs", 2, "--resume")
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["steps"] == 4
+
+
+def test_what_is_wrong_is_said_in_one_line(tmp_path, data, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="has no split 'train'"):
+        call(monkeypatch, "pretraining", "--data", tmp_path, "--tiny", "--out", tmp_path / "run")
+    with pytest.raises(SystemExit, match="2"):
+        call(monkeypatch, "pretraining", "--data", data, "--tiny", "--init", "x", "--out", tmp_path / "run")
+    assert "--init brings its own configuration" in capsys.readouterr().err
+    diverging = ["--data", data, "--config", data / "small.json", "--learning-rate", 1e30, "--epochs", 8]
+    with pytest.raises(SystemExit, match="The loss became .* at step .*Lower the learning rate"):
+        call(monkeypatch, "segmentation", *diverging, "--out", tmp_path / "run")
