@@ -17,6 +17,8 @@ from lwm_spectro_hf import (
     LwmSpectroMoEConfig,
     LwmSpectroMoEForPreTraining,
     LwmSpectroMoEForSequenceClassification,
+    MaskedConvLstmConfig,
+    MaskedConvLstmForPreTraining,
     SpectrogramFeatureExtractor,
 )
 from lwm_spectro_hf.hub.publishing import export, publish
@@ -60,8 +62,8 @@ def read_json(path):
     return json.loads(path.read_text())
 
 
-# Runs in a process of its own, in which the package cannot be found.
-USER = """
+# Run in processes of their own, in which the package cannot be found.
+BLOCKED = """
 import json, sys
 
 class Blocked:
@@ -70,7 +72,8 @@ class Blocked:
             raise ModuleNotFoundError(f"{name} is not installed", name=name)
 
 sys.meta_path.insert(0, Blocked())
-
+"""
+USER = """
 import numpy as np
 import torch
 import transformers as tf
@@ -98,6 +101,44 @@ print(json.dumps(found))
 """
 
 
+SPECTRUM_USER = """
+import torch
+import transformers as tf
+
+folder, values = sys.argv[1], torch.linspace(-1, 1, 256).view(1, 1, 16, 16)
+found = {}
+for name in ("AutoModelForPreTraining", "AutoModelForTimeSeriesPrediction", "AutoModelForSemanticSegmentation"):
+    model = getattr(tf, name).from_pretrained(folder, trust_remote_code=True)
+    with torch.no_grad():
+        embedding = model.base_model(values).pooler_output
+    found[name] = [type(model).__name__, embedding.tolist()]
+print(json.dumps(found))
+"""
+
+
+def test_a_conv_lstm_loads_without_the_package(tmp_path, extractor):
+    torch.manual_seed(2)
+    grid = {"num_frames": 16, "num_freq_bins": 16, "segment_frames": 4, "forecast_frames": 4}
+    model = MaskedConvLstmForPreTraining(MaskedConvLstmConfig(**grid, hidden_size=4, num_hidden_layers=1)).eval()
+    folder = export(model, tmp_path / "conv-lstm", feature_extractor=extractor)
+    assert "custom_pipelines" not in read_json(folder / "config.json")
+    process = subprocess.run(
+        [sys.executable, "-I", "-c", BLOCKED + SPECTRUM_USER, str(folder)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")},
+        timeout=300,
+    )
+    assert process.returncode == 0, process.stderr
+    found = json.loads(process.stdout.splitlines()[-1])
+    with torch.no_grad():
+        expected = model.base_model(torch.linspace(-1, 1, 256).view(1, 1, 16, 16)).pooler_output
+    names = ["MaskedConvLstmForPreTraining", "MaskedConvLstmForForecasting", "MaskedConvLstmForSemanticSegmentation"]
+    assert [name for name, _ in found.values()] == names
+    for _, embedding in found.values():
+        torch.testing.assert_close(torch.tensor(embedding), expected)
+
+
 def test_loads_without_the_package(tmp_path, encoder, mixture, extractor):
     iq = np.random.default_rng(3).standard_normal((2, 2048)).astype(np.float32).view(np.complex64)
     np.save(tmp_path / "iq.npy", iq)
@@ -105,7 +146,7 @@ def test_loads_without_the_package(tmp_path, encoder, mixture, extractor):
     folders += [export(mixture, tmp_path / "mixture", feature_extractor=extractor)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
     process = subprocess.run(
-        [sys.executable, "-I", "-c", USER, *map(str, folders), str(tmp_path / "iq.npy")],
+        [sys.executable, "-I", "-c", BLOCKED + USER, *map(str, folders), str(tmp_path / "iq.npy")],
         capture_output=True,
         text=True,
         env=environment,
