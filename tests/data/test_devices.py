@@ -1,21 +1,29 @@
 """The generator keeps to the device that it is given: shown on a CPU that plays a machine with a GPU."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from two_devices import DEVICE, DeviceGenerator, TwoDevices
 
 from lwm_spectro_hf.data.recipe import PROTOCOLS, Recipe
+from lwm_spectro_hf.data.scenes import SceneRecipe, draw_scenes
 from lwm_spectro_hf.data.synthesis import draw_recordings
 
 host_generator = torch.Generator
 
 
-@pytest.mark.parametrize("receiver", ["synchronous", "blind", "listening"])
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_nothing_on_the_host_meets_the_device(protocol, receiver, monkeypatch):
+@pytest.fixture
+def device(monkeypatch):
     monkeypatch.setattr(
         torch, "Generator", lambda device="cpu": DeviceGenerator() if device == DEVICE else host_generator()
     )
+    return DEVICE
+
+
+@pytest.mark.parametrize("receiver", ["synchronous", "blind", "listening"])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_nothing_on_the_host_meets_the_device(protocol, receiver, device):
     recipe = Recipe(
         protocols=(protocol,),
         receivers={receiver: 1.0},
@@ -25,7 +33,15 @@ def test_nothing_on_the_host_meets_the_device(protocol, receiver, monkeypatch):
         chunk_size=6,
     )
     with TwoDevices() as watched:
-        draw_recordings(recipe, 0, device=DEVICE)
+        draw_recordings(recipe, 0, device=device)
+    assert watched.mixes == []
+
+
+def test_scenes_are_made_on_the_device(device):
+    sent = replace(SceneRecipe().transmissions, channels=("munich",), chunk_size=2)
+    with TwoDevices() as watched:
+        scenes = draw_scenes(SceneRecipe(sent), 0, device=device)
+        assert scenes.labels.device == scenes.iq.device == device
     assert watched.mixes == []
 
 
