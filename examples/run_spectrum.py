@@ -15,6 +15,11 @@ With few labels, where pretraining ought to help, and the same from random weigh
     python examples/run_spectrum.py --task segmentation --data runs/scenes --num-train 64 --tiny --epochs 40 \
         --out runs/segment-64-scratch
 
+Without --data, scenes are made first, on the device that trains, and kept in memory; ten minutes of a GPU:
+
+    python examples/run_spectrum.py --task pretraining --num-train 8192 --tiny --minutes 7 --mixed-precision bf16 \
+        --device cuda --out runs/masked
+
 The paper's network, five layers of 64 kernels at full resolution, on GPUs:
 
     accelerate launch --num_processes 8 examples/run_spectrum.py --task pretraining --data runs/scenes \
@@ -27,12 +32,15 @@ Writes to --out: `model/` (for `AutoModelForPreTraining`, `AutoModelForTimeSerie
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from torch.utils.data import Dataset
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.logging import disable_progress_bar
@@ -44,10 +52,11 @@ from lwm_spectro_hf import (
     MaskedConvLstmForSemanticSegmentation,
     patchify,
 )
+from lwm_spectro_hf.data.builder import split_seed
 from lwm_spectro_hf.data.labelled import as_is
 from lwm_spectro_hf.data.parquet import load_spectrograms
 from lwm_spectro_hf.data.recipe import stable_seed
-from lwm_spectro_hf.data.scenes import SCENE_LABELS, scene_extractor
+from lwm_spectro_hf.data.scenes import SCENE_LABELS, SceneRecipe, held_out_scenes, make_scenes, scene_extractor
 from lwm_spectro_hf.evaluation.reconstruction import baseline_errors, masked_batches, masked_error, over_best_baseline
 from lwm_spectro_hf.evaluation.spectrum import fit_trees, forecast_errors, segmentation_scores
 from lwm_spectro_hf.files import whole_file, whole_folder
@@ -65,6 +74,7 @@ TASKS = {
 TINY = {"embedding_stride": 4, "segment_frames": 8, "hidden_size": 48, "num_hidden_layers": 3}
 SAVES = 10  # in a run
 FITTED = 1024  # scenes that baselines are fitted to, at most
+GENERATED, HELD_OUT = 4096, 512  # scenes to train on and to score, without --data
 SHOWN = 4
 
 
@@ -94,13 +104,15 @@ class Rows(Dataset):
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=TASKS, required=True)
-    parser.add_argument("--data", type=Path, required=True, help="folder that build_scenes.py wrote")
+    parser.add_argument("--data", type=Path, help="folder that build_scenes.py wrote; scenes are made by default")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
     parser.add_argument("--init", type=Path, help="checkpoint to start from, of any of the tasks")
     parser.add_argument("--tiny", action="store_true", help="new weights of a small network; else the paper's")
     parser.add_argument("--config", type=Path, help="JSON file with fields of MaskedConvLstmConfig, for new weights")
-    parser.add_argument("--num-train", type=int, help="train on so many scenes, the first (default: all)")
+    parser.add_argument(
+        "--num-train", type=int, help=f"train on so many scenes, the first (default: all; {GENERATED} without --data)"
+    )
     parser.add_argument("--epochs", type=float, default=10, help="(default: %(default)s)")
     parser.add_argument("--minutes", type=float, help="of training at most")
     parser.add_argument("--batch-size", type=int, default=32, help="of all processes (default: %(default)s)")
@@ -113,6 +125,28 @@ def parse_args() -> argparse.Namespace:
     if args.init and (args.tiny or args.config):
         parser.error("--tiny and --config are for new weights; --init brings its own configuration")
     return args
+
+
+def scenes_of(args: argparse.Namespace, device: torch.device) -> list[dict[str, torch.Tensor]]:
+    """Scenes to train on, and of the held-out city."""
+    if args.data:
+        train, test = (load_spectrograms(args.data, split) for split in ("train", "test"))
+        return [{name: column[: args.num_train] for name, column in train.items()}, test]
+    recipe = SceneRecipe()
+    if device.type == "cuda":  # which does many at once in the time of a few
+        recipe = replace(recipe, transmissions=replace(recipe.transmissions, chunk_size=64))
+    splits = []
+    for split, num, drawn in (
+        ("train", args.num_train or GENERATED, recipe),
+        ("test", HELD_OUT, held_out_scenes(recipe)),
+    ):
+        parts = []
+        with tqdm(total=num, desc=f"scenes, {split}", unit="scene") as progress:
+            for part in make_scenes(drawn, split_seed(args.seed, split), scene_extractor(), 0, num, device):
+                parts.append(part)
+                progress.update(len(part["index"]))
+        splits.append({name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]})
+    return splits
 
 
 def model_of(args: argparse.Namespace, columns: dict[str, torch.Tensor]) -> PreTrainedModel:
@@ -209,8 +243,7 @@ def main() -> None:
         )
     disable_progress_bar()  # of saving and loading checkpoints
     try:
-        train, test = load_spectrograms(args.data, "train"), load_spectrograms(args.data, "test")
-        train = {name: column[: args.num_train] for name, column in train.items()}
+        train, test = scenes_of(args, state.device)
         model = model_of(args, train)
     except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from None

@@ -15,17 +15,18 @@ from transformers import (
     AutoModelForTimeSeriesPrediction,
 )
 
+from lwm_spectro_hf.data import scenes
 from lwm_spectro_hf.data.scenes import SCENE_LABELS, SceneRecipe, build_scenes
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "run_spectrum.py"
+RECIPE = SceneRecipe(replace(SceneRecipe().transmissions, chunk_size=4, channels=("none",)))
 SMALL = {"embedding_stride": 8, "segment_frames": 16, "hidden_size": 8, "num_hidden_layers": 2}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scenes")
-    sent = replace(SceneRecipe().transmissions, chunk_size=4, channels=("none",))
-    build_scenes(folder, 8, 4, recipe=SceneRecipe(sent), shard_size=4)
+    build_scenes(folder, 8, 4, recipe=RECIPE, shard_size=4)
     (folder / "small.json").write_text(json.dumps(SMALL))
     return folder
 
@@ -60,6 +61,23 @@ def test_pretrained_weights_serve_both_tasks(tmp_path, data, monkeypatch, capsys
         assert (tmp_path / task / "examples.png").stat().st_size > 10_000
     assert list(model.config.id2label.values()) == list(SCENE_LABELS)
     assert "intersection over union" in capsys.readouterr().out
+
+
+def test_scenes_are_made_where_no_data_are_named(tmp_path, data, monkeypatch):
+    """The same that a data set of the same recipe and seed holds."""
+    make = scenes.make_scenes
+
+    def make_few(recipe, seed, extractor, first, last, device):
+        return make(recipe, seed, extractor, first, min(last, 8 if recipe == RECIPE else 4), device)
+
+    options = ["--config", data / "small.json", "--num-train", 8, "--epochs", 1]
+    call(monkeypatch, "forecasting", "--data", data, *options, "--out", tmp_path / "read")
+    monkeypatch.setattr(scenes, "SceneRecipe", lambda: RECIPE)
+    monkeypatch.setattr(scenes, "make_scenes", make_few)
+    call(monkeypatch, "forecasting", *options, "--out", tmp_path / "made")
+    made, read = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("made", "read"))
+    assert made["scenes"] == read["scenes"] == {"train": 8, "test": 4}
+    assert made["held_out"] == pytest.approx(read["held_out"])
 
 
 def test_a_run_is_gone_on_with_and_not_written_over(tmp_path, data, monkeypatch):

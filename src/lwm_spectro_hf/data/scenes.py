@@ -227,16 +227,13 @@ def build_scenes(
         )
     check_channels(recipe.transmissions)
     shards: list[Shard] = []
-    for split, count in (("train", num), ("test", num_test)):
-        sent = recipe.transmissions
-        if split == "test":
-            sent = replace(sent, channels=HELD_OUT_SCENARIOS)
+    for split, count, drawn in (("train", num, recipe), ("test", num_test, held_out_scenes(recipe))):
         shards += shards_of(
             folder,
             split,
             count,
             shard_size,
-            make=partial(make_scenes, replace(recipe, transmissions=sent), split_seed(seed, split), extractor),
+            make=partial(make_scenes, drawn, split_seed(seed, split), extractor),
             schema=scene_features(extractor),
             row_bytes=(2 * extractor.feature_size + 1) * extractor.num_frames * extractor.num_freq_bins,
         )
@@ -246,26 +243,36 @@ def build_scenes(
     return write_shards(folder, shards, record, processes)
 
 
+def held_out_scenes(recipe: SceneRecipe) -> SceneRecipe:
+    """The same in the city that training never sees."""
+    return replace(recipe, transmissions=replace(recipe.transmissions, channels=HELD_OUT_SCENARIOS))
+
+
 def make_scenes(
-    recipe: SceneRecipe, seed: int, extractor: SpectrogramFeatureExtractor, first: int, last: int
+    recipe: SceneRecipe,
+    seed: int,
+    extractor: SpectrogramFeatureExtractor,
+    first: int,
+    last: int,
+    device: str | torch.device = "cpu",
 ) -> Iterator[dict[str, Any]]:
     """Scenes `first` to `last` (exclusive) as columns of a table, chunk by chunk; they depend on the arguments alone.
 
     Yields:
-        `dict`: `input_values`, float16; `labels`, uint8; `snr_db`, `resolution`, `seed` and `index`.
+        `dict`: Of NumPy arrays: `input_values`, float16; `labels`, uint8; `snr_db`, `resolution`, `seed` and `index`.
     """
     size = recipe.chunk_size
     for chunk in range(first // size, -(-last // size)):
-        scenes = draw_scenes(recipe, chunk, seed, extractor=extractor)
+        scenes = draw_scenes(recipe, chunk, seed, device, extractor)
         keep = slice(max(first - chunk * size, 0), last - chunk * size)
-        index = scenes.index[keep].numpy()
+        index = scenes.index[keep].cpu().numpy()
         resolution = extractor.resolution(scenes.iq.shape[1], scenes.sampling_rate).numpy()
         yield {
-            "input_values": extractor.spectrogram(scenes.iq[keep]).half().numpy(),
-            "labels": scenes.labels[keep].to(torch.uint8).numpy(),
-            "snr_db": scenes.snr_db[keep].numpy(),
+            "input_values": extractor.spectrogram(scenes.iq[keep]).half().cpu().numpy(),
+            "labels": scenes.labels[keep].to(torch.uint8).cpu().numpy(),
+            "snr_db": scenes.snr_db[keep].cpu().numpy(),
             "resolution": np.tile(resolution, (len(index), 1)),
-            "seed": [seed] * len(index),
+            "seed": np.full_like(index, seed),
             "index": index,
         }
 
