@@ -9,6 +9,7 @@ import torch
 from datasets import load_dataset
 from scipy.ndimage import binary_closing
 
+from lwm_spectro_hf import MaskedConvLstmConfig, MaskedConvLstmForForecasting, MaskedConvLstmForSemanticSegmentation
 from lwm_spectro_hf.data import scenes
 from lwm_spectro_hf.data.recipe import PROTOCOLS
 from lwm_spectro_hf.data.scenes import SCENE_LABELS, SceneRecipe, build_scenes, draw_scenes, scene_extractor
@@ -147,6 +148,30 @@ def test_a_build_is_read_by_datasets_and_goes_on_where_it_stopped(tmp_path):
         build_scenes(tmp_path, 6, 2, seed=5, recipe=small, shard_size=4)
     record = json.loads((tmp_path / "dataset.json").read_text())
     assert record["scenes"]["presence"] == 1.0
+
+
+def test_the_front_end_keeps_to_the_resolution_of_scenes():
+    extractor = scene_extractor()
+    iq = draw_scenes(recipe(), 0, 0).iq[:1]
+    longer = torch.cat([iq, iq], dim=1).numpy()
+    expected = extractor.spectrogram(iq)
+    found = extractor(longer, sampling_rate=30.72e6, return_tensors="pt").input_values
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="20,000,000 Hz, but this extractor expects 30,720,000 Hz"):
+        extractor(longer, sampling_rate=20e6)
+    with pytest.raises(ValueError, match="too short"):
+        extractor(longer[:, :300_000], sampling_rate=30.72e6)
+
+
+def test_models_take_what_the_front_end_gives():
+    extractor = scene_extractor()
+    small = {"hidden_size": 4, "num_hidden_layers": 1, "embedding_stride": 8}
+    config = MaskedConvLstmConfig(**small, id2label={0: "nothing", 1: "LTE"})
+    inputs = extractor(draw_scenes(recipe(), 0, 0).iq.numpy(), sampling_rate=30.72e6, return_tensors="pt")
+    assert "resolution" in inputs
+    logits = MaskedConvLstmForSemanticSegmentation(config)(**inputs).logits
+    assert logits.shape == (2, 2, 128, 128)
+    assert MaskedConvLstmForForecasting(config)(**inputs).reconstruction.shape == (2, 1, 128, 128)
 
 
 def test_nothing_to_build_is_an_error(tmp_path):

@@ -105,9 +105,25 @@ class Scenes:
     index: torch.Tensor
 
 
-def scene_extractor() -> SpectrogramFeatureExtractor:
-    """The front-end of scenes: a window whose sidelobes do not reach the next carrier."""
-    return SpectrogramFeatureExtractor(window_function="hann")
+def scene_extractor(recipe: SceneRecipe | None = None) -> SpectrogramFeatureExtractor:
+    """The front-end of scenes: a window whose sidelobes do not reach the next carrier, and frames over all of a scene.
+
+    It takes recordings of the rate of scenes, and of longer ones as much as a scene lasts: networks that are trained
+    on them know no other resolution.
+
+    Args:
+        recipe ([`SceneRecipe`], *optional*): Of the scenes.
+    """
+    recipe = recipe or SceneRecipe()
+    sent = recipe.transmissions
+    return SpectrogramFeatureExtractor(
+        sampling_rate=recipe.sampling_rate,
+        num_frames=sent.num_frames,
+        num_freq_bins=sent.fft_size,
+        fft_size=sent.fft_size,
+        hop_length=(recipe.num_samples - sent.fft_size) // (sent.num_frames - 1),
+        window_function="hann",
+    )
 
 
 def draw_scenes(
@@ -130,7 +146,7 @@ def draw_scenes(
     Returns:
         [`Scenes`], `recipe.chunk_size` of them.
     """
-    extractor = extractor or scene_extractor()
+    extractor = extractor or scene_extractor(recipe)
     sent = recipe.transmissions
     sent = replace(sent, duration_s=recipe.span_s + _LEAD_S)
     generator = torch.Generator(device).manual_seed(stable_seed("scenes", seed, chunk))
@@ -219,7 +235,8 @@ def build_scenes(
         ValueError: If nothing is asked for, or the folder holds another data set.
         OSError: If there is no space left for it.
     """
-    recipe, extractor, folder = recipe or SceneRecipe(), scene_extractor(), Path(folder).expanduser()
+    recipe, folder = recipe or SceneRecipe(), Path(folder).expanduser()
+    extractor = scene_extractor(recipe)
     if min(num, num_test) < 0 or num + num_test == 0 or shard_size % recipe.chunk_size:
         raise ValueError(
             f"{num} and {num_test} scenes were asked for, {shard_size} in a file; expected at least 1, and files of a "
