@@ -26,8 +26,8 @@ The paper's network, five layers of 64 kernels at full resolution, on GPUs:
         --mixed-precision bf16 --epochs 50 --out runs/masked
 
 Writes to --out: `model/` (for `AutoModelForPreTraining`, `AutoModelForTimeSeriesPrediction` or
-`AutoModelForSemanticSegmentation`), `results.json` with scores in the held-out city beside those of baselines,
-`examples.png`, and `checkpoints/`, from which --resume goes on.
+`AutoModelForSemanticSegmentation`, with a card), `results.json` with scores in the held-out city beside those of
+baselines, `examples.png`, and `checkpoints/`, from which --resume goes on.
 """
 
 import argparse
@@ -60,6 +60,7 @@ from lwm_spectro_hf.data.scenes import SCENE_LABELS, SceneRecipe, held_out_scene
 from lwm_spectro_hf.evaluation.reconstruction import baseline_errors, masked_batches, masked_error, over_best_baseline
 from lwm_spectro_hf.evaluation.spectrum import fit_trees, forecast_errors, segmentation_scores
 from lwm_spectro_hf.files import whole_file, whole_folder
+from lwm_spectro_hf.hub.model_card import render
 from lwm_spectro_hf.plotting import draw_segments
 from lwm_spectro_hf.training.augmentation import augment
 from lwm_spectro_hf.training.fine_tuning import CheckedTrainer, TimeLimit
@@ -70,6 +71,36 @@ TASKS = {
     "forecasting": MaskedConvLstmForForecasting,
     "segmentation": MaskedConvLstmForSemanticSegmentation,
 }
+# For the card: the Hub's name of the task, the Auto class, and a last line of the example.
+SHOWN_AS = {
+    "pretraining": ("feature-extraction", "AutoModel", "model(**inputs).pooler_output  # (1, {hidden_size})"),
+    "forecasting": (
+        "time-series-forecasting",
+        "AutoModelForTimeSeriesPrediction",
+        "known = inputs.input_values[:, :, :{known}]\nmodel.forecast(known)  # (1, {num_channels}, {forecast_frames}, "
+        "{num_freq_bins}): the frames that follow",
+    ),
+    "segmentation": (
+        "image-segmentation",
+        "AutoModelForSemanticSegmentation",
+        "model(**inputs).logits.argmax(1)  # (1, {num_frames}, {num_freq_bins}): {labels}",
+    ),
+}
+USE = """```python
+from transformers import AutoFeatureExtractor, {auto_class}
+import lwm_spectro_hf
+
+extractor = AutoFeatureExtractor.from_pretrained("{name}")  # a folder, or its name on the Hub
+model = {auto_class}.from_pretrained("{name}")
+inputs = extractor(iq, sampling_rate=30.72e6, return_tensors="pt")  # 10 ms of complex samples
+{last}
+```"""
+LIMITS = """
+- Other sampling rates are refused: resample to 30.72 Msps. What lies beyond the recorded band is nothing that these
+  weights have seen.
+- Scenes have one carrier of each protocol at most, none over another, and downlinks alone of LTE and 5G.
+- No real recording was used, in training or for these scores.
+"""
 # Two cores learn this in an hour: a cell covers 4 x 4 values, and a step of time two rows of cells.
 TINY = {"embedding_stride": 4, "segment_frames": 8, "hidden_size": 48, "num_hidden_layers": 3}
 SAVES = 10  # in a run
@@ -206,6 +237,42 @@ def rows_of_table(task: str, scores: dict[str, Any]) -> list[tuple[str, str]]:
     return [*rows, ("model / best baseline", f"{over_best_baseline(scores):.3f}")]
 
 
+def card(args: argparse.Namespace, model: PreTrainedModel, results: dict[str, Any], name: str) -> str:
+    """The README.md of the weights."""
+    config, scores = model.config, results["held_out"]
+    tag, auto_class, last = SHOWN_AS[args.task]
+    known, labels = config.num_frames - config.forecast_frames, ", ".join(SCENE_LABELS)
+    last = last.format(known=known, labels=labels, **config.to_dict())
+    table = [f"Of {results['scenes']['test']:,} scenes of a city that training never saw.\n", "| | |", "| --- | --- |"]
+    table += [f"| {title} | {value} |" for title, value in rows_of_table(args.task, scores)]
+    if args.task != "segmentation":
+        unit = "variances of the known frames" if args.task == "forecasting" else "of a masked value"
+        table.append(f"\nMean squared errors, {unit}; lower is better.")
+    begin = f"from the weights of `{args.init.parent.name}`" if args.init else "from random weights"
+    size = sum(parameter.numel() for parameter in model.parameters())
+    run = {
+        "pipeline_tag": tag,
+        "summary": f"A masked ConvLSTM after arXiv 2411.09849 for {args.task} of spectrograms 30.72 MHz wide: "
+        f"{config.num_hidden_layers} layers of {config.hidden_size} kernels, a cell for each "
+        f"{config.embedding_stride} x {config.embedding_stride} values, {size / 1e6:.2f} million parameters.",
+        "use": USE.format(name=name, auto_class=auto_class, last=last),
+        "data": f"{results['scenes']['train']:,} generated scenes of 10 ms: WiFi, LTE and 5G beside each other at "
+        "random places, 0 to 30 dB of SNR, through the ray-traced channels of nineteen cities "
+        "(`lwm_spectro_hf.data.scenes`).",
+        "machine": f"{results['machine']}, {begin}",
+        "log": {
+            args.task: {
+                "seconds": results["train_seconds"],
+                "samples": results["steps"] * args.batch_size,
+                "loss": results["train_loss"],
+            }
+        },
+        "evaluation": "\n".join(table),
+        "limits": LIMITS,
+    }
+    return render(name, run)
+
+
 @torch.no_grad()
 def draw(args: argparse.Namespace, model: PreTrainedModel, test: dict[str, torch.Tensor]) -> Any:
     """A few scenes of the held-out city: what is seen, what is true, what the model says."""
@@ -291,10 +358,12 @@ def main() -> None:
         "train_loss": outcome.metrics["train_loss"],
         "train_seconds": outcome.metrics["train_runtime"],
         "held_out": scores,
+        "machine": torch.cuda.get_device_name() if on_gpu else "a CPU",
     }
     with whole_folder(args.out / "model", overwrite=True) as folder:
         model.save_pretrained(folder)
         scene_extractor().save_pretrained(folder)
+        (folder / "README.md").write_text(card(args, model, results, args.out.name))
     with whole_file(args.out / "results.json") as stream:
         stream.write((json.dumps(results, indent=2) + "\n").encode())
     draw(args, model, test).savefig(args.out / "examples.png")

@@ -59,6 +59,8 @@ def test_pretrained_weights_serve_both_tasks(tmp_path, data, monkeypatch, capsys
             torch.testing.assert_close(value, pretrained.base_model.state_dict()[key], rtol=0, atol=0)
         assert json.loads((tmp_path / task / "results.json").read_text())["scenes"]["train"] == 4
         assert (tmp_path / task / "examples.png").stat().st_size > 10_000
+        card = (tmp_path / task / "model" / "README.md").read_text()
+        assert auto_class.__name__ in card and "from the weights of `masked`" in card
     assert list(model.config.id2label.values()) == list(SCENE_LABELS)
     assert "intersection over union" in capsys.readouterr().out
 

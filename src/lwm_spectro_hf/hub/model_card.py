@@ -6,7 +6,7 @@ from typing import Any
 _FRONT_MATTER = """---
 license: apache-2.0
 library_name: transformers
-pipeline_tag: feature-extraction
+pipeline_tag: {pipeline_tag}
 tags:
 - wireless
 - spectrogram
@@ -17,6 +17,13 @@ tags:
 - lwm-spectro
 ---
 """
+_USE = """```python
+from transformers import pipeline
+import lwm_spectro_hf
+
+classify = pipeline("iq-classification", model="{name}")  # a folder, or its name on the Hub
+classify("recording.sigmf-meta")                      # or complex samples, with sampling_rate=...
+```"""
 _SCORED = "single spectrograms generated from seeds that training never saw"
 _NOT_EVALUATED = "No evaluation results were recorded for these weights."
 
@@ -29,20 +36,19 @@ def render(name: str, run: dict[str, Any]) -> str:
         run (`dict`): As `examples/release_weights.py` writes it to training.json: `summary` (what the model is),
             `data`, `machine`, `log` (stage to `seconds`, `samples`, `loss`), `scores` (task to group to `accuracy`,
             `macro_f1`, `num`), `scored` (what rows the scores are of), `sections` (title to Markdown), `limits`. What
-            is missing is said to be missing.
+            is missing is said to be missing. Models of other tasks bring `pipeline_tag`, and Markdown of their own
+            for `use` and `evaluation`.
 
     Returns:
         `str`: Markdown with the Hub's front matter.
     """
-    parts = [_FRONT_MATTER, f"# {name}\n", run.get("summary", "").strip() + "\n"]
-    parts.append(
-        "## Use\n\n```python\nfrom transformers import pipeline\nimport lwm_spectro_hf\n\n"
-        f'classify = pipeline("iq-classification", model="{name}")  # a folder, or its name on the Hub\n'
-        'classify("recording.sigmf-meta")                      # or complex samples, with sampling_rate=...\n```\n'
-    )
+    front_matter = _FRONT_MATTER.format(pipeline_tag=run.get("pipeline_tag", "feature-extraction"))
+    parts = [front_matter, f"# {name}\n", run.get("summary", "").strip() + "\n"]
+    parts.append(f"## Use\n\n{run.get('use') or _USE.format(name=name)}\n")
     parts.append("## Training data\n\n" + run.get("data", "Not recorded.").strip() + "\n")
     parts.append("## Training\n\n" + _training_table(run.get("log", {}), run.get("machine", "an unrecorded machine")))
-    parts.append("## Evaluation\n\n" + _scores_table(run.get("scores", {}), run.get("scored", _SCORED)))
+    scores = run.get("evaluation") or _scores_table(run.get("scores", {}), run.get("scored", _SCORED))
+    parts.append(f"## Evaluation\n\n{scores.strip()}\n")
     parts += [f"## {title}\n\n{text.strip()}\n" for title, text in run.get("sections", {}).items()]
     if run.get("limits"):
         parts.append("## Limits\n\n" + run["limits"].strip() + "\n")
