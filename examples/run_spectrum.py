@@ -62,7 +62,7 @@ from lwm_spectro_hf.evaluation.spectrum import fit_trees, forecast_errors, segme
 from lwm_spectro_hf.files import whole_file, whole_folder
 from lwm_spectro_hf.hub.model_card import render
 from lwm_spectro_hf.plotting import draw_segments
-from lwm_spectro_hf.training.augmentation import augment
+from lwm_spectro_hf.training.augmentation import augment, narrow
 from lwm_spectro_hf.training.fine_tuning import CheckedTrainer, TimeLimit
 from lwm_spectro_hf.training.loop import DivergedError
 
@@ -110,7 +110,7 @@ SHOWN = 4
 
 
 class Rows(Dataset):
-    """Scenes in memory, half of them mirrored in frequency while training.
+    """Scenes in memory, half of them mirrored in frequency; to segment also narrower and shorter views.
 
     Args:
         columns (`dict`): As [`load_spectrograms`] reads them.
@@ -128,8 +128,13 @@ class Rows(Dataset):
         noise = torch.rand(len(values), 2)
         noise[:, 0] = 0.0  # frames stay in order
         both = augment(torch.cat([values, labels[:, None]], dim=1), noise)
-        batch = {"input_values": both[:, :-1]}
-        return batch | {"labels": both[:, -1].long()} if self.labelled else batch
+        return narrow_views(both, torch.rand(len(values), 6)) if self.labelled else {"input_values": both[:, :-1]}
+
+
+def narrow_views(values_and_labels: torch.Tensor, noise: torch.Tensor, share: float = 0.5) -> dict[str, torch.Tensor]:
+    """What a segmenting network is given, see [`narrow`]; the labels of what is not seen are unknown."""
+    moved, mask = narrow(values_and_labels, noise, share)
+    return {"input_values": moved[:, :-1], "mask": mask, "labels": moved[:, -1].long().masked_fill(mask, -100)}
 
 
 def parse_args() -> argparse.Namespace:
@@ -218,6 +223,12 @@ def score(
     for name, predict in (("trees on local statistics", trees), ("model", lambda part: model(part).logits.argmax(1))):
         answers = torch.cat([predict(part) for part in values.split(32)])
         scores[name] = segmentation_scores(test["labels"], answers, SCENE_LABELS, test["snr_db"])
+    noise = torch.rand(len(values), 6, generator=torch.Generator().manual_seed(args.seed))
+    views = narrow_views(torch.cat([values, test["labels"][:, None]], dim=1), noise, share=1.0)
+    parts = zip(views["input_values"].split(32), views["mask"].split(32), strict=True)
+    answers = torch.cat([model(part, mask=mask).logits.argmax(1) for part, mask in parts])
+    name = "model, narrower and shorter views"
+    scores[name] = segmentation_scores(views["labels"], answers, SCENE_LABELS, test["snr_db"])
     return scores
 
 

@@ -25,6 +25,7 @@ from lwm_spectro_hf.modeling_masked_conv_lstm import (
     MaskedConvLstmHead,
     MaskedConvLstmLayer,
     patches_to_values,
+    standardize,
 )
 from tiny_models import build, inputs_for, tiny_conv_lstm_config
 
@@ -173,6 +174,32 @@ def test_segmentation_skips_what_is_not_known():
     assert outputs.logits.shape == (len(values), 3, *values.shape[2:])
     log_probability = outputs.logits.log_softmax(1).gather(1, labels.clamp(min=0)[:, None])[:, 0]
     torch.testing.assert_close(outputs.loss, -log_probability[labels >= 0].mean())
+
+
+def test_what_a_narrower_receiver_does_not_see_is_not_looked_at():
+    model = build("conv-lstm-segmentation")
+    values = inputs_for(model)["input_values"]
+    mask = torch.zeros(len(values), 16, 24, dtype=torch.bool)
+    mask[:, 9:] = mask[:, :, :7] = mask[:, :, 19:] = True
+    other = torch.where(mask[:, None], -50.0, values)
+    with torch.no_grad():
+        expected = model(values, mask=mask).logits
+        torch.testing.assert_close(model(other, mask=mask).logits, expected, rtol=0, atol=0)
+        # And what it sees has no unit.
+        torch.testing.assert_close(model(5 * other - 70, mask=mask).logits, expected, rtol=1e-3, atol=1e-4)
+        assert (model(values).logits - expected).abs().max() > 0
+
+
+def test_values_are_relative_to_what_is_shown():
+    values = 3 * torch.randn(2, 2, 16, 24, generator=torch.Generator().manual_seed(0)) - 40
+    mask = torch.rand(2, 16, 24, generator=torch.Generator().manual_seed(1)) < 0.4
+    found, mean, std = standardize(values, mask)
+    for row, hidden, shown in zip(found, mask, values, strict=True):
+        for channel, original in zip(row, shown, strict=True):
+            seen = original[~hidden]
+            expected = (original - seen.mean()) / seen.std(correction=0)
+            torch.testing.assert_close(channel, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found * std + mean, values, rtol=1e-4, atol=1e-3)
 
 
 def test_a_pretrained_network_serves_every_task(tmp_path):

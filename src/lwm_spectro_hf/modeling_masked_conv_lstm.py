@@ -59,6 +59,38 @@ def patches_to_values(mask: torch.Tensor, config: MaskedConvLstmConfig) -> torch
     return grid.repeat_interleave(size, dim=1).repeat_interleave(size, dim=2)
 
 
+def check_shape(input_values: torch.Tensor, config: MaskedConvLstmConfig):
+    """
+    Raises:
+        `ValueError`: If spectrograms do not have the configured shape.
+    """
+    expected = (config.num_channels, config.num_frames, config.num_freq_bins)
+    if tuple(input_values.shape[1:]) != expected:
+        raise ValueError(
+            f"`input_values` has shape {tuple(input_values.shape)}, but (batch, num_channels, num_frames, "
+            f"num_freq_bins) = (batch, {', '.join(map(str, expected))}) is expected."
+        )
+
+
+def standardize(input_values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """
+    Spectrograms relative to mean and deviation of what is shown, so that neither unit nor normalization tells of the
+    rest.
+
+    Args:
+        input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
+        mask (`torch.BoolTensor` of shape `(batch, num_frames, num_freq_bins)`): 1 = not shown.
+
+    Returns:
+        `tuple`: The spectrograms, and mean and deviation of shape `(batch, num_channels, 1, 1)`, float32.
+    """
+    values, shown = input_values.float(), ~mask[:, None]
+    count = shown.sum(dim=(2, 3), keepdim=True).clamp(min=1)
+    mean = (values * shown).sum(dim=(2, 3), keepdim=True) / count
+    std = ((values - mean).square() * shown).sum(dim=(2, 3), keepdim=True).div(count).sqrt().clamp(min=1e-6)
+    return ((values - mean) / std).to(input_values.dtype), mean, std
+
+
 class MaskedConvLstmEmbeddings(nn.Module):
     """
     Segments of a spectrogram as pictures: masked values become 0, the mean of a normalized spectrogram, and one more
@@ -87,17 +119,10 @@ class MaskedConvLstmEmbeddings(nn.Module):
         Returns:
             `torch.Tensor` of shape `(batch, num_segments, num_outputs, rows, columns)`.
         """
-        config = self.config
-        expected = (config.num_channels, config.num_frames, config.num_freq_bins)
-        if tuple(input_values.shape[1:]) != expected:
-            raise ValueError(
-                f"`input_values` has shape {tuple(input_values.shape)}, but (batch, num_channels, num_frames, "
-                f"num_freq_bins) = (batch, {', '.join(map(str, expected))}) is expected."
-            )
         hidden = torch.zeros_like(input_values[:, 0], dtype=torch.bool) if mask is None else mask
         shown = input_values.masked_fill(hidden[:, None], 0.0)
         pictures = torch.cat([shown, hidden[:, None].to(shown.dtype)], dim=1)
-        pictures = pictures.unflatten(2, (-1, config.segment_frames)).transpose(1, 2)
+        pictures = pictures.unflatten(2, (-1, self.config.segment_frames)).transpose(1, 2)
         if self.projection is None:
             return pictures
         return self.projection(pictures.flatten(0, 1)).unflatten(0, pictures.shape[:2])
@@ -226,6 +251,7 @@ class MaskedConvLstmModel(MaskedConvLstmPreTrainedModel):
         Raises:
             `ValueError`: If `input_values` does not have the configured shape.
         """
+        check_shape(input_values, self.config)
         hidden_states = self.embeddings(input_values.to(self.dtype), mask)
         for layer in self.layers:
             hidden_states = layer(hidden_states)
@@ -285,7 +311,7 @@ class MaskedConvLstmForPreTraining(_Reconstruction):
 class MaskedConvLstmForForecasting(_Reconstruction):
     """
     Spectrum forecasting: the last `forecast_frames` frames from those before, all at once. The network sees values
-    relative to mean and deviation of the known frames, so that neither unit nor normalization tells of the future.
+    relative to mean and deviation of the known frames.
     """
 
     @can_return_tuple
@@ -299,13 +325,10 @@ class MaskedConvLstmForForecasting(_Reconstruction):
             [`MaskedConvLstmReconstructionOutput`], with the reconstruction in the units of `input_values`, and the
             loss in variances of the known frames.
         """
-        config = self.config
-        known = input_values[:, :, : config.num_frames - config.forecast_frames]
-        std, mean = torch.std_mean(known.float(), dim=(2, 3), keepdim=True)
-        std = std.clamp(min=1e-6)  # of silence
-        outputs = self._reconstruct(
-            ((input_values - mean) / std).to(input_values.dtype), self._future(input_values), **kwargs
-        )
+        check_shape(input_values, self.config)
+        mask = self._future(input_values)
+        values, mean, std = standardize(input_values, mask)
+        outputs = self._reconstruct(values, mask, **kwargs)
         outputs.reconstruction = (outputs.reconstruction * std + mean).to(outputs.reconstruction.dtype)
         return outputs
 
@@ -352,18 +375,27 @@ class MaskedConvLstmForSemanticSegmentation(MaskedConvLstmPreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, input_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs
+        self,
+        input_values: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs,
     ) -> SemanticSegmenterOutput:
         r"""
         Args:
             input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
+            mask (`torch.BoolTensor` of shape `(batch, num_frames, num_freq_bins)`, *optional*): 1 = not seen: beyond
+                the band of a narrower receiver, or after the end of a shorter recording.
             labels (`torch.LongTensor` of shape `(batch, num_frames, num_freq_bins)`, *optional*): Indices into
                 `config.id2label`; -100 where nothing is known.
 
         Returns:
             `SemanticSegmenterOutput`: `logits` of shape `(batch, num_labels, num_frames, num_freq_bins)`.
         """
-        outputs = self.masked_conv_lstm(input_values, return_dict=True, **kwargs)
+        if mask is not None:
+            check_shape(input_values, self.config)
+            input_values, _, _ = standardize(input_values, mask)
+        outputs = self.masked_conv_lstm(input_values, mask, return_dict=True, **kwargs)
         logits = self.classifier(outputs.last_hidden_state)
         loss = F.cross_entropy(logits.float(), labels.long()) if labels is not None else None
         return SemanticSegmenterOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lwm_spectro_hf import SpectrogramFeatureExtractor
-from lwm_spectro_hf.training.augmentation import augment, shorten
+from lwm_spectro_hf.training.augmentation import augment, narrow, shorten
 
 
 def test_rows_start_later_and_mirror_about_dc():
@@ -64,3 +64,24 @@ def test_short_recordings_look_as_they_are_heard():
 def test_grids_shorter_than_the_shortest_recording_stay():
     values = torch.randn(1, 1, 10, 24)
     assert torch.equal(shorten(values, torch.tensor([[1 / 14e3, 15e3]]), torch.zeros(1, 3), share=1.0), values)
+
+
+def test_narrow_views_hold_a_piece_of_the_whole():
+    values = torch.arange(2 * 16 * 24).float().view(1, 2, 16, 24).expand(64, -1, -1, -1)
+    noise = torch.rand(64, 6, generator=torch.Generator().manual_seed(0))
+    moved, mask = narrow(values, noise, share=1.0)
+    widths = set()
+    for row, hidden in zip(moved, mask, strict=True):
+        frames, bins = (~hidden).any(1).nonzero()[:, 0], (~hidden).any(0).nonzero()[:, 0]
+        # From the first frame on, and around the middle, without gaps.
+        assert frames.tolist() == list(range(len(frames))) and len(frames) >= 6
+        assert bins.tolist() == list(range(12 - len(bins) // 2, 12 - len(bins) // 2 + len(bins))) and len(bins) >= 6
+        assert (~hidden).sum() == len(frames) * len(bins)
+        piece = row[:, : len(frames), bins[0] : bins[-1] + 1]
+        first = int(piece[0, 0, 0])
+        frame, bin_ = divmod(first, 24)
+        torch.testing.assert_close(piece, values[0, :, frame : frame + len(frames), bin_ : bin_ + len(bins)])
+        widths.add(len(bins))
+    assert len(widths) > 6
+    same, nothing = narrow(values, noise, share=0.0)
+    assert torch.equal(same, values) and not nothing.any()

@@ -167,7 +167,8 @@ def segmentation_scores(
     """How well values were told.
 
     Args:
-        labels, predictions (`torch.Tensor` of shape `(num, num_frames, num_freq_bins)`): Indices into `names`.
+        labels, predictions (`torch.Tensor` of shape `(num, num_frames, num_freq_bins)`): Indices into `names`; a
+            value with a negative label does not count.
         names (`Sequence[str]`): Of the labels, of which the first is that of nothing.
         snr_db (`torch.Tensor` of shape `(num, num_labels - 1)`, *optional*): Of the carrier of each other label [dB].
 
@@ -176,7 +177,9 @@ def segmentation_scores(
         %; with `snr_db`, `recall_by_snr_db`: of the values of carriers, how many were told for what they are.
     """
     metrics = require("sklearn.metrics", "train")
-    truth, answers = labels.flatten().numpy(), predictions.flatten().numpy()
+    labels = labels.long()
+    known = labels >= 0
+    truth, answers = labels[known].numpy(), predictions[known].numpy()
     counts = metrics.confusion_matrix(truth, answers, labels=range(len(names)))
     union = counts.sum(0) + counts.sum(1) - counts.diagonal()
     iou = np.where(union > 0, counts.diagonal() / np.maximum(union, 1), np.nan)
@@ -188,7 +191,7 @@ def segmentation_scores(
     if snr_db is not None:
         # The SNR of what each value belongs to; nothing has none.
         padded = F.pad(snr_db, (1, 0), value=torch.nan)
-        own = padded.gather(1, labels.flatten(1).long()).flatten()
+        own = padded.gather(1, labels.flatten(1).clamp(min=0)).flatten()
         right = (labels == predictions).flatten()
         scores["recall_by_snr_db"] = {}
         for low, high in zip(SNR_EDGES_DB[:-1], SNR_EDGES_DB[1:], strict=True):

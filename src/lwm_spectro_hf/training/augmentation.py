@@ -5,6 +5,8 @@ import torch
 from ..phy.listening import SHORTEST_RECORDING, repeated_frames
 from ..phy.synchronization import symbol_period_s
 
+_FEWEST_FRAMES, _FEWEST_BINS = 6, 6  # that a narrow view shows
+
 
 def augment(input_values: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """Start spectrograms at another frame, and mirror half of them in frequency.
@@ -25,6 +27,38 @@ def augment(input_values: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     rows = torch.arange(len(input_values), device=input_values.device)
     # Indices apart from each other put their dimensions first: (batch, frames, bins, channels).
     return input_values[rows[:, None, None], :, frames[:, :, None], bins[:, None, :]].permute(0, 3, 1, 2)
+
+
+def narrow(input_values: torch.Tensor, noise: torch.Tensor, share: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:
+    """Some spectrograms as receivers of less bandwidth see them, and some as shorter recordings.
+
+    A stretch of neighbouring bins moves to the middle, of neighbouring frames to the start; the rest is not seen.
+
+    Args:
+        input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
+        noise (`torch.Tensor` of shape `(batch, 6)`): What to draw by, uniform from 0 to 1.
+        share (`float`, *optional*, defaults to 0.5): How many become narrower, and how many shorter, 0 to 1.
+
+    Returns:
+        `tuple`: The spectrograms, and a mask of shape `(batch, num_frames, num_freq_bins)`, 1 = not seen.
+    """
+    lengths, starts = [], []
+    for size, least, chance, length, start in (
+        (input_values.shape[2], _FEWEST_FRAMES, *noise[:, :3].T),
+        (input_values.shape[3], _FEWEST_BINS, *noise[:, 3:].T),
+    ):
+        seen = torch.where(chance < share, (least * (size / least) ** length).long(), size)
+        lengths.append(seen[:, None])
+        starts.append(((size - seen + 1) * start).long()[:, None])
+    num_frames, num_bins = input_values.shape[2:]
+    frames, bins = (torch.arange(size, device=input_values.device) for size in (num_frames, num_bins))
+    first = num_bins // 2 - lengths[1] // 2
+    hidden_frames = frames >= lengths[0]
+    hidden_bins = (bins < first) | (bins >= first + lengths[1])
+    frames, bins = (frames + starts[0]) % num_frames, (bins - first + starts[1]) % num_bins
+    rows = torch.arange(len(input_values), device=input_values.device)[:, None, None]
+    moved = input_values[rows, :, frames[:, :, None], bins[:, None, :]].permute(0, 3, 1, 2)
+    return moved, hidden_frames[:, :, None] | hidden_bins[:, None, :]
 
 
 def shorten(input_values: torch.Tensor, resolution: torch.Tensor, noise: torch.Tensor, share: float) -> torch.Tensor:
