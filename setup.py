@@ -1,6 +1,6 @@
 """Lists the packages; everything else is in setup.cfg.
 
-The default checkpoint and the demo recordings have one home in the repository, `model_cards/` and `examples/`. Built
+The default checkpoints and the demo recordings have one home in the repository, `model_cards/` and `examples/`. Built
 distributions carry them inside the package, so that an installed `lwm-spectro` works with no checkout and no network.
 """
 
@@ -10,6 +10,7 @@ from setuptools import find_packages, setup
 
 DATA_FOLDERS = {
     "lwm_spectro_hf.default_checkpoint": "model_cards/lwm-spectro-tiny",
+    "lwm_spectro_hf.default_segmenter": "model_cards/spectrum-segmentation-tiny",
     "lwm_spectro_hf.demo_recordings": "examples/recordings",
 }
 

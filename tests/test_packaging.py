@@ -67,15 +67,21 @@ def test_a_broken_extra_is_not_called_missing(tmp_path, monkeypatch):
     assert "extra" not in str(error.value)
 
 
-@pytest.mark.parametrize("find", [resources.default_checkpoint, resources.demo_recordings])
+SHIPPED = {
+    "default_checkpoint": "model_cards/lwm-spectro-tiny",
+    "default_segmenter": "model_cards/spectrum-segmentation-tiny",
+    "demo_recordings": "examples/recordings",
+}
+
+
+@pytest.mark.parametrize("find", [getattr(resources, name) for name in SHIPPED])
 def test_shipped_files_are_found_installed_or_in_a_checkout(find, tmp_path, monkeypatch):
     package = tmp_path / "src" / "lwm_spectro_hf"
     monkeypatch.setattr(resources, "_PACKAGE", package)
     monkeypatch.setattr(resources, "_CHECKOUT", tmp_path)
     with pytest.raises(FileNotFoundError, match="Reinstall"):
         find()
-    in_checkout = {"default_checkpoint": "model_cards/lwm-spectro-tiny", "demo_recordings": "examples/recordings"}
-    folder = tmp_path / in_checkout[find.__name__]
+    folder = tmp_path / SHIPPED[find.__name__]
     folder.mkdir(parents=True)
     assert find() == folder
     (package / find.__name__).mkdir(parents=True)
@@ -86,7 +92,7 @@ def test_setup_maps_what_is_looked_for():
     """setup.py puts the folders into the package under the names by which `resources` looks for them."""
     text = (ROOT / "setup.py").read_text(encoding="utf-8")
     mapped = dict(re.findall(r'"lwm_spectro_hf\.(\w+)": "([\w/-]+)"', text))
-    assert mapped == {"default_checkpoint": "model_cards/lwm-spectro-tiny", "demo_recordings": "examples/recordings"}
+    assert mapped == SHIPPED
 
 
 def test_demo_recordings_are_small_and_open():

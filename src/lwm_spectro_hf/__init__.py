@@ -25,16 +25,20 @@ from .modeling_masked_conv_lstm import (
     MaskedConvLstmModel,
 )
 from .pipeline_lwm_spectro import IQClassificationPipeline
-from .pipeline_lwm_spectro import register as _register_pipeline
-from .resources import default_checkpoint
+from .pipeline_lwm_spectro import register as _register_classification
+from .pipeline_masked_conv_lstm import IQSegmentationPipeline
+from .pipeline_masked_conv_lstm import register as _register_segmentation
+from .resources import default_checkpoint, default_segmenter
 
 __version__ = "0.1.0"
 
 register()
-_register_pipeline()
+_register_classification()
+_register_segmentation()
 
 __all__ = [
     "IQClassificationPipeline",
+    "IQSegmentationPipeline",
     "LwmSpectroConfig",
     "LwmSpectroForPreTraining",
     "LwmSpectroForSequenceClassification",
@@ -52,6 +56,7 @@ __all__ = [
     "SpectrogramFeatureExtractor",
     "auto_map_for",
     "default_checkpoint",
+    "default_segmenter",
     "patchify",
     "supervised_contrastive_loss",
     "unpatchify",

@@ -155,7 +155,7 @@ class IQClassificationPipeline(ChunkPipeline):
         )
 
     def __call__(self, inputs: Any, **kwargs) -> dict | list | Iterator:
-        items, many = _as_inputs(inputs)
+        items, many = as_inputs(inputs)
         answers = self._answers(items, **kwargs)
         if not many:
             return next(answers)
@@ -206,7 +206,7 @@ class IQClassificationPipeline(ChunkPipeline):
         synchronize: bool | None = None,
     ) -> Iterator[dict]:
         """Yields the views of one input; those of one segment end with `is_last`."""
-        read, num_samples, sampling_rate = _open(inputs, sampling_rate, dtype)
+        read, num_samples, sampling_rate = open_input(inputs, sampling_rate, dtype)
         shortest = self._dense_view_samples()
         segment_samples = max(shortest, num_samples if sampling_rate is None else segment_ms * 1e-3 * sampling_rate)
         windows = iter([(0, num_samples)])
@@ -292,7 +292,7 @@ class IQClassificationPipeline(ChunkPipeline):
         if sampling_rate is None or synchronize is False or not fits:
             return None
         try:
-            # By name, as this file also works alone, see `_open`; without the package it listens blindly.
+            # By name, as this file also works alone, see `open_input`; without the package it listens blindly.
             return importlib.import_module("lwm_spectro_hf.phy.listening").listen
         except ModuleNotFoundError:
             if synchronize:
@@ -430,7 +430,7 @@ def _is_recording(inputs: Any) -> bool:
     return hasattr(inputs, "read") and hasattr(inputs, "num_samples")
 
 
-def _as_inputs(inputs: Any) -> tuple[Iterable, bool]:
+def as_inputs(inputs: Any) -> tuple[Iterable, bool]:
     """The inputs of a call one by one, and whether there are many (a list, a batch) or it is a single one."""
     if _is_path(inputs) or _is_recording(inputs):
         return [inputs], False
@@ -460,7 +460,7 @@ def _as_complex(iq: Any) -> np.ndarray:
     return iq
 
 
-def _open(
+def open_input(
     inputs: Any, sampling_rate: float | None, dtype: str | None
 ) -> tuple[Callable[[int, int], np.ndarray], int, float | None]:
     """How to read one input, `read(start, count)`, its number of samples and its sampling rate [Hz]."""

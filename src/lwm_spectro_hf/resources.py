@@ -33,6 +33,18 @@ def default_checkpoint() -> Path:
     return _find("default_checkpoint", "model_cards/lwm-spectro-tiny")
 
 
+def default_segmenter() -> Path:
+    """The folder of the weights that segment spectra when none are named.
+
+    Returns:
+        `Path`: A folder that `from_pretrained` reads, as that of [`default_checkpoint`].
+
+    Raises:
+        FileNotFoundError: If the installation carries none.
+    """
+    return _find("default_segmenter", "model_cards/spectrum-segmentation-tiny")
+
+
 def demo_recordings() -> Path:
     """The folder of the SigMF recordings that ship with the package.
 

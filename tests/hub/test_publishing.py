@@ -112,16 +112,21 @@ for name in ("AutoModelForPreTraining", "AutoModelForTimeSeriesPrediction", "Aut
     with torch.no_grad():
         embedding = model.base_model(values).pooler_output
     found[name] = [type(model).__name__, embedding.tolist()]
+segment = tf.pipeline("iq-segmentation", model=folder, trust_remote_code=True)
+found["labels"] = segment((torch.arange(1000) % 7 * (1 + 1j)).numpy(), sampling_rate=2e6)["labels"].shape
+assert not any(name.partition(".")[0] == "lwm_spectro_hf" for name in sys.modules)
 print(json.dumps(found))
 """
 
 
-def test_a_conv_lstm_loads_without_the_package(tmp_path, extractor):
+def test_a_conv_lstm_loads_without_the_package(tmp_path):
     torch.manual_seed(2)
     grid = {"num_frames": 16, "num_freq_bins": 16, "segment_frames": 4, "forecast_frames": 4}
     model = MaskedConvLstmForPreTraining(MaskedConvLstmConfig(**grid, hidden_size=4, num_hidden_layers=1)).eval()
+    grid = {"num_frames": 16, "num_freq_bins": 16, "fft_size": 16}
+    extractor = SpectrogramFeatureExtractor(**grid, sampling_rate=1e6, hop_length=16)
     folder = export(model, tmp_path / "conv-lstm", feature_extractor=extractor)
-    assert "custom_pipelines" not in read_json(folder / "config.json")
+    assert list(read_json(folder / "config.json")["custom_pipelines"]) == ["iq-segmentation"]
     process = subprocess.run(
         [sys.executable, "-I", "-c", BLOCKED + SPECTRUM_USER, str(folder)],
         capture_output=True,
@@ -134,6 +139,8 @@ def test_a_conv_lstm_loads_without_the_package(tmp_path, extractor):
     with torch.no_grad():
         expected = model.base_model(torch.linspace(-1, 1, 256).view(1, 1, 16, 16)).pooler_output
     names = ["MaskedConvLstmForPreTraining", "MaskedConvLstmForForecasting", "MaskedConvLstmForSemanticSegmentation"]
+    # Half the rate, so twice the bins, and 31 whole frames.
+    assert found.pop("labels") == [31, 33]
     assert [name for name, _ in found.values()] == names
     for _, embedding in found.values():
         torch.testing.assert_close(torch.tensor(embedding), expected)

@@ -12,11 +12,21 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from ..auto import auto_map_for
 from ..files import whole_folder
 from ..pipeline_lwm_spectro import IQClassificationPipeline
+from ..pipeline_masked_conv_lstm import IQSegmentationPipeline
 
 logger = logging.getLogger(__name__)
 
-PIPELINE_TASK = "iq-classification"
-PIPELINE_CLASS = f"pipeline_lwm_spectro.{IQClassificationPipeline.__name__}"
+# For each Auto class that a pipeline stands on, its task and where it is.
+PIPELINES = {
+    "AutoModelForSequenceClassification": (
+        "iq-classification",
+        f"pipeline_lwm_spectro.{IQClassificationPipeline.__name__}",
+    ),
+    "AutoModelForSemanticSegmentation": (
+        "iq-segmentation",
+        f"pipeline_masked_conv_lstm.{IQSegmentationPipeline.__name__}",
+    ),
+}
 CONFIG_FILE, PREPROCESSOR_FILE, WEIGHTS_FILE = "config.json", "preprocessor_config.json", "model.safetensors"
 # Files that run code when they are opened, or may.
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".pkl", ".pickle", ".ckpt")
@@ -32,8 +42,8 @@ def export(
     """Write a self-contained folder for the Hub: weights, configurations, and the code that reads them.
 
     The folder loads with `trust_remote_code=True` where this package is not installed: AutoConfig, AutoModel,
-    AutoModelForPreTraining, AutoModelForSequenceClassification, AutoFeatureExtractor and
-    `pipeline("iq-classification")`. Where it is installed, the installed classes are used and no trust is needed, but
+    AutoModelForPreTraining and the Auto classes of its tasks, AutoFeatureExtractor and `pipeline("iq-classification")`
+    or `pipeline("iq-segmentation")`. Where it is installed, the installed classes are used and no trust is needed, but
     for `pipeline`: Transformers asks for trust, or for `pipeline_class=`, wherever a config has `custom_pipelines`.
 
     Args:
@@ -77,11 +87,10 @@ def add_code(folder: Path) -> None:
     config = _read_json(folder / CONFIG_FILE)
     classes = list(auto_map.values())
     config["auto_map"] = auto_map
-    if "AutoModelForSequenceClassification" in auto_map:
-        config["custom_pipelines"] = {
-            PIPELINE_TASK: {"impl": PIPELINE_CLASS, "pt": ["AutoModelForSequenceClassification"]}
-        }
-        classes.append(PIPELINE_CLASS)
+    for auto_class in PIPELINES.keys() & auto_map.keys():
+        task, pipeline_class = PIPELINES[auto_class]
+        config.setdefault("custom_pipelines", {})[task] = {"impl": pipeline_class, "pt": [auto_class]}
+        classes.append(pipeline_class)
     _write_json(folder / CONFIG_FILE, config)
     if "AutoFeatureExtractor" in auto_map:
         preprocessor = _read_json(folder / PREPROCESSOR_FILE)

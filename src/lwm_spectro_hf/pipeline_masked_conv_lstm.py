@@ -1,0 +1,221 @@
+"""Pipeline `"iq-segmentation"`: I/Q samples or recordings in, who sends where and when out."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForSemanticSegmentation
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.pipelines.base import ChunkPipeline
+
+from .pipeline_lwm_spectro import as_inputs, open_input
+
+# Bands that are wider than a network sees are looked at in pieces, which overlap by this share: carriers at the edge
+# of one lie further inside the next.
+OVERLAP = 0.25
+# A carrier is reported where neighbouring bins, so many at least, hold its label in this share of the frames at least.
+LEAST_BINS, LEAST_SHARE = 2, 0.02
+
+
+class IQSegmentationPipeline(ChunkPipeline):
+    """Tells of each frame and bin of a recording who sends there.
+
+    ```python
+    >>> from transformers import pipeline
+    >>> import lwm_spectro_hf
+
+    >>> segment = pipeline("iq-segmentation", model=str(lwm_spectro_hf.default_segmenter()))
+    >>> segment("recording.sigmf-meta")["carriers"]
+    >>> segment(iq, sampling_rate=20e6)["labels"]
+    ```
+
+    The network knows one sampling rate, that of its extractor, and one length. Recordings are brought to that rate; of
+    wider ones several pieces of the band are looked at, of longer ones one stretch after the other. What a recording
+    is too narrow or too short for is hidden from the network.
+
+    An input is as for `"iq-classification"`; a list gives a list of answers, a generator a generator.
+
+    Args of a call (also when the pipeline is made):
+        sampling_rate (`float`, *optional*): Rate of samples that do not say it themselves [Hz].
+        dtype (`str`, *optional*): Sample type of raw files, e.g. `"ci16"`.
+        batch_size (`int`, *optional*, defaults to 8): Pieces that go through the model together.
+
+    Returns:
+        `dict`: `labels`, `np.ndarray` of shape `(num_frames, num_freq_bins)`, uint8, indices into the model's
+        `id2label`, DC in the middle column; `frame_step_s` and `bin_hz`, what a row and a column mean; and `carriers`,
+        a list of dictionaries, the largest first: `label`, `center_hz` from the middle of the band, `bandwidth_hz`,
+        and `share_of_time` in which it sends.
+    """
+
+    _load_processor = False
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = True
+    _load_tokenizer = False
+
+    def __init__(self, *args, batch_size: int | None = 8, **kwargs):
+        super().__init__(*args, batch_size=batch_size, **kwargs)
+        if self.feature_extractor.sampling_rate is None or self.feature_extractor.hop_length == "auto":
+            raise ValueError(
+                "`iq-segmentation` needs an extractor with a sampling rate and a hop, which the model was trained at; "
+                f"found {self.feature_extractor.sampling_rate!r} and {self.feature_extractor.hop_length!r}."
+            )
+
+    def _sanitize_parameters(self, **kwargs):
+        unknown = set(kwargs) - {"sampling_rate", "dtype"}
+        if unknown:
+            raise TypeError(
+                f"`iq-segmentation` got an unknown argument {min(unknown)!r}. Expected: sampling_rate, dtype, "
+                "batch_size or num_workers."
+            )
+        rate = kwargs.get("sampling_rate")
+        if rate is not None and not (math.isfinite(rate) and rate > 0):
+            raise ValueError(f"`sampling_rate={rate!r}` is not usable. Expected a positive number.")
+        return kwargs, {}, {}
+
+    def __call__(self, inputs: Any, **kwargs) -> dict | list | Iterator:
+        items, many = as_inputs(inputs)
+        answers = iter(super().__call__((item for item in items), **kwargs))
+        if not many:
+            return next(answers)
+        return list(answers) if isinstance(inputs, list | tuple | np.ndarray | torch.Tensor | dict) else answers
+
+    def preprocess(
+        self, inputs: Any, sampling_rate: float | None = None, dtype: str | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yields the pieces of one input, one stretch of time after the other."""
+        extractor = self.feature_extractor
+        read, num_samples, rate = open_input(inputs, sampling_rate, dtype)
+        if rate is None:
+            raise ValueError(
+                "`iq-segmentation` needs the sampling rate, and neither the input nor the call says it. Pass "
+                "`sampling_rate` in Hz."
+            )
+        step_s, bin_hz = (float(value) for value in extractor.resolution(0, extractor.sampling_rate))
+        shortest = math.ceil(extractor.fft_size / extractor.sampling_rate * rate)
+        if num_samples < shortest:
+            raise ValueError(
+                f"The recording has {num_samples} samples: too short. Expected at least {shortest}, of which one "
+                f"frame is made at {rate:g} Hz."
+            )
+        stretch_s = extractor.num_frames * step_s
+        count = max(1, math.ceil((num_samples - shortest + 1) / (stretch_s * rate)))
+        centers_hz = _centers(rate, extractor.sampling_rate, bin_hz)
+        for number in range(count):
+            start = round(number * stretch_s * rate)
+            # The last frame of a stretch reaches into the next.
+            stop = min(num_samples, round((number + 1) * stretch_s * rate) + shortest)
+            iq = torch.from_numpy(np.ascontiguousarray(read(start, stop - start))).to(torch.complex64)
+            for center_hz in centers_hz:
+                moved = _resampled(iq, rate, center_hz, extractor.sampling_rate)
+                hop = round(step_s * extractor.sampling_rate)
+                seen = min(extractor.num_frames, (len(moved) - extractor.fft_size) // hop + 1)
+                missing = max(0, extractor.num_samples_needed() - len(moved))
+                values = extractor.spectrogram(torch.nn.functional.pad(moved, (0, missing))[None])
+                bins = torch.arange(extractor.num_freq_bins) - extractor.num_freq_bins // 2
+                hidden = torch.ones(values.shape[2:], dtype=torch.bool)
+                hidden[:seen] = (center_hz + bin_hz * bins).abs() > rate / 2
+                if not iq.any():  # silence has nothing to show
+                    hidden[:] = True
+                yield {
+                    "input_values": torch.cat([values, hidden[None, None].to(values.dtype)], dim=1),
+                    "stretch": number,
+                    "center_hz": center_hz,
+                    "num_frames": seen,
+                    "sampling_rate": rate,
+                    "is_last": number == count - 1 and center_hz == centers_hz[-1],
+                }
+
+    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
+        values = model_inputs.pop("input_values")
+        hidden = values[:, -1] > 0.5
+        logits = self.model(values[:, :-1].to(self.model.dtype), mask=hidden).logits
+        return {"labels": logits.argmax(1).masked_fill(hidden, 0).to(torch.uint8), **model_inputs}
+
+    def postprocess(self, model_outputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """Puts the pieces together: of each bin what the piece says in whose middle it lies."""
+        extractor = self.feature_extractor
+        step_s, bin_hz = (float(value) for value in extractor.resolution(0, extractor.sampling_rate))
+        reach = int(model_outputs[0]["sampling_rate"] / 2 / bin_hz)
+        places = np.arange(-reach, reach + 1)
+        stretches: dict[int, list[dict[str, Any]]] = {}
+        for output in model_outputs:
+            stretches.setdefault(output["stretch"], []).append(output)
+        rows = []
+        for pieces in stretches.values():
+            middles = np.array([round(piece["center_hz"] / bin_hz) for piece in pieces])
+            nearest = np.abs(places[:, None] - middles).argmin(1)
+            labels = np.stack([piece["labels"][0].cpu().numpy() for piece in pieces])
+            columns = np.clip(places - middles[nearest] + extractor.num_freq_bins // 2, 0, extractor.num_freq_bins - 1)
+            rows.append(labels[nearest, : pieces[0]["num_frames"], columns].T)
+        labels = np.concatenate(rows)
+        return {
+            "labels": labels,
+            "frame_step_s": step_s,
+            "bin_hz": bin_hz,
+            "carriers": find_carriers(labels, self.model.config.id2label, bin_hz),
+        }
+
+
+def find_carriers(labels: np.ndarray, id2label: dict[int, str], bin_hz: float) -> list[dict[str, Any]]:
+    """Neighbouring bins of one label.
+
+    Args:
+        labels (`np.ndarray` of shape `(num_frames, num_freq_bins)`): Indices into `id2label`, of which 0 is nothing.
+        id2label (`dict[int, str]`): Names.
+        bin_hz (`float`): From bin to bin [Hz].
+
+    Returns:
+        `list[dict]`: As in the answer of [`IQSegmentationPipeline`].
+    """
+    middle = labels.shape[1] // 2
+    carriers = []
+    for number, name in sorted(id2label.items())[1:]:
+        held = labels == number
+        share = held.mean(0)
+        edges = np.flatnonzero(np.diff(np.pad(share >= LEAST_SHARE, 1)))
+        for first, end in edges.reshape(-1, 2):
+            # Bins at the edge that were taken for it now and then do not make it wider.
+            core = np.flatnonzero(share[first:end] >= share[first:end].max() / 3) + first
+            first, end = core[0], core[-1] + 1
+            sends = held[:, first:end].mean(1) > 0.5
+            carrier = {
+                "label": name,
+                "center_hz": float(((first + end - 1) / 2 - middle) * bin_hz),
+                "bandwidth_hz": float((end - first) * bin_hz),
+                "share_of_time": float(sends.mean()),
+            }
+            if end - first >= LEAST_BINS and sends.any():
+                carriers.append((int(held[:, first:end].sum()), carrier))
+    return [carrier for _, carrier in sorted(carriers, key=lambda entry: -entry[0])]
+
+
+def _centers(rate: float, seen_hz: float, bin_hz: float) -> list[float]:
+    """Where to look at a band of `rate` in pieces of `seen_hz`: whole bins from its middle [Hz]."""
+    if rate <= seen_hz:
+        return [0.0]
+    count = math.ceil((rate - seen_hz) / (seen_hz * (1 - OVERLAP))) + 1
+    outermost_hz = (rate - seen_hz) / 2
+    return [round(center / bin_hz) * bin_hz for center in np.linspace(-outermost_hz, outermost_hz, count)]
+
+
+def _resampled(iq: torch.Tensor, rate: float, center_hz: float, new_rate: float) -> torch.Tensor:
+    """A band of `new_rate` around `center_hz`, by Fourier transform; what was not recorded is silent."""
+    num_out = round(len(iq) * new_rate / rate)
+    spectrum = torch.fft.fftshift(torch.fft.fft(iq))
+    first = len(iq) // 2 + round(center_hz * len(iq) / rate) - num_out // 2
+    before, after = max(0, -first), max(0, first + num_out - len(iq))
+    spectrum = torch.nn.functional.pad(spectrum[max(0, first) : first + num_out], (before, after))
+    return torch.fft.ifft(torch.fft.ifftshift(spectrum)) * (num_out / len(iq))
+
+
+def register():
+    """Registers the pipeline as `"iq-segmentation"`; a second call changes nothing."""
+    if "iq-segmentation" not in PIPELINE_REGISTRY.supported_tasks:
+        PIPELINE_REGISTRY.register_pipeline(
+            "iq-segmentation",
+            pipeline_class=IQSegmentationPipeline,
+            pt_model=AutoModelForSemanticSegmentation,
+        )
