@@ -37,6 +37,19 @@ examples:
   lwm-spectro embed capture.sigmf-meta --window-ms 10 --csv --output embeddings.csv
 """,
 )
+SEGMENT = (
+    "Tell who sends where and when in a band: WiFi, LTE and 5G carriers beside each other.",
+    INPUTS
+    + """
+  Each carrier has a row: protocol, middle and width of its band, and the share of time in which it sends.
+
+examples:
+  lwm-spectro segment                                    the recordings that ship with the package
+  lwm-spectro segment band.sigmf-meta --plot band.png    also draw each frame and bin by what is sent
+  lwm-spectro segment captures/ --json > carriers.jsonl  one JSON object a recording
+  lwm-spectro segment dump.bin --dtype ci16 --sampling-rate 61.44e6 --csv
+""",
+)
 PLOT = (
     "Draw spectrograms with axes in MHz and ms, and what the model says.",
     INPUTS
@@ -128,6 +141,12 @@ def build_parser() -> argparse.ArgumentParser:
     _add_formats(classify)
     classify.add_argument("--plot", metavar="PNG", help="also draw the recordings with their verdicts")
 
+    segment = _command(commands, "segment", SEGMENT)
+    _add_files(segment)
+    _add_model(segment, "pieces")
+    _add_formats(segment)
+    segment.add_argument("--plot", metavar="PNG", help="also draw the recordings and what is sent")
+
     embed = _command(commands, "embed", EMBED)
     _add_reading(embed)
     _add_windows(embed)
@@ -179,13 +198,21 @@ def _command(commands, name: str, texts: tuple[str, str]) -> argparse.ArgumentPa
 
 
 def _add_reading(command: argparse.ArgumentParser):
+    _add_files(command)
+    _add_model(command, "views")
+    command.add_argument("--blind", action="store_true", help="do not look for symbols of WiFi, LTE and 5G first")
+
+
+def _add_files(command: argparse.ArgumentParser):
     command.add_argument("inputs", nargs="*", help="recordings and folders (none: those that ship with the package)")
     command.add_argument("--dtype", help="sample type of raw files: cf32, ci16, ci8 ...")
     command.add_argument("--sampling-rate", type=positive, metavar="HZ", help="of files that do not say it, e.g. 20e6")
+
+
+def _add_model(command: argparse.ArgumentParser, unit: str):
     command.add_argument("--model", help="checkpoint folder or Hub repository (default: the one in the package)")
     command.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: an accelerator if there is one)")
-    command.add_argument("--batch-size", type=count, default=16, metavar="N", help="views at once (%(default)s)")
-    command.add_argument("--blind", action="store_true", help="do not look for symbols of WiFi, LTE and 5G first")
+    command.add_argument("--batch-size", type=count, default=16, metavar="N", help=f"{unit} at once (%(default)s)")
 
 
 def _add_generating(command: argparse.ArgumentParser):

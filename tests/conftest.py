@@ -27,6 +27,16 @@ def tiny_checkpoint(tmp_path_factory, tiny_extractor) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_segmenter(tmp_path_factory) -> Path:
+    """A folder with an untrained network that segments, for recordings of 1 Msps."""
+    folder = tmp_path_factory.mktemp("segmenter")
+    build("conv-lstm-segmentation-one").save_pretrained(folder)
+    grid = {"num_frames": 16, "num_freq_bins": 24, "fft_size": 24}
+    SpectrogramFeatureExtractor(**grid, sampling_rate=SAMPLING_RATE, hop_length=40).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def noise():
     """`noise(n, seed=0)`: complex white Gaussian samples `(n,)`."""

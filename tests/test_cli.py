@@ -180,6 +180,47 @@ class TestClassify:
             assert main(["classify", str(captures), "--json", "--model", str(tiny_checkpoint)]) == 0
 
 
+class TestSegment:
+    @pytest.fixture
+    def carriers(self, tiny_segmenter, captures):
+        answer = pipeline("iq-segmentation", model=str(tiny_segmenter))(str(captures / "a.sigmf-meta"))
+        assert answer["carriers"], "untrained weights tell something"
+        return [{**found, "center_hz": found["center_hz"] + 2.412e9} for found in answer["carriers"]]
+
+    @pytest.fixture
+    def segment(self, tiny_segmenter, capsys):
+        def run(*arguments):
+            code = main(["segment", "--model", str(tiny_segmenter), *map(str, arguments)])
+            captured = capsys.readouterr()
+            return SimpleNamespace(code=code, out=captured.out, err=captured.err)
+
+        return run
+
+    def test_formats_say_what_the_pipeline_says(self, segment, captures, carriers):
+        result = segment(captures, "--json")
+        assert result.code == 0
+        heard, silent = map(json.loads, result.out.splitlines())
+        assert heard == {"file": str(captures / "a.sigmf-meta"), "carriers": carriers}
+        assert silent["carriers"] == []
+        rows = list(csv.DictReader(io.StringIO(segment(captures, "--csv").out)))
+        assert [float(row["center_hz"]) for row in rows] == [carrier["center_hz"] for carrier in carriers]
+        head, *lines, nothing = segment(captures).out.splitlines()
+        assert head.split() == ["file", "sends", "middle", "width", "of", "the", "time"]
+        assert nothing.split() == ["silent.sigmf-meta", "nothing"]
+        assert lines[0].split()[:3] == ["a.sigmf-meta", carriers[0]["label"], f"{carriers[0]['center_hz'] / 1e6:.2f}"]
+        assert len(lines) == len(carriers)
+
+    def test_a_picture_shows_what_is_sent(self, segment, captures, tmp_path):
+        result = segment(captures, "--plot", tmp_path / "bands.png")
+        assert result.code == 0 and (tmp_path / "bands.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_a_bad_file_costs_a_line_and_the_exit_code_but_not_the_others(self, segment, captures):
+        (captures / "a.sigmf-data").write_bytes(b"1234")
+        result = segment(captures, "--json")
+        assert result.code == 2 and len(result.out.splitlines()) == 1
+        assert str(captures / "a.sigmf-meta") in result.err
+
+
 class TestEmbed:
     def test_arrays_are_what_the_pipeline_says(self, spectro, captures, tiny_checkpoint, tmp_path):
         result = spectro("embed", captures, "--npz", tmp_path / "embeddings.npz")

@@ -19,7 +19,7 @@ from lwm_spectro_cli import main  # noqa: F401  (the entry point, under the name
 
 from .data.recordings import RAW_SUFFIXES, Recording, open_recording
 from .files import whole_file
-from .resources import default_checkpoint, demo_recordings
+from .resources import default_checkpoint, default_segmenter, demo_recordings
 
 SELF_DESCRIBING = (".sigmf-meta", ".sigmf-data", ".sigmf", ".npy")
 # What a folder is searched for: what says itself how its samples are stored.
@@ -78,6 +78,50 @@ def classify(arguments: argparse.Namespace) -> int:
         lines = _csv_lines(records())
     else:
         lines = _table_lines(records(), files.paths, windowed=bool(arguments.window_ms))
+    _write_lines(lines, arguments.output)
+    if pictures:
+        _write_picture(pictures, arguments.plot)
+    return files.exit_code
+
+
+def segment(arguments: argparse.Namespace) -> int:
+    """The carriers of recordings as a table, JSON lines or CSV, and a picture if asked for."""
+    from transformers import pipeline
+    from transformers.utils import logging
+
+    from .pipeline_masked_conv_lstm import IQSegmentationPipeline
+    from .plotting import picture_of
+
+    files, pictures = _Files(arguments), []
+    logging.disable_progress_bar()
+
+    def heard() -> Iterator[tuple[Path, list[dict]]]:
+        pipe = pipeline(
+            "iq-segmentation",
+            model=str(arguments.model or default_segmenter()),
+            device=arguments.device,
+            batch_size=arguments.batch_size,
+            # The code of this package, also where a checkpoint brings a copy of its own.
+            pipeline_class=IQSegmentationPipeline,
+        )
+        names = [name for _, name in sorted(pipe.model.config.id2label.items())]
+        for path in files.paths:
+            with files.survived(path):
+                recording = files.open(path)
+                answer = pipe(recording)
+                around_hz = recording.center_frequency_hz or 0.0
+                yield path, [{**found, "center_hz": found["center_hz"] + around_hz} for found in answer["carriers"]]
+                if arguments.plot:
+                    picture = picture_of(recording)
+                    picture.segments, picture.segment_names = answer["labels"], names
+                    pictures.append(picture)
+
+    if arguments.json:
+        lines = _json_lines({"file": str(path), "carriers": carriers} for path, carriers in heard())
+    elif arguments.csv:
+        lines = _csv_lines({"file": str(path), **carrier} for path, carriers in heard() for carrier in carriers)
+    else:
+        lines = _carrier_lines(heard(), files.paths)
     _write_lines(lines, arguments.output)
     if pictures:
         _write_picture(pictures, arguments.plot)
@@ -257,6 +301,7 @@ def publish(arguments: argparse.Namespace) -> int:
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "classify": classify,
     "embed": embed,
+    "segment": segment,
     "plot": plot,
     "generate": generate,
     "convert": convert,
@@ -381,22 +426,45 @@ def _csv_lines(records: Iterable[dict]) -> Iterator[str]:
             yield text.getvalue()
 
 
-def _table_lines(records: Iterable[dict], paths: list[Path], windowed: bool) -> Iterator[str]:
+class _Table:
     """Columns of fixed width, so that each row can be shown as soon as it is known."""
-    # Names without folders, where they tell the recordings apart.
-    short = {str(path): path.name for path in paths}
-    if len(set(short.values())) < len(short):
-        short = {name: name for name in short}
-    width = max([len("file"), *map(len, short.values())])
 
-    def row(name: str, *cells: str) -> str:
-        return "  ".join([name.ljust(width), *(cell.ljust(14) for cell in cells)]).rstrip()
+    def __init__(self, paths: list[Path]):
+        # Names without folders, where they tell the recordings apart.
+        self.short = {str(path): path.name for path in paths}
+        if len(set(self.short.values())) < len(self.short):
+            self.short = {name: name for name in self.short}
+        self.width = max([len("file"), *map(len, self.short.values())])
 
+    def row(self, name: str, *cells: str) -> str:
+        name = self.short.get(name, name)
+        return "  ".join([name.ljust(self.width), *(cell.ljust(14) for cell in cells)]).rstrip()
+
+
+def _carrier_lines(heard: Iterable[tuple[Path, list[dict]]], paths: list[Path]) -> Iterator[str]:
+    table = _Table(paths)
+    for index, (path, carriers) in enumerate(heard):
+        if index == 0:
+            yield table.row("file", "sends", "middle", "width", "of the time")
+        if not carriers:
+            yield table.row(str(path), "nothing")
+        for carrier in carriers:
+            yield table.row(
+                str(path),
+                carrier["label"],
+                f"{carrier['center_hz'] / 1e6:.2f} MHz",
+                f"{carrier['bandwidth_hz'] / 1e6:.2f} MHz",
+                f"{100 * carrier['share_of_time']:.0f} %",
+            )
+
+
+def _table_lines(records: Iterable[dict], paths: list[Path], windowed: bool) -> Iterator[str]:
+    table = _Table(paths)
     for index, record in enumerate(records):
         quantities = _quantities(record)
         times = ["start", "duration"] if windowed else ["duration"]
         if index == 0:
-            yield row("file", *times, *(quantity.removesuffix("_db") for quantity in quantities))
+            yield table.row("file", *times, *(quantity.removesuffix("_db") for quantity in quantities))
         cells = {name: f"{record[f'{name}_s'] * 1e3:.6g} ms" for name in times}
         for name in quantities:
             value = record[name]
@@ -405,7 +473,7 @@ def _table_lines(records: Iterable[dict], paths: list[Path], windowed: bool) -> 
             cells[name] = "-" if value is None else f"{value} {record[f'{name}_score'] * 100:.0f} %"
         if record.get("protocol", "") is None:
             cells["protocol"] = "no signal"
-        yield row(short[record["file"]], *cells.values())
+        yield table.row(record["file"], *cells.values())
 
 
 def _write_lines(lines: Iterable[str], output: str | None):

@@ -37,6 +37,9 @@ class Picture:
         center_frequency_hz (`float`, *optional*): Of the middle of the band [Hz].
         title (`str`): Name of the recording.
         verdict (`Mapping`): An answer of the pipeline `"iq-classification"`; empty, if none was asked for.
+        segments (`np.ndarray` of shape `(num_frames, num_freq_bins)`, *optional*): From the pipeline
+            `"iq-segmentation"`: what is sent, over the same time and band, as indices into `segment_names`.
+        segment_names (sequence of `str`): Of which the first is that of nothing.
     """
 
     power_db: np.ndarray
@@ -45,6 +48,8 @@ class Picture:
     center_frequency_hz: float | None = None
     title: str = ""
     verdict: Mapping[str, Any] = field(default_factory=dict)
+    segments: np.ndarray | None = None
+    segment_names: Sequence[str] = ()
 
 
 def display_spectrogram(recording: Any, num_rows: int = 384, fft_size: int = 256, max_looks: int = 8) -> np.ndarray:
@@ -145,15 +150,61 @@ def draw(pictures: Sequence[Picture], max_columns: int = 3) -> Figure:
 
 def _draw_one(panel: Any, picture: Picture):
     scores = picture.verdict.get("protocol_scores", {})
-    bar_height = 0.09 * len(scores)
-    axes = panel.subplots(2 if scores else 1, 1, squeeze=False, height_ratios=[1, bar_height] if scores else None)
-    _draw_spectrogram(panel, axes[0, 0], picture)
+    heights = [1.0]
+    heights += [0.09 * len(scores)] if scores else []
+    heights += [1.0] if picture.segments is not None else []
+    axes = list(panel.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0])
+    _draw_spectrogram(panel, axes.pop(0), picture)
     if scores:
-        _draw_scores(axes[1, 0], scores)
+        _draw_scores(axes.pop(0), scores)
+    if picture.segments is not None:
+        _draw_labels(axes[0], picture.segments, picture.segment_names, _extent(picture))
+        axes[0].set_xlabel(_frequency_label(picture), fontsize=8)
+        axes[0].set_ylabel("time [ms]", fontsize=8)
+        panel.legend(
+            handles=_label_marks(picture.segment_names),
+            loc="outside lower center",
+            ncols=len(picture.segment_names),
+            fontsize=8,
+            frameon=False,
+        )
+
+
+def _extent(picture: Picture) -> tuple[float, float, float, float]:
+    half_band = picture.sampling_rate / 2e6
+    return (-half_band, half_band, picture.duration_s * 1e3, 0)
+
+
+def _frequency_label(picture: Picture) -> str:
+    center = picture.center_frequency_hz
+    return f"frequency{f' around {center / 1e6:,.7g} MHz' if center else ''} [MHz]"
+
+
+def _label_colors(names: Sequence[str]) -> list[str]:
+    """Protocols have their own; the first label is that of nothing."""
+    others = iter(OTHER_COLORS * len(names))
+    return ["white", *(PROTOCOL_COLORS.get(name) or next(others) for name in names[1:])]
+
+
+def _label_marks(names: Sequence[str]) -> list[Patch]:
+    marks = zip(_label_colors(names), names, strict=True)
+    return [Patch(facecolor=color, edgecolor="0.6", label=name) for color, name in marks]
+
+
+def _draw_labels(axis: Any, labels: np.ndarray, names: Sequence[str], extent: tuple[float, float, float, float]):
+    axis.imshow(
+        labels,
+        aspect="auto",
+        interpolation="nearest",
+        cmap=ListedColormap(_label_colors(names)),
+        vmin=-0.5,
+        vmax=len(names) - 0.5,
+        extent=extent,
+    )
+    axis.tick_params(labelsize=8)
 
 
 def _draw_spectrogram(panel: Any, axis: Any, picture: Picture):
-    half_band = picture.sampling_rate / 2e6
     low, high = np.percentile(picture.power_db, COLOR_PERCENTILES)
     image = axis.imshow(
         picture.power_db,
@@ -162,11 +213,9 @@ def _draw_spectrogram(panel: Any, axis: Any, picture: Picture):
         cmap=COLORMAP,
         vmin=np.clip(low, high - MAX_COLOR_RANGE_DB, high - MIN_COLOR_RANGE_DB),
         vmax=high,
-        extent=(-half_band, half_band, picture.duration_s * 1e3, 0),
+        extent=_extent(picture),
     )
-    center = picture.center_frequency_hz
-    around = f" around {center / 1e6:,.7g} MHz" if center else ""
-    axis.set_xlabel(f"frequency{around} [MHz]", fontsize=8)
+    axis.set_xlabel(_frequency_label(picture), fontsize=8)
     axis.set_ylabel("time [ms]", fontsize=8)
     axis.tick_params(labelsize=8)
     axis.set_title(picture.title, fontsize=9, loc="left", color="0.3", pad=18 if picture.verdict else 6)
@@ -251,8 +300,6 @@ def draw_segments(
     figure = Figure(figsize=(3.1 * len(columns), 2.7 * num + 0.4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(num, len(columns), squeeze=False, sharex=True, sharey=True)
-    others = iter(OTHER_COLORS * len(labels))
-    colors = ["white", *(PROTOCOL_COLORS.get(name) or next(others) for name in labels[1:])]
     extent = (-bandwidth_hz / 2e6, bandwidth_hz / 2e6, duration_s * 1e3, 0)
     numbers = [part for part in columns.values() if not np.issubdtype(part.dtype, np.integer)]
     colormap = colormaps[COLORMAP].with_extremes(bad="0.6")
@@ -260,10 +307,10 @@ def draw_segments(
         limits = np.nanpercentile(np.concatenate([part[row] for part in numbers]), COLOR_PERCENTILES)
         for axis, (title, values) in zip(line, columns.items(), strict=True):
             if np.issubdtype(values.dtype, np.integer):
-                scale = {"cmap": ListedColormap(colors), "vmin": -0.5, "vmax": len(labels) - 0.5}
+                _draw_labels(axis, values[row], labels, extent)
             else:
                 scale = {"cmap": colormap, "vmin": limits[0], "vmax": limits[1]}
-            axis.imshow(values[row], aspect="auto", interpolation="nearest", extent=extent, **scale)
+                axis.imshow(values[row], aspect="auto", interpolation="nearest", extent=extent, **scale)
             axis.tick_params(labelsize=7)
             if row == 0:
                 axis.set_title(title, fontsize=9, loc="left", color="0.3")
@@ -271,7 +318,6 @@ def draw_segments(
                 axis.set_xlabel("frequency [MHz]", fontsize=8)
         line[0].set_ylabel("time [ms]", fontsize=8)
     if len(numbers) < len(columns):
-        marks = zip(colors, labels, strict=True)
-        handles = [Patch(facecolor=color, edgecolor="0.6", label=name) for color, name in marks]
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
+        marks = _label_marks(labels)
+        figure.legend(handles=marks, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
     return figure
