@@ -92,6 +92,25 @@ for folder in (encoder, mixture):
         found[folder]["embedding"] = model(**inputs).pooler_output.tolist()
 classify = tf.pipeline("iq-classification", model=mixture, trust_remote_code=True)
 found["pipeline"] = [type(classify).__name__, classify(iq[0], sampling_rate=1e6)]
+sys.path.insert(0, mixture)
+import base64
+from handler import EndpointHandler
+
+endpoint, parameters = EndpointHandler(mixture), {"sampling_rate": 1e6}
+parts = iq[0].view(np.float32)
+requests = [
+    {"inputs": parts.reshape(-1, 2).tolist(), "parameters": parameters},
+    {"inputs": parts.tobytes(), "parameters": parameters},
+    {"inputs": base64.b64encode(parts.tobytes()).decode(), "parameters": parameters},
+    {"inputs": (parts * 3000).astype("<i2").tobytes(), "parameters": {**parameters, "dtype": "ci16"}},
+    {"inputs": b"123"},
+    {"inputs": "not base64!"},
+    {"inputs": [1, 2, 3]},
+    {"inputs": parts.tobytes(), "parameters": {"dtype": "f64"}},
+    {"inputs": parts.tobytes(), "parameters": {"no_such": 1}},
+    {},
+]
+found["endpoint"] = [endpoint(request) for request in requests]
 try:
     classify("recording.sigmf-meta")
 except ImportError as error:
@@ -113,6 +132,10 @@ for name in ("AutoModelForPreTraining", "AutoModelForTimeSeriesPrediction", "Aut
         embedding = model.base_model(values).pooler_output
     found[name] = [type(model).__name__, embedding.tolist()]
 segment = tf.pipeline("iq-segmentation", model=folder, trust_remote_code=True)
+sys.path.insert(0, folder)
+from handler import EndpointHandler
+answer = EndpointHandler(folder)({"inputs": [[1.0, 0.0]] * 1000, "parameters": {"sampling_rate": 2e6}})
+found["endpoint"] = sorted(json.loads(json.dumps(answer)))
 found["labels"] = segment((torch.arange(1000) % 7 * (1 + 1j)).numpy(), sampling_rate=2e6)["labels"].shape
 assert not any(name.partition(".")[0] == "lwm_spectro_hf" for name in sys.modules)
 print(json.dumps(found))
@@ -141,6 +164,7 @@ def test_a_conv_lstm_loads_without_the_package(tmp_path):
     names = ["MaskedConvLstmForPreTraining", "MaskedConvLstmForForecasting", "MaskedConvLstmForSemanticSegmentation"]
     # Half the rate, so twice the bins, and 31 whole frames.
     assert found.pop("labels") == [31, 33]
+    assert found.pop("endpoint") == ["bin_hz", "carriers", "frame_step_s", "labels"]
     assert [name for name, _ in found.values()] == names
     for _, embedding in found.values():
         torch.testing.assert_close(torch.tensor(embedding), expected)
@@ -179,6 +203,18 @@ def test_loads_without_the_package(tmp_path, encoder, mixture, extractor):
     assert name == "IQClassificationPipeline"
     assert verdict["protocol"] in ("WiFi", "LTE", "5G")
     assert verdict["modulation"] in LABELS.values()
+    *same, quantized, wrong, no_base64, no_pairs, no_type, no_argument, nothing = found["endpoint"]
+    assert same == [verdict] * 3
+    assert quantized["protocol_scores"] == pytest.approx(verdict["protocol_scores"], abs=0.02)
+    assert wrong == {"error": "inputs has 3 bytes; expected 8 for each sample of cf32."}
+    assert no_base64["error"].startswith("inputs is text that is not base64")
+    assert (
+        no_pairs
+        == nothing
+        == {"error": "inputs must be a list of pairs [I, Q], or bytes (in JSON: base64) of samples."}
+    )
+    assert no_type == {"error": "dtype is 'f64'; expected one of cf32, ci16, ci8."}
+    assert "unknown argument 'no_such'" in no_argument["error"]
     assert "lwm-spectro-hf" in found["path"]
 
 
@@ -201,6 +237,7 @@ def test_export_of_a_folder_keeps_its_files(tmp_path, mixture, extractor):
     assert sorted(path.name for path in folder.glob("*.py")) == [
         "configuration_lwm_spectro.py",
         "feature_extraction_lwm_spectro.py",
+        "handler.py",
         "level_histogram_lwm_spectro.py",
         "modeling_lwm_spectro.py",
         "modeling_lwm_spectro_moe.py",

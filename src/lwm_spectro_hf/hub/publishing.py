@@ -28,6 +28,7 @@ PIPELINES = {
     ),
 }
 CONFIG_FILE, PREPROCESSOR_FILE, WEIGHTS_FILE = "config.json", "preprocessor_config.json", "model.safetensors"
+REQUIREMENTS = "transformers>=5.4,<6\n"
 # Files that run code when they are opened, or may.
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".pkl", ".pickle", ".ckpt")
 
@@ -43,8 +44,9 @@ def export(
 
     The folder loads with `trust_remote_code=True` where this package is not installed: AutoConfig, AutoModel,
     AutoModelForPreTraining and the Auto classes of its tasks, AutoFeatureExtractor and `pipeline("iq-classification")`
-    or `pipeline("iq-segmentation")`. Where it is installed, the installed classes are used and no trust is needed, but
-    for `pipeline`: Transformers asks for trust, or for `pipeline_class=`, wherever a config has `custom_pipelines`.
+    or `pipeline("iq-segmentation")`; a dedicated Inference Endpoint finds its `handler.py`. Where it is installed, the
+    installed classes are used and no trust is needed, but for `pipeline`: Transformers asks for trust, or for
+    `pipeline_class=`, wherever a config has `custom_pipelines`.
 
     Args:
         model_or_folder (`PreTrainedModel`, `str` or `Path`): A model, or a folder that `save_pretrained` or `convert`
@@ -101,6 +103,9 @@ def add_code(folder: Path) -> None:
     files = {package / f"{name.split('.')[0]}.py" for name in classes}
     for file in list(files):
         files |= {Path(needed) for needed in get_relative_import_files(file)}
+    if "custom_pipelines" in config:  # what a dedicated endpoint looks for
+        files.add(package / "hub" / "handler.py")
+        (folder / "requirements.txt").write_text(REQUIREMENTS)
     for file in sorted(files):
         shutil.copyfile(file, folder / file.name)
 

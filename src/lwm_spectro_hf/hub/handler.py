@@ -1,0 +1,88 @@
+"""What a dedicated Inference Endpoint runs: samples come as JSON or bytes, answers go as JSON.
+
+`lwm-spectro export` puts this file into the folder that it writes, where endpoints look for it. It stands alone.
+"""
+
+import base64
+import binascii
+import json
+from typing import Any
+
+import numpy as np
+from transformers import pipeline
+
+# Of bytes: how each sample of I and Q is stored, and what is full scale.
+SAMPLE_TYPES = {"cf32": ("<f4", 1.0), "ci16": ("<i2", 32768.0), "ci8": ("i1", 128.0)}
+
+
+class EndpointHandler:
+    """One checkpoint behind one address.
+
+    Args:
+        path (`str`, *optional*, defaults to `""`): Folder of the checkpoint, code included.
+    """
+
+    def __init__(self, path: str = ""):
+        with open(f"{path or '.'}/config.json") as stream:
+            tasks = list(json.load(stream).get("custom_pipelines", {}))
+        if len(tasks) != 1:
+            raise ValueError(
+                f"The config.json in {path or '.'} names the pipelines {tasks}; expected one. Write the folder with "
+                "`lwm-spectro export`."
+            )
+        self.task = tasks[0]
+        self.pipeline = pipeline(self.task, model=path or ".", trust_remote_code=True)
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        """
+        Answers a request.
+
+        Args:
+            data (`dict`): `inputs`: a list of pairs `[I, Q]`, or the samples as bytes, in JSON base64; `parameters`:
+                `sampling_rate` [Hz], for bytes `dtype`, one of `SAMPLE_TYPES` ("cf32"), and arguments of the pipeline.
+
+        Returns:
+            `dict`: As from the pipeline, arrays as lists; or `error`, what is wrong with the request.
+        """
+        parameters = dict(data.get("parameters") or {})
+        try:
+            iq = _samples(data.get("inputs"), parameters.pop("dtype", "cf32"))
+            return _plain(self.pipeline(iq, **parameters))
+        except (TypeError, ValueError) as error:
+            return {"error": str(error)}
+
+
+def _samples(inputs: Any, dtype: str) -> np.ndarray:
+    """Complex64 samples of shape `(num_samples,)`."""
+    if isinstance(inputs, str):
+        try:
+            inputs = base64.b64decode(inputs, validate=True)
+        except binascii.Error as error:
+            raise ValueError(f"inputs is text that is not base64: {error}.") from None
+    if isinstance(inputs, bytes | bytearray):
+        if dtype not in SAMPLE_TYPES:
+            raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(SAMPLE_TYPES)}.")
+        stored, full_scale = SAMPLE_TYPES[dtype]
+        size = 2 * np.dtype(stored).itemsize
+        if not inputs or len(inputs) % size:
+            raise ValueError(f"inputs has {len(inputs)} bytes; expected {size} for each sample of {dtype}.")
+        pairs = np.frombuffer(inputs, stored).astype(np.float32).reshape(-1, 2) / full_scale
+    else:
+        try:
+            pairs = np.asarray(inputs, np.float32)
+        except (TypeError, ValueError):
+            pairs = np.empty(0, np.float32)
+        if pairs.ndim != 2 or pairs.shape[1] != 2:
+            raise ValueError("inputs must be a list of pairs [I, Q], or bytes (in JSON: base64) of samples.")
+    return np.ascontiguousarray(pairs, np.float32).view(np.complex64)[:, 0]
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold."""
+    if isinstance(value, dict):
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return value

@@ -1,0 +1,59 @@
+"""The Gradio Space, without a browser: what its buttons do, and that the page can be made."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lwm_spectro_hf.resources import demo_recordings
+
+gradio = pytest.importorskip("gradio")
+
+
+@pytest.fixture(scope="module")
+def app():
+    path = Path(__file__).parents[1] / "examples" / "space" / "app.py"
+    spec = importlib.util.spec_from_file_location("space_app", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def lte():
+    meta = next(demo_recordings().glob("lte*.sigmf-meta"))
+    return [str(meta), str(meta.with_suffix(".sigmf-data"))]
+
+
+def test_a_pair_of_files_is_classified(app, lte):
+    scores, figure, verdict = app.classify(lte, "", None)
+    assert max(scores, key=scores.get) == verdict["protocol"] == "LTE"
+    assert len(figure.subfigs) == 1
+
+
+def test_a_band_is_segmented(app, lte):
+    rows, figure = app.segment(lte, "", None)
+    assert all(len(row) == 4 for row in rows)
+    assert len(figure.subfigs[0].get_axes()) >= 2
+
+
+def test_raw_samples_need_a_type_and_a_rate(app, tmp_path):
+    samples = np.random.default_rng(0).standard_normal(40_000).astype(np.float32)
+    (tmp_path / "dump.bin").write_bytes(samples.tobytes())
+    file = [str(tmp_path / "dump.bin")]
+    assert app.classify(file, "cf32", 20.0)[2]["protocol"] in ("WiFi", "LTE", "5G")
+    with pytest.raises(gradio.Error, match="0 recordings were uploaded"):
+        app.classify(file, "", 20.0)
+    with pytest.raises(gradio.Error, match="rate"):
+        app.classify(file, "cf32", None)
+    with pytest.raises(gradio.Error, match="0 recordings were uploaded"):
+        app.classify(None, "", None)
+
+
+def test_the_page_has_both_buttons_and_the_shipped_recordings(app):
+    page = app.build()
+    texts = [block.value for block in page.blocks.values() if isinstance(block, gradio.Button)]
+    assert "What is it?" in texts and "Who sends where?" in texts
+    (examples,) = (block for block in page.blocks.values() if isinstance(block, gradio.Dataset))
+    assert len(examples.samples) == len(list(demo_recordings().glob("*.sigmf-meta")))
