@@ -1,6 +1,7 @@
 """The Gradio Space, without a browser: what its buttons do, and that the page can be made."""
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,14 @@ def app():
 
 
 @pytest.fixture
-def lte():
+def lte(tmp_path):
+    """Both files of a recording, each in a folder of its own, as Gradio keeps uploads."""
     meta = next(demo_recordings().glob("lte*.sigmf-meta"))
-    return [str(meta), str(meta.with_suffix(".sigmf-data"))]
+    files = []
+    for number, file in enumerate((meta, meta.with_suffix(".sigmf-data"))):
+        (tmp_path / str(number)).mkdir()
+        files.append(shutil.copy(file, tmp_path / str(number)))
+    return files
 
 
 def test_a_pair_of_files_is_classified(app, lte):
@@ -36,6 +42,11 @@ def test_a_band_is_segmented(app, lte):
     rows, figure = app.segment(lte, "", None)
     assert all(len(row) == 4 for row in rows)
     assert len(figure.subfigs[0].get_axes()) >= 2
+
+
+def test_half_of_a_pair_is_said_to_be_missing(app, lte):
+    with pytest.raises(gradio.Error, match="lte.*sigmf-data is missing"):
+        app.classify(lte[:1], "", None)
 
 
 def test_raw_samples_need_a_type_and_a_rate(app, tmp_path):

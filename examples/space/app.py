@@ -6,6 +6,9 @@
 Uploads stay on the machine that runs this; nothing is sent anywhere.
 """
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,7 +37,8 @@ def load(task: str, folder: Path) -> Any:
     return pipeline(task, model=str(folder))
 
 
-def opened(files: list[str] | None, dtype: str, rate_msps: float | None) -> Recording:
+@contextmanager
+def opened(files: list[str] | None, dtype: str, rate_msps: float | None) -> Iterator[Recording]:
     """The recording among uploaded files.
 
     Raises:
@@ -48,17 +52,21 @@ def opened(files: list[str] | None, dtype: str, rate_msps: float | None) -> Reco
             f"{len(found)} recordings were uploaded. Expected one: {', '.join(wanted)}, or raw with a type."
         )
     knows_itself = found[0].suffix in (".sigmf-meta", ".sigmf", ".npy")
-    try:
-        recording = open_recording(
-            found[0],
-            dtype=None if knows_itself else dtype or None,
-            sampling_rate=rate_msps * 1e6 if rate_msps else None,
-        )
-        if recording.sampling_rate is None:
-            raise ValueError("The recording does not say its sampling rate. Expected it in the field beside.")
-        return recording
-    except (OSError, ValueError) as error:
-        raise gr.Error(str(error)) from None
+    with tempfile.TemporaryDirectory() as folder:
+        # Each upload is in a folder of its own; both files of a pair must be in one.
+        for file in map(Path, files or []):
+            (Path(folder) / file.name).symlink_to(file.resolve())
+        try:
+            recording = open_recording(
+                Path(folder) / found[0].name,
+                dtype=None if knows_itself else dtype or None,
+                sampling_rate=rate_msps * 1e6 if rate_msps else None,
+            )
+            if recording.sampling_rate is None:
+                raise ValueError("The recording does not say its sampling rate. Expected it in the field beside.")
+        except (OSError, ValueError) as error:
+            raise gr.Error(str(error).replace(f"{folder}/", "")) from None
+        yield recording
 
 
 def start_of(recording: Recording) -> dict[str, Any]:
@@ -69,23 +77,23 @@ def start_of(recording: Recording) -> dict[str, Any]:
 
 def classify(files: list[str] | None, dtype: str, rate_msps: float | None) -> tuple[dict[str, float], Figure, dict]:
     """Scores of the protocols, a picture with the verdict, and all of the verdict."""
-    recording = opened(files, dtype, rate_msps)
-    verdict = load("iq-classification", lwm_spectro_hf.default_checkpoint())(start_of(recording))
-    return verdict["protocol_scores"], draw([picture_of(recording, verdict)]), verdict
+    pipe = load("iq-classification", lwm_spectro_hf.default_checkpoint())
+    with opened(files, dtype, rate_msps) as recording:
+        verdict = pipe(start_of(recording))
+        return verdict["protocol_scores"], draw([picture_of(recording, verdict)]), verdict
 
 
 def segment(files: list[str] | None, dtype: str, rate_msps: float | None) -> tuple[list[list], Figure]:
     """Carriers as rows of a table, and a picture of the band and who sends in it."""
-    recording = opened(files, dtype, rate_msps)
     pipe = load("iq-segmentation", lwm_spectro_hf.default_segmenter())
-    answer = pipe(start_of(recording))
-    picture = picture_of(recording)
+    with opened(files, dtype, rate_msps) as recording:
+        answer, picture = pipe(start_of(recording)), picture_of(recording)
     picture.segments = answer["labels"]
     picture.segment_names = [name for _, name in sorted(pipe.model.config.id2label.items())]
     rows = [
         [
             carrier["label"],
-            round((carrier["center_hz"] + (recording.center_frequency_hz or 0)) / 1e6, 2),
+            round((carrier["center_hz"] + (picture.center_frequency_hz or 0)) / 1e6, 2),
             round(carrier["bandwidth_hz"] / 1e6, 2),
             round(100 * carrier["share_of_time"]),
         ]
@@ -96,10 +104,8 @@ def segment(files: list[str] | None, dtype: str, rate_msps: float | None) -> tup
 
 def build() -> gr.Blocks:
     """The page."""
-    shipped = demo_recordings()
-    examples = [
-        [[str(meta), str(meta.with_suffix(".sigmf-data"))], "", None] for meta in sorted(shipped.glob("*.sigmf-meta"))
-    ]
+    shipped = sorted(demo_recordings().glob("*.sigmf-meta"))
+    pairs = [[[str(meta), str(meta.with_suffix(".sigmf-data"))]] for meta in shipped]
     with gr.Blocks(title="LWM-Spectro") as page:
         gr.Markdown(TEXT.format(limit=1e3 * LONGEST_S))
         with gr.Row():
@@ -109,7 +115,12 @@ def build() -> gr.Blocks:
                 rate = gr.Number(label="sampling rate, where the file does not say it [Msps]", value=None)
                 inputs = [files, dtype, rate]
                 tell, find = gr.Button("What is it?", variant="primary"), gr.Button("Who sends where?")
-                gr.Examples(examples, inputs=inputs, label="recordings that ship with the package")
+                gr.Examples(
+                    pairs,
+                    inputs=[files],
+                    label="recordings that ship with the package",
+                    example_labels=[meta.stem for meta in shipped],
+                )
             with gr.Column(scale=2):
                 with gr.Tab("verdict"):
                     scores, picture = gr.Label(label="protocol"), gr.Plot(show_label=False)
