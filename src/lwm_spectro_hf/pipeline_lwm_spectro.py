@@ -81,7 +81,29 @@ class Evidence:
         return None if self._embedding is None else self._embedding / self.total_weight
 
 
-class IQClassificationPipeline(ChunkPipeline):
+class IQPipeline(ChunkPipeline):
+    """What pipelines over I/Q samples share: which inputs they take, and in what form their answers come."""
+
+    _load_processor = False
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = True
+    _load_tokenizer = False
+
+    def __call__(self, inputs: Any, **kwargs) -> dict | list | Iterator:
+        items, many = as_inputs(inputs)
+        answers = self._answers(items, **kwargs)
+        if not many:
+            return next(answers)
+        return list(answers) if isinstance(inputs, list | tuple | np.ndarray | torch.Tensor | dict) else answers
+
+    def _answers(self, items: Iterable, **kwargs) -> Iterator:
+        """What `postprocess` gives of each input, one after the other."""
+        # The base class runs preprocess, forward and postprocess over a generator lazily, batched across inputs.
+        return iter(super().__call__((item for item in items), **kwargs))
+
+
+class IQClassificationPipeline(IQPipeline):
     """Tells what a piece of spectrum holds: the protocol, and whatever the model has heads for.
 
     ```python
@@ -126,12 +148,6 @@ class IQClassificationPipeline(ChunkPipeline):
         numbers come as numbers. Without any power, `protocol` is `None`, its score 0, and `verdict` is "no signal".
     """
 
-    _load_processor = False
-    _load_image_processor = False
-    _load_video_processor = False
-    _load_feature_extractor = True
-    _load_tokenizer = False
-
     def __init__(self, *args, batch_size: int | None = 16, **kwargs):
         super().__init__(*args, batch_size=batch_size, **kwargs)
 
@@ -153,13 +169,6 @@ class IQClassificationPipeline(ChunkPipeline):
             {name: kwargs[name] for name in ("return_embedding",) if name in kwargs},
             {name: kwargs[name] for name in answering if name in kwargs},
         )
-
-    def __call__(self, inputs: Any, **kwargs) -> dict | list | Iterator:
-        items, many = as_inputs(inputs)
-        answers = self._answers(items, **kwargs)
-        if not many:
-            return next(answers)
-        return list(answers) if isinstance(inputs, list | tuple | np.ndarray | torch.Tensor | dict) else answers
 
     def stream(self, recording: Any, **kwargs) -> Iterator[dict]:
         """Answers one recording window by window, each as soon as it has been heard.
@@ -184,8 +193,7 @@ class IQClassificationPipeline(ChunkPipeline):
         answering = {**self._postprocess_params, **self._sanitize_parameters(**_without_batching(kwargs))[2]}
         on_progress = answering.get("on_progress")
         evidence = Evidence()
-        # The base class runs preprocess, forward and postprocess over a generator lazily, batched across inputs.
-        for segment in super().__call__((item for item in items), **kwargs):
+        for segment in super()._answers(items, **kwargs):
             if segment["log_probs"]:
                 evidence.add(segment["log_probs"], segment["embedding"], segment["stands_for"])
             if on_progress is not None:

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForSemanticSegmentation
 from transformers.pipelines import PIPELINE_REGISTRY
-from transformers.pipelines.base import ChunkPipeline
 
-from .pipeline_lwm_spectro import as_inputs, open_input
+from .pipeline_lwm_spectro import IQPipeline, open_input
 
 # Bands that are wider than a network sees are looked at in pieces, which overlap by this share: carriers at the edge
 # of one lie further inside the next.
@@ -19,7 +18,7 @@ OVERLAP = 0.25
 LEAST_BINS, LEAST_SHARE = 2, 0.02
 
 
-class IQSegmentationPipeline(ChunkPipeline):
+class IQSegmentationPipeline(IQPipeline):
     """Tells of each frame and bin of a recording who sends there.
 
     ```python
@@ -49,12 +48,6 @@ class IQSegmentationPipeline(ChunkPipeline):
         and `share_of_time` in which it sends.
     """
 
-    _load_processor = False
-    _load_image_processor = False
-    _load_video_processor = False
-    _load_feature_extractor = True
-    _load_tokenizer = False
-
     def __init__(self, *args, batch_size: int | None = 8, **kwargs):
         super().__init__(*args, batch_size=batch_size, **kwargs)
         if self.feature_extractor.sampling_rate is None or self.feature_extractor.hop_length == "auto":
@@ -74,13 +67,6 @@ class IQSegmentationPipeline(ChunkPipeline):
         if rate is not None and not (math.isfinite(rate) and rate > 0):
             raise ValueError(f"`sampling_rate={rate!r}` is not usable. Expected a positive number.")
         return kwargs, {}, {}
-
-    def __call__(self, inputs: Any, **kwargs) -> dict | list | Iterator:
-        items, many = as_inputs(inputs)
-        answers = iter(super().__call__((item for item in items), **kwargs))
-        if not many:
-            return next(answers)
-        return list(answers) if isinstance(inputs, list | tuple | np.ndarray | torch.Tensor | dict) else answers
 
     def preprocess(
         self, inputs: Any, sampling_rate: float | None = None, dtype: str | None = None
