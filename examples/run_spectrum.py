@@ -105,6 +105,7 @@ LIMITS = """
 TINY = {"embedding_stride": 4, "segment_frames": 8, "hidden_size": 48, "num_hidden_layers": 3}
 SAVES = 10  # in a run
 FITTED = 1024  # scenes that baselines are fitted to, at most
+TREE_STEP = 4  # trees are scored on one frame of so many
 GENERATED, HELD_OUT = 4096, 512  # scenes to train on and to score, without --data
 SHOWN = 4
 
@@ -145,6 +146,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
     parser.add_argument("--init", type=Path, help="checkpoint to start from, of any of the tasks")
     parser.add_argument("--tiny", action="store_true", help="new weights of a small network; else the paper's")
+    parser.add_argument("--passes", type=int, help="how often the segments are seen (default: that of --init, or 1)")
     parser.add_argument("--config", type=Path, help="JSON file with fields of MaskedConvLstmConfig, for new weights")
     parser.add_argument(
         "--num-train", type=int, help=f"train on so many scenes, the first (default: all; {GENERATED} without --data)"
@@ -189,11 +191,12 @@ def model_of(args: argparse.Namespace, columns: dict[str, torch.Tensor]) -> PreT
     torch.manual_seed(stable_seed("weights", args.seed) % 2**31)
     names = dict(enumerate(SCENE_LABELS)) if args.task == "segmentation" else {}
     extra = {"id2label": names, "label2id": {name: number for number, name in names.items()}} if names else {}
+    extra |= {"num_passes": args.passes} if args.passes else {}
     if args.init:
         return TASKS[args.task].from_pretrained(args.init, **extra)
     shape = dict(zip(("num_channels", "num_frames", "num_freq_bins"), columns["input_values"].shape[1:], strict=True))
     fields = shape | (TINY if args.tiny else {}) | (json.loads(args.config.read_text()) if args.config else {})
-    return TASKS[args.task](MaskedConvLstmConfig(**fields, **extra))
+    return TASKS[args.task](MaskedConvLstmConfig(**(fields | extra)))
 
 
 def score(
@@ -218,11 +221,14 @@ def score(
             lambda values, mask: patchify(model(values, bool_masked_pos=mask).reconstruction, size), scored, size
         )
         return errors
-    trees = fit_trees(fitting, train["labels"][:FITTED], args.seed)
+    trees = fit_trees(fitting, train["labels"][:FITTED], args.seed, TREE_STEP)
     scores = {}
-    for name, predict in (("trees on local statistics", trees), ("model", lambda part: model(part).logits.argmax(1))):
+    for name, predict, step in (
+        ("trees on local statistics", trees, TREE_STEP),
+        ("model", lambda part: model(part).logits.argmax(1), 1),
+    ):
         answers = torch.cat([predict(part) for part in values.split(32)])
-        scores[name] = segmentation_scores(test["labels"], answers, SCENE_LABELS, test["snr_db"])
+        scores[name] = segmentation_scores(test["labels"][:, ::step], answers, SCENE_LABELS, test["snr_db"])
     noise = torch.rand(len(values), 6, generator=torch.Generator().manual_seed(args.seed))
     views = narrow_views(torch.cat([values, test["labels"][:, None]], dim=1), noise, share=1.0)
     parts = zip(views["input_values"].split(32), views["mask"].split(32), strict=True)

@@ -18,6 +18,7 @@ from lwm_spectro_hf import (
     MaskedConvLstmForForecasting,
     MaskedConvLstmForPreTraining,
     MaskedConvLstmForSemanticSegmentation,
+    MaskedConvLstmModel,
     unpatchify,
 )
 from lwm_spectro_hf.modeling_masked_conv_lstm import (
@@ -50,6 +51,7 @@ def test_defaults_are_those_of_the_paper():
         ({"kernel_size": 2}, "must be odd"),
         ({"mask_ratio": 1.0}, "less than 1"),
         ({"hidden_size": 0}, "must be at least 1"),
+        ({"num_passes": 0}, "must be at least 1"),
     ],
 )
 def test_wrong_configurations_say_what_is_wrong(wrong, message):
@@ -250,6 +252,23 @@ def test_it_compiles_as_one_graph():
     expected = model(**inputs).loss
     found = torch.compile(model, fullgraph=True, backend="aot_eager")(**inputs).loss
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_with_two_passes_the_first_segment_knows_the_last(passes):
+    torch.manual_seed(0)
+    model = MaskedConvLstmModel(tiny_conv_lstm_config(num_passes=passes)).eval()
+    values = inputs_for(model)["input_values"].requires_grad_()
+    outputs = model(values).last_hidden_state
+    assert outputs.shape[1] == 4
+    outputs[:, 0].square().sum().backward()
+    assert (values.grad[:, :, -4:].abs().max() > 0) == (passes == 2)
+    # What is known is what one pass over the same segments twice would know.
+    again = MaskedConvLstmModel(tiny_conv_lstm_config(num_frames=16 * passes)).eval()
+    again.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        expected = again(values.repeat(1, 1, passes, 1)).last_hidden_state[:, -4:]
+    torch.testing.assert_close(outputs, expected)
 
 
 def test_what_happened_first_is_remembered():

@@ -154,6 +154,8 @@ def test_carriers_are_runs_of_bins():
     labels[:3, 15] = 1  # now and then it looks wider
     labels[50:, 25:35] = 2
     labels[0, 38] = 1  # a single value is nothing
+    labels[:2, 18:24] = 1  # nor are two frames
+    labels[10:15, 6:10] = 2  # nor is what a larger one was taken for now and then
     first, second = find_carriers(labels, LABELS, 10.0)
     assert first == {"label": "LTE", "center_hz": -105.0, "bandwidth_hz": 100.0, "share_of_time": 1.0}
     assert second == {"label": "5G", "center_hz": 95.0, "bandwidth_hz": 100.0, "share_of_time": 0.5}

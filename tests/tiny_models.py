@@ -79,6 +79,7 @@ MODELS = {
     "conv-lstm-model": lambda: MaskedConvLstmModel(tiny_conv_lstm_config()),
     "conv-lstm-pretraining": lambda: MaskedConvLstmForPreTraining(tiny_conv_lstm_config()),
     "conv-lstm-pretraining-stride": lambda: MaskedConvLstmForPreTraining(tiny_conv_lstm_config(embedding_stride=2)),
+    "conv-lstm-pretraining-passes": lambda: MaskedConvLstmForPreTraining(tiny_conv_lstm_config(num_passes=2)),
     "conv-lstm-forecasting": lambda: MaskedConvLstmForForecasting(tiny_conv_lstm_config()),
     "conv-lstm-segmentation-one": lambda: MaskedConvLstmForSemanticSegmentation(
         tiny_conv_lstm_config(num_channels=1, id2label={0: "nothing", 1: "LTE", 2: "5G"})

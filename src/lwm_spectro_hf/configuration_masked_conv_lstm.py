@@ -22,6 +22,8 @@ class MaskedConvLstmConfig(PreTrainedConfig):
         hidden_size (`int`, *optional*, defaults to 64): Kernels of each layer, and width of the embedding.
         num_hidden_layers (`int`, *optional*, defaults to 5): ConvLSTM layers.
         kernel_size (`int`, *optional*, defaults to 3): Side of the kernels; odd.
+        num_passes (`int`, *optional*, defaults to 1): How often the layers see the segments, each time with what they
+            remember. 1 is the paper's; with 2 the first segments are judged by what comes later, too.
         patch_size (`int`, *optional*, defaults to 4): Side of the squares that are masked; divides both sides.
         mask_ratio (`float`, *optional*, defaults to 0.2): Share of patches masked in pretraining, in [0, 1).
         forecast_frames (`int`, *optional*, defaults to 32): Last frames of a spectrogram, which forecasting predicts
@@ -45,6 +47,7 @@ class MaskedConvLstmConfig(PreTrainedConfig):
     hidden_size: int = 64
     num_hidden_layers: int = 5
     kernel_size: int = 3
+    num_passes: int = 1
     patch_size: int = 4
     mask_ratio: float | int = 0.2
     forecast_frames: int = 32
@@ -54,7 +57,7 @@ class MaskedConvLstmConfig(PreTrainedConfig):
     def validate_architecture(self):
         """Part of the `@strict` validation: the checks that involve more than one field."""
         sizes = ("num_frames", "num_freq_bins", "num_channels", "segment_frames", "embedding_stride", "hidden_size")
-        for name in (*sizes, "num_hidden_layers", "patch_size"):
+        for name in (*sizes, "num_hidden_layers", "num_passes", "patch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}, but must be at least 1.")
         for part, whole in (

@@ -253,8 +253,11 @@ class MaskedConvLstmModel(MaskedConvLstmPreTrainedModel):
         """
         check_shape(input_values, self.config)
         hidden_states = self.embeddings(input_values.to(self.dtype), mask)
+        num_segments = hidden_states.shape[1]
+        hidden_states = hidden_states.repeat(1, self.config.num_passes, 1, 1, 1)
         for layer in self.layers:
             hidden_states = layer(hidden_states)
+        hidden_states = hidden_states[:, -num_segments:]
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden_states, pooler_output=hidden_states.mean(dim=(1, 3, 4))
         )

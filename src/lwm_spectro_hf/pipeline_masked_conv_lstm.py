@@ -14,8 +14,9 @@ from .pipeline_lwm_spectro import IQPipeline, open_input
 # Bands that are wider than a network sees are looked at in pieces, which overlap by this share: carriers at the edge
 # of one lie further inside the next.
 OVERLAP = 0.25
-# A carrier is reported where neighbouring bins, so many at least, hold its label in this share of the frames at least.
-LEAST_BINS, LEAST_SHARE = 2, 0.02
+# A carrier is reported where neighbouring bins, so many at least, hold its label in this share of the frames at least,
+# and in so many frames; in the band of a larger one also only if it is not less than this share of that.
+LEAST_BINS, LEAST_SHARE, LEAST_FRAMES, LEAST_BESIDE = 2, 0.02, 3, 0.1
 
 
 class IQSegmentationPipeline(IQPipeline):
@@ -157,7 +158,7 @@ def find_carriers(labels: np.ndarray, id2label: dict[int, str], bin_hz: float) -
         `list[dict]`: As in the answer of [`IQSegmentationPipeline`].
     """
     middle = labels.shape[1] // 2
-    carriers = []
+    found = []  # values that hold the label, first bin and the one after the last, carrier
     for number, name in sorted(id2label.items())[1:]:
         held = labels == number
         share = held.mean(0)
@@ -173,9 +174,17 @@ def find_carriers(labels: np.ndarray, id2label: dict[int, str], bin_hz: float) -
                 "bandwidth_hz": float((end - first) * bin_hz),
                 "share_of_time": float(sends.mean()),
             }
-            if end - first >= LEAST_BINS and sends.any():
-                carriers.append((int(held[:, first:end].sum()), carrier))
-    return [carrier for _, carrier in sorted(carriers, key=lambda entry: -entry[0])]
+            if end - first >= LEAST_BINS and sends.sum() >= min(LEAST_FRAMES, len(labels)):
+                found.append((int(held[:, first:end].sum()), first, end, carrier))
+    kept: list[tuple[int, int, int, dict[str, Any]]] = []
+    for size, first, end, carrier in sorted(found, key=lambda entry: -entry[0]):
+        beside = any(
+            min(end, other_end) - max(first, other_first) >= (end - first) / 2 and size < LEAST_BESIDE * other_size
+            for other_size, other_first, other_end, _ in kept
+        )
+        if not beside:
+            kept.append((size, first, end, carrier))
+    return [carrier for *_, carrier in kept]
 
 
 def _centers(rate: float, seen_hz: float, bin_hz: float) -> list[float]:

@@ -68,6 +68,7 @@ def test_snr_is_that_in_the_band_of_the_carrier_while_it_sends(protocol, full_lo
         # Bins at the edge belong to the carrier in part only, and frames of a pause in nothing but name.
         inside = (labels > 0).any(0)
         inside = inside & inside.roll(1) & inside.roll(-1)
+        inside[62:67] = False  # where local oscillators leak
         sends = row[:, inside].mean(1) > 3
         found.append(10 * torch.log10(row[sends][:, inside].mean() - 1))
     assert torch.stack(found).mean() == pytest.approx(asked, abs=0.7)

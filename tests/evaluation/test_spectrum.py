@@ -65,6 +65,7 @@ def test_trees_tell_loud_from_quiet():
     told = predict(values[1::2])
     assert told.shape == labels[1::2].shape
     assert (told == labels[1::2]).float().mean() > 0.97
+    assert torch.equal(fit_trees(values[::2], labels[::2], frame_step=5)(values[1::2]), told[:, ::5])
 
 
 def test_scores_of_a_segmentation_by_hand():

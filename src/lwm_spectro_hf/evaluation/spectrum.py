@@ -130,13 +130,16 @@ def local_statistics(values: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts, dim=1).permute(0, 2, 3, 1)
 
 
-def fit_trees(values: torch.Tensor, labels: torch.Tensor, seed: int = 0) -> Callable[[torch.Tensor], torch.Tensor]:
+def fit_trees(
+    values: torch.Tensor, labels: torch.Tensor, seed: int = 0, frame_step: int = 1
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """Gradient-boosted trees on [`local_statistics`], which is what segmentation is compared with.
 
     Args:
         values (`torch.Tensor` of shape `(num, num_channels, num_frames, num_freq_bins)`): Spectrograms.
         labels (`torch.Tensor` of shape `(num, num_frames, num_freq_bins)`): Of their values.
         seed (`int`, *optional*, defaults to 0): Of the values that are looked at.
+        frame_step (`int`, *optional*, defaults to 1): Answer for one frame of so many, for trees are slow.
 
     Returns:
         `Callable`: Spectrograms to labels.
@@ -154,7 +157,7 @@ def fit_trees(values: torch.Tensor, labels: torch.Tensor, seed: int = 0) -> Call
     trees.fit(torch.cat(features).numpy(), torch.cat(targets).numpy())
 
     def predict(values: torch.Tensor) -> torch.Tensor:
-        statistics = local_statistics(values)
+        statistics = local_statistics(values)[:, ::frame_step]
         answers = trees.predict(statistics.flatten(0, 2).numpy())
         return torch.from_numpy(answers).view(statistics.shape[:3])
 
