@@ -96,8 +96,8 @@ inputs = extractor(iq, sampling_rate=30.72e6, return_tensors="pt")  # 10 ms of c
 {last}
 ```"""
 LIMITS = """
-- Other sampling rates are refused: resample to 30.72 Msps. What lies beyond the recorded band is nothing that these
-  weights have seen.
+- The extractor refuses other rates than 30.72 Msps, and longer recordings are cut. The pipeline `"iq-segmentation"` takes
+  any, and hides from the network what a recording does not hold.
 - Scenes have one carrier of each protocol at most, none over another, and downlinks alone of LTE and 5G.
 - No real recording was used, in training or for these scores.
 """

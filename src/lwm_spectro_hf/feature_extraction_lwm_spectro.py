@@ -477,6 +477,23 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
             )
 
 
+def as_samples(iq: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """Samples of one recording as the extractor takes them.
+
+    Args:
+        iq (`np.ndarray` or `torch.Tensor` of shape `(num_samples,)`): Complex.
+
+    Returns:
+        `torch.Tensor` of shape `(num_samples,)`, complex64.
+
+    Raises:
+        ValueError: If they are not complex, not finite or of a wrong shape.
+    """
+    samples = _as_complex_tensor(iq, "The recording", max_ndim=1)
+    _check_finite(samples[None], [0])
+    return samples
+
+
 def _as_plain(value):
     """Turns arrays, tensors and tuples into lists, so that a setting survives JSON unchanged."""
     if isinstance(value, np.ndarray | np.generic | torch.Tensor):
@@ -560,4 +577,4 @@ def _check_finite(batch: torch.Tensor, indices: list[int]):
         )
 
 
-__all__ = ["SpectrogramFeatureExtractor", "analysis_window"]
+__all__ = ["SpectrogramFeatureExtractor", "analysis_window", "as_samples"]

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForSemanticSegmentation
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .feature_extraction_lwm_spectro import as_samples
 from .pipeline_lwm_spectro import IQPipeline, open_input
 
 # Bands that are wider than a network sees are looked at in pieces, which overlap by this share: carriers at the edge
@@ -94,7 +95,7 @@ class IQSegmentationPipeline(IQPipeline):
             start = round(number * stretch_s * rate)
             # The last frame of a stretch reaches into the next.
             stop = min(num_samples, round((number + 1) * stretch_s * rate) + shortest)
-            iq = torch.from_numpy(np.ascontiguousarray(read(start, stop - start))).to(torch.complex64)
+            iq = as_samples(read(start, stop - start))
             for center_hz in centers_hz:
                 moved = _resampled(iq, rate, center_hz, extractor.sampling_rate)
                 hop = round(step_s * extractor.sampling_rate)
