@@ -95,9 +95,18 @@ model = {auto_class}.from_pretrained("{name}")
 inputs = extractor(iq, sampling_rate=30.72e6, return_tensors="pt")  # 10 ms of complex samples
 {last}
 ```"""
+PIPELINE_USE = """```python
+from transformers import pipeline
+import lwm_spectro_hf
+
+segment = pipeline("iq-segmentation", model="{name}")  # a folder, or its name on the Hub
+segment("band.sigmf-meta")["carriers"]              # of any rate and length
+```
+
+"""
 LIMITS = """
-- The extractor refuses other rates than 30.72 Msps, and longer recordings are cut. The pipeline `"iq-segmentation"` takes
-  any, and hides from the network what a recording does not hold.
+- The extractor refuses other rates than 30.72 Msps, and longer recordings are cut. The pipeline `"iq-segmentation"`
+  takes any, and hides from the network what a recording does not hold.
 - Scenes have one carrier of each protocol at most, none over another, and downlinks alone of LTE and 5G.
 - No real recording was used, in training or for these scores.
 """
@@ -272,7 +281,8 @@ def card(args: argparse.Namespace, model: PreTrainedModel, results: dict[str, An
         "summary": f"A masked ConvLSTM after arXiv 2411.09849 for {args.task} of spectrograms 30.72 MHz wide: "
         f"{config.num_hidden_layers} layers of {config.hidden_size} kernels, a cell for each "
         f"{config.embedding_stride} x {config.embedding_stride} values, {size / 1e6:.2f} million parameters.",
-        "use": USE.format(name=name, auto_class=auto_class, last=last),
+        "use": (PIPELINE_USE.format(name=name) if args.task == "segmentation" else "")
+        + USE.format(name=name, auto_class=auto_class, last=last),
         "data": f"{results['scenes']['train']:,} generated scenes of 10 ms: WiFi, LTE and 5G beside each other at "
         "random places, 0 to 30 dB of SNR, through the ray-traced channels of nineteen cities "
         "(`lwm_spectro_hf.data.scenes`).",
