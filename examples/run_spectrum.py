@@ -58,7 +58,7 @@ from lwm_spectro_hf.data.parquet import load_spectrograms
 from lwm_spectro_hf.data.recipe import stable_seed
 from lwm_spectro_hf.data.scenes import SCENE_LABELS, SceneRecipe, held_out_scenes, make_scenes, scene_extractor
 from lwm_spectro_hf.evaluation.reconstruction import baseline_errors, masked_batches, masked_error, over_best_baseline
-from lwm_spectro_hf.evaluation.spectrum import fit_trees, forecast_errors, segmentation_scores
+from lwm_spectro_hf.evaluation.spectrum import fit_trees, forecast_errors, noise_error, segmentation_scores
 from lwm_spectro_hf.files import whole_file, whole_folder
 from lwm_spectro_hf.hub.model_card import render
 from lwm_spectro_hf.plotting import draw_segments
@@ -271,6 +271,8 @@ def card(args: argparse.Namespace, model: PreTrainedModel, results: dict[str, An
     last = last.format(known=known, labels=labels, **config.to_dict())
     table = [f"Of {results['scenes']['test']:,} scenes of a city that training never saw.\n", "| | |", "| --- | --- |"]
     table += [f"| {title} | {value} |" for title, value in rows_of_table(args.task, scores)]
+    if results.get("noise_alone"):
+        table.append(f"| noise alone, which nobody can predict | {results['noise_alone']:.4f} |")
     if args.task != "segmentation":
         unit = "variances of the known frames" if args.task == "forecasting" else "of a masked value"
         table.append(f"\nMean squared errors, {unit}; lower is better.")
@@ -378,6 +380,7 @@ def main() -> None:
     model = model.cpu().eval()
     with torch.no_grad():
         scores = score(args, model, train, test)
+    noise = noise_error(test["std_db"]) if "std_db" in test and args.task != "segmentation" else None
     results = {
         "task": args.task,
         "scenes": {"train": len(rows), "test": len(test["index"])},
@@ -385,6 +388,7 @@ def main() -> None:
         "train_loss": outcome.metrics["train_loss"],
         "train_seconds": outcome.metrics["train_runtime"],
         "held_out": scores,
+        "noise_alone": noise,
         "machine": torch.cuda.get_device_name() if on_gpu else "a CPU",
     }
     with whole_folder(args.out / "model", overwrite=True) as folder:
@@ -395,7 +399,9 @@ def main() -> None:
         stream.write((json.dumps(results, indent=2) + "\n").encode())
     draw(args, model, test).savefig(args.out / "examples.png")
     print(f"\n{args.task}; {len(rows):,} scenes, {trainer.state.global_step:,} steps; scores are of the held-out city")
-    for name, value in rows_of_table(args.task, scores):
+    rows_to_show = rows_of_table(args.task, scores)
+    rows_to_show += [("noise alone, which nobody can predict", f"{noise:.4f}")] if noise else []
+    for name, value in rows_to_show:
         print(f"  {name:58}{value}")
 
 

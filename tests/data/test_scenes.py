@@ -137,6 +137,8 @@ def test_a_build_is_read_by_datasets_and_goes_on_where_it_stopped(tmp_path):
     assert row["index"] == 3
     np.testing.assert_array_equal(row["labels"], expected.labels[1].numpy())
     np.testing.assert_array_equal(row["input_values"], extractor.spectrogram(expected.iq)[1].half().numpy())
+    extractor.normalization = "none"
+    assert row["std_db"] == pytest.approx(float(extractor.spectrogram(expected.iq)[1].std()), rel=1e-4)
     np.testing.assert_allclose(row["resolution"], [2417 / 30.72e6, 240e3], rtol=1e-6)
 
     before = [path.read_bytes() for path in paths]

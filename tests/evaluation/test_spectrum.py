@@ -5,10 +5,12 @@ import pytest
 import torch
 from scipy.ndimage import uniform_filter
 
+from lwm_spectro_hf import SpectrogramFeatureExtractor
 from lwm_spectro_hf.evaluation.spectrum import (
     fit_trees,
     forecast_errors,
     local_statistics,
+    noise_error,
     segmentation_scores,
     standardized,
 )
@@ -26,6 +28,13 @@ def test_what_is_known_has_no_mean_and_unit_deviation_whatever_follows():
     found = standardized(values, KNOWN)[:, :, :KNOWN]
     torch.testing.assert_close(found.mean(dim=(2, 3)), torch.zeros(16, 1), rtol=0, atol=1e-4)
     torch.testing.assert_close(found.std(dim=(2, 3)), torch.ones(16, 1), rtol=1e-4, atol=0)
+
+
+def test_levels_of_noise_vary_as_theory_says():
+    """A spectrogram of noise alone, normalized by its own deviation, is all error."""
+    iq = torch.randn(4, 20_000, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    levels = SpectrogramFeatureExtractor(normalization="none").spectrogram(iq)
+    assert noise_error(levels.std(dim=(1, 2, 3))) == pytest.approx(1.0, abs=0.02)
 
 
 def test_forecasts_of_noise_have_the_errors_of_theory():

@@ -1,5 +1,6 @@
 """Bands in which several standards send beside each other, and what each value of their spectrograms belongs to."""
 
+import copy
 import json
 import os
 from collections.abc import Iterator
@@ -276,9 +277,12 @@ def make_scenes(
     """Scenes `first` to `last` (exclusive) as columns of a table, chunk by chunk; they depend on the arguments alone.
 
     Yields:
-        `dict`: Of NumPy arrays: `input_values`, float16; `labels`, uint8; `snr_db`, `resolution`, `seed` and `index`.
+        `dict`: Of NumPy arrays: `input_values`, float16; `labels`, uint8; `snr_db`; `std_db`, the deviation of levels
+        that spectrograms are normalized by; `resolution`, `seed` and `index`.
     """
     size = recipe.chunk_size
+    levels = copy.copy(extractor)
+    levels.normalization = "none"
     for chunk in range(first // size, -(-last // size)):
         scenes = draw_scenes(recipe, chunk, seed, device, extractor)
         keep = slice(max(first - chunk * size, 0), last - chunk * size)
@@ -288,6 +292,7 @@ def make_scenes(
             "input_values": extractor.spectrogram(scenes.iq[keep]).half().cpu().numpy(),
             "labels": scenes.labels[keep].to(torch.uint8).cpu().numpy(),
             "snr_db": scenes.snr_db[keep].cpu().numpy(),
+            "std_db": levels.spectrogram(scenes.iq[keep]).std(dim=(2, 3)).mean(1).cpu().numpy(),
             "resolution": np.tile(resolution, (len(index), 1)),
             "seed": np.full_like(index, seed),
             "index": index,
@@ -302,6 +307,7 @@ def scene_features(extractor: SpectrogramFeatureExtractor) -> Features:
             "input_values": Array3D((extractor.feature_size, *grid), "float16"),
             "labels": Array2D(grid, "uint8"),
             "snr_db": List(Value("float32"), length=len(PROTOCOLS)),
+            "std_db": Value("float32"),
             "resolution": List(Value("float32"), length=2),
             "seed": Value("int64"),
             "index": Value("int64"),

@@ -1,5 +1,6 @@
 """Forecasting and segmentation of spectra: scores, and what is reached without a network."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,21 @@ from .reconstruction import RIDGES
 
 SNR_EDGES_DB = (0, 10, 20, 30)  # of the groups that recall is given for
 _FITTED_VALUES = 200_000  # of spectrograms, for the trees
+
+
+def noise_error(std_db: torch.Tensor) -> float:
+    """Squared error of a predictor that knows the mean of every level: what nobody can do better than.
+
+    Powers of noise, and of OFDM with data, are exponential; their levels have a variance of (10 / ln 10)^2 pi^2 / 6.
+
+    Args:
+        std_db (`torch.Tensor` of shape `(num,)`): Deviations that the spectrograms were normalized by [dB].
+
+    Returns:
+        `float`: In the unit of normalized spectrograms.
+    """
+    variance = (10 / math.log(10)) ** 2 * math.pi**2 / 6
+    return float((variance / std_db.double().square()).mean())
 
 
 def standardized(values: torch.Tensor, num_known: int) -> torch.Tensor:
