@@ -199,7 +199,7 @@ def draw_scenes(
         inside = _bins_inside(centre_hz, carrier.bandwidth_hz, recipe.sampling_rate, extractor)
         labels = torch.where(on[:, :, None] & inside[:, None], protocol + 1, labels)
     iq = impairments.add_noise(iq, torch.ones(count, device=device), generator)
-    leakage_db = torch.where(uniform(0, 1) < 0.5, uniform(-40, 10), -100.0)
+    leakage_db = torch.where(uniform(0, 1) < 0.5, uniform(-40, 25), -100.0)
     iq = impairments.imperfect_mixer(iq, leakage_db, uniform(-60, -25), generator)
     return Scenes(
         iq=impairments.quantize(iq, uniform(*sent.adc_bits)),
