@@ -211,11 +211,17 @@ def model_of(args: argparse.Namespace, columns: dict[str, torch.Tensor]) -> PreT
 def score(
     args: argparse.Namespace, model: PreTrainedModel, train: dict[str, torch.Tensor], test: dict[str, torch.Tensor]
 ) -> dict[str, Any]:
-    """Scores in the held-out city, of the model and of what needs no network."""
+    """Scores in the held-out city, of the model, where it is, and of what needs no network."""
     config = model.config
+
+    def segments(values: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        mask = mask if mask is None else mask.to(model.device)
+        return model(values.to(model.device), mask=mask).logits.argmax(1).cpu()
+
     fitting, values = train["input_values"][:FITTED].float(), test["input_values"].float()
     if args.task == "forecasting":
-        return forecast_errors(fitting, values, config.num_frames - config.forecast_frames, model.forecast)
+        known = config.num_frames - config.forecast_frames
+        return forecast_errors(fitting, values, known, lambda part: model.forecast(part.to(model.device)).cpu())
     if args.task == "pretraining":
         size = config.patch_size
 
@@ -224,24 +230,22 @@ def score(
             rows = ({"input_values": part.float(), "index": index} for part, index in parts)
             return masked_batches(rows, config, args.seed)
 
+        def predict(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            outputs = model(values.to(model.device), bool_masked_pos=mask.to(model.device))
+            return patchify(outputs.reconstruction, size).cpu()
+
         scored = batches(test, len(values))
         errors = baseline_errors(config, batches(train, FITTED), scored)
-        errors["model"] = masked_error(
-            lambda values, mask: patchify(model(values, bool_masked_pos=mask).reconstruction, size), scored, size
-        )
-        return errors
+        return errors | {"model": masked_error(predict, scored, size)}
     trees = fit_trees(fitting, train["labels"][:FITTED], args.seed, TREE_STEP)
     scores = {}
-    for name, predict, step in (
-        ("trees on local statistics", trees, TREE_STEP),
-        ("model", lambda part: model(part).logits.argmax(1), 1),
-    ):
+    for name, predict, step in (("trees on local statistics", trees, TREE_STEP), ("model", segments, 1)):
         answers = torch.cat([predict(part) for part in values.split(32)])
         scores[name] = segmentation_scores(test["labels"][:, ::step], answers, SCENE_LABELS, test["snr_db"])
     noise = torch.rand(len(values), 6, generator=torch.Generator().manual_seed(args.seed))
     views = narrow_views(torch.cat([values, test["labels"][:, None]], dim=1), noise, share=1.0)
     parts = zip(views["input_values"].split(32), views["mask"].split(32), strict=True)
-    answers = torch.cat([model(part, mask=mask).logits.argmax(1) for part, mask in parts])
+    answers = torch.cat([segments(part, mask) for part, mask in parts])
     name = "model, narrower and shorter views"
     scores[name] = segmentation_scores(views["labels"], answers, SCENE_LABELS, test["snr_db"])
     return scores
@@ -377,9 +381,10 @@ def main() -> None:
         raise SystemExit(f"error: {error}") from None
     if not trainer.is_world_process_zero():
         return
-    model = model.cpu().eval()
+    model.eval()
     with torch.no_grad():
         scores = score(args, model, train, test)
+    model.cpu()
     noise = noise_error(test["std_db"]) if "std_db" in test and args.task != "segmentation" else None
     results = {
         "task": args.task,
