@@ -380,14 +380,15 @@ class IQClassificationPipeline(IQPipeline):
         return {**heads, **(getattr(config, "additional_tasks", None) or {})}
 
 
+def register_task(task: str, pipeline_class: type[IQPipeline], auto_class: type):
+    """Makes `transformers.pipeline` know a task; a second call changes nothing."""
+    if task not in PIPELINE_REGISTRY.supported_tasks:
+        PIPELINE_REGISTRY.register_pipeline(task, pipeline_class=pipeline_class, pt_model=auto_class)
+
+
 def register():
-    """Registers the pipeline as `"iq-classification"`; a second call changes nothing."""
-    if "iq-classification" not in PIPELINE_REGISTRY.supported_tasks:
-        PIPELINE_REGISTRY.register_pipeline(
-            "iq-classification",
-            pipeline_class=IQClassificationPipeline,
-            pt_model=AutoModelForSequenceClassification,
-        )
+    """Registers the pipeline as `"iq-classification"`."""
+    register_task("iq-classification", IQClassificationPipeline, AutoModelForSequenceClassification)
 
 
 def segment_bounds(start: int, stop: int, segment_samples: float) -> Iterator[tuple[int, int]]:

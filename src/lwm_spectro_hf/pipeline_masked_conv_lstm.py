@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import AutoModelForSemanticSegmentation
-from transformers.pipelines import PIPELINE_REGISTRY
 
 from .feature_extraction_lwm_spectro import as_samples
-from .pipeline_lwm_spectro import IQPipeline, open_input
+from .pipeline_lwm_spectro import IQPipeline, open_input, register_task
 
 # Bands that are wider than a network sees are looked at in pieces, which overlap by this share: carriers at the edge
 # of one lie further inside the next.
@@ -208,10 +207,5 @@ def _resampled(iq: torch.Tensor, rate: float, center_hz: float, new_rate: float)
 
 
 def register():
-    """Registers the pipeline as `"iq-segmentation"`; a second call changes nothing."""
-    if "iq-segmentation" not in PIPELINE_REGISTRY.supported_tasks:
-        PIPELINE_REGISTRY.register_pipeline(
-            "iq-segmentation",
-            pipeline_class=IQSegmentationPipeline,
-            pt_model=AutoModelForSemanticSegmentation,
-        )
+    """Registers the pipeline as `"iq-segmentation"`."""
+    register_task("iq-segmentation", IQSegmentationPipeline, AutoModelForSemanticSegmentation)
