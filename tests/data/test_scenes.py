@@ -15,9 +15,9 @@ from lwm_spectro_hf.data.recipe import PROTOCOLS
 from lwm_spectro_hf.data.scenes import SCENE_LABELS, SceneRecipe, build_scenes, draw_scenes, scene_extractor
 
 
-def recipe(presence=1.0, snr_db=(30.0, 30.0), chunk_size=2, **fields) -> SceneRecipe:
+def recipe(presence=1.0, snr_db=(30.0, 30.0), chunk_size=2, pieces=0.0, **fields) -> SceneRecipe:
     sent = replace(SceneRecipe().transmissions, chunk_size=chunk_size, **fields)
-    return SceneRecipe(sent, presence=presence, snrs_db=snr_db)
+    return SceneRecipe(sent, presence=presence, snrs_db=snr_db, pieces=pieces)
 
 
 def power(drawn) -> torch.Tensor:
@@ -94,6 +94,18 @@ def test_an_empty_band_is_noise():
     assert middle.mean() == pytest.approx(1.0, rel=0.05)
 
 
+def test_in_pieces_of_wider_recordings_oscillators_leak_anywhere():
+    """Of an empty band nothing is left but noise and leakage, in one bin and those beside it."""
+    places = []
+    for pieces in (0.0, 1.0):
+        empty = [draw_scenes(recipe(presence=0.0, pieces=pieces, chunk_size=8), chunk, 0) for chunk in range(2)]
+        levels = torch.cat([power(part).mean(1) for part in empty])
+        leaks = levels.amax(1) > 5
+        places.append(set(levels.argmax(1)[leaks].tolist()))
+        assert (levels[leaks].median(1).values < 1.3).all()
+    assert places[0] == {64} and len(places[1]) > 2
+
+
 @pytest.mark.parametrize("longest", [0, 1, 4, 7])
 def test_short_pauses_are_filled_as_by_a_closing(longest):
     on = torch.rand(4, 60, generator=torch.Generator().manual_seed(longest)) < 0.3
@@ -110,6 +122,7 @@ def test_short_pauses_are_filled_as_by_a_closing(longest):
     "wrong, message",
     [
         ({"presence": 1.5}, "presence is 1.5"),
+        ({"pieces": -0.5}, "pieces is -0.5"),
         ({"snrs_db": (20.0, 0.0)}, "snrs_db is"),
         ({"sampling_rate": 0.0}, "sampling_rate is 0.0"),
         ({"transmissions": replace(SceneRecipe().transmissions, snrs_db=(10,))}, "must have the receiver 'native'"),

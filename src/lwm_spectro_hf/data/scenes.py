@@ -48,6 +48,7 @@ class SceneRecipe:
         span_s: Duration [s].
         presence: Share of scenes in which a carrier is there.
         snrs_db: Range of the SNR of each carrier, in its own band, over the frames in which it sends [dB].
+        pieces: Share of scenes that are pieces of wider recordings, with the receiver's oscillator anywhere.
 
     Raises:
         ValueError: If a field is out of its range.
@@ -58,6 +59,7 @@ class SceneRecipe:
     span_s: float = 10e-3
     presence: float = 0.75
     snrs_db: tuple[float, float] = (0.0, 30.0)
+    pieces: float = 0.5
 
     def __post_init__(self):
         sent = self.transmissions
@@ -66,8 +68,9 @@ class SceneRecipe:
                 "transmissions must have the receiver 'native', the SNR infinity and no share of noise: a scene has "
                 f"noise and a receiver of its own. Found {sent.receivers}, {sent.snrs_db} and {sent.noise_share}."
             )
-        if not 0 <= self.presence <= 1:
-            raise ValueError(f"presence is {self.presence}; expected a share from 0 to 1.")
+        for name in ("presence", "pieces"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a share from 0 to 1.")
         if not self.snrs_db[0] <= self.snrs_db[1] < torch.inf:
             raise ValueError(f"snrs_db is {self.snrs_db}; expected a range, lowest and highest.")
         for name in ("sampling_rate", "span_s"):
@@ -199,8 +202,12 @@ def draw_scenes(
         inside = _bins_inside(centre_hz, carrier.bandwidth_hz, recipe.sampling_rate, extractor)
         labels = torch.where(on[:, :, None] & inside[:, None], protocol + 1, labels)
     iq = impairments.add_noise(iq, torch.ones(count, device=device), generator)
+    # Where the oscillator is, in cycles a sample: in a piece of a wider recording it is not in the middle.
+    place = torch.where(uniform(0, 1) < recipe.pieces, uniform(-0.5, 0.5), 0.0).double()
+    turns = torch.outer(place, torch.arange(recipe.num_samples, device=device).double()).remainder(1).float()
+    to_middle = torch.polar(torch.ones_like(turns), -2 * torch.pi * turns)
     leakage_db = torch.where(uniform(0, 1) < 0.5, uniform(-40, 25), -100.0)
-    iq = impairments.imperfect_mixer(iq, leakage_db, uniform(-60, -25), generator)
+    iq = impairments.imperfect_mixer(iq * to_middle, leakage_db, uniform(-60, -25), generator) * to_middle.conj()
     return Scenes(
         iq=impairments.quantize(iq, uniform(*sent.adc_bits)),
         sampling_rate=recipe.sampling_rate,
