@@ -251,8 +251,9 @@ def score(
     return scores
 
 
-def rows_of_table(task: str, scores: dict[str, Any]) -> list[tuple[str, str]]:
-    if task == "segmentation":
+def rows_of_table(results: dict[str, Any]) -> list[tuple[str, str]]:
+    scores = results["held_out"]
+    if results["task"] == "segmentation":
         rows = []
         for name, found in scores.items():
             by_label = ", ".join(f"{label} {value:.1f}" for label, value in found["iou"].items())
@@ -264,19 +265,20 @@ def rows_of_table(task: str, scores: dict[str, Any]) -> list[tuple[str, str]]:
             ]
         return rows
     rows = [(name, f"{value:.4f}") for name, value in scores.items()]
-    return [*rows, ("model / best baseline", f"{over_best_baseline(scores):.3f}")]
+    rows.append(("model / best baseline", f"{over_best_baseline(scores):.3f}"))
+    if results["noise_alone"] is not None:
+        rows.append(("noise alone, which nobody can predict", f"{results['noise_alone']:.4f}"))
+    return rows
 
 
 def card(args: argparse.Namespace, model: PreTrainedModel, results: dict[str, Any], name: str) -> str:
     """The README.md of the weights."""
-    config, scores = model.config, results["held_out"]
+    config = model.config
     tag, auto_class, last = SHOWN_AS[args.task]
     known, labels = config.num_frames - config.forecast_frames, ", ".join(SCENE_LABELS)
     last = last.format(known=known, labels=labels, **config.to_dict())
     table = [f"Of {results['scenes']['test']:,} scenes of a city that training never saw.\n", "| | |", "| --- | --- |"]
-    table += [f"| {title} | {value} |" for title, value in rows_of_table(args.task, scores)]
-    if results.get("noise_alone"):
-        table.append(f"| noise alone, which nobody can predict | {results['noise_alone']:.4f} |")
+    table += [f"| {title} | {value} |" for title, value in rows_of_table(results)]
     if args.task != "segmentation":
         unit = "variances of the known frames" if args.task == "forecasting" else "of a masked value"
         table.append(f"\nMean squared errors, {unit}; lower is better.")
@@ -404,9 +406,7 @@ def main() -> None:
         stream.write((json.dumps(results, indent=2) + "\n").encode())
     draw(args, model, test).savefig(args.out / "examples.png")
     print(f"\n{args.task}; {len(rows):,} scenes, {trainer.state.global_step:,} steps; scores are of the held-out city")
-    rows_to_show = rows_of_table(args.task, scores)
-    rows_to_show += [("noise alone, which nobody can predict", f"{noise:.4f}")] if noise else []
-    for name, value in rows_to_show:
+    for name, value in rows_of_table(results):
         print(f"  {name:58}{value}")
 
 

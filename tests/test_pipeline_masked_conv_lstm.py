@@ -141,7 +141,7 @@ def test_resampling_is_that_of_scipy(length, new_rate):
     spectrum = torch.fft.fft(iq)
     spectrum[torch.fft.fftfreq(length).abs() > 0.45 * min(1.0, new_rate)] = 0
     iq = torch.fft.ifft(spectrum)
-    found = _resampled(iq, 1.0, 0.0, new_rate)
+    found = _resampled(torch.fft.fftshift(spectrum), 1.0, 0.0, new_rate)
     np.testing.assert_allclose(found.numpy(), resample(iq.numpy(), round(length * new_rate)), atol=1e-5)
 
 

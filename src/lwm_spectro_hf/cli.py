@@ -86,24 +86,13 @@ def classify(arguments: argparse.Namespace) -> int:
 
 def segment(arguments: argparse.Namespace) -> int:
     """The carriers of recordings as a table, JSON lines or CSV, and a picture if asked for."""
-    from transformers import pipeline
-    from transformers.utils import logging
-
     from .pipeline_masked_conv_lstm import IQSegmentationPipeline
     from .plotting import picture_of
 
     files, pictures = _Files(arguments), []
-    logging.disable_progress_bar()
 
     def heard() -> Iterator[tuple[Path, list[dict]]]:
-        pipe = pipeline(
-            "iq-segmentation",
-            model=str(arguments.model or default_segmenter()),
-            device=arguments.device,
-            batch_size=arguments.batch_size,
-            # The code of this package, also where a checkpoint brings a copy of its own.
-            pipeline_class=IQSegmentationPipeline,
-        )
+        pipe = _load("iq-segmentation", IQSegmentationPipeline, arguments, default_segmenter)
         names = [name for _, name in sorted(pipe.model.config.id2label.items())]
         for path in files.paths:
             with files.survived(path):
@@ -376,20 +365,27 @@ def _recordings_in(folder: Path) -> list[Path]:
 
 
 def _load_pipeline(arguments: argparse.Namespace) -> Any:
+    from .pipeline_lwm_spectro import IQClassificationPipeline
+
+    synchronize = False if arguments.blind else None
+    return _load("iq-classification", IQClassificationPipeline, arguments, default_checkpoint, synchronize=synchronize)
+
+
+def _load(
+    task: str, pipeline_class: type, arguments: argparse.Namespace, default: Callable[[], Path], **options: Any
+) -> Any:
     from transformers import pipeline
     from transformers.utils import logging
 
-    from .pipeline_lwm_spectro import IQClassificationPipeline
-
     logging.disable_progress_bar()
     return pipeline(
-        "iq-classification",
-        model=str(arguments.model or default_checkpoint()),
+        task,
+        model=str(arguments.model or default()),
         device=arguments.device,
         batch_size=arguments.batch_size,
-        synchronize=False if arguments.blind else None,
         # The code of this package, also where a checkpoint brings a copy of its own.
-        pipeline_class=IQClassificationPipeline,
+        pipeline_class=pipeline_class,
+        **options,
     )
 
 

@@ -80,7 +80,7 @@ class IQSegmentationPipeline(IQPipeline):
                 "`iq-segmentation` needs the sampling rate, and neither the input nor the call says it. Pass "
                 "`sampling_rate` in Hz."
             )
-        step_s, bin_hz = (float(value) for value in extractor.resolution(0, extractor.sampling_rate))
+        step_s, bin_hz = self._resolution()
         shortest = math.ceil(extractor.fft_size / extractor.sampling_rate * rate)
         if num_samples < shortest:
             raise ValueError(
@@ -90,20 +90,20 @@ class IQSegmentationPipeline(IQPipeline):
         stretch_s = extractor.num_frames * step_s
         count = max(1, math.ceil((num_samples - shortest + 1) / (stretch_s * rate)))
         centers_hz = _centers(rate, extractor.sampling_rate, bin_hz)
+        bins_hz = bin_hz * (torch.arange(extractor.num_freq_bins) - extractor.num_freq_bins // 2)
         for number in range(count):
             start = round(number * stretch_s * rate)
             # The last frame of a stretch reaches into the next.
             stop = min(num_samples, round((number + 1) * stretch_s * rate) + shortest)
             iq = as_samples(read(start, stop - start))
+            spectrum = torch.fft.fftshift(torch.fft.fft(iq))
             for center_hz in centers_hz:
-                moved = _resampled(iq, rate, center_hz, extractor.sampling_rate)
-                hop = round(step_s * extractor.sampling_rate)
-                seen = min(extractor.num_frames, (len(moved) - extractor.fft_size) // hop + 1)
+                moved = _resampled(spectrum, rate, center_hz, extractor.sampling_rate)
+                seen = min(extractor.num_frames, (len(moved) - extractor.fft_size) // extractor.hop_length + 1)
                 missing = max(0, extractor.num_samples_needed() - len(moved))
                 values = extractor.spectrogram(torch.nn.functional.pad(moved, (0, missing))[None])
-                bins = torch.arange(extractor.num_freq_bins) - extractor.num_freq_bins // 2
                 hidden = torch.ones(values.shape[2:], dtype=torch.bool)
-                hidden[:seen] = (center_hz + bin_hz * bins).abs() > rate / 2
+                hidden[:seen] = (center_hz + bins_hz).abs() > rate / 2
                 if not iq.any():  # silence has nothing to show
                     hidden[:] = True
                 yield {
@@ -115,6 +115,11 @@ class IQSegmentationPipeline(IQPipeline):
                     "is_last": number == count - 1 and center_hz == centers_hz[-1],
                 }
 
+    def _resolution(self) -> tuple[float, float]:
+        """From frame to frame [s], and from bin to bin [Hz]."""
+        extractor = self.feature_extractor
+        return tuple(extractor.resolution(0, extractor.sampling_rate).tolist())
+
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         values = model_inputs.pop("input_values")
         hidden = values[:, -1] > 0.5
@@ -124,7 +129,7 @@ class IQSegmentationPipeline(IQPipeline):
     def postprocess(self, model_outputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Puts the pieces together: of each bin what the piece says in whose middle it lies."""
         extractor = self.feature_extractor
-        step_s, bin_hz = (float(value) for value in extractor.resolution(0, extractor.sampling_rate))
+        step_s, bin_hz = self._resolution()
         reach = int(model_outputs[0]["sampling_rate"] / 2 / bin_hz)
         places = np.arange(-reach, reach + 1)
         stretches: dict[int, list[dict[str, Any]]] = {}
@@ -196,14 +201,21 @@ def _centers(rate: float, seen_hz: float, bin_hz: float) -> list[float]:
     return [round(center / bin_hz) * bin_hz for center in np.linspace(-outermost_hz, outermost_hz, count)]
 
 
-def _resampled(iq: torch.Tensor, rate: float, center_hz: float, new_rate: float) -> torch.Tensor:
-    """A band of `new_rate` around `center_hz`, by Fourier transform; what was not recorded is silent."""
-    num_out = round(len(iq) * new_rate / rate)
-    spectrum = torch.fft.fftshift(torch.fft.fft(iq))
-    first = len(iq) // 2 + round(center_hz * len(iq) / rate) - num_out // 2
-    before, after = max(0, -first), max(0, first + num_out - len(iq))
+def _resampled(spectrum: torch.Tensor, rate: float, center_hz: float, new_rate: float) -> torch.Tensor:
+    """Samples at `new_rate` of the band around `center_hz`; what was not recorded is silent.
+
+    Args:
+        spectrum (`torch.Tensor` of shape `(num_samples,)`): Of the recording, zero in the middle.
+        rate (`float`): Of the recording [Hz].
+        center_hz (`float`): Middle of the band [Hz].
+        new_rate (`float`): Of the result, and width of the band [Hz].
+    """
+    num_in = len(spectrum)
+    num_out = round(num_in * new_rate / rate)
+    first = num_in // 2 + round(center_hz * num_in / rate) - num_out // 2
+    before, after = max(0, -first), max(0, first + num_out - num_in)
     spectrum = torch.nn.functional.pad(spectrum[max(0, first) : first + num_out], (before, after))
-    return torch.fft.ifft(torch.fft.ifftshift(spectrum)) * (num_out / len(iq))
+    return torch.fft.ifft(torch.fft.ifftshift(spectrum)) * (num_out / num_in)
 
 
 def register():

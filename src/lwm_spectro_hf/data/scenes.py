@@ -159,22 +159,22 @@ def draw_scenes(
     def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
         return low + (high - low) * torch.rand(count, *shape, generator=generator, device=device)
 
-    # Chunks of a recipe take its protocols in turn, so these are one of each.
+    # Chunks of a recipe take its protocols in turn. Labels of rows would not do: of what is not heard there are none.
     carriers = [
-        draw_recordings(sent, chunk * len(sent.protocols) + turn, seed, device) for turn in range(len(sent.protocols))
+        (PROTOCOLS.index(name), draw_recordings(sent, chunk * len(sent.protocols) + turn, seed, device))
+        for turn, name in enumerate(sent.protocols)
     ]
     order = torch.randperm(len(carriers), generator=torch.Generator().manual_seed(stable_seed("order", seed, chunk)))
     carriers = _that_fit([carriers[place] for place in order.tolist()], recipe)
-    widths = [carrier.bandwidth_hz + _GUARD_HZ for carrier in carriers]
+    widths = [carrier.bandwidth_hz + _GUARD_HZ for _, carrier in carriers]
     spare = _USED_BAND * recipe.sampling_rate - sum(widths)
     places = spare * uniform(0, 1, len(carriers)).sort(dim=1).values - _USED_BAND * recipe.sampling_rate / 2
 
     iq = torch.zeros(count, recipe.num_samples, dtype=torch.complex64, device=device)
     labels = torch.zeros(count, extractor.num_frames, extractor.num_freq_bins, dtype=torch.int64, device=device)
     snr_db = torch.full((count, len(PROTOCOLS)), torch.nan, device=device)
-    for number, (carrier, width) in enumerate(zip(carriers, widths, strict=True)):
+    for number, ((protocol, carrier), width) in enumerate(zip(carriers, widths, strict=True)):
         centre_hz = places[:, number] + sum(widths[:number]) + width / 2
-        protocol = PROTOCOLS.index(_protocol(carrier, sent))
         num_in = round(recipe.span_s * carrier.sampling_rate)
         start = (uniform(0, 1) * (carrier.iq.shape[1] - num_in)).long()
         received = impairments.receive(
@@ -322,12 +322,14 @@ def scene_features(extractor: SpectrogramFeatureExtractor) -> Features:
     )
 
 
-def _that_fit(carriers: list[LabelledRecordings], recipe: SceneRecipe) -> list[LabelledRecordings]:
-    """Carriers beside each other, as many of the first as the band has room for."""
+def _that_fit(
+    carriers: list[tuple[int, LabelledRecordings]], recipe: SceneRecipe
+) -> list[tuple[int, LabelledRecordings]]:
+    """Protocols and carriers beside each other, as many of the first as the band has room for."""
     kept, left = [], _USED_BAND * recipe.sampling_rate
-    for carrier in carriers:
+    for protocol, carrier in carriers:
         if carrier.bandwidth_hz + _GUARD_HZ <= left:
-            kept.append(carrier)
+            kept.append((protocol, carrier))
             left -= carrier.bandwidth_hz + _GUARD_HZ
     if not kept:
         raise ValueError(
@@ -335,11 +337,6 @@ def _that_fit(carriers: list[LabelledRecordings], recipe: SceneRecipe) -> list[L
             "name narrower ones in resource_blocks."
         )
     return kept
-
-
-def _protocol(carrier: LabelledRecordings, sent: Recipe) -> str:
-    """Of a whole chunk; labels of single rows are unknown where nothing can be heard."""
-    return sent.rows(int(carrier.index[0]) // sent.chunk_size).protocol
 
 
 def _frame_power(samples: torch.Tensor, extractor: SpectrogramFeatureExtractor) -> torch.Tensor:

@@ -95,7 +95,31 @@ def additive(values: torch.Tensor, mask: torch.Tensor, config: LwmSpectroConfig)
     return sum_of_means(*frame_and_bin_means(patchify(values, config.patch_size), mask, config)).flatten(2)
 
 
-class LinearPredictor:
+class RidgeRegression:
+    """Least squares with a penalty on weights, whose sums are kept, so that another penalty needs no second look."""
+
+    def __init__(self):
+        self.weights: torch.Tensor | None = None
+        self._gram = self._cross = None
+
+    def fit_pairs(self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], ridge: float) -> "RidgeRegression":
+        """Fit to features `(num, features)` and targets `(num, dim)`, `ridge` times the mean of the diagonal added."""
+        gram, cross = 0.0, 0.0
+        for features, target in pairs:
+            gram = gram + (features.T @ features).double()
+            cross = cross + (features.T @ target).double()
+        self._gram, self._cross = gram, cross
+        return self.with_ridge(ridge)
+
+    def with_ridge(self, ridge: float) -> "RidgeRegression":
+        """Another ridge for what it was fitted to."""
+        regularized = self._gram.clone()
+        regularized.diagonal().add_(ridge * self._gram.diagonal().mean())
+        self.weights = torch.cholesky_solve(self._cross, torch.linalg.cholesky(regularized)).float()
+        return self
+
+
+class LinearPredictor(RidgeRegression):
     """Least squares from the patches around, as far as they are seen, and the mean of what is seen.
 
     Patches of more than 8 x 8 values are averaged down to that many before they predict another.
@@ -106,27 +130,14 @@ class LinearPredictor:
     """
 
     def __init__(self, config: LwmSpectroConfig, reach: int | None = None):
+        super().__init__()
         self.config = config
         self.reach = max(1, 8 // config.patch_size) if reach is None else reach
-        self.weights: torch.Tensor | None = None
-        self._gram = self._cross = None
 
     def fit(self, batches: Iterable[Batch], ridge: float = 1e-3) -> "LinearPredictor":
         """Fit to batches that training may see, `ridge` times the mean of the diagonal added to it."""
-        gram, cross = 0.0, 0.0
-        for values, mask in batches:
-            features, target = self._features(values, mask)[mask], self._deviation(values, mask)[mask]
-            gram = gram + (features.T @ features).double()
-            cross = cross + (features.T @ target).double()
-        self._gram, self._cross = gram, cross
-        return self.with_ridge(ridge)
-
-    def with_ridge(self, ridge: float) -> "LinearPredictor":
-        """Another ridge for what it was fitted to."""
-        regularized = self._gram.clone()
-        regularized.diagonal().add_(ridge * self._gram.diagonal().mean())
-        self.weights = torch.cholesky_solve(self._cross, torch.linalg.cholesky(regularized)).float()
-        return self
+        pairs = ((self._features(*batch)[batch[1]], self._deviation(*batch)[batch[1]]) for batch in batches)
+        return self.fit_pairs(pairs, ridge)
 
     def __call__(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return mean_of_visible(values, mask, self.config.patch_size) + self._features(values, mask) @ self.weights

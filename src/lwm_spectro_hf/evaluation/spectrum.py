@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ..extras import require
-from .reconstruction import RIDGES
+from .reconstruction import RIDGES, RidgeRegression
 
 SNR_EDGES_DB = (0, 10, 20, 30)  # of the groups that recall is given for
 _FITTED_VALUES = 200_000  # of spectrograms, for the trees
@@ -41,7 +41,7 @@ def standardized(values: torch.Tensor, num_known: int) -> torch.Tensor:
     return (values.float() - mean) / std.clamp(min=1e-6)
 
 
-class LinearForecast:
+class LinearForecast(RidgeRegression):
     """Ridge regression, the same for each bin, from all its known frames and those of the bins beside it.
 
     Args:
@@ -49,27 +49,16 @@ class LinearForecast:
     """
 
     def __init__(self, num_known: int):
+        super().__init__()
         self.num_known = num_known
-        self.weights: torch.Tensor | None = None
-        self._gram = self._cross = None
 
     def fit(self, values: torch.Tensor) -> "LinearForecast":
         """Fit to standardized spectrograms that training may see."""
-        gram, cross = 0.0, 0.0
-        for part in values.split(256):
-            features = self._features(part).flatten(0, 2)
-            target = part[:, :, self.num_known :].transpose(2, 3).flatten(0, 2)
-            gram = gram + (features.T @ features).double()
-            cross = cross + (features.T @ target).double()
-        self._gram, self._cross = gram, cross
-        return self.with_ridge(RIDGES[0])
-
-    def with_ridge(self, ridge: float) -> "LinearForecast":
-        """Another ridge, relative to the mean of the diagonal, for what it was fitted to."""
-        regularized = self._gram.clone()
-        regularized.diagonal().add_(ridge * self._gram.diagonal().mean())
-        self.weights = torch.cholesky_solve(self._cross, torch.linalg.cholesky(regularized)).float()
-        return self
+        pairs = (
+            (self._features(part).flatten(0, 2), part[:, :, self.num_known :].transpose(2, 3).flatten(0, 2))
+            for part in values.split(256)
+        )
+        return self.fit_pairs(pairs, RIDGES[0])
 
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
         return (self._features(values) @ self.weights).transpose(2, 3)

@@ -89,10 +89,10 @@ def add_code(folder: Path) -> None:
     config = _read_json(folder / CONFIG_FILE)
     classes = list(auto_map.values())
     config["auto_map"] = auto_map
-    for auto_class in PIPELINES.keys() & auto_map.keys():
-        task, pipeline_class = PIPELINES[auto_class]
-        config.setdefault("custom_pipelines", {})[task] = {"impl": pipeline_class, "pt": [auto_class]}
-        classes.append(pipeline_class)
+    for auto_class, (task, pipeline_class) in PIPELINES.items():
+        if auto_class in auto_map:
+            config["custom_pipelines"] = {task: {"impl": pipeline_class, "pt": [auto_class]}}
+            classes.append(pipeline_class)
     _write_json(folder / CONFIG_FILE, config)
     if "AutoFeatureExtractor" in auto_map:
         preprocessor = _read_json(folder / PREPROCESSOR_FILE)

@@ -24,9 +24,7 @@ def augment(input_values: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     # DC is the bin right of the middle of an even number, so the mirror image is one bin to the right.
     bins = torch.arange(num_bins, device=input_values.device)
     bins = torch.where(noise[:, 1:] < 0.5, (2 * (num_bins // 2) - bins) % num_bins, bins)
-    rows = torch.arange(len(input_values), device=input_values.device)
-    # Indices apart from each other put their dimensions first: (batch, frames, bins, channels).
-    return input_values[rows[:, None, None], :, frames[:, :, None], bins[:, None, :]].permute(0, 3, 1, 2)
+    return _picked(input_values, frames, bins)
 
 
 def narrow(input_values: torch.Tensor, noise: torch.Tensor, share: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,9 +54,14 @@ def narrow(input_values: torch.Tensor, noise: torch.Tensor, share: float = 0.5) 
     hidden_frames = frames >= lengths[0]
     hidden_bins = (bins < first) | (bins >= first + lengths[1])
     frames, bins = (frames + starts[0]) % num_frames, (bins - first + starts[1]) % num_bins
-    rows = torch.arange(len(input_values), device=input_values.device)[:, None, None]
-    moved = input_values[rows, :, frames[:, :, None], bins[:, None, :]].permute(0, 3, 1, 2)
-    return moved, hidden_frames[:, :, None] | hidden_bins[:, None, :]
+    return _picked(input_values, frames, bins), hidden_frames[:, :, None] | hidden_bins[:, None, :]
+
+
+def _picked(input_values: torch.Tensor, frames: torch.Tensor, bins: torch.Tensor) -> torch.Tensor:
+    """Of each spectrogram the frames `(batch, num_frames)` and bins `(batch, num_freq_bins)` of these numbers."""
+    rows = torch.arange(len(input_values), device=input_values.device)
+    # Indices apart from each other put their dimensions first: (batch, frames, bins, channels).
+    return input_values[rows[:, None, None], :, frames[:, :, None], bins[:, None, :]].permute(0, 3, 1, 2)
 
 
 def shorten(input_values: torch.Tensor, resolution: torch.Tensor, noise: torch.Tensor, share: float) -> torch.Tensor:
