@@ -15,9 +15,9 @@ from lwm_spectro_hf.data.recipe import PROTOCOLS
 from lwm_spectro_hf.data.scenes import SCENE_LABELS, SceneRecipe, build_scenes, draw_scenes, scene_extractor
 
 
-def recipe(presence=1.0, snr_db=(30.0, 30.0), chunk_size=2, pieces=0.0, **fields) -> SceneRecipe:
+def recipe(presence=1.0, snr_db=(30.0, 30.0), chunk_size=2, pieces=0.0, max_spurs=0, **fields):
     sent = replace(SceneRecipe().transmissions, chunk_size=chunk_size, **fields)
-    return SceneRecipe(sent, presence=presence, snrs_db=snr_db, pieces=pieces)
+    return SceneRecipe(sent, presence=presence, snrs_db=snr_db, pieces=pieces, max_spurs=max_spurs)
 
 
 def power(drawn) -> torch.Tensor:
@@ -106,6 +106,19 @@ def test_in_pieces_of_wider_recordings_oscillators_leak_anywhere():
     assert places[0] == {64} and len(places[1]) > 2
 
 
+def test_spurs_are_tones_that_last_and_that_no_one_sends():
+    clean, spoiled = (power(draw_scenes(recipe(presence=0.0, max_spurs=most, chunk_size=8), 0, 0)) for most in (0, 4))
+    levels = spoiled.mean(1) - clean.mean(1)
+    assert levels.max() > 100 * clean[:, :, 66:].mean()
+    # As many as asked for at most; a tone fills its bin and, in this window, the two beside it.
+    peaks = (levels > 20) & (levels >= levels.roll(1, 1)) & (levels >= levels.roll(-1, 1))
+    assert 0 < peaks.sum(1).max() <= 4 and peaks.sum(1).min() < 4
+    row, place = divmod(int(levels.argmax()), levels.shape[1])
+    tone = spoiled[row, :, place]
+    assert tone.std() < 0.1 * tone.mean()
+    assert draw_scenes(recipe(presence=0.0, max_spurs=4), 0, 0).labels.max() == 0
+
+
 @pytest.mark.parametrize("longest", [0, 1, 4, 7])
 def test_short_pauses_are_filled_as_by_a_closing(longest):
     on = torch.rand(4, 60, generator=torch.Generator().manual_seed(longest)) < 0.3
@@ -123,6 +136,7 @@ def test_short_pauses_are_filled_as_by_a_closing(longest):
     [
         ({"presence": 1.5}, "presence is 1.5"),
         ({"pieces": -0.5}, "pieces is -0.5"),
+        ({"max_spurs": -1}, "max_spurs is -1"),
         ({"snrs_db": (20.0, 0.0)}, "snrs_db is"),
         ({"sampling_rate": 0.0}, "sampling_rate is 0.0"),
         ({"transmissions": replace(SceneRecipe().transmissions, snrs_db=(10,))}, "must have the receiver 'native'"),

@@ -26,6 +26,11 @@ SCENE_LABELS = ("nothing", *PROTOCOLS)  # of a value of a spectrogram, in the or
 _LEAD_S = 5e-3  # recordings begin anywhere in half a radio frame of LTE and 5G, after which synchronization repeats
 _USED_BAND = 0.96  # of the sampling rate: beyond, real receivers have filtered
 _GUARD_HZ = 0.5e6  # least distance of two carriers
+_NEAR_HZ = 2e6  # from the oscillator: where spurs are most often
+_SPURS_DB = (
+    -25.0,
+    35.0,
+)  # power of a spur over that of the noise of the whole band: up to 59 dB over the noise of a bin
 _ON_POWER = 1e-3  # of the most powerful frame: less is nothing sent
 _PAUSES_S = {"WiFi": 0.0, "LTE": 2e-3, "5G": 1e-3}  # pauses that belong to a cell which goes on
 
@@ -49,6 +54,7 @@ class SceneRecipe:
         presence: Share of scenes in which a carrier is there.
         snrs_db: Range of the SNR of each carrier, in its own band, over the frames in which it sends [dB].
         pieces: Share of scenes that are pieces of wider recordings, with the receiver's oscillator anywhere.
+        max_spurs: Tones of the receiver, at most: they last, and no one sends them.
 
     Raises:
         ValueError: If a field is out of its range.
@@ -60,6 +66,7 @@ class SceneRecipe:
     presence: float = 0.75
     snrs_db: tuple[float, float] = (0.0, 30.0)
     pieces: float = 0.5
+    max_spurs: int = 4
 
     def __post_init__(self):
         sent = self.transmissions
@@ -71,6 +78,8 @@ class SceneRecipe:
         for name in ("presence", "pieces"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a share from 0 to 1.")
+        if self.max_spurs < 0:
+            raise ValueError(f"max_spurs is {self.max_spurs}; expected a number of tones, or 0 for none.")
         if not self.snrs_db[0] <= self.snrs_db[1] < torch.inf:
             raise ValueError(f"snrs_db is {self.snrs_db}; expected a range, lowest and highest.")
         for name in ("sampling_rate", "span_s"):
@@ -203,11 +212,16 @@ def draw_scenes(
         labels = torch.where(on[:, :, None] & inside[:, None], protocol + 1, labels)
     iq = impairments.add_noise(iq, torch.ones(count, device=device), generator)
     # Where the oscillator is, in cycles a sample: in a piece of a wider recording it is not in the middle.
-    place = torch.where(uniform(0, 1) < recipe.pieces, uniform(-0.5, 0.5), 0.0).double()
-    turns = torch.outer(place, torch.arange(recipe.num_samples, device=device).double()).remainder(1).float()
-    to_middle = torch.polar(torch.ones_like(turns), -2 * torch.pi * turns)
+    place = torch.where(uniform(0, 1) < recipe.pieces, uniform(-0.5, 0.5), 0.0)
+    oscillator = _tones(place, recipe.num_samples)
     leakage_db = torch.where(uniform(0, 1) < 0.5, uniform(-40, 25), -100.0)
-    iq = impairments.imperfect_mixer(iq * to_middle, leakage_db, uniform(-60, -25), generator) * to_middle.conj()
+    iq = impairments.imperfect_mixer(iq * oscillator.conj(), leakage_db, uniform(-60, -25), generator) * oscillator
+    num_spurs = (uniform(0, 1) * (recipe.max_spurs + 1)).long()
+    for number in range(recipe.max_spurs):
+        # Every other one is near the oscillator, where two of them are as far apart as the edges of a narrow cell.
+        offset = uniform(-1, 1) * _NEAR_HZ / recipe.sampling_rate if number % 2 == 0 else uniform(-0.5, 0.5)
+        level = torch.where(number < num_spurs, 10 ** (uniform(*_SPURS_DB) / 20), 0.0)
+        iq += level[:, None] * _tones(place + offset, recipe.num_samples)
     return Scenes(
         iq=impairments.quantize(iq, uniform(*sent.adc_bits)),
         sampling_rate=recipe.sampling_rate,
@@ -215,6 +229,21 @@ def draw_scenes(
         snr_db=snr_db,
         index=torch.arange(chunk * count, (chunk + 1) * count, device=device),
     )
+
+
+def _tones(frequency: torch.Tensor, num_samples: int) -> torch.Tensor:
+    """Tones of unit power.
+
+    Args:
+        frequency (`torch.Tensor` of shape `(batch,)`): In cycles a sample.
+        num_samples (`int`): Of each.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, num_samples)`: Complex64.
+    """
+    sample = torch.arange(num_samples, dtype=torch.float64, device=frequency.device)
+    turns = torch.outer(frequency.double(), sample).remainder(1).float()
+    return torch.polar(torch.ones_like(turns), 2 * torch.pi * turns)
 
 
 def build_scenes(
