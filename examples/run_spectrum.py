@@ -20,6 +20,11 @@ Without --data, scenes are made first, on the device that trains, and kept in me
     python examples/run_spectrum.py --task pretraining --num-train 8192 --tiny --minutes 7 --mixed-precision bf16 \
         --device cuda --out runs/masked
 
+The mean of the weights of two runs, where one went on from the other or both from the same, is often better than both:
+
+    python examples/run_spectrum.py --task segmentation --data runs/scenes --init runs/first/model runs/second/model \
+        --epochs 0 --out runs/mean
+
 The paper's network, five layers of 64 kernels at full resolution, on GPUs:
 
     accelerate launch --num_processes 8 examples/run_spectrum.py --task pretraining --data runs/scenes \
@@ -64,6 +69,7 @@ from lwm_spectro_hf.hub.model_card import render
 from lwm_spectro_hf.plotting import draw_segments
 from lwm_spectro_hf.training.augmentation import augment, narrow
 from lwm_spectro_hf.training.fine_tuning import CheckedTrainer, TimeLimit
+from lwm_spectro_hf.training.growth import mean_weights
 from lwm_spectro_hf.training.loop import DivergedError
 
 TASKS = {
@@ -153,14 +159,19 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder that build_scenes.py wrote; scenes are made by default")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
-    parser.add_argument("--init", type=Path, help="checkpoint to start from, of any of the tasks")
+    parser.add_argument(
+        "--init",
+        type=Path,
+        nargs="+",
+        help="checkpoint to start from, of any of the tasks; of several of this task, from the mean of their weights",
+    )
     parser.add_argument("--tiny", action="store_true", help="new weights of a small network; else the paper's")
     parser.add_argument("--passes", type=int, help="how often the segments are seen (default: that of --init, or 1)")
     parser.add_argument("--config", type=Path, help="JSON file with fields of MaskedConvLstmConfig, for new weights")
     parser.add_argument(
         "--num-train", type=int, help=f"train on so many scenes, the first (default: all; {GENERATED} without --data)"
     )
-    parser.add_argument("--epochs", type=float, default=10, help="(default: %(default)s)")
+    parser.add_argument("--epochs", type=float, default=10, help="0: score what --init is (default: %(default)s)")
     parser.add_argument("--minutes", type=float, help="of training at most")
     parser.add_argument("--batch-size", type=int, default=32, help="of all processes (default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="at its highest (default: %(default)s)")
@@ -171,6 +182,8 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.init and (args.tiny or args.config):
         parser.error("--tiny and --config are for new weights; --init brings its own configuration")
+    if args.epochs == 0 and not args.init:
+        parser.error("--epochs 0 scores what --init is; there is no --init")
     return args
 
 
@@ -202,7 +215,10 @@ def model_of(args: argparse.Namespace, columns: dict[str, torch.Tensor]) -> PreT
     extra = {"id2label": names, "label2id": {name: number for number, name in names.items()}} if names else {}
     extra |= {"num_passes": args.passes} if args.passes else {}
     if args.init:
-        return TASKS[args.task].from_pretrained(args.init, **extra)
+        first, *others = (TASKS[args.task].from_pretrained(path, **extra) for path in args.init)
+        if others:
+            first.load_state_dict(mean_weights(first, *others))
+        return first
     shape = dict(zip(("num_channels", "num_frames", "num_freq_bins"), columns["input_values"].shape[1:], strict=True))
     fields = shape | (TINY if args.tiny else {}) | (json.loads(args.config.read_text()) if args.config else {})
     return TASKS[args.task](MaskedConvLstmConfig(**(fields | extra)))
@@ -282,7 +298,8 @@ def card(args: argparse.Namespace, model: PreTrainedModel, results: dict[str, An
     if args.task != "segmentation":
         unit = "variances of the known frames" if args.task == "forecasting" else "of a masked value"
         table.append(f"\nMean squared errors, {unit}; lower is better.")
-    begin = f"from the weights of `{args.init.parent.name}`" if args.init else "from random weights"
+    before = " and ".join(f"`{path.parent.name}`" for path in args.init or ())
+    begin = f"from {'the mean of ' * (len(args.init) > 1)}the weights of {before}" if before else "from random weights"
     size = sum(parameter.numel() for parameter in model.parameters())
     run = {
         "pipeline_tag": tag,
@@ -377,8 +394,11 @@ def main() -> None:
         data_collator=as_is,
         callbacks=[TimeLimit(args.minutes)] if args.minutes else [],
     )
+    metrics = {"train_loss": None, "train_runtime": 0.0}
     try:
-        outcome = trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if args.resume else None)
+        if args.epochs:
+            last = get_last_checkpoint(checkpoints) if args.resume else None
+            metrics = trainer.train(resume_from_checkpoint=last).metrics
     except DivergedError as error:
         raise SystemExit(f"error: {error}") from None
     if not trainer.is_world_process_zero():
@@ -392,8 +412,8 @@ def main() -> None:
         "task": args.task,
         "scenes": {"train": len(rows), "test": len(test["index"])},
         "steps": trainer.state.global_step,
-        "train_loss": outcome.metrics["train_loss"],
-        "train_seconds": outcome.metrics["train_runtime"],
+        "train_loss": metrics["train_loss"],
+        "train_seconds": metrics["train_runtime"],
         "held_out": scores,
         "noise_alone": noise,
         "machine": torch.cuda.get_device_name() if on_gpu else "a CPU",

@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForTimeSeriesPrediction,
 )
 
+from lwm_spectro_hf import MaskedConvLstmConfig, MaskedConvLstmForSemanticSegmentation
 from lwm_spectro_hf.data import scenes
 from lwm_spectro_hf.data.scenes import SCENE_LABELS, SceneRecipe, build_scenes
 
@@ -63,6 +64,29 @@ def test_pretrained_weights_serve_both_tasks(tmp_path, data, monkeypatch, capsys
         assert auto_class.__name__ in card and "from the weights of `masked`" in card
     assert list(model.config.id2label.values()) == list(SCENE_LABELS)
     assert "intersection over union" in capsys.readouterr().out
+
+
+def test_the_mean_of_two_runs_is_scored_without_training(tmp_path, data, monkeypatch):
+    config = MaskedConvLstmConfig(**SMALL, id2label=dict(enumerate(SCENE_LABELS)))
+    runs = [MaskedConvLstmForSemanticSegmentation(config) for _ in range(2)]
+    for place, run in enumerate(runs):
+        run.save_pretrained(tmp_path / f"run{place}" / "model")
+    both = [tmp_path / "run0" / "model", tmp_path / "run1" / "model"]
+    options = ["--data", data, "--epochs", 0, "--init", *both]
+    call(monkeypatch, "segmentation", *options, "--out", tmp_path / "mean")
+    results = json.loads((tmp_path / "mean" / "results.json").read_text())
+    assert results["steps"] == 0 and results["held_out"]["model"]["mean_iou"] >= 0
+    mean = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "mean" / "model")
+    for values, first, second in zip(mean.parameters(), *(run.parameters() for run in runs), strict=True):
+        torch.testing.assert_close(values, (first + second) / 2)
+    card = (tmp_path / "mean" / "model" / "README.md").read_text()
+    assert "from the mean of the weights of `run0` and `run1`" in card
+    config.hidden_size = 4
+    MaskedConvLstmForSemanticSegmentation(config).save_pretrained(both[1])
+    with pytest.raises(SystemExit, match="not of one type and size"):
+        call(monkeypatch, "segmentation", *options, "--out", tmp_path / "unlike")
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "segmentation", "--data", data, "--epochs", 0, "--out", tmp_path / "nothing")
 
 
 def test_scenes_are_made_where_no_data_are_named(tmp_path, data, monkeypatch):

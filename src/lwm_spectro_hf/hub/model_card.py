@@ -84,7 +84,8 @@ def _training_table(log: dict[str, dict[str, float]], machine: str) -> str:
         return "Not recorded.\n"
     rows = [f"On {machine}.\n", "| stage | minutes | samples | loss at the end |", "| --- | --- | --- | --- |"]
     for stage, entry in log.items():
-        rows.append(f"| {stage} | {entry['seconds'] / 60:.1f} | {entry['samples']:,} | {entry['loss']:.3f} |")
+        loss = "" if entry["loss"] is None else f"{entry['loss']:.3f}"
+        rows.append(f"| {stage} | {entry['seconds'] / 60:.1f} | {entry['samples']:,} | {loss} |")
     return "\n".join(rows) + "\n"
 
 

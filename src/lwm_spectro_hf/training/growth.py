@@ -92,12 +92,36 @@ def counting_levels(model: LwmSpectroForPreTraining, num_bins: int) -> LwmSpectr
 
 
 @torch.no_grad()
+def mean_weights(*models: nn.Module) -> dict[str, torch.Tensor]:
+    """The mean of the weights of networks that are alike.
+
+    It is often better than any of them if all went on from the same start (Wortsman et al., "Model soups: averaging
+    weights of multiple fine-tuned models improves accuracy without increasing inference time", ICML 2022).
+
+    Args:
+        models (`nn.Module`): One or more.
+
+    Returns:
+        `dict[str, torch.Tensor]`: For `load_state_dict`.
+
+    Raises:
+        ValueError: If they are not alike.
+    """
+    states = [each.state_dict() for each in models]
+    shapes = [{name: values.shape for name, values in state.items()} for state in states]
+    if any(other != shapes[0] for other in shapes):
+        raise ValueError(f"These {len(models)} are not of one type and size, and have no mean.")
+    return {
+        # In float64, for there are integers, too: normalization counts its batches.
+        name: torch.stack([state[name].double() for state in states]).mean(0).to(values.dtype)
+        for name, values in states[0].items()
+    }
+
+
 def start_router(router: LwmSpectroMoERouter, *trained: LwmSpectroMoERouter) -> None:
     """Give a router the weights of a trained one of its type, or of a `"cnn"` one if it is a `"fourier"` one.
 
-    Of several, it gets the mean of the weights, which is a better router than any of them if all went on from the same
-    start (Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy without
-    increasing inference time", ICML 2022).
+    Of several, it gets the mean of the weights, see [`mean_weights`].
 
     Args:
         router ([`LwmSpectroMoERouter`]): Whose weights are replaced; its convolutions over the Fourier transform keep
@@ -107,15 +131,7 @@ def start_router(router: LwmSpectroMoERouter, *trained: LwmSpectroMoERouter) -> 
     Raises:
         ValueError: If the one cannot become the other, or the others are not alike.
     """
-    states = [each.state_dict() for each in trained]
-    shapes = [{name: values.shape for name, values in state.items()} for state in states]
-    if any(other != shapes[0] for other in shapes):
-        raise ValueError("The trained routers are not of one type and size, and have no mean.")
-    weights = {
-        # In float64, for there are integers, too: normalization counts its batches.
-        name: torch.stack([state[name].double() for state in states]).mean(0).to(values.dtype)
-        for name, values in states[0].items()
-    }
+    weights = mean_weights(*trained)
     if router.fourier is not None and trained[0].fourier is None:
         new_inputs = router.gate.in_features - trained[0].gate.in_features
         gate = nn.functional.pad(weights["gate.weight"], (0, new_inputs))
