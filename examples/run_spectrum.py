@@ -313,7 +313,7 @@ def card(args: argparse.Namespace, model: PreTrainedModel, results: dict[str, An
         "(`lwm_spectro_hf.data.scenes`).",
         "machine": f"{results['machine']}, {begin}",
         "log": {
-            args.task: {
+            (args.task if results["steps"] else "none, scored as it was"): {
                 "seconds": results["train_seconds"],
                 "samples": results["steps"] * args.batch_size,
                 "loss": results["train_loss"],
