@@ -146,7 +146,7 @@ class TestClassify:
     def test_a_model_that_is_not_there_is_one_line(self, captures, capsys, tmp_path):
         assert main(["classify", str(captures), "--model", str(tmp_path / "nowhere")]) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert "nowhere" in line
+        assert "nowhere: there is no such folder here" in line
 
     def test_output_appears_whole_or_not_at_all(self, spectro, captures, tmp_path, monkeypatch):
         output = tmp_path / "new" / "verdicts.jsonl"

@@ -378,15 +378,22 @@ def _load(
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    return pipeline(
-        task,
-        model=str(arguments.model or default()),
-        device=arguments.device,
-        batch_size=arguments.batch_size,
-        # The code of this package, also where a checkpoint brings a copy of its own.
-        pipeline_class=pipeline_class,
-        **options,
-    )
+    model = str(arguments.model or default())
+    try:
+        return pipeline(
+            task,
+            model=model,
+            device=arguments.device,
+            batch_size=arguments.batch_size,
+            # The code of this package, also where a checkpoint brings a copy of its own.
+            pipeline_class=pipeline_class,
+            **options,
+        )
+    except OSError as error:
+        if Path(model).exists():
+            raise
+        # Without a network, what the Hub answers does not say that a folder was misspelt.
+        raise OSError(f"--model {model}: there is no such folder here, and on the Hub: {error}") from error
 
 
 def _quantities(answer: dict) -> list[str]:
