@@ -15,7 +15,7 @@ from lwm_spectro_hf.data.recipe import PROTOCOLS
 from lwm_spectro_hf.data.scenes import SCENE_LABELS, SceneRecipe, build_scenes, draw_scenes, scene_extractor
 
 
-def recipe(presence=1.0, snr_db=(30.0, 30.0), chunk_size=2, pieces=0.0, max_spurs=0, **fields):
+def recipe(presence=1.0, snr_db=(30.0, 30.0), chunk_size=2, pieces=0.0, max_spurs=0, **fields) -> SceneRecipe:
     sent = replace(SceneRecipe().transmissions, chunk_size=chunk_size, **fields)
     return SceneRecipe(sent, presence=presence, snrs_db=snr_db, pieces=pieces, max_spurs=max_spurs)
 

@@ -27,10 +27,7 @@ _LEAD_S = 5e-3  # recordings begin anywhere in half a radio frame of LTE and 5G,
 _USED_BAND = 0.96  # of the sampling rate: beyond, real receivers have filtered
 _GUARD_HZ = 0.5e6  # least distance of two carriers
 _NEAR_HZ = 2e6  # from the oscillator: where spurs are most often
-_SPURS_DB = (
-    -25.0,
-    35.0,
-)  # power of a spur over that of the noise of the whole band: up to 59 dB over the noise of a bin
+_SPURS_DB = (-25.0, 35.0)  # over the noise of the whole band: up to 59 dB over that of a bin
 _ON_POWER = 1e-3  # of the most powerful frame: less is nothing sent
 _PAUSES_S = {"WiFi": 0.0, "LTE": 2e-3, "5G": 1e-3}  # pauses that belong to a cell which goes on
 

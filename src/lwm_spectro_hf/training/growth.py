@@ -91,7 +91,6 @@ def counting_levels(model: LwmSpectroForPreTraining, num_bins: int) -> LwmSpectr
     return counting
 
 
-@torch.no_grad()
 def mean_weights(*models: nn.Module) -> dict[str, torch.Tensor]:
     """The mean of the weights of networks that are alike.
 
@@ -118,6 +117,7 @@ def mean_weights(*models: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
+@torch.no_grad()
 def start_router(router: LwmSpectroMoERouter, *trained: LwmSpectroMoERouter) -> None:
     """Give a router the weights of a trained one of its type, or of a `"cnn"` one if it is a `"fourier"` one.
 
