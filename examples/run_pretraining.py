@@ -44,6 +44,9 @@ fitted to its embeddings has to be fitted again:
         --data runs/mixed runs/paper --in-memory --chunk-size 128 --mix 32 --batch-size 32 --minutes 12 \
         --schedule minutes --learning-rate 2e-3 --out runs/lte-decoder
 
+With `--inpainting-channels 32` beside it, or given to the decoder that this one has become, convolutions carry on what
+visible patches show into the masked ones between them.
+
 Levels of single pixels, which show constellations, beside a transformer that stays as it is; a few minutes are enough:
 
     python examples/run_pretraining.py --protocol LTE --init runs/lte-decoder/model --level-bins 20 --part levels \
@@ -69,7 +72,7 @@ from lwm_spectro_hf import LwmSpectroForPreTraining
 from lwm_spectro_hf.data.recipe import PROTOCOLS, stable_seed
 from lwm_spectro_hf.evaluation.reconstruction import baseline_errors, masked_batches, model_error, over_best_baseline
 from lwm_spectro_hf.training.batches import LABELS
-from lwm_spectro_hf.training.growth import copying_decoder, counting_levels, deepen_stem
+from lwm_spectro_hf.training.growth import copying_decoder, counting_levels, deepen_stem, inpainting_decoder
 from lwm_spectro_hf.training.pretraining import PARTS, Pretraining, PretrainingSettings
 from lwm_spectro_hf.training.run import Run, add_model_options, add_options, new_config
 
@@ -77,6 +80,7 @@ from lwm_spectro_hf.training.run import Run, add_model_options, add_options, new
 CHANGES = (
     ("deepen_stem", deepen_stem, "stem"),
     ("copy_heads", copying_decoder, "decoder"),
+    ("inpainting_channels", inpainting_decoder, "decoder"),
     ("level_bins", counting_levels, "levels"),
 )
 
@@ -110,6 +114,11 @@ def parse_args() -> argparse.Namespace:
     )
     model.add_argument(
         "--copy-heads", type=int, help="a new decoder for --init, with so many heads that copy visible patches"
+    )
+    model.add_argument(
+        "--inpainting-channels",
+        type=int,
+        help="convolutions for the decoder of --init that copies, which add nothing at first; 32 is a good number",
     )
     model.add_argument(
         "--level-bins",

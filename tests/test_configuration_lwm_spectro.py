@@ -43,6 +43,14 @@ def test_decoder_depth_follows_the_mask_strategy(strategy, layers):
             {"decoder_num_copy_heads": 2, "reconstruction_target": "embeddings"},
             '`decoder_num_copy_heads` is 2 with `reconstruction_target` = "embeddings"; expected 0',
         ),
+        (
+            {"decoder_num_inpainting_channels": 8},
+            "`decoder_num_inpainting_channels` is 8 with `decoder_num_copy_heads` = 0; expected 0, or more beside",
+        ),
+        (
+            {"decoder_num_copy_heads": 2, "decoder_num_inpainting_channels": -1},
+            "`decoder_num_inpainting_channels` is -1",
+        ),
         ({"temperature": 0.0}, "`temperature` is 0.0"),
         ({"classifier_kernel_size": 4}, "must be odd"),
         ({"norm_type": "batch"}, "unbiased_std"),

@@ -25,7 +25,7 @@ from lwm_spectro_hf import (
 )
 from lwm_spectro_hf.modeling_lwm_spectro import LwmSpectroPatchStem, draw_mask
 from lwm_spectro_hf.patch_copying_lwm_spectro import frame_and_bin_means, sum_of_means
-from tiny_models import COPYING, PUBLISHED, build, inputs_for, tiny_config, tiny_moe_config
+from tiny_models import COPYING, INPAINTING, PUBLISHED, build, inputs_for, tiny_config, tiny_moe_config
 
 
 def test_default_encoder_has_the_papers_size():
@@ -185,10 +185,14 @@ def test_published_mask_is_a_constant_in_input_space():
     torch.testing.assert_close(embeddings(values, mask), embeddings(changed))
 
 
-@pytest.mark.parametrize("name", ["pretraining", "pretraining-drop", "pretraining-published", "pretraining-copying"])
+@pytest.mark.parametrize(
+    "name", [f"pretraining{kind}" for kind in ("", "-drop", "-published", "-copying", "-inpainting")]
+)
 def test_hidden_pixels_do_not_reach_the_output(name):
     """Whatever is under the mask: no embedding or reconstruction depends on it, only the loss does."""
     model = build(name)
+    if model.decoder.inpainting is not None:  # adds nothing before it is trained
+        torch.nn.init.normal_(model.decoder.inpainting.conv_out.weight)
     inputs = inputs_for(model)
     outputs = model(**inputs)
     pixels = unpatchify(outputs.mask[..., None].expand(-1, -1, 16).float(), 4, 16, 24).bool()
@@ -332,6 +336,35 @@ def test_a_copying_decoder_can_repeat_pilots():
         copying.position_bias[:, 3] = 100.0  # nowhere but in the same row
         after = model(values, bool_masked_pos=mask.reshape(1, 24)).reconstruction_loss
     assert after < 0.02 * before
+
+
+def test_an_inpainting_decoder_takes_cells_apart_and_puts_them_together():
+    """Sums of a frame's and a bin's part, of which each is zero in the mean of a cell, come through as they were."""
+    inpainting = LwmSpectroForPreTraining(tiny_config(**INPAINTING, patch_size=8)).decoder.inpainting
+    frames, bins = torch.randn(2, 2, 4, 4, 6, 1, 1), torch.randn(2, 2, 4, 1, 6, 4, 1)
+    frames, bins = frames - frames.mean(3, keepdim=True), bins - bins.mean(5, keepdim=True)
+    image = (frames[..., 0] + bins[..., 0]).flatten(4).flatten(2, 3)
+    patches = patchify(image, 8)
+    cells = inpainting._cells_of(patches.unflatten(2, (2, 8, 8)))
+    assert cells.shape == (2, 16, 4, 6)
+    torch.testing.assert_close(inpainting._patches_of(cells).flatten(2), patches)
+
+
+def test_an_inpainting_decoder_learns_what_drifts_from_patch_to_patch():
+    """Waves along both axes at once: each frame and each bin has the mean zero, and no patch is like another."""
+    config = tiny_config(**{**INPAINTING, "num_channels": 1, "num_frames": 32, "num_freq_bins": 32})
+    model = LwmSpectroForPreTraining(config)
+    place = torch.arange(32) / 32
+    phases = 2 * math.pi * torch.rand(16, 2, 1, 1)
+    values = torch.cos(2 * math.pi * place[:, None] + phases[:, :1]) * torch.cos(2 * math.pi * place + phases[:, 1:])
+    noise = torch.rand(16, config.num_patches)
+    before = model.eval()(values, noise=noise).reconstruction_loss
+    optimizer = torch.optim.Adam(model.decoder.inpainting.parameters(), lr=0.02)
+    for _ in range(40):
+        optimizer.zero_grad()
+        model(values, noise=torch.rand(16, config.num_patches)).loss.backward()
+        optimizer.step()
+    assert model(values, noise=noise).reconstruction_loss < 0.5 * before
 
 
 def test_mask_ratio_zero_gives_no_reconstruction_loss():

@@ -31,6 +31,7 @@ PUBLISHED = {
 STEM = {"patch_size": 8, "stem_num_channels": 6, "num_channels": 2, "mask_strategy": "drop", "mask_ratio": 0.5}
 LEVELS = {**STEM, "level_num_bins": 4}
 COPYING = {"num_channels": 2, "mask_strategy": "drop", "mask_ratio": 0.5, "decoder_num_copy_heads": 2}
+INPAINTING = {**COPYING, "decoder_num_inpainting_channels": 6}
 
 
 def tiny_config(**kwargs) -> LwmSpectroConfig:
@@ -66,6 +67,7 @@ MODELS = {
     "pretraining-stem": lambda: LwmSpectroForPreTraining(tiny_config(**STEM)),
     "pretraining-levels": lambda: LwmSpectroForPreTraining(tiny_config(**LEVELS)),
     "pretraining-copying": lambda: LwmSpectroForPreTraining(tiny_config(**COPYING)),
+    "pretraining-inpainting": lambda: LwmSpectroForPreTraining(tiny_config(**INPAINTING)),
     "classification": lambda: LwmSpectroForSequenceClassification(tiny_config()),
     "classification-linear": lambda: LwmSpectroForSequenceClassification(tiny_config(classifier_type="linear")),
     "moe-model": lambda: LwmSpectroMoEModel(tiny_moe_config(num_experts_per_sample=3)),

@@ -51,6 +51,8 @@ class LwmSpectroConfig(PreTrainedConfig):
             `"token"` (dense, activation, norm, linear only) and 1 with `"drop"`, which needs at least one.
         decoder_num_copy_heads (`int`, *optional*, defaults to 0): Heads by which the decoder copies visible patches,
             on top of what the means of their frames and bins show; 0 is the paper's decoder, which has neither.
+        decoder_num_inpainting_channels (`int`, *optional*, defaults to 0): Channels of convolutions over cells of
+            4 x 4 values, which carry on what the copies leave from visible patches into masked ones; 0 for none.
         projection_size (`int`, *optional*, defaults to 128): Width d_p of the contrastive projection (eq. 18).
         temperature (`float`, *optional*, defaults to 0.2): Contrastive temperature (eq. 19).
         reconstruction_loss_weight (`float`, *optional*, defaults to 1.0): Weight of eq. 17 in eq. 22.
@@ -105,6 +107,7 @@ class LwmSpectroConfig(PreTrainedConfig):
     reconstruction_target: Literal["patches", "embeddings"] = "patches"
     decoder_num_hidden_layers: int | None = None
     decoder_num_copy_heads: int = 0
+    decoder_num_inpainting_channels: int = 0
     projection_size: int = 128
     temperature: float | int = 0.2
     reconstruction_loss_weight: float | int = 1.0
@@ -167,6 +170,12 @@ class LwmSpectroConfig(PreTrainedConfig):
             raise ValueError(
                 f"`decoder_num_copy_heads` is {copies} with `reconstruction_target` = "
                 f'"{self.reconstruction_target}"; expected 0, or more with "patches", which is what is copied.'
+            )
+        channels = self.decoder_num_inpainting_channels
+        if channels < 0 or (channels and not copies):
+            raise ValueError(
+                f"`decoder_num_inpainting_channels` is {channels} with `decoder_num_copy_heads` = {copies}; expected "
+                "0, or more beside heads that copy, to which it adds."
             )
         if self.temperature <= 0:
             raise ValueError(f"`temperature` is {self.temperature}, but must be greater than 0.")

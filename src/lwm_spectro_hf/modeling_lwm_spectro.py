@@ -20,7 +20,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_lwm_spectro import LwmSpectroConfig
 from .level_histogram_lwm_spectro import LwmSpectroLevels
-from .patch_copying_lwm_spectro import LwmSpectroPatchCopying, frame_and_bin_means
+from .patch_copying_lwm_spectro import LwmSpectroInpainting, LwmSpectroPatchCopying, frame_and_bin_means
 
 
 @dataclass
@@ -404,7 +404,8 @@ class LwmSpectroDecoder(nn.Module):
     """
     The lightweight decoder g of eq. 16: dense, activation, norm, linear on every patch, after
     `decoder_num_hidden_layers` transformer layers; with `decoder_num_copy_heads`, on top of what it copies from the
-    visible patches. It owns the mask token, so that an encoder alone carries no parameter it does not use.
+    visible patches, and with `decoder_num_inpainting_channels` of what goes on between them. It owns the mask token,
+    so that an encoder alone carries no parameter it does not use.
     """
 
     def __init__(self, config: LwmSpectroConfig):
@@ -423,6 +424,7 @@ class LwmSpectroDecoder(nn.Module):
         target_size = config.patch_dim if config.reconstruction_target == "patches" else config.hidden_size
         self.projection = nn.Linear(config.hidden_size, target_size)
         self.copying = LwmSpectroPatchCopying(config) if config.decoder_num_copy_heads else None
+        self.inpainting = LwmSpectroInpainting(config) if config.decoder_num_inpainting_channels else None
 
     def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
         """
@@ -450,6 +452,8 @@ class LwmSpectroDecoder(nn.Module):
         reconstruction = self.projection(self.norm(self.activation(self.dense(hidden_states))))
         if self.copying is not None:
             reconstruction = reconstruction + self.copying(hidden_states, patches, mask, means)
+        if self.inpainting is not None:
+            reconstruction = reconstruction + self.inpainting(hidden_states, patches, mask, means)
         return reconstruction
 
 
@@ -536,6 +540,9 @@ class LwmSpectroPreTrainedModel(PreTrainedModel):
             bias = 0.1 * torch.randn_like(module.position_bias) - 4.0
             bias[:, module.rows - 1] += 4.0
             init.copy_(module.position_bias, bias)
+        elif isinstance(module, LwmSpectroInpainting):
+            init.zeros_(module.conv_out.weight)
+            init.zeros_(module.conv_out.bias)
         elif isinstance(module, LwmSpectroDecoder):
             for parameter in (module.mask_token, module.position_embeddings):
                 if parameter is not None:

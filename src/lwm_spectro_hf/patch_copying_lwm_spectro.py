@@ -3,6 +3,9 @@ What the decoder of LWM-Spectro can take from the visible patches themselves. It
 sees tokens alone (eq. 16), and `decoder_num_copy_heads = 0` does without.
 """
 
+import math
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -107,3 +110,54 @@ class LwmSpectroPatchCopying(nn.Module):
         of_bins, of_frames, of_copies = gates.tensor_split((1, 2), dim=2)
         added = of_bins[:, :, 0, ..., None] * bins[..., None, :] + of_frames[:, :, 0, ..., None, :] * frames[..., None]
         return (additive + added + (of_copies[..., None] * copies).sum(2)).flatten(2)
+
+
+class LwmSpectroInpainting(nn.Module):
+    """
+    What goes on from visible patches into the masked ones between them: residual convolutions over a map of cells.
+
+    A channel's gain drifts from patch to patch and a scheduler's blocks end where they like, which neither means over
+    the whole spectrogram nor copies of one patch can follow. A cell of 4 x 4 values is seen as the means of its
+    frames and of its bins, over what the sum of means of [`frame_and_bin_means`] has there, which takes most of the
+    noise of single values off; what is found for it is a sum of the same kind.
+    """
+
+    def __init__(self, config: LwmSpectroConfig):
+        super().__init__()
+        self.patch_size, width = config.patch_size, config.decoder_num_inpainting_channels
+        self.cell_size = math.gcd(4, self.patch_size)
+        self.grid = config.num_frames // self.patch_size, config.num_freq_bins // self.patch_size
+        means = 2 * self.cell_size * config.num_channels
+        self.tokens = nn.Linear(config.hidden_size, width)
+        self.conv_in = nn.Conv2d(means + 1, width, 3, padding=1)
+        self.layers = nn.ModuleList(nn.Conv2d(width, width, 3, padding=step, dilation=step) for step in (2, 4, 8))
+        self.conv_out = nn.Conv2d(width, means, 3, padding=1)
+
+    def _cells_of(self, patches: torch.Tensor) -> torch.Tensor:
+        """The means of frames and bins of cells: `(batch, means, rows of cells, columns of cells)`."""
+        image = patches.unflatten(1, self.grid).permute(0, 3, 1, 4, 2, 5).flatten(2, 3).flatten(3, 4)
+        cells = image.unflatten(3, (-1, self.cell_size)).unflatten(2, (-1, self.cell_size))
+        return torch.cat([cells.mean(5).movedim(3, 2), cells.mean(3).movedim(4, 2)], dim=2).flatten(1, 2)
+
+    def _patches_of(self, cells: torch.Tensor) -> torch.Tensor:
+        """The sum of what was found for frames and for bins: `(batch, num_patches, num_channels, size, size)`."""
+        frames, bins = cells.unflatten(1, (-1, 2 * self.cell_size)).split(self.cell_size, dim=2)
+        values = frames.movedim(2, 3)[..., None] + bins.movedim(2, 4)[:, :, :, None]
+        image = values.flatten(4, 5).flatten(2, 3)
+        grid = image.unflatten(3, (-1, self.patch_size)).unflatten(2, (-1, self.patch_size))
+        return grid.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+
+    def forward(
+        self, hidden_states: torch.Tensor, patches: torch.Tensor, mask: torch.Tensor, means: tuple[torch.Tensor, ...]
+    ) -> torch.Tensor:
+        """Decoder states `(batch, num_patches, hidden_size)` to what is added to its output, `patch_dim` wide."""
+        additive = sum_of_means(*means)
+        deviation = (patches.view_as(additive) - additive).masked_fill(mask[..., None, None, None], 0)
+        visible = (~mask).to(patches)[:, None].unflatten(2, self.grid)
+        tokens = self.tokens(hidden_states).mT.unflatten(2, self.grid)
+        of_cells = partial(F.interpolate, scale_factor=self.patch_size // self.cell_size)  # the nearest patch
+        seen = torch.cat([self._cells_of(deviation), of_cells(visible)], dim=1)
+        states = self.conv_in(seen.to(tokens.dtype)) + of_cells(tokens)
+        for layer in self.layers:
+            states = states + layer(F.gelu(states))
+        return self._patches_of(self.conv_out(F.gelu(states))).flatten(2)

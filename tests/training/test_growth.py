@@ -3,7 +3,13 @@ import torch
 
 from lwm_spectro_hf import LwmSpectroConfig, LwmSpectroForPreTraining, LwmSpectroMoEConfig
 from lwm_spectro_hf.modeling_lwm_spectro_moe import LwmSpectroMoERouter
-from lwm_spectro_hf.training.growth import copying_decoder, counting_levels, deepen_stem, start_router
+from lwm_spectro_hf.training.growth import (
+    copying_decoder,
+    counting_levels,
+    deepen_stem,
+    inpainting_decoder,
+    start_router,
+)
 
 SMALL = {"num_frames": 16, "num_freq_bins": 16, "patch_size": 8, "hidden_size": 16, "num_attention_heads": 2}
 SMALL |= {"num_hidden_layers": 1, "intermediate_size": 32, "stem_num_channels": 4, "stem_num_layers": 1}
@@ -56,6 +62,26 @@ def test_a_new_decoder_leaves_embeddings_as_they_are():
     assert not torch.equal(old.reconstruction, new.reconstruction)
     with pytest.raises(ValueError, match="`decoder_num_copy_heads` is -1"):
         copying_decoder(before, -1)
+
+
+def test_a_decoder_that_inpaints_begins_with_the_same_function_and_learns():
+    before, values = expert(mask_strategy="drop", decoder_num_copy_heads=2), torch.randn(4, 1, 16, 16)
+    after = inpainting_decoder(before, 6)
+    assert (before.config.decoder_num_inpainting_channels, after.config.decoder_num_inpainting_channels) == (0, 6)
+    old, new = outputs(before, values), outputs(after, values)
+    assert torch.equal(old.embedding, new.embedding) and torch.equal(old.reconstruction, new.reconstruction)
+    optimizer = torch.optim.SGD(after.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        after.train()(values).loss.backward()
+        optimizer.step()
+    assert all(parameter.grad.abs().max() > 0 for parameter in after.decoder.inpainting.parameters())
+    with pytest.raises(ValueError, match="6 channels were asked for, of a decoder with 6 and 2 heads that copy"):
+        inpainting_decoder(after, 6)
+    with pytest.raises(ValueError, match="0 channels were asked for, of a decoder with 0 and 2 heads that copy"):
+        inpainting_decoder(before, 0)
+    with pytest.raises(ValueError, match="6 channels were asked for, of a decoder with 0 and 0 heads that copy"):
+        inpainting_decoder(expert(), 6)
 
 
 def test_new_levels_begin_with_the_same_function_and_learn():

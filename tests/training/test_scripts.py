@@ -112,9 +112,10 @@ def test_another_decoder_for_a_trained_encoder(tmp_path, data, monkeypatch, caps
     before.save_pretrained(tmp_path / "before")
     options = ["--protocol", "LTE", "--init", tmp_path / "before", "--part", "decoder", "--data", data, "--mix", 2]
     options += [*SMALL, *STEPS, "--out", tmp_path / "run"]
-    call(monkeypatch, "run_pretraining.py", *options, "--copy-heads", 2)
+    call(monkeypatch, "run_pretraining.py", *options, "--copy-heads", 2, "--inpainting-channels", 4)
     after = LwmSpectroForPreTraining.from_pretrained(tmp_path / "run" / "model")
     assert after.config.decoder_num_copy_heads == 2 and after.decoder.copying.gate.weight.abs().max() > 0
+    assert after.decoder.inpainting.conv_out.weight.abs().max() > 0
     for name, value in before.base_model.state_dict().items():
         assert torch.equal(after.base_model.state_dict()[name], value), name
     assert "held-out city: means of frames and bins" in capsys.readouterr().out

@@ -67,6 +67,32 @@ def copying_decoder(model: LwmSpectroForPreTraining, num_heads: int) -> LwmSpect
 
 
 @torch.no_grad()
+def inpainting_decoder(model: LwmSpectroForPreTraining, num_channels: int) -> LwmSpectroForPreTraining:
+    """Give a decoder that copies convolutions, too, which at first add nothing.
+
+    Args:
+        model ([`LwmSpectroForPreTraining`]): An expert whose decoder has none; it is left as it is.
+        num_channels (`int`): `decoder_num_inpainting_channels` of the new decoder.
+
+    Returns:
+        [`LwmSpectroForPreTraining`]
+
+    Raises:
+        ValueError: If the decoder has some already or copies nothing, or the number is no number of channels.
+    """
+    config, before = model.config, model.config.decoder_num_inpainting_channels
+    if before or num_channels < 1 or not config.decoder_num_copy_heads:
+        raise ValueError(
+            f"{num_channels} channels were asked for, of a decoder with {before} and {config.decoder_num_copy_heads} "
+            "heads that copy; expected at least 1, of one that has none and copies."
+        )
+    inpainting = _grown(model, decoder_num_inpainting_channels=num_channels)
+    nn.init.zeros_(inpainting.decoder.inpainting.conv_out.weight)
+    nn.init.zeros_(inpainting.decoder.inpainting.conv_out.bias)
+    return inpainting
+
+
+@torch.no_grad()
 def counting_levels(model: LwmSpectroForPreTraining, num_bins: int) -> LwmSpectroForPreTraining:
     """Let an encoder count levels, too; what it knows of them adds nothing to embeddings at first.
 
