@@ -180,9 +180,10 @@ def test_encoder_compiles_as_one_graph():
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_pretraining_compiles_as_one_graph():
+@pytest.mark.parametrize("name", ["pretraining-drop", "pretraining-inpainting"])
+def test_pretraining_compiles_as_one_graph(name):
     """Dropping patches must not make a shape depend on the data."""
-    model = build("pretraining-drop")
+    model = build(name)
     inputs = inputs_for(model)
     expected = model(**inputs).loss
     found = torch.compile(model, fullgraph=True, backend="aot_eager")(**inputs).loss

@@ -26,22 +26,30 @@ def outputs(model, values):
         return model.eval()(values, noise=noise)
 
 
-def test_a_deeper_stem_begins_with_the_same_function():
-    before, values = expert(), torch.randn(2, 1, 16, 16)
-    after = deepen_stem(before, 3)
-    assert before.config.stem_num_layers == 1 and after.config.stem_num_layers == 3
+def assert_one_function(before, after, values):
     old, new = outputs(before, values), outputs(after, values)
     assert torch.equal(old.embedding, new.embedding) and torch.equal(old.reconstruction, new.reconstruction)
 
 
+def take_two_steps(model, values, **labels):
+    """The first moves a new last layer off zero, the second what is before it."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model.train()(values, **labels).loss.backward()
+        optimizer.step()
+
+
+def test_a_deeper_stem_begins_with_the_same_function():
+    before, values = expert(), torch.randn(2, 1, 16, 16)
+    after = deepen_stem(before, 3)
+    assert before.config.stem_num_layers == 1 and after.config.stem_num_layers == 3
+    assert_one_function(before, after, values)
+
+
 def test_new_blocks_learn():
     model = deepen_stem(expert(), 2)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    values = torch.randn(4, 1, 16, 16)
-    for _ in range(2):  # the first step moves the last convolution off zero, the second what is before it
-        optimizer.zero_grad()
-        model(values).loss.backward()
-        optimizer.step()
+    take_two_steps(model, torch.randn(4, 1, 16, 16))
     new = model.lwm_spectro.embeddings.projection.blocks[1]
     assert all(layer.weight.grad.abs().max() > 0 for layer in new if hasattr(layer, "weight"))
 
@@ -68,13 +76,8 @@ def test_a_decoder_that_inpaints_begins_with_the_same_function_and_learns():
     before, values = expert(mask_strategy="drop", decoder_num_copy_heads=2), torch.randn(4, 1, 16, 16)
     after = inpainting_decoder(before, 6)
     assert (before.config.decoder_num_inpainting_channels, after.config.decoder_num_inpainting_channels) == (0, 6)
-    old, new = outputs(before, values), outputs(after, values)
-    assert torch.equal(old.embedding, new.embedding) and torch.equal(old.reconstruction, new.reconstruction)
-    optimizer = torch.optim.SGD(after.parameters(), lr=0.1)
-    for _ in range(2):
-        optimizer.zero_grad()
-        after.train()(values).loss.backward()
-        optimizer.step()
+    assert_one_function(before, after, values)
+    take_two_steps(after, values)
     assert all(parameter.grad.abs().max() > 0 for parameter in after.decoder.inpainting.parameters())
     with pytest.raises(ValueError, match="6 channels were asked for, of a decoder with 6 and 2 heads that copy"):
         inpainting_decoder(after, 6)
@@ -88,13 +91,8 @@ def test_new_levels_begin_with_the_same_function_and_learn():
     before, values = expert(), torch.randn(4, 1, 16, 16)
     after = counting_levels(before, 5)
     assert (before.config.level_num_bins, after.config.level_num_bins) == (0, 5)
-    old, new = outputs(before, values), outputs(after, values)
-    assert torch.equal(old.embedding, new.embedding) and torch.equal(old.reconstruction, new.reconstruction)
-    optimizer = torch.optim.SGD(after.parameters(), lr=0.1)
-    for _ in range(2):
-        optimizer.zero_grad()
-        after.train()(values, contrastive_labels=torch.tensor([0, 0, 1, 1])).loss.backward()
-        optimizer.step()
+    assert_one_function(before, after, values)
+    take_two_steps(after, values, contrastive_labels=torch.tensor([0, 0, 1, 1]))
     assert all(parameter.grad.abs().max() > 0 for parameter in after.lwm_spectro.levels.parameters())
     with pytest.raises(ValueError, match="5 bins were asked for, of an encoder with 5; expected"):
         counting_levels(after, 5)
