@@ -215,10 +215,9 @@ def model_of(args: argparse.Namespace, columns: dict[str, torch.Tensor]) -> PreT
     extra = {"id2label": names, "label2id": {name: number for number, name in names.items()}} if names else {}
     extra |= {"num_passes": args.passes} if args.passes else {}
     if args.init:
-        first, *others = (TASKS[args.task].from_pretrained(path, **extra) for path in args.init)
-        if others:
-            first.load_state_dict(mean_weights(first, *others))
-        return first
+        models = [TASKS[args.task].from_pretrained(path, **extra) for path in args.init]
+        models[0].load_state_dict(mean_weights(*models))
+        return models[0]
     shape = dict(zip(("num_channels", "num_frames", "num_freq_bins"), columns["input_values"].shape[1:], strict=True))
     fields = shape | (TINY if args.tiny else {}) | (json.loads(args.config.read_text()) if args.config else {})
     return TASKS[args.task](MaskedConvLstmConfig(**(fields | extra)))

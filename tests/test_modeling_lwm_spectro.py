@@ -191,8 +191,6 @@ def test_published_mask_is_a_constant_in_input_space():
 def test_hidden_pixels_do_not_reach_the_output(name):
     """Whatever is under the mask: no embedding or reconstruction depends on it, only the loss does."""
     model = build(name)
-    if model.decoder.inpainting is not None:  # adds nothing before it is trained
-        torch.nn.init.normal_(model.decoder.inpainting.conv_out.weight)
     inputs = inputs_for(model)
     outputs = model(**inputs)
     pixels = unpatchify(outputs.mask[..., None].expand(-1, -1, 16).float(), 4, 16, 24).bool()
@@ -345,15 +343,17 @@ def test_an_inpainting_decoder_takes_cells_apart_and_puts_them_together():
     frames, bins = frames - frames.mean(3, keepdim=True), bins - bins.mean(5, keepdim=True)
     image = (frames[..., 0] + bins[..., 0]).flatten(4).flatten(2, 3)
     patches = patchify(image, 8)
-    cells = inpainting._cells_of(patches.unflatten(2, (2, 8, 8)))
+    cells = inpainting.means_of_cells(patches)
     assert cells.shape == (2, 16, 4, 6)
-    torch.testing.assert_close(inpainting._patches_of(cells).flatten(2), patches)
+    torch.testing.assert_close(inpainting.sums_in_cells(cells), patches)
 
 
 def test_an_inpainting_decoder_learns_what_drifts_from_patch_to_patch():
     """Waves along both axes at once: each frame and each bin has the mean zero, and no patch is like another."""
     config = tiny_config(**{**INPAINTING, "num_channels": 1, "num_frames": 32, "num_freq_bins": 32})
     model = LwmSpectroForPreTraining(config)
+    for parameter in model.decoder.inpainting.conv_out.parameters():
+        torch.nn.init.zeros_(parameter)
     place = torch.arange(32) / 32
     phases = 2 * math.pi * torch.rand(16, 2, 1, 1)
     values = torch.cos(2 * math.pi * place[:, None] + phases[:, :1]) * torch.cos(2 * math.pi * place + phases[:, 1:])

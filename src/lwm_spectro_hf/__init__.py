@@ -8,9 +8,7 @@ from .modeling_lwm_spectro import (
     LwmSpectroForPreTraining,
     LwmSpectroForSequenceClassification,
     LwmSpectroModel,
-    patchify,
     supervised_contrastive_loss,
-    unpatchify,
 )
 from .modeling_lwm_spectro_moe import (
     LwmSpectroMoEForPreTraining,
@@ -24,6 +22,7 @@ from .modeling_masked_conv_lstm import (
     MaskedConvLstmForSemanticSegmentation,
     MaskedConvLstmModel,
 )
+from .patches_lwm_spectro import patchify, unpatchify
 from .pipeline_lwm_spectro import IQClassificationPipeline
 from .pipeline_lwm_spectro import register as _register_classification
 from .pipeline_masked_conv_lstm import IQSegmentationPipeline

@@ -20,7 +20,13 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_lwm_spectro import LwmSpectroConfig
 from .level_histogram_lwm_spectro import LwmSpectroLevels
-from .patch_copying_lwm_spectro import LwmSpectroInpainting, LwmSpectroPatchCopying, frame_and_bin_means
+from .patch_copying_lwm_spectro import (
+    LwmSpectroInpainting,
+    LwmSpectroPatchCopying,
+    frame_and_bin_means,
+    sum_of_means,
+)
+from .patches_lwm_spectro import patchify
 
 
 @dataclass
@@ -54,41 +60,6 @@ class LwmSpectroForPreTrainingOutput(ModelOutput):
     expert_index: torch.LongTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-def patchify(input_values: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """
-    Cut spectrograms into square patches, row by row (sec. III-A).
-
-    Args:
-        input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
-        patch_size (`int`): Side of a patch, P.
-
-    Returns:
-        `torch.Tensor` of shape `(batch, num_patches, num_channels * patch_size**2)`: The patches s_i, each flattened
-        as (channel, row, column).
-    """
-    batch, channels, frames, bins = input_values.shape
-    grid = input_values.reshape(batch, channels, frames // patch_size, patch_size, bins // patch_size, patch_size)
-    return grid.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * patch_size**2)
-
-
-def unpatchify(patches: torch.Tensor, patch_size: int, num_frames: int, num_freq_bins: int) -> torch.Tensor:
-    """
-    Put patches together again: the inverse of [`patchify`].
-
-    Args:
-        patches (`torch.Tensor` of shape `(batch, num_patches, num_channels * patch_size**2)`): The patches.
-        patch_size (`int`): Side of a patch, P.
-        num_frames (`int`): Frames of the spectrogram.
-        num_freq_bins (`int`): Frequency bins of the spectrogram.
-
-    Returns:
-        `torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`: Spectrograms.
-    """
-    rows, columns = num_frames // patch_size, num_freq_bins // patch_size
-    grid = patches.reshape(patches.shape[0], rows, columns, -1, patch_size, patch_size)
-    return grid.permute(0, 3, 1, 4, 2, 5).reshape(patches.shape[0], -1, num_frames, num_freq_bins)
 
 
 def draw_mask(
@@ -451,9 +422,11 @@ class LwmSpectroDecoder(nn.Module):
         hidden_states = hidden_states[:, -config.num_patches :]
         reconstruction = self.projection(self.norm(self.activation(self.dense(hidden_states))))
         if self.copying is not None:
-            reconstruction = reconstruction + self.copying(hidden_states, patches, mask, means)
-        if self.inpainting is not None:
-            reconstruction = reconstruction + self.inpainting(hidden_states, patches, mask, means)
+            additive = sum_of_means(*means).flatten(2)
+            deviation = (patches - additive).masked_fill(mask[..., None], 0)
+            reconstruction = reconstruction + additive + self.copying(hidden_states, deviation, mask, means)
+            if self.inpainting is not None:
+                reconstruction = reconstruction + self.inpainting(hidden_states, deviation, mask)
         return reconstruction
 
 
@@ -540,9 +513,6 @@ class LwmSpectroPreTrainedModel(PreTrainedModel):
             bias = 0.1 * torch.randn_like(module.position_bias) - 4.0
             bias[:, module.rows - 1] += 4.0
             init.copy_(module.position_bias, bias)
-        elif isinstance(module, LwmSpectroInpainting):
-            init.zeros_(module.conv_out.weight)
-            init.zeros_(module.conv_out.bias)
         elif isinstance(module, LwmSpectroDecoder):
             for parameter in (module.mask_token, module.position_embeddings):
                 if parameter is not None:
@@ -701,7 +671,5 @@ __all__ = [
     "LwmSpectroForSequenceClassification",
     "LwmSpectroModel",
     "LwmSpectroPreTrainedModel",
-    "patchify",
     "supervised_contrastive_loss",
-    "unpatchify",
 ]

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .configuration_lwm_spectro import LwmSpectroConfig
+from .patches_lwm_spectro import patchify, unpatchify
 
 
 def frame_and_bin_means(
@@ -92,24 +93,25 @@ class LwmSpectroPatchCopying(nn.Module):
         return self.context(seen.to(self.context.weight.dtype))
 
     def forward(
-        self, hidden_states: torch.Tensor, patches: torch.Tensor, mask: torch.Tensor, means: tuple[torch.Tensor, ...]
+        self, hidden_states: torch.Tensor, deviation: torch.Tensor, mask: torch.Tensor, means: tuple[torch.Tensor, ...]
     ) -> torch.Tensor:
-        """Decoder states `(batch, num_patches, hidden_size)` to what is added to its output, `patch_dim` wide."""
+        """
+        Decoder states `(batch, num_patches, hidden_size)`, and what visible patches deviate from the sum of means,
+        with zeros where masked, to what is added to that sum, both `(batch, num_patches, patch_dim)`.
+        """
         _, frames, bins = means
-        additive = sum_of_means(*means)
-        values = (patches - additive.flatten(2)).masked_fill(mask[..., None], 0)
         query, key = (
             proj(hidden_states).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
             for proj in (self.q_proj, self.k_proj)
         )
         bias = self.bias().to(query.dtype).masked_fill(mask[:, None, None, :], torch.finfo(query.dtype).min)
-        values = values[:, None].expand(-1, self.num_heads, -1, -1).to(query.dtype)
+        values = deviation[:, None].expand(-1, self.num_heads, -1, -1).to(query.dtype)
         copies = F.scaled_dot_product_attention(query, key, values, attn_mask=bias)
-        copies = copies.transpose(1, 2).unflatten(-1, additive.shape[2:])
+        copies = copies.transpose(1, 2).unflatten(-1, (*frames.shape[2:], bins.shape[-1]))
         gates = self.gate(hidden_states).unflatten(-1, (self.num_heads + 2, *frames.shape[2:]))
         of_bins, of_frames, of_copies = gates.tensor_split((1, 2), dim=2)
         added = of_bins[:, :, 0, ..., None] * bins[..., None, :] + of_frames[:, :, 0, ..., None, :] * frames[..., None]
-        return (additive + added + (of_copies[..., None] * copies).sum(2)).flatten(2)
+        return (added + (of_copies[..., None] * copies).sum(2)).flatten(2)
 
 
 class LwmSpectroInpainting(nn.Module):
@@ -124,40 +126,39 @@ class LwmSpectroInpainting(nn.Module):
 
     def __init__(self, config: LwmSpectroConfig):
         super().__init__()
-        self.patch_size, width = config.patch_size, config.decoder_num_inpainting_channels
+        width, self.patch_size = config.decoder_num_inpainting_channels, config.patch_size
         self.cell_size = math.gcd(4, self.patch_size)
-        self.grid = config.num_frames // self.patch_size, config.num_freq_bins // self.patch_size
+        self.shape = config.num_frames, config.num_freq_bins
+        self.patch_grid, self.cell_grid = (
+            tuple(length // size for length in self.shape) for size in (self.patch_size, self.cell_size)
+        )
         means = 2 * self.cell_size * config.num_channels
         self.tokens = nn.Linear(config.hidden_size, width)
         self.conv_in = nn.Conv2d(means + 1, width, 3, padding=1)
         self.layers = nn.ModuleList(nn.Conv2d(width, width, 3, padding=step, dilation=step) for step in (2, 4, 8))
         self.conv_out = nn.Conv2d(width, means, 3, padding=1)
 
-    def _cells_of(self, patches: torch.Tensor) -> torch.Tensor:
-        """The means of frames and bins of cells: `(batch, means, rows of cells, columns of cells)`."""
-        image = patches.unflatten(1, self.grid).permute(0, 3, 1, 4, 2, 5).flatten(2, 3).flatten(3, 4)
-        cells = image.unflatten(3, (-1, self.cell_size)).unflatten(2, (-1, self.cell_size))
-        return torch.cat([cells.mean(5).movedim(3, 2), cells.mean(3).movedim(4, 2)], dim=2).flatten(1, 2)
+    def means_of_cells(self, patches: torch.Tensor) -> torch.Tensor:
+        """The means of frames and bins in cells: patches to `(batch, means, rows of cells, columns of cells)`."""
+        size = self.cell_size
+        cells = patchify(unpatchify(patches, self.patch_size, *self.shape), size).unflatten(2, (-1, size, size))
+        means = torch.cat([cells.mean(-1), cells.mean(-2)], dim=-1)
+        return means.flatten(2).mT.unflatten(2, self.cell_grid)
 
-    def _patches_of(self, cells: torch.Tensor) -> torch.Tensor:
-        """The sum of what was found for frames and for bins: `(batch, num_patches, num_channels, size, size)`."""
-        frames, bins = cells.unflatten(1, (-1, 2 * self.cell_size)).split(self.cell_size, dim=2)
-        values = frames.movedim(2, 3)[..., None] + bins.movedim(2, 4)[:, :, :, None]
-        image = values.flatten(4, 5).flatten(2, 3)
-        grid = image.unflatten(3, (-1, self.patch_size)).unflatten(2, (-1, self.patch_size))
-        return grid.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+    def sums_in_cells(self, means: torch.Tensor) -> torch.Tensor:
+        """The sum of what frames and bins have in each cell: what [`means_of_cells`] gives to patches."""
+        size = self.cell_size
+        frames, bins = means.flatten(2).mT.unflatten(2, (-1, 2 * size)).split(size, dim=-1)
+        cells = frames[..., None] + bins[..., None, :]
+        return patchify(unpatchify(cells.flatten(2), size, *self.shape), self.patch_size)
 
-    def forward(
-        self, hidden_states: torch.Tensor, patches: torch.Tensor, mask: torch.Tensor, means: tuple[torch.Tensor, ...]
-    ) -> torch.Tensor:
-        """Decoder states `(batch, num_patches, hidden_size)` to what is added to its output, `patch_dim` wide."""
-        additive = sum_of_means(*means)
-        deviation = (patches.view_as(additive) - additive).masked_fill(mask[..., None, None, None], 0)
-        visible = (~mask).to(patches)[:, None].unflatten(2, self.grid)
-        tokens = self.tokens(hidden_states).mT.unflatten(2, self.grid)
+    def forward(self, hidden_states: torch.Tensor, deviation: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The same as of [`LwmSpectroPatchCopying`], without the means."""
+        visible = (~mask).to(deviation)[:, None].unflatten(2, self.patch_grid)
+        tokens = self.tokens(hidden_states).mT.unflatten(2, self.patch_grid)
         of_cells = partial(F.interpolate, scale_factor=self.patch_size // self.cell_size)  # the nearest patch
-        seen = torch.cat([self._cells_of(deviation), of_cells(visible)], dim=1)
+        seen = torch.cat([self.means_of_cells(deviation), of_cells(visible)], dim=1)
         states = self.conv_in(seen.to(tokens.dtype)) + of_cells(tokens)
         for layer in self.layers:
             states = states + layer(F.gelu(states))
-        return self._patches_of(self.conv_out(F.gelu(states))).flatten(2)
+        return self.sums_in_cells(self.conv_out(F.gelu(states)))

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from ..configuration_lwm_spectro import LwmSpectroConfig
-from ..modeling_lwm_spectro import LwmSpectroForPreTraining, draw_mask, patchify, unpatchify
+from ..modeling_lwm_spectro import LwmSpectroForPreTraining, draw_mask
 from ..patch_copying_lwm_spectro import frame_and_bin_means, sum_of_means
+from ..patches_lwm_spectro import patchify, unpatchify
 from ..training.masks import mask_noise
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # spectrograms and masks
