@@ -502,8 +502,6 @@ class LwmSpectroPreTrainedModel(PreTrainedModel):
         elif isinstance(module, LwmSpectroUnbiasedStdNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, LwmSpectroPatchStem):
-            init.kaiming_normal_(module.dense.weight, nonlinearity="relu")
         elif isinstance(module, LwmSpectroEmbeddings):
             init.normal_(module.position_embeddings, std=std)
         elif isinstance(module, LwmSpectroPatchCopying):
