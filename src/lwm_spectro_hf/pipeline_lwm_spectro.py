@@ -119,9 +119,9 @@ class IQClassificationPipeline(IQPipeline):
     frames spread over it, and in up to `max_views - 1` dense views of adjoining frames, evenly spaced over it, as
     long as it is longer than one and a half of these. Where the sampling rate is known, it is also searched for the
     cyclic prefixes of WiFi, LTE and 5G ([`~phy.listening.listen`]): what the model says of the protocol is multiplied
-    by how likely they are, and where symbols are found, one more view has a frame for each, over and over if they are
-    few, which counts as much as all the others. What the views say is combined by [`Evidence`]. Views without any
-    power are left out.
+    by how likely they are, and where symbols are found, up to eight more views have a frame for each, over and over if
+    they are few, which together count as much as all the others. What the views say is combined by [`Evidence`]. Views
+    without any power are left out.
 
     An input is a complex array or tensor `(num_samples,)`; a batch of them `(batch, num_samples)`; real I and Q
     columns `(num_samples, 2)`; a dictionary `{"iq": ..., "sampling_rate": ...}`; the path of a SigMF, `.npy` or raw
