@@ -13,7 +13,7 @@ from lwm_spectro_hf import IQClassificationPipeline, LwmSpectroForSequenceClassi
 from lwm_spectro_hf.phy import listening
 from lwm_spectro_hf.pipeline_lwm_spectro import (
     Evidence,
-    _marginals,
+    quantities,
     register,
     segment_bounds,
     view_weights,
@@ -98,6 +98,14 @@ class TestEvidence:
         for part in (parts[0], *[parts[1]] * 3):
             several.add(part)
         torch.testing.assert_close(one.probabilities(), several.probabilities())
+
+    def test_views_of_symbols_count_less_for_the_snr_of_a_carrier(self):
+        snr_db, modulation = torch.tensor([[0.8, 0.2], [0.3, 0.7]]).log(), torch.tensor([[0.6, 0.4], [0.5, 0.5]]).log()
+        evidence = Evidence()
+        evidence.add({"snr_db": snr_db, "modulation": modulation}, of_symbols=torch.tensor([False, True]))
+        told = evidence.probabilities()
+        torch.testing.assert_close(told["snr_db"], torch.softmax(0.75 * snr_db[0] + 0.25 * snr_db[1], dim=0))
+        torch.testing.assert_close(told["modulation"], torch.softmax(modulation.mean(dim=0), dim=0))
 
 
 class TestBounds:
@@ -402,13 +410,13 @@ class TestInputs:
 class TestHeads:
     def test_joint_labels_are_marginalized(self):
         labels = ["-5+static", "-5+vehicular", "20+static", "20+vehicular"]
-        marginals = _marginals("snr_db+mobility", labels, [0.1, 0.2, 0.3, 0.4])
-        assert marginals["snr_db"] == pytest.approx({-5.0: 0.3, 20.0: 0.7})
-        assert marginals["mobility"] == pytest.approx({"static": 0.4, "vehicular": 0.6})
+        told = quantities("snr_db+mobility", labels)
+        assert told["snr_db"] == {-5.0: [0, 1], 20.0: [2, 3]}
+        assert told["mobility"] == {"static": [0, 2], "vehicular": [1, 3]}
 
     def test_labels_that_do_not_fit_the_name_are_an_error(self):
         with pytest.raises(ValueError, match="'-5'.*1 part"):
-            _marginals("snr_db+mobility", ["-5"], [1.0])
+            quantities("snr_db+mobility", ["-5"])
 
     def test_an_encoder_alone_tells_its_task_only(self, tiny_extractor, noise):
         classify = IQClassificationPipeline(build("classification"), feature_extractor=tiny_extractor, device="cpu")

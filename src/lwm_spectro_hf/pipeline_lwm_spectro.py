@@ -19,6 +19,10 @@ SEGMENT_MS = 20.0
 MAX_VIEWS = 16
 # A view that says nothing still counts this much, so that evidence made of such views only is their plain mean.
 MIN_VIEW_WEIGHT = 1e-6
+# How much views of symbols count beside blind ones where it is less than what they stand for. Each is of one band of a
+# carrier, and fading makes its SNR another than the carrier's (`benchmarks/listening.py`).
+SYMBOL_WEIGHTS = {"snr_db": 1 / 3}
+_OF_VIEWS = ("log_probs", "embedding", "stands_for", "of_symbols")  # of a segment, for `Evidence.add`
 
 
 def view_weights(log_probs: torch.Tensor) -> torch.Tensor:
@@ -42,43 +46,54 @@ def view_weights(log_probs: torch.Tensor) -> torch.Tensor:
 class Evidence:
     """What the views of a recording say together, combined as they come in constant memory.
 
-    The log-probabilities of each head are averaged with the weights of [`view_weights`] and normalized again: a
-    geometric mean of opinions. Every head uses the same weights, those of the protocol; without a protocol all views
-    weigh the same. Embeddings are averaged likewise.
+    The log-probabilities of each quantity are averaged with the weights of [`view_weights`] and normalized again: a
+    geometric mean of opinions. Every quantity uses the same weights, those of the protocol, but for views of symbols,
+    see `SYMBOL_WEIGHTS`; without a protocol all views weigh the same. Embeddings are averaged likewise.
     """
 
     def __init__(self):
-        self.total_weight = 0.0
-        self._log_probs: dict[str, torch.Tensor] = {}
-        self._embedding: torch.Tensor | None = None
+        self._totals: dict[str, torch.Tensor] = {}
+        self._weights: dict[str, torch.Tensor] = {}
 
-    def add(self, log_probs: dict[str, torch.Tensor], embedding: torch.Tensor | None = None, stands_for: Any = 1):
+    def add(
+        self,
+        log_probs: dict[str, torch.Tensor],
+        embedding: torch.Tensor | None = None,
+        stands_for: float | torch.Tensor = 1.0,
+        of_symbols: bool | torch.Tensor = False,
+    ):
         """Adds views.
 
         Args:
-            log_probs (`dict[str, torch.Tensor]`): For each head, log-probabilities of shape `(num_views, num_labels)`.
+            log_probs (`dict[str, torch.Tensor]`): For each quantity, log-probabilities `(num_views, num_labels)`.
             embedding (`torch.Tensor` of shape `(num_views, hidden_size)`, *optional*): The views' embeddings.
             stands_for (`float` or `torch.Tensor` of shape `(num_views,)`, *optional*, defaults to 1): How many views
                 each of them counts for.
+            of_symbols (`bool` or `torch.BoolTensor` of shape `(num_views,)`, *optional*, defaults to `False`): Whether
+                their frames are symbols.
         """
         if "protocol" in log_probs:
             weights = view_weights(log_probs["protocol"])
         else:
             weights = torch.ones(len(next(iter(log_probs.values()))))
         weights = weights * stands_for
-        for name, values in log_probs.items():
-            self._log_probs[name] = self._log_probs.get(name, 0) + weights @ values
-        if embedding is not None:
-            self._embedding = (0 if self._embedding is None else self._embedding) + weights @ embedding
-        self.total_weight += weights.sum().item()
+        of_symbols = torch.as_tensor(of_symbols)
+        for name, values in {**log_probs, "embedding": embedding}.items():
+            if values is not None:
+                counted = weights * torch.where(of_symbols, SYMBOL_WEIGHTS.get(name, 1.0), 1.0)
+                self._totals[name] = self._totals.get(name, 0) + counted @ values
+                self._weights[name] = self._weights.get(name, 0) + counted.sum()
+
+    def _means(self) -> dict[str, torch.Tensor]:
+        return {name: total / self._weights[name] for name, total in self._totals.items()}
 
     def probabilities(self) -> dict[str, torch.Tensor]:
-        """The combined probabilities `(num_labels,)` of each head; no heads if no view had any power."""
-        return {name: torch.softmax(total / self.total_weight, dim=-1) for name, total in self._log_probs.items()}
+        """The combined probabilities `(num_labels,)` of each quantity; none if no view had any power."""
+        return {name: torch.softmax(mean, dim=-1) for name, mean in self._means().items() if name != "embedding"}
 
     def embedding(self) -> torch.Tensor | None:
         """The combined embedding `(hidden_size,)`; `None` if no view had any power."""
-        return None if self._embedding is None else self._embedding / self.total_weight
+        return self._means().get("embedding")
 
 
 class IQPipeline(ChunkPipeline):
@@ -195,7 +210,7 @@ class IQClassificationPipeline(IQPipeline):
         evidence = Evidence()
         for segment in super()._answers(items, **kwargs):
             if segment["log_probs"]:
-                evidence.add(segment["log_probs"], segment["embedding"], segment["stands_for"])
+                evidence.add(**{name: segment[name] for name in _OF_VIEWS})
             if on_progress is not None:
                 on_progress(segment["num_samples"])
             if segment["window"] is not None:
@@ -240,7 +255,7 @@ class IQClassificationPipeline(IQPipeline):
                 if listen is not None and not views[0]["silent"]:
                     prefixes, symbols = self._heard(listen, segment, sampling_rate)
                     stands_for = len(views) / max(len(symbols), 1)
-                    views += [{**view, "stands_for": stands_for} for view in symbols]
+                    views += [{**view, "stands_for": stands_for, "of_symbols": True} for view in symbols]
                 *views, last = views
                 tags = {
                     "num_samples": stop - start,
@@ -274,7 +289,7 @@ class IQClassificationPipeline(IQPipeline):
         views = []
         for piece in sounding or pieces[:1]:
             inputs = extractor(piece, sampling_rate=sampling_rate, return_tensors="pt")
-            views.append({**inputs, "silent": silent, "stands_for": 1})
+            views.append({**inputs, "silent": silent, "stands_for": 1.0, "of_symbols": False})
         return views
 
     def _heard(self, listen: Callable, iq: np.ndarray, sampling_rate: float) -> tuple[torch.Tensor, list[dict]]:
@@ -334,11 +349,20 @@ class IQClassificationPipeline(IQPipeline):
         for name, value in model_outputs[0].items():
             if isinstance(value, torch.Tensor):
                 stacked[name] = torch.cat([view[name] for view in model_outputs])
-        embedding = stacked.pop("embedding", None)
         if tags["prefixes"] is not None:
             stacked["protocol"] = torch.log_softmax(stacked["protocol"] + tags["prefixes"], dim=-1)
-        stands_for = torch.tensor([view["stands_for"] for view in model_outputs])
-        return {**tags, "log_probs": {} if silent else stacked, "embedding": embedding, "stands_for": stands_for}
+        log_probs = {}
+        for name, labels in self._heads().items():
+            for quantity, places in quantities(name, labels).items():
+                columns = [stacked[name][:, indices].logsumexp(dim=-1) for indices in places.values()]
+                log_probs[quantity] = torch.stack(columns, dim=-1)
+        return {
+            **tags,
+            "log_probs": {} if silent else log_probs,
+            "embedding": stacked.get("embedding"),
+            "stands_for": torch.tensor([view["stands_for"] for view in model_outputs]),
+            "of_symbols": torch.tensor([view["of_symbols"] for view in model_outputs]),
+        }
 
     def verdict(self, evidence: Evidence, top_k: int | None = None, return_embedding: bool = False) -> dict:
         """Puts combined evidence into words.
@@ -352,12 +376,11 @@ class IQClassificationPipeline(IQPipeline):
             `dict`: As from a call.
         """
         probabilities = evidence.probabilities()
-        heads = self._heads()
         answer: dict[str, Any] = {}
-        for name, labels in heads.items():
-            scores = torch.zeros(len(labels)) if not probabilities else probabilities[name]
-            for quantity, values in _marginals(name, labels, scores.tolist()).items():
-                ranked = sorted(values.items(), key=lambda item: -item[1])
+        for name, labels in self._heads().items():
+            for quantity, places in quantities(name, labels).items():
+                scores = probabilities[quantity].tolist() if probabilities else [0.0] * len(places)
+                ranked = sorted(zip(places, scores, strict=True), key=lambda item: -item[1])
                 best, score = ranked[0]
                 answer[quantity] = best if probabilities else None
                 answer[f"{quantity}_score"] = score
@@ -404,27 +427,27 @@ def window_bounds(num_samples: int, window_samples: float) -> Iterator[tuple[int
     return pairwise(min(round(index * window_samples), num_samples) for index in range(count + 1))
 
 
-def _marginals(name: str, labels: list[str], scores: list[float]) -> dict[str, dict[str | float, float]]:
-    """Splits the scores of a head "a+b" into those of a and of b; labels that are numbers become numbers."""
-    quantities = name.split("+")
-    marginals: dict[str, dict[str | float, float]] = {quantity: {} for quantity in quantities}
-    for label, score in zip(labels, scores, strict=True):
-        parts = str(label).split("+") if len(quantities) > 1 else [str(label)]
-        if len(parts) != len(quantities):
+def quantities(name: str, labels: list[str]) -> dict[str, dict[str | float, list[int]]]:
+    """What a head "a+b" tells: of a and of b the labels, as numbers where they are, and which outputs are of each."""
+    names = name.split("+")
+    told: dict[str, dict[str | float, list[int]]] = {quantity: {} for quantity in names}
+    for index, label in enumerate(labels):
+        parts = str(label).split("+") if len(names) > 1 else [str(label)]
+        if len(parts) != len(names):
             raise ValueError(
-                f"The label {label!r} of the head {name!r} has {len(parts)} part(s). Expected {len(quantities)}, "
+                f"The label {label!r} of the head {name!r} has {len(parts)} part(s). Expected {len(names)}, "
                 "joined by '+' like the head's name: correct the labels in the checkpoint's config.json."
             )
-        for quantity, part in zip(quantities, parts, strict=True):
-            marginals[quantity][part] = marginals[quantity].get(part, 0.0) + score
-    return {quantity: _with_numbers(values) for quantity, values in marginals.items()}
+        for quantity, part in zip(names, parts, strict=True):
+            told[quantity].setdefault(part, []).append(index)
+    return {quantity: _with_numbers(places) for quantity, places in told.items()}
 
 
-def _with_numbers(values: dict[str, float]) -> dict[str | float, float]:
+def _with_numbers(places: dict[str, list[int]]) -> dict[str | float, list[int]]:
     try:
-        return {float(label): score for label, score in values.items()}
+        return {float(label): indices for label, indices in places.items()}
     except ValueError:
-        return values
+        return places
 
 
 def _without_batching(kwargs: dict) -> dict:
