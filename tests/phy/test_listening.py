@@ -54,6 +54,15 @@ def test_cells_are_told_at_any_rate_and_heard_by_their_symbols(spacing_hz, likel
         assert power[:, inside].mean() > 1.6 * np.delete(power, inside, axis=1)[:, 1:].mean()
 
 
+def test_an_offset_louder_than_the_signal_changes_nothing():
+    iq = cell(15e3, 300, snr_db=20).astype(np.complex128)
+    clean, offset = listen(iq, 1.92e6, PROTOCOLS), listen(iq + 30 - 20j, 1.92e6, PROTOCOLS)
+    np.testing.assert_allclose(offset.evidence, clean.evidence, atol=1e-3)
+    np.testing.assert_allclose(offset.frames, clean.frames, atol=1e-3)
+    # An offset repeats after any time, as prefixes do after one.
+    assert (listen(np.full(100_000, 0.3 + 0.2j), 20e6, PROTOCOLS).evidence < 0).all()
+
+
 def test_leakage_at_dc_that_drifts_hides_no_prefixes():
     iq = cell(30e3, 300)
     time = np.arange(len(iq)) / 3.84e6

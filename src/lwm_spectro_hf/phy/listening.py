@@ -83,7 +83,8 @@ def listen(
         [`Heard`]
     """
     wanted = {spacing for name in protocols for spacing in PROTOCOL_SPACINGS_HZ.get(name, ())}
-    recording = _Recording(torch.from_numpy(iq.astype(np.complex64)), sampling_rate)
+    # Ahead of all else: a converter's offset may be louder than the signal, and leaks out of DC in frames of symbols.
+    recording = _Recording(torch.from_numpy((iq - iq.mean()).astype(np.complex64)), sampling_rate)
     found = {spacing: _evidence(recording, spacing) for spacing in sorted(wanted)}
     evidence = np.array(
         [max((found[spacing] for spacing in PROTOCOL_SPACINGS_HZ.get(name, ())), default=0.0) for name in protocols]
