@@ -1,4 +1,4 @@
-"""Cyclic prefixes as evidence of a standard, and the symbols that a recording is then heard by."""
+"""Cyclic prefixes and preambles as evidence of a standard, and the symbols that a recording is then heard by."""
 
 from pathlib import Path
 
@@ -10,7 +10,8 @@ from scipy.signal import resample_poly
 from lwm_spectro_hf.data.recordings import open_recording
 from lwm_spectro_hf.phy.listening import _loud, listen
 from lwm_spectro_hf.phy.ofdm import Numerology, cyclic_prefix_3gpp, modulate
-from lwm_spectro_hf.phy.synchronization import SPACING_WIFI_HZ, prefix_evidence, required_samples
+from lwm_spectro_hf.phy.synchronization import SPACING_WIFI_HZ, required_samples, symbol_evidence
+from lwm_spectro_hf.phy.wifi import packet_samples, ppdu
 
 RECORDINGS = Path(__file__).parents[2] / "examples/recordings"
 PROTOCOLS = ("WiFi", "LTE", "5G")
@@ -96,6 +97,22 @@ def test_a_few_packets_in_a_long_pause_are_found_in_a_wide_recording(offset_hz):
     assert evidence[0] > 2 > evidence[1:].max()
 
 
+@pytest.mark.parametrize("prefix", [16, 32, 64])
+def test_packets_of_other_symbols_are_told_by_their_preamble(prefix):
+    """As of 802.11ax: after the preamble that all packets have, symbols of 12.8 us with prefixes of 0.8 to 3.2 us."""
+    psdu = torch.zeros(1, 80, dtype=torch.uint8)
+    preamble = packet_samples(ppdu(psdu, 6, torch.tensor([93])))[0, :400].numpy()
+    numerology = Numerology(20e6, SPACING_WIFI_HZ / 4, 256, dc_used=False)
+    bits = torch.randint(0, 2, (4, 40, 242, 2), generator=torch.Generator().manual_seed(3)) * 2.0 - 1
+    packets = modulate(torch.view_as_complex(bits) / 2**0.5, numerology, torch.full((40,), prefix))[0].numpy()
+    packets /= packets.std()
+    with_preamble = np.concatenate([np.r_[np.zeros(300), preamble / preamble.std(), packet] for packet in packets])
+    evidence = listen(with_preamble + 0.3 * noise(len(with_preamble)), 20e6, PROTOCOLS).evidence
+    assert evidence[0] > 2 > evidence[1:].max()
+    alone = np.concatenate([np.r_[np.zeros(300), packet] for packet in packets])
+    assert listen(alone + 0.3 * noise(len(alone)), 20e6, PROTOCOLS).evidence[0] < 0
+
+
 def test_noise_silence_and_short_recordings_are_evidence_of_nothing():
     heard = listen(noise(400_000), 20e6, PROTOCOLS)
     assert (heard.evidence < 0).all() and len(heard.frames) == 0
@@ -108,7 +125,7 @@ def test_noise_silence_and_short_recordings_are_evidence_of_nothing():
     assert (listen(noise(40_000), 20e6, ("LoRa", "DECT")).evidence == 0).all()
     silence = torch.zeros(2, 40_000, dtype=torch.complex64)
     for spacing_hz, rate in ((SPACING_WIFI_HZ, 20e6), (15e3, 1.92e6)):
-        assert bool(torch.isfinite(prefix_evidence(silence, rate, spacing_hz)).all())
+        assert bool(torch.isfinite(symbol_evidence(silence, rate, spacing_hz)).all())
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the sampling rate of a recording gives away: whose symbols are in it, by their cyclic prefixes, and where.
+"""What the sampling rate of a recording gives away: whose symbols are in it, by prefixes and preambles, and where.
 
 A spectrogram alone does not say how many hertz a bin is wide. A receiver knows, and can try the symbol lengths of all
 standards; one that fits is found far below the noise, and what follows need not listen blindly any longer.
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .ofdm import fast_length
-from .synchronization import SPACING_WIFI_HZ, prefix_evidence, required_samples, symbol_period_s, synchronize
+from .synchronization import SPACING_WIFI_HZ, required_samples, symbol_evidence, symbol_period_s, synchronize
 
 # WiFi's, and of 3GPP's those that the generator draws; LTE and 5G may have the same.
 PROTOCOL_SPACINGS_HZ = {"WiFi": (SPACING_WIFI_HZ,), "LTE": (15e3,), "5G": (15e3, 30e3)}
@@ -155,7 +155,7 @@ def _evidence(recording: _Recording, spacing_hz: float) -> float:
     # The carrier is anywhere in a wide recording.
     centres = _band_centres(recording.sampling_rate, rates[-1])
     bands = torch.stack([recording.at(rates[-1], _LEAKAGE_HZ, centre) for centre in centres])
-    return float(prefix_evidence(bands, rates[-1], spacing_hz).max())
+    return float(symbol_evidence(bands, rates[-1], spacing_hz).max())
 
 
 def _band_centres(sampling_rate: float, rate: float) -> list[float]:
