@@ -51,8 +51,9 @@ LIMITS = """
   chance, a fourth or a fifth.
 - Mobility shows only where a recording lasts a good part of the channel's coherence time, several milliseconds:
   compare its score with a third, which is chance.
-- LTE uplink, 5G uplink, WiFi 6 and 40 MHz channels, and every protocol other than the three were never seen; the
-  verdict on such a signal is one of the three all the same.
+- LTE uplink, 5G uplink, 802.11ax and WiFi channels of 40 MHz and more, and every protocol other than the three were
+  never seen; the verdict on such a signal is one of the three all the same. Of WiFi it is the right one where the
+  sampling rate is known, by the preambles of packets; what it says of their modulation is not.
 - SNR is that of the occupied band, averaged over the elements in use; it is read best where guard band is visible.
 """
 NOISE = """
