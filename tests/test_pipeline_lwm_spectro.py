@@ -13,6 +13,7 @@ from lwm_spectro_hf import IQClassificationPipeline, LwmSpectroForSequenceClassi
 from lwm_spectro_hf.phy import listening
 from lwm_spectro_hf.pipeline_lwm_spectro import (
     Evidence,
+    marginal,
     quantities,
     register,
     segment_bounds,
@@ -411,8 +412,13 @@ class TestHeads:
     def test_joint_labels_are_marginalized(self):
         labels = ["-5+static", "-5+vehicular", "20+static", "20+vehicular"]
         told = quantities("snr_db+mobility", labels)
-        assert told["snr_db"] == {-5.0: [0, 1], 20.0: [2, 3]}
-        assert told["mobility"] == {"static": [0, 2], "vehicular": [1, 3]}
+        log_probs = torch.tensor([[0.1, 0.2, 0.3, 0.4]]).log()
+        marginals = {
+            name: dict(zip(places, marginal(log_probs, places)[0].exp().tolist(), strict=True))
+            for name, places in told.items()
+        }
+        assert marginals["snr_db"] == pytest.approx({-5.0: 0.3, 20.0: 0.7})
+        assert marginals["mobility"] == pytest.approx({"static": 0.4, "vehicular": 0.6})
 
     def test_labels_that_do_not_fit_the_name_are_an_error(self):
         with pytest.raises(ValueError, match="'-5'.*1 part"):

@@ -22,7 +22,6 @@ MIN_VIEW_WEIGHT = 1e-6
 # How much views of symbols count beside blind ones where it is less than what they stand for. Each is of one band of a
 # carrier, and fading makes its SNR another than the carrier's (`benchmarks/listening.py`).
 SYMBOL_WEIGHTS = {"snr_db": 1 / 3}
-_OF_VIEWS = ("log_probs", "embedding", "stands_for", "of_symbols")  # of a segment, for `Evidence.add`
 
 
 def view_weights(log_probs: torch.Tensor) -> torch.Tensor:
@@ -210,7 +209,7 @@ class IQClassificationPipeline(IQPipeline):
         evidence = Evidence()
         for segment in super()._answers(items, **kwargs):
             if segment["log_probs"]:
-                evidence.add(**{name: segment[name] for name in _OF_VIEWS})
+                evidence.add(segment["log_probs"], segment["embedding"], segment["stands_for"], segment["of_symbols"])
             if on_progress is not None:
                 on_progress(segment["num_samples"])
             if segment["window"] is not None:
@@ -354,8 +353,7 @@ class IQClassificationPipeline(IQPipeline):
         log_probs = {}
         for name, labels in self._heads().items():
             for quantity, places in quantities(name, labels).items():
-                columns = [stacked[name][:, indices].logsumexp(dim=-1) for indices in places.values()]
-                log_probs[quantity] = torch.stack(columns, dim=-1)
+                log_probs[quantity] = marginal(stacked[name], places)
         return {
             **tags,
             "log_probs": {} if silent else log_probs,
@@ -441,6 +439,11 @@ def quantities(name: str, labels: list[str]) -> dict[str, dict[str | float, list
         for quantity, part in zip(names, parts, strict=True):
             told[quantity].setdefault(part, []).append(index)
     return {quantity: _with_numbers(places) for quantity, places in told.items()}
+
+
+def marginal(log_probs: torch.Tensor, places: dict[str | float, list[int]]) -> torch.Tensor:
+    """Of a head's log-probabilities `(num_views, num_outputs)` those of the labels that [`quantities`] found."""
+    return torch.stack([log_probs[:, indices].logsumexp(dim=-1) for indices in places.values()], dim=-1)
 
 
 def _with_numbers(places: dict[str, list[int]]) -> dict[str | float, list[int]]:

@@ -289,14 +289,12 @@ def _training_field_evidence(iq: torch.Tensor, sampling_rate: float) -> torch.Te
     symbols and prefixes are of many kinds.
 
     Args:
-        iq (`torch.Tensor` of shape `(batch, num_samples)`): Recordings, from [`_equally_loud`].
+        iq (`torch.Tensor` of shape `(batch, num_samples)`): Recordings from [`_equally_loud`], of 30 us or more.
         sampling_rate (`float`): A multiple of 1.25 MHz; below 10 MHz no field is long enough to be sure [Hz].
     """
     period = round(_FIELD_PERIOD_S * sampling_rate)
     num_periods, repeated = iq.shape[1] // period, 9  # the last of the ten has no next
     apart = repeated + 3
-    if num_periods < repeated + 2 * apart + 1:
-        return torch.full((len(iq),), _EVIDENCE[0], device=iq.device)
     periods = iq[:, : num_periods * period].unflatten(1, (num_periods, period))
     products = (periods[:, :-1].conj() * periods[:, 1:]).sum(2)
     power = torch.view_as_real(periods).square().sum((2, 3))
