@@ -37,6 +37,9 @@ a quarter of an hour of one core, which contrast alone does not in hours. First 
 A stem of three residual blocks where the first run had one, from the same weights: `--init runs/lte/model
 --deepen-stem 3`. It learns more from each spectrogram, and takes longer over it.
 
+The paper's width and depth, from the weights of a small expert: `--init runs/lte/model --widen 128 --deepen 12`. A
+network that begins with what a smaller one knows is trained in a fraction of the time.
+
 A decoder that copies what repeats in resource grids, for an encoder that stays as it is, so that nothing that was
 fitted to its embeddings has to be fitted again:
 
@@ -72,13 +75,22 @@ from lwm_spectro_hf import LwmSpectroForPreTraining
 from lwm_spectro_hf.data.recipe import PROTOCOLS, stable_seed
 from lwm_spectro_hf.evaluation.reconstruction import baseline_errors, masked_batches, model_error, over_best_baseline
 from lwm_spectro_hf.training.batches import LABELS
-from lwm_spectro_hf.training.growth import copying_decoder, counting_levels, deepen_stem, inpainting_decoder
+from lwm_spectro_hf.training.growth import (
+    copying_decoder,
+    counting_levels,
+    deepen_encoder,
+    deepen_stem,
+    inpainting_decoder,
+    widen_encoder,
+)
 from lwm_spectro_hf.training.pretraining import PARTS, Pretraining, PretrainingSettings
 from lwm_spectro_hf.training.run import Run, add_model_options, add_options, new_config
 
 # What --init can be changed by: the option, how, and of which part it gives another.
 CHANGES = (
     ("deepen_stem", deepen_stem, "stem"),
+    ("widen", widen_encoder, "width"),
+    ("deepen", deepen_encoder, "layers"),
     ("copy_heads", copying_decoder, "decoder"),
     ("inpainting_channels", inpainting_decoder, "decoder"),
     ("level_bins", counting_levels, "levels"),
@@ -112,6 +124,10 @@ def parse_args() -> argparse.Namespace:
     model.add_argument(
         "--deepen-stem", type=int, help="residual blocks for the stem of --init; new ones add nothing at first"
     )
+    model.add_argument(
+        "--widen", type=int, help="width for the tokens of --init, which does nearly the same with it at first"
+    )
+    model.add_argument("--deepen", type=int, help="layers for --init, of which new ones change nothing at first")
     model.add_argument(
         "--copy-heads", type=int, help="a new decoder for --init, with so many heads that copy visible patches"
     )

@@ -6,9 +6,11 @@ from lwm_spectro_hf.modeling_lwm_spectro_moe import LwmSpectroMoERouter
 from lwm_spectro_hf.training.growth import (
     copying_decoder,
     counting_levels,
+    deepen_encoder,
     deepen_stem,
     inpainting_decoder,
     start_router,
+    widen_encoder,
 )
 
 SMALL = {"num_frames": 16, "num_freq_bins": 16, "patch_size": 8, "hidden_size": 16, "num_attention_heads": 2}
@@ -59,6 +61,76 @@ def test_what_cannot_be_made_deeper_is_an_error():
         deepen_stem(expert(stem_num_channels=None), 2)
     with pytest.raises(ValueError, match="has a stem of 3 blocks; expected a stem of at most 2"):
         deepen_stem(expert(stem_num_layers=3), 2)
+
+
+def with_scales(model):
+    """An expert whose normalizations scale and shift, as those of a trained one do."""
+    generator = torch.Generator().manual_seed(1)
+    for name, values in model.state_dict().items():
+        if ".norm" in name and name.endswith(("weight", "bias")):
+            values += 0.3 * torch.randn(values.shape, generator=generator)
+    return model
+
+
+@pytest.mark.parametrize("norm_type", ["layer_norm", "unbiased_std"])
+def test_a_deeper_encoder_begins_with_the_same_function_and_learns(norm_type):
+    before, values = with_scales(expert(num_hidden_layers=2, norm_type=norm_type)), torch.randn(4, 1, 16, 16)
+    after = deepen_encoder(before, 7)
+    assert (before.config.num_hidden_layers, after.config.num_hidden_layers) == (2, 7)
+    old, new = outputs(before, values), outputs(after, values)
+    torch.testing.assert_close(old.embedding, new.embedding, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(old.reconstruction, new.reconstruction, rtol=1e-4, atol=1e-4)
+    # Of seven places the old layers have the first and the fourth.
+    ours, theirs = after.base_model.layers, before.base_model.layers
+    assert torch.equal(ours[3].mlp.fc1.weight, theirs[1].mlp.fc1.weight)
+    take_two_steps(after, values)
+    assert all(parameter.grad.abs().max() > 0 for layer in ours for parameter in layer.mlp.parameters())
+
+
+def test_an_encoder_that_is_as_deep_is_the_same_and_a_deeper_one_an_error():
+    model, values = with_scales(expert(num_hidden_layers=2)), torch.randn(2, 1, 16, 16)
+    assert_one_function(model, deepen_encoder(model, 2), values)
+    with pytest.raises(ValueError, match="1 layers were asked for, of an encoder with 2; expected as many or more"):
+        deepen_encoder(model, 1)
+    with pytest.raises(ValueError, match="3 layers were asked for, of an encoder with 0; .* one at least"):
+        deepen_encoder(expert(num_hidden_layers=0), 3)
+
+
+@pytest.mark.parametrize("stem_num_channels", [4, None])
+def test_a_wider_expert_begins_with_the_same_embeddings(stem_num_channels):
+    before = expert(stem_num_channels=stem_num_channels, num_hidden_layers=2, level_num_bins=4)
+    values = torch.randn(4, 1, 16, 16)
+    after = widen_encoder(before, 24)
+    assert (before.config.hidden_size, after.config.hidden_size, after.config.intermediate_size) == (16, 24, 48)
+    old, new = outputs(before, values).embedding, outputs(after, values).embedding[:, :16]
+    assert 0 < (new - old).norm() < 0.01 * old.norm()
+    old, new = (outputs(model, values).embedding[:, :16] for model in (with_scales(before), widen_encoder(before, 24)))
+    assert (new - old).norm() < 0.2 * old.norm()
+
+
+def test_a_wider_decoder_of_every_kind_begins_with_nearly_the_same_reconstruction():
+    fields = {"mask_strategy": "drop", "decoder_num_copy_heads": 2, "decoder_num_inpainting_channels": 4}
+    before, values = expert(hidden_size=48, num_hidden_layers=2, **fields), torch.randn(4, 1, 16, 16)
+    old, new = outputs(before, values), outputs(widen_encoder(before, 64), values)
+    assert (new.reconstruction - old.reconstruction).norm() < 0.2 * old.reconstruction.norm()
+
+
+def test_every_new_weight_of_a_wider_expert_learns():
+    before = expert(mask_strategy="drop", level_num_bins=4)
+    model, shapes = widen_encoder(before, 24), {name: each.shape for name, each in before.named_parameters()}
+    take_two_steps(model, torch.randn(4, 1, 16, 16), contrastive_labels=torch.tensor([0, 0, 1, 1]))
+    for name, parameter in model.named_parameters():
+        new = torch.ones_like(parameter)
+        if parameter.shape != shapes[name]:
+            new[tuple(slice(length) for length in shapes[name])] = 0
+        # Attention does not change when all keys are shifted.
+        assert name.endswith("k_proj.bias") or (parameter.grad * new).abs().max() > 0, name
+
+
+def test_a_width_that_cannot_be_had_is_an_error():
+    for width in (16, 8, 25):
+        with pytest.raises(ValueError, match=f"A width of {width} was asked for, of an expert with 16 and 2 heads"):
+            widen_encoder(expert(), width)
 
 
 def test_a_new_decoder_leaves_embeddings_as_they_are():

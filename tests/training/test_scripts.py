@@ -174,15 +174,19 @@ def test_heads_alone_leave_experts_as_they_are(tmp_path, data, monkeypatch):
     assert "## Router, % right" in card and not (tmp_path / "released" / "figures" / "curves.png").exists()
 
 
-def test_training_goes_on_with_a_deeper_stem(tmp_path, data, monkeypatch):
+def test_training_goes_on_with_a_larger_network(tmp_path, data, monkeypatch):
     before = LwmSpectroForPreTraining(LwmSpectroConfig(**TINY, num_channels=2))
     before.save_pretrained(tmp_path / "before")
     options = ["--protocol", "LTE", "--init", tmp_path / "before", "--data", data, "--mix", 2, *SMALL, *STEPS]
-    call(monkeypatch, "run_pretraining.py", *options, "--deepen-stem", 2, "--out", tmp_path / "after")
-    after = LwmSpectroForPreTraining.from_pretrained(tmp_path / "after" / "model")
-    assert (before.config.stem_num_layers, after.config.stem_num_layers) == (1, 2)
+    larger = ["--deepen-stem", 2, "--widen", 128, "--deepen", 5]
+    call(monkeypatch, "run_pretraining.py", *options, *larger, "--out", tmp_path / "after")
+    after = LwmSpectroForPreTraining.from_pretrained(tmp_path / "after" / "model").config
+    assert (before.config.stem_num_layers, after.stem_num_layers) == (1, 2)
+    assert (after.hidden_size, after.num_hidden_layers) == (128, 5)
     with pytest.raises(SystemExit, match="--deepen-stem 0: .* a stem of 1 blocks; expected .* at most 0"):
         call(monkeypatch, "run_pretraining.py", *options, "--deepen-stem", 0, "--out", tmp_path / "none")
+    with pytest.raises(SystemExit, match="--widen 31: A width of 31 was asked for"):
+        call(monkeypatch, "run_pretraining.py", *options, "--widen", 31, "--out", tmp_path / "none")
 
 
 def test_what_does_not_fit_is_said(tmp_path, monkeypatch):

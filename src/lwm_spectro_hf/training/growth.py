@@ -1,6 +1,7 @@
 """Trained weights as the start of a larger network, which at first does what the smaller one did."""
 
 from copy import deepcopy
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -9,14 +10,119 @@ from ..modeling_lwm_spectro import LwmSpectroForPreTraining
 from ..modeling_lwm_spectro_moe import LwmSpectroMoERouter
 
 
-def _grown(model: LwmSpectroForPreTraining, **fields: int) -> LwmSpectroForPreTraining:
-    """An expert with other fields of the configuration, and the weights of another wherever it has them."""
+def _with_fields(model: LwmSpectroForPreTraining, **fields: int) -> LwmSpectroForPreTraining:
+    """A new expert, with other fields of the configuration."""
     config = deepcopy(model.config)
     for name, value in fields.items():
         setattr(config, name, value)
-    grown = LwmSpectroForPreTraining(config).to(model.device)
+    return LwmSpectroForPreTraining(config).to(model.device)
+
+
+def _grown(model: LwmSpectroForPreTraining, **fields: int) -> LwmSpectroForPreTraining:
+    """An expert with other fields of the configuration, and the weights of another wherever it has them."""
+    grown = _with_fields(model, **fields)
     grown.load_state_dict(model.state_dict(), strict=False)
     return grown
+
+
+@torch.no_grad()
+def deepen_encoder(model: LwmSpectroForPreTraining, num_hidden_layers: int) -> LwmSpectroForPreTraining:
+    """Add layers to the transformer of an encoder, spread evenly among those it has, which at first change nothing.
+
+    The branches of a new layer begin with zeros. Its normalizations, which follow the sums (eq. 14), leave alone what
+    is normalized already; so scales and shifts of the layer before, which do not, become its own.
+
+    Args:
+        model ([`LwmSpectroForPreTraining`]): An expert; it is left as it is.
+        num_hidden_layers (`int`): Layers of the encoder afterwards.
+
+    Returns:
+        [`LwmSpectroForPreTraining`]
+
+    Raises:
+        ValueError: If it has no layers, or more of them already.
+    """
+    before = model.config.num_hidden_layers
+    if not 0 < before <= num_hidden_layers:
+        raise ValueError(
+            f"{num_hidden_layers} layers were asked for, of an encoder with {before}; expected as many or more, and "
+            "one at least to begin with."
+        )
+    deeper = _grown(model, num_hidden_layers=num_hidden_layers)
+    # Each old layer is followed by new ones, up to the place of the next old one.
+    places = [number * num_hidden_layers // before for number in range(before + 1)]
+    for old, (place, end) in zip(model.base_model.layers, pairwise(places), strict=True):
+        layers = deeper.base_model.layers[place:end]
+        layers[0].load_state_dict(old.state_dict())
+        for new in layers[1:]:
+            zeros = [new.norm1.bias, *new.self_attn.o_proj.parameters(), *new.mlp.fc2.parameters()]
+            for parameter in (*zeros, *(layer.norm2.bias for layer in layers)):
+                nn.init.zeros_(parameter)
+            for parameter in (new.norm1.weight, *(layer.norm2.weight for layer in layers)):
+                nn.init.ones_(parameter)
+        layers[-1].norm2.load_state_dict(old.norm2.state_dict())
+    return deeper
+
+
+# Layers of an expert that write to tokens, and layers that read hidden units, of which new ones count for nothing.
+_WRITE_TOKENS = ("o_proj", "fc2", "out_proj", "projection", "context", "position_embeddings", "mask_token")
+_READ_HIDDEN_UNITS = ("o_proj", "fc2", "dense2", "out_proj", "projection")
+
+
+@torch.no_grad()
+def widen_encoder(model: LwmSpectroForPreTraining, hidden_size: int) -> LwmSpectroForPreTraining:
+    """Make the tokens of an expert wider, and its heads and feed-forward networks in proportion; the stem stays.
+
+    New elements of a token begin as the mean of the others: then normalization takes off the same mean as before, and
+    divides by a deviation that is smaller by a known factor. What it does is nearly what it did (the shifts of a
+    normalization move the mean that the next one sees, by some percent of a deviation), and a little training makes
+    up for that. Whatever reads new elements has random weights, so that they learn from the first step.
+
+    Args:
+        model ([`LwmSpectroForPreTraining`]): An expert; it is left as it is.
+        hidden_size (`int`): Width of its tokens afterwards.
+
+    Returns:
+        [`LwmSpectroForPreTraining`]
+
+    Raises:
+        ValueError: If it is as wide already, or its heads do not divide the width.
+    """
+    before, heads = model.config.hidden_size, model.config.num_attention_heads
+    if hidden_size <= before or hidden_size % heads:
+        raise ValueError(
+            f"A width of {hidden_size} was asked for, of an expert with {before} and {heads} heads; expected more, "
+            "and a multiple of the heads."
+        )
+    wider = _with_fields(
+        model, hidden_size=hidden_size, intermediate_size=model.config.intermediate_size * hidden_size // before
+    )
+    states = model.state_dict()
+    for name, values in wider.state_dict().items():
+        *_, part, kind = ("", *name.split("."))
+        part = part if kind in ("weight", "bias") else kind
+        old = states[name]
+        if old.shape == values.shape:
+            values.copy_(old)
+            continue
+        if name.startswith("decoder.") and part in ("dense", "norm"):
+            # Nothing linear gives the mean of units behind an activation; copies of some have nearly the same.
+            old = old[torch.arange(hidden_size, device=old.device) % before]
+        elif "norm" in part and kind == "weight":
+            old = old * (before / hidden_size) ** 0.5
+        elif ".self_attn." in name and part != "o_proj":
+            values, old = (each.unflatten(0, (heads, -1)) for each in (values, old))
+            if part == "q_proj":  # eq. 13 divides by the root of a head's width
+                old = old * (hidden_size / before) ** 0.5
+        elif ".self_attn." in name and kind == "weight":
+            values, old = (each.unflatten(1, (heads, -1)) for each in (values, old))
+        if part == "k_proj" or (part in _READ_HIDDEN_UNITS and kind == "weight"):
+            nn.init.zeros_(values[: len(old)])
+        values[tuple(slice(length) for length in old.shape)] = old
+        if part in _WRITE_TOKENS:
+            values = values.movedim(-1 if part == kind else 0, 0)
+            values[before:] = values[:before].mean(0)
+    return wider
 
 
 @torch.no_grad()
