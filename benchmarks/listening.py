@@ -3,10 +3,10 @@
     python benchmarks/listening.py --num 60                              # minutes
     python benchmarks/listening.py --num 240 --duration-ms 5
 
-Recordings are those of the preset `blind`: at rates that radios offer, with the carrier anywhere inside, a random
-start and all impairments, through channels of Florence, sparse and full cells. Each goes through the pipeline twice,
-with `synchronize=False` and as by default. The table has the share of right answers in %; a recording in which no
-user's data are heard has no modulation.
+Recordings are those of the preset `blind`: half at the carrier's own rate and centre, half at rates that radios offer
+with the carrier near the middle or anywhere, a random start and all impairments, through channels of Florence, sparse
+and full cells. Each goes through the pipeline twice, with `synchronize=False` and as by default. The table has the
+share of right answers in %; a recording in which no user's data are heard has no modulation.
 """
 
 import argparse

@@ -7,7 +7,7 @@
 
 Mean squared error of a value in a masked patch, where spectrograms have unit variance. The linear predictor is fitted
 to the cities of training. "means of frames and bins" is what a decoder with `decoder_num_copy_heads` starts from; the
-last column divides by the best of the other three.
+last column but one divides by its error, the last by the best of the other three.
 """
 
 import argparse
@@ -30,9 +30,9 @@ from lwm_spectro_hf.data.builder import splits_by_city
 from lwm_spectro_hf.data.recipe import preset
 from lwm_spectro_hf.evaluation.reconstruction import (
     baseline_errors,
+    error_table,
     masked_batches,
     model_error,
-    over_best_baseline,
 )
 
 
@@ -76,15 +76,11 @@ def main() -> None:
                 for name, seed in (("train", args.seed + 1), ("test", args.seed))
             )
             errors = baseline_errors(expert.config, fitting, scored) | {"model": model_error(expert, scored)}
-            if not found:
-                print(f"| recordings | {' | '.join(errors)} | model / best baseline |")
-                print("| --- " * (len(errors) + 2) + "|")
             found[label] = errors
             if args.figure:
                 clear = replace(splits["test"].recipe, snrs_db=recipe.snrs_db[-1:])
                 pictures[label] = panels(expert, *masked_batches(drawn(clear, CHUNK, 2, label), expert.config, 2)[0])
-            cells = " | ".join(f"{error:.3f}" for error in errors.values())
-            print(f"| {label} | {cells} | {over_best_baseline(errors):.2f} |", flush=True)
+    print(error_table(found))
     if args.out:
         args.out.write_text(json.dumps(found, indent=2) + "\n")
     if args.figure:

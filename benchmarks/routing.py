@@ -3,9 +3,9 @@
     python benchmarks/routing.py --num 512                     # a minute
     python benchmarks/routing.py --recipe paper --num 3072     # saturated cells alone
 
-What is drawn are recordings of the preset, heard by monitoring receivers: any start, any sampling rate, the carrier
-anywhere. The router is told the resolution of each. A cell has the share of right answers in %, and in brackets the
-number of recordings.
+What is drawn are recordings of the preset, heard by monitoring receivers: any start, the carrier's own rate and centre
+or another rate and place. The router is told the resolution of each. A cell has the share of right answers in %, and
+in brackets the number of recordings.
 """
 
 import argparse

@@ -25,7 +25,7 @@ from transformers import AutoFeatureExtractor
 from lwm_spectro_hf import LwmSpectroMoEForPreTraining, LwmSpectroMoEForSequenceClassification
 from lwm_spectro_hf.data.parquet import load_spectrograms
 from lwm_spectro_hf.data.recipe import PROTOCOLS
-from lwm_spectro_hf.evaluation.reconstruction import over_best_baseline
+from lwm_spectro_hf.evaluation.reconstruction import error_table
 from lwm_spectro_hf.evaluation.scores import score_mixture
 from lwm_spectro_hf.files import whole_folder
 from lwm_spectro_hf.hub.model_card import render
@@ -177,12 +177,7 @@ def sections(results: dict[str, Any], args: argparse.Namespace) -> dict[str, str
 
     errors = results["heads"]["masked_error_held_out"]
     if errors:
-        names = list(next(iter(errors.values())))
-        lines = [f"| expert | {' | '.join(names)} | model / best baseline |", "| --- " * (len(names) + 2) + "|"]
-        for protocol, row in errors.items():
-            cells = " | ".join(f"{row[name]:.3f}" for name in names)
-            lines.append(f"| {protocol} | {cells} | {over_best_baseline(row):.2f} |")
-        found["Masked reconstruction, mean squared error in the held-out city"] = "\n".join(lines)
+        found["Masked reconstruction, mean squared error in the held-out city"] = error_table(errors)
 
     if args.neighbours:
         table = (args.neighbours / "neighbours.md").read_text().strip()

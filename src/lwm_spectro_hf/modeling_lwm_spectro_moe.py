@@ -53,7 +53,8 @@ class LwmSpectroMoEClassifierOutput(ModelOutput):
     Args:
         loss (`torch.FloatTensor` of shape `(1,)`, *optional*): Sum of the losses whose labels were given.
         logits (`torch.FloatTensor` of shape `(batch, num_labels)`): Of `config.task_name`.
-        additional_logits (`dict[str, torch.FloatTensor]`): Of each of `config.additional_tasks`.
+        additional_logits (`dict[str, torch.FloatTensor]`, each of shape `(batch, num_labels)`): Of each of
+            `config.additional_tasks`.
         router_logits (`torch.FloatTensor` of shape `(batch, num_experts)`): The protocol.
         router_loss (`torch.FloatTensor` of shape `(1,)`, *optional*): Cross-entropy of the router.
         pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): The embedding.
@@ -185,6 +186,14 @@ class LwmSpectroMoERouter(nn.Module):
         self.gate = nn.Linear(width, config.num_experts)
 
     def forward(self, input_values: torch.Tensor, resolution: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Args:
+            input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
+            resolution (`torch.Tensor` of shape `(batch, 2)`, *optional*): Seconds between frames, hertz between bins.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, num_experts)`: A logit an expert.
+        """
         if isinstance(self.encoder, LwmSpectroModel):
             pooled = self.encoder(input_values, return_dict=True).pooler_output
         else:
@@ -484,7 +493,8 @@ class LwmSpectroMoEForSequenceClassification(LwmSpectroMoEPreTrainedModel):
             labels (`torch.LongTensor` of shape `(batch,)`, *optional*): Indices into `config.id2label`.
             protocol_labels (`torch.LongTensor` of shape `(batch,)`, *optional*): Indices into `config.expert_names`,
                 for the router's loss. They do not route: the logits never depend on labels.
-            additional_labels (`dict[str, torch.LongTensor]`, *optional*): Labels of `config.additional_tasks`.
+            additional_labels (`dict[str, torch.LongTensor]`, each of shape `(batch,)`, *optional*): Labels of
+                `config.additional_tasks`.
             resolution (`torch.Tensor` of shape `(batch, 2)`, *optional*): As in [`LwmSpectroMoEModel`].
 
         Returns:

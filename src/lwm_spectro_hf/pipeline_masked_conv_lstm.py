@@ -43,10 +43,10 @@ class IQSegmentationPipeline(IQPipeline):
         batch_size (`int`, *optional*, defaults to 8): Pieces that go through the model together.
 
     Returns:
-        `dict`: `labels`, `np.ndarray` of shape `(num_frames, num_freq_bins)`, uint8, indices into the model's
-        `id2label`, DC in the middle column; `frame_step_s` and `bin_hz`, what a row and a column mean; and `carriers`,
-        a list of dictionaries, the largest first: `label`, `center_hz` from the middle of the band, `bandwidth_hz`,
-        and `share_of_time` in which it sends.
+        `dict`: `labels`, `np.ndarray` of shape `(frames, bins)` of the whole recording, uint8, indices into the
+        model's `id2label`, DC in the middle column; `frame_step_s` and `bin_hz`, what a row and a column mean; and
+        `carriers`, a list of dictionaries, the largest first: `label`, `center_hz` from the middle of the band,
+        `bandwidth_hz`, and `share_of_time` in which it sends.
     """
 
     def __init__(self, *args, batch_size: int | None = 8, **kwargs):
@@ -155,7 +155,7 @@ def find_carriers(labels: np.ndarray, id2label: dict[int, str], bin_hz: float) -
     """Neighbouring bins of one label.
 
     Args:
-        labels (`np.ndarray` of shape `(num_frames, num_freq_bins)`): Indices into `id2label`, of which 0 is nothing.
+        labels (`np.ndarray` of shape `(frames, bins)`): Indices into `id2label`, of which 0 is nothing.
         id2label (`dict[int, str]`): Names.
         bin_hz (`float`): From bin to bin [Hz].
 

@@ -198,6 +198,26 @@ def over_best_baseline(errors: dict[str, float]) -> float:
     return errors["model"] / min(error for name, error in errors.items() if name not in ("model", ADDITIVE))
 
 
+def error_table(found: dict[str, dict[str, float]]) -> str:
+    """A Markdown table: a row for what was reconstructed, with the errors of all and what the model has of others'.
+
+    Args:
+        found (`dict[str, dict[str, float]]`): By the name of the row, [`baseline_errors`] and that of "model"; one row
+            or more.
+
+    Returns:
+        `str`
+    """
+    names = list(next(iter(found.values())))
+    lines = [f"| | {' | '.join(names)} | model / {ADDITIVE} | model / best of the other baselines |"]
+    lines.append("| --- " * (len(names) + 3) + "|")
+    for label, errors in found.items():
+        cells = [f"{errors[name]:.3f}" for name in names]
+        cells += [f"{errors['model'] / errors[ADDITIVE]:.2f}", f"{over_best_baseline(errors):.2f}"]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def model_error(model: LwmSpectroForPreTraining, batches: Iterable[Batch]) -> float:
     """Masked reconstruction error of a model, see [`masked_error`].
 
