@@ -207,6 +207,7 @@ def _add_files(command: argparse.ArgumentParser):
     command.add_argument("inputs", nargs="*", help="recordings and folders (none: those that ship with the package)")
     command.add_argument("--dtype", help="sample type of raw files: cf32, ci16, ci8 ...")
     command.add_argument("--sampling-rate", type=positive, metavar="HZ", help="of files that do not say it, e.g. 20e6")
+    command.add_argument("--channel", type=int, help="which one of SigMF recordings with several, from 0")
 
 
 def _add_model(command: argparse.ArgumentParser, unit: str):

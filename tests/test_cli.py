@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
 from lwm_spectro_cli import build_parser, main
 from lwm_spectro_hf import cli
 from lwm_spectro_hf.phy.listening import Heard
 from lwm_spectro_hf.plotting import draw
+from tiny_models import build
 
 RATE = 1e6
 
@@ -178,6 +181,63 @@ class TestClassify:
         with os.fdopen(writer, "w") as closed:
             monkeypatch.setattr(sys, "stdout", closed)
             assert main(["classify", str(captures), "--json", "--model", str(tiny_checkpoint)]) == 0
+
+    def test_heads_without_weights_say_nothing(self, tiny_checkpoint, captures, tmp_path, capsys):
+        folder = tmp_path / "part"
+        shutil.copytree(tiny_checkpoint, folder)
+        weights = load_file(folder / "model.safetensors")
+        some = {name: values for name, values in weights.items() if not name.startswith("additional_classifiers.")}
+        save_file(some, folder / "model.safetensors", {"format": "pt"})
+        assert main(["classify", str(captures), "--json", "--model", str(folder)]) == 0
+        result = capsys.readouterr()
+        heard = json.loads(result.out.splitlines()[0])
+        assert "modulation" in heard and "protocol" in heard and "snr_db" not in heard
+        assert "has no weights for snr_db+mobility: left out" in result.err
+
+    def test_no_verdict_without_any_trained_head(self, tiny_extractor, captures, tmp_path, capsys):
+        build("pretraining").save_pretrained(tmp_path / "expert")
+        tiny_extractor.save_pretrained(tmp_path / "expert")
+        assert main(["classify", str(captures), "--model", str(tmp_path / "expert")]) == 2
+        assert "there are no weights for its heads (modulation)" in capsys.readouterr().err
+        assert main(["embed", str(captures), "--json", "--model", str(tmp_path / "expert")]) == 0
+
+    def test_a_channel_of_several(self, spectro, noise, write_sigmf, tmp_path):
+        meta = write_sigmf(tmp_path / "two", np.stack([noise(3000), noise(3000, 1)], 1).flatten())
+        content = json.loads(meta.read_text())
+        content["global"]["core:num_channels"] = 2
+        meta.write_text(json.dumps(content))
+        write_sigmf(tmp_path / "one", noise(3000, 1))
+        refused = spectro("classify", meta)
+        assert refused.code == 2 and "--channel" in refused.err
+        second, alone = (
+            json.loads(spectro("classify", tmp_path / name, "--json", *rest).out)
+            for name, *rest in (("two.sigmf-meta", "--channel", 1), ("one.sigmf-meta",))
+        )
+        assert second["protocol_score"] == alone["protocol_score"]
+
+    def test_a_folder_is_no_file_to_write(self, spectro, captures, tmp_path, monkeypatch):
+        monkeypatch.setattr(cli, "_load_pipeline", None)  # nothing is loaded, let alone heard
+        for option in ("--output", "--plot"):
+            result = spectro("classify", captures, "--json", option, tmp_path)
+            assert result.code == 2 and f"{option} {tmp_path} is a folder" in result.err
+
+    def test_a_bug_on_one_recording_costs_that_one(self, spectro, captures, monkeypatch):
+        found = cli._Files.open
+
+        def broken(files, path):
+            if path.name.startswith("a."):
+                raise RuntimeError("a bug")
+            return found(files, path)
+
+        monkeypatch.setattr(cli._Files, "open", broken)
+        result = spectro("classify", captures, "--json")
+        assert result.code == 1 and "a bug" in result.err and "silent" in json.loads(result.out)["file"]
+
+    def test_suffixes_may_be_in_capitals(self, spectro, noise, tmp_path):
+        np.save(tmp_path / "a.npy", noise(5000))
+        (tmp_path / "a.npy").rename(tmp_path / "A.NPY")
+        result = spectro("classify", tmp_path, "--json", "--sampling-rate", 1e6, "--dtype", "ci16")
+        assert result.code == 0 and json.loads(result.out)["duration_s"] == 5e-3
 
 
 class TestSegment:

@@ -2,6 +2,7 @@
 
 import importlib
 import types
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -125,6 +126,11 @@ class TestBounds:
         assert list(window_bounds(250, 100)) == [(0, 100), (100, 200), (200, 250)]
         assert list(window_bounds(249, 100)) == [(0, 100), (100, 200)]
         assert list(window_bounds(30, 100)) == [(0, 30)]
+
+    def test_windows_leave_out_a_last_one_that_is_too_short(self):
+        assert list(window_bounds(1700, 300))[-2:] == [(1200, 1500), (1500, 1700)]
+        assert list(window_bounds(1700, 300, needed=255))[-1] == (1200, 1500)
+        assert list(window_bounds(200, 300, needed=255)) == [(0, 200)]
 
     def test_windows_of_a_fractional_number_of_samples_do_not_drift(self):
         bounds = list(window_bounds(100_000, 33.3))
@@ -348,6 +354,24 @@ class TestInputs:
             assert_same(classify(form), expected)
         assert_same(classify(tmp_path / "recording.npy", sampling_rate=RATE), expected)
 
+    def test_rates_of_any_type_of_number_and_mappings_of_any_type(self, classify, noise):
+        iq = noise(DENSE)
+        expected = classify(iq, sampling_rate=RATE)
+        for rate in (np.float32(RATE), np.int64(RATE), torch.tensor(RATE), int(RATE)):
+            assert_same(classify(iq, sampling_rate=rate), expected)
+            assert_same(classify(MappingProxyType({"iq": iq, "sampling_rate": rate})), expected)
+
+    def test_inputs_of_one_call_may_have_a_rate_or_none(self, classify, noise):
+        inputs = [{"iq": noise(DENSE), "sampling_rate": RATE}, noise(DENSE, 1)]
+        for answer, item in zip(classify(inputs), inputs, strict=True):
+            assert_same(answer, classify(item))
+
+    def test_a_sample_that_is_no_number_is_found_wherever_it_is(self, classify, noise):
+        iq = noise(30 * DENSE)
+        iq[20 * DENSE + 7] = np.nan
+        with pytest.raises(ValueError, match=f"NaN or infinite, the first at sample {20 * DENSE + 7}"):
+            classify(iq, sampling_rate=RATE, segment_ms=2)
+
     def test_many_in_the_form_they_came_in(self, classify, noise):
         batch = np.stack([noise(DENSE, seed) for seed in range(3)])
         expected = [classify(iq) for iq in batch]
@@ -387,6 +411,10 @@ class TestInputs:
             (np.ones(500, np.complex64), {"window_ms": 1}, "sampling_rate"),
             (np.ones(500, np.complex64), {"window_ms": -1}, "window_ms"),
             ([{"samples": np.ones(500, np.complex64)}], {}, "samples.*'iq'"),
+            (np.ones(500, np.complex64), {"sampling_rate": "20e6"}, "`sampling_rate='20e6'`.*positive number"),
+            ({"iq": np.ones(500, np.complex64), "sampling_rate": 0}, {}, "`sampling_rate=0`.*positive number"),
+            ([{"iq": np.ones(500, np.complex64), "sampling_rate": "1"}], {}, "`sampling_rate='1'`"),
+            (np.ones(5000, np.complex64), {"window_ms": 0.02, "sampling_rate": 1e6}, "`window_ms=0.02` is 20 samples"),
         ],
     )
     def test_wrong_values_are_named(self, classify, inputs, options, message):

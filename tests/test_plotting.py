@@ -125,3 +125,11 @@ def test_segments_are_drawn_beside_what_is_seen():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["nothing", "WiFi", "LTE", "5G"]
     colors = axes[1].images[0]
     assert colors.cmap(colors.norm(2))[:3] == pytest.approx(to_rgb(PROTOCOL_COLORS["LTE"]), abs=0.01)
+
+
+def test_samples_that_are_no_numbers_are_not_drawn(tmp_path, noise):
+    iq = noise(5000)
+    iq[2500] = np.nan
+    np.save(tmp_path / "broken.npy", iq)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        display_spectrogram(open_recording(tmp_path / "broken.npy", sampling_rate=RATE))

@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.debug:
             raise
         _complain(error)
-        return 2 if isinstance(error, USER_ERRORS) else 1
+        return _exit_code(error)
 
 
 def classify(arguments: argparse.Namespace) -> int:
@@ -61,7 +61,7 @@ def classify(arguments: argparse.Namespace) -> int:
     pictures = []
 
     def records() -> Iterator[dict]:
-        pipe = _load_pipeline(arguments)
+        pipe = _load_pipeline(arguments, heads=True)
         for path in files.paths:
             with files.survived(path):
                 recording, answers = files.hear(path, pipe)
@@ -92,7 +92,8 @@ def segment(arguments: argparse.Namespace) -> int:
     files, pictures = _Files(arguments), []
 
     def heard() -> Iterator[tuple[Path, list[dict]]]:
-        pipe = _load("iq-segmentation", IQSegmentationPipeline, arguments, default_segmenter)
+        name = str(arguments.model or default_segmenter())
+        pipe = _load("iq-segmentation", IQSegmentationPipeline, arguments, name)
         names = [name for _, name in sorted(pipe.model.config.id2label.items())]
         for path in files.paths:
             with files.survived(path):
@@ -165,7 +166,7 @@ def plot(arguments: argparse.Namespace) -> int:
     from .plotting import picture_of
 
     files = _Files(arguments)
-    pipe = None if arguments.no_verdict else _load_pipeline(arguments)
+    pipe = None if arguments.no_verdict else _load_pipeline(arguments, heads=True)
     pictures = []
     for path in files.paths:
         with files.survived(path):
@@ -306,6 +307,9 @@ class _Files:
         self.arguments = arguments
         self.exit_code = 0
         self.paths: list[Path] = []
+        for option in ("output", "plot", "npz"):  # before there is something to lose
+            if (name := getattr(arguments, option, None)) and Path(name).expanduser().is_dir():
+                raise IsADirectoryError(f"--{option} {name} is a folder; expected the name of a file to write.")
         for name in arguments.inputs or [demo_recordings()]:
             path = Path(name).expanduser()
             found = _recordings_in(path) if path.is_dir() else [path]
@@ -318,8 +322,10 @@ class _Files:
 
     def open(self, path: Path) -> Recording:
         """Opens one of the recordings; `--dtype` is for those that do not say it themselves."""
-        dtype = None if path.suffix in SELF_DESCRIBING else self.arguments.dtype
-        return open_recording(path, dtype=dtype, sampling_rate=self.arguments.sampling_rate)
+        suffix, rate = path.suffix.lower(), self.arguments.sampling_rate
+        dtype = None if suffix in SELF_DESCRIBING else self.arguments.dtype
+        channel = self.arguments.channel if suffix.startswith(".sigmf") else None
+        return open_recording(path, dtype=dtype, sampling_rate=rate, channel=channel)
 
     def hear(self, path: Path, pipe: Any, **options) -> tuple[Recording, Iterator[dict]]:
         """Opens one of the recordings; what the pipeline says about it comes window by window."""
@@ -345,14 +351,14 @@ class _Files:
         """Whatever is wrong with this recording does not stop the work on the others."""
         try:
             yield
-        except USER_ERRORS as error:
+        except Exception as error:
             if self.arguments.debug:
                 raise
             self._fail(path, error)
 
     def _fail(self, path: Path, error: Exception):
         _complain(error, path)
-        self.exit_code = 2
+        self.exit_code = max(self.exit_code, _exit_code(error))
 
 
 def _sigmf_meta(path: Path) -> Path:
@@ -364,36 +370,63 @@ def _recordings_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SEARCHED and path.is_file())
 
 
-def _load_pipeline(arguments: argparse.Namespace) -> Any:
+def _load_pipeline(arguments: argparse.Namespace, heads: bool = False) -> Any:
+    """What hears recordings; with `heads`, such as the checkpoint has no weights for say nothing."""
+    from transformers import AutoModelForSequenceClassification
+
     from .pipeline_lwm_spectro import IQClassificationPipeline
 
-    synchronize = False if arguments.blind else None
-    return _load("iq-classification", IQClassificationPipeline, arguments, default_checkpoint, synchronize=synchronize)
+    name = str(arguments.model or default_checkpoint())
+    with _loading(name):
+        model, info = AutoModelForSequenceClassification.from_pretrained(name, output_loading_info=True)
+    untrained = []
+    if heads:
+        missing = {key.rpartition(".out_proj.")[0] for key in info["missing_keys"]}
+        more = getattr(model.config, "additional_tasks", None) or ()
+        modules = {model.config.task_name: "classifier", **{task: f"additional_classifiers.{task}" for task in more}}
+        untrained = [task for task, module in modules.items() if module in missing]
+    options = {"synchronize": False if arguments.blind else None, "leave_out": untrained}
+    pipe = _load("iq-classification", IQClassificationPipeline, arguments, name, model, **options)
+    if heads and not pipe.tasks:
+        raise ValueError(
+            f"--model {name}: there are no weights for its heads ({', '.join(untrained)}). Expected trained ones: see "
+            "examples/run_classification.py. `lwm-spectro embed` needs none."
+        )
+    if untrained:
+        _note(f"lwm-spectro: --model {name} has no weights for {', '.join(untrained)}: left out")
+    return pipe
 
 
-def _load(
-    task: str, pipeline_class: type, arguments: argparse.Namespace, default: Callable[[], Path], **options: Any
-) -> Any:
-    from transformers import pipeline
+@contextmanager
+def _loading(model: str) -> Iterator[None]:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    model = str(arguments.model or default())
     try:
+        yield
+    except OSError as error:
+        if Path(model).exists():
+            raise
+        # Without a network, what the Hub answers does not say that a folder was misspelt.
+        raise OSError(f"--model {model}: there is no such folder here, and on the Hub: {error}") from error
+
+
+def _load(
+    task: str, pipeline_class: type, arguments: argparse.Namespace, name: str, model: Any = None, **options: Any
+) -> Any:
+    from transformers import AutoFeatureExtractor, pipeline
+
+    with _loading(name):
         return pipeline(
             task,
-            model=model,
+            model=model or name,
+            feature_extractor=AutoFeatureExtractor.from_pretrained(name),
             device=arguments.device,
             batch_size=arguments.batch_size,
             # The code of this package, also where a checkpoint brings a copy of its own.
             pipeline_class=pipeline_class,
             **options,
         )
-    except OSError as error:
-        if Path(model).exists():
-            raise
-        # Without a network, what the Hub answers does not say that a folder was misspelt.
-        raise OSError(f"--model {model}: there is no such folder here, and on the Hub: {error}") from error
 
 
 def _quantities(answer: dict) -> list[str]:
@@ -496,6 +529,10 @@ def _write_picture(pictures: list, output: str):
     with whole_file(output) as stream:
         draw(pictures).savefig(stream, format=Path(output).suffix.lstrip(".") or "png")
     _note(f"Wrote {output}")
+
+
+def _exit_code(error: Exception) -> int:
+    return 2 if isinstance(error, USER_ERRORS) else 1
 
 
 def _note(text: str):

@@ -14,12 +14,24 @@ def whole_file(path: str | Path) -> Iterator[io.BufferedIOBase]:
     """Open a file that takes its name only if the block ends without an error; else nothing is left behind.
 
     Args:
-        path (`str` or `Path`): Where the finished file goes; replaced if there. Missing parents are made.
+        path (`str` or `Path`): Where the finished file goes; replaced if there. Missing parents are made. A link keeps
+            pointing where it does, and devices and pipes are written to as they are.
 
     Yields:
         A binary stream.
+
+    Raises:
+        IsADirectoryError: `path` is a folder.
     """
     path = Path(path).expanduser()
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; expected the name of a file to write.")
+    if path.exists() and not path.is_file():
+        with path.open("wb") as stream:
+            yield stream
+        return
+    if path.is_symlink():
+        path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:

@@ -3,7 +3,7 @@
 import importlib
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -109,7 +109,7 @@ class IQPipeline(ChunkPipeline):
         answers = self._answers(items, **kwargs)
         if not many:
             return next(answers)
-        return list(answers) if isinstance(inputs, list | tuple | np.ndarray | torch.Tensor | dict) else answers
+        return list(answers) if isinstance(inputs, list | tuple | np.ndarray | torch.Tensor | Mapping) else answers
 
     def _answers(self, items: Iterable, **kwargs) -> Iterator:
         """What `postprocess` gives of each input, one after the other."""
@@ -141,11 +141,12 @@ class IQClassificationPipeline(IQPipeline):
     columns `(num_samples, 2)`; a dictionary `{"iq": ..., "sampling_rate": ...}`; the path of a SigMF, `.npy` or raw
     recording, or an open one. A list gives a list of answers, a generator or dataset gives a generator.
 
-    Args of a call (all but `dtype` also when the pipeline is made):
+    Args of a call (all but `dtype` and `channel` also when the pipeline is made):
         sampling_rate (`float`, *optional*): Rate of samples that do not say it themselves [Hz].
         dtype (`str`, *optional*): Sample type of raw files, e.g. `"ci16"`.
+        channel (`int`, *optional*): Which one of SigMF recordings with several.
         window_ms (`float`, *optional*): Give a list of answers, one a window of this length [ms], each with `start_s`
-            and `duration_s`. A last window of less than half the length is left out.
+            and `duration_s`. A last window of less than half the length, or too short for a view, is left out.
         segment_ms (`float`, *optional*, defaults to 20): Length of a segment [ms].
         max_views (`int`, *optional*, defaults to 16): Blind views of one segment.
         synchronize (`bool`, *optional*): Look for prefixes and preambles; by default with an extractor whose frames
@@ -162,11 +163,12 @@ class IQClassificationPipeline(IQPipeline):
         numbers come as numbers. Without any power, `protocol` is `None`, its score 0, and `verdict` is "no signal".
     """
 
-    def __init__(self, *args, batch_size: int | None = 16, **kwargs):
+    def __init__(self, *args, batch_size: int | None = 16, leave_out: Iterable[str] = (), **kwargs):
+        self._left_out = frozenset(leave_out)  # heads, by the names of their tasks
         super().__init__(*args, batch_size=batch_size, **kwargs)
 
     def _sanitize_parameters(self, **kwargs):
-        reading = ("sampling_rate", "dtype", "window_ms", "segment_ms", "max_views", "synchronize")
+        reading = ("sampling_rate", "dtype", "channel", "window_ms", "segment_ms", "max_views", "synchronize")
         answering = ("top_k", "return_embedding", "on_progress")
         for name in kwargs:
             if name not in reading + answering:
@@ -175,9 +177,8 @@ class IQClassificationPipeline(IQPipeline):
                     f"{', '.join(reading + answering)}, batch_size or num_workers."
                 )
         for name in ("sampling_rate", "window_ms", "segment_ms", "max_views", "top_k"):
-            value = kwargs.get(name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise ValueError(f"`{name}={value!r}` is not usable. Expected a positive number.")
+            if kwargs.get(name) is not None:
+                positive(name, kwargs[name])
         return (
             {name: kwargs[name] for name in reading if name in kwargs},
             {name: kwargs[name] for name in ("return_embedding",) if name in kwargs},
@@ -222,13 +223,14 @@ class IQClassificationPipeline(IQPipeline):
         inputs: Any,
         sampling_rate: float | None = None,
         dtype: str | None = None,
+        channel: int | None = None,
         window_ms: float | None = None,
         segment_ms: float = SEGMENT_MS,
         max_views: int = MAX_VIEWS,
         synchronize: bool | None = None,
     ) -> Iterator[dict]:
         """Yields the views of one input; those of one segment end with `is_last`."""
-        read, num_samples, sampling_rate = open_input(inputs, sampling_rate, dtype)
+        read, num_samples, sampling_rate = open_input(inputs, sampling_rate, dtype, channel)
         shortest = self._dense_view_samples()
         segment_samples = max(shortest, num_samples if sampling_rate is None else segment_ms * 1e-3 * sampling_rate)
         windows = iter([(0, num_samples)])
@@ -238,7 +240,14 @@ class IQClassificationPipeline(IQPipeline):
                     "`window_ms` needs the sampling rate, and neither the input nor the call says it. Pass "
                     "`sampling_rate` in Hz."
                 )
-            windows = window_bounds(num_samples, window_ms * 1e-3 * sampling_rate)
+            window_samples = window_ms * 1e-3 * sampling_rate
+            needed = self.feature_extractor.num_samples_needed()
+            if round(window_samples) < needed <= num_samples:
+                raise ValueError(
+                    f"`window_ms={window_ms:g}` is {window_samples:.0f} samples at {sampling_rate:g} Hz: too short. "
+                    f"Expected at least {needed} samples, {1e3 * needed / sampling_rate:.3g} ms."
+                )
+            windows = window_bounds(num_samples, window_samples, needed)
         upcoming = next(windows)
         while upcoming is not None:
             (window_start, window_stop), upcoming = upcoming, next(windows, None)
@@ -288,6 +297,7 @@ class IQClassificationPipeline(IQPipeline):
         views = []
         for piece in sounding or pieces[:1]:
             inputs = extractor(piece, sampling_rate=sampling_rate, return_tensors="pt")
+            inputs.setdefault("resolution", torch.full((1, 2), torch.nan))  # inputs of one call may differ
             views.append({**inputs, "silent": silent, "stands_for": 1.0, "of_symbols": False})
         return views
 
@@ -323,7 +333,8 @@ class IQClassificationPipeline(IQPipeline):
 
     def _forward(self, model_inputs: dict, return_embedding: bool = False) -> dict:
         values = model_inputs.pop("input_values").to(self.model.dtype)
-        resolution = model_inputs.pop("resolution", None)
+        resolution = model_inputs.pop("resolution")
+        resolution = None if resolution.isnan().all() else resolution
         config = self.model.config
         has_router = hasattr(config, "expert_names")
         wants_states = return_embedding and not has_router
@@ -391,6 +402,11 @@ class IQClassificationPipeline(IQPipeline):
             answer["embedding"] = None if embedding is None else embedding.numpy()
         return answer
 
+    @property
+    def tasks(self) -> list[str]:
+        """The names of the heads that answer."""
+        return list(self._heads())
+
     def _heads(self) -> dict[str, list[str]]:
         """The labels of each head, in the order of its logits."""
         config = self.model.config
@@ -398,7 +414,8 @@ class IQClassificationPipeline(IQPipeline):
         if hasattr(config, "expert_names"):
             heads["protocol"] = list(config.expert_names)
         heads[config.task_name] = [config.id2label[index] for index in range(config.num_labels)]
-        return {**heads, **(getattr(config, "additional_tasks", None) or {})}
+        heads |= getattr(config, "additional_tasks", None) or {}
+        return {name: labels for name, labels in heads.items() if name not in self._left_out}
 
 
 def register_task(task: str, pipeline_class: type[IQPipeline], auto_class: type):
@@ -419,9 +436,11 @@ def segment_bounds(start: int, stop: int, segment_samples: float) -> Iterator[tu
     return pairwise(edges)
 
 
-def window_bounds(num_samples: int, window_samples: float) -> Iterator[tuple[int, int]]:
-    """Cuts a recording into windows of `window_samples`; a last one of less than half that is left out."""
+def window_bounds(num_samples: int, window_samples: float, needed: int = 1) -> Iterator[tuple[int, int]]:
+    """Cuts a recording into windows; a last one of less than half `window_samples`, or than `needed`, is left out."""
     count = max(1, int(num_samples / window_samples + 0.5))
+    if count > 1 and num_samples - round((count - 1) * window_samples) < needed:
+        count -= 1
     return pairwise(min(round(index * window_samples), num_samples) for index in range(count + 1))
 
 
@@ -469,7 +488,7 @@ def as_inputs(inputs: Any) -> tuple[Iterable, bool]:
     """The inputs of a call one by one, and whether there are many (a list, a batch) or it is a single one."""
     if _is_path(inputs) or _is_recording(inputs):
         return [inputs], False
-    if isinstance(inputs, dict) and "iq" in inputs:
+    if isinstance(inputs, Mapping) and "iq" in inputs:
         iq = _as_complex(inputs["iq"])
         return ([{**inputs, "iq": row} for row in iq], True) if iq.ndim == 2 else ([inputs], False)
     if isinstance(inputs, list | tuple) and inputs and isinstance(inputs[0], complex):
@@ -477,7 +496,7 @@ def as_inputs(inputs: Any) -> tuple[Iterable, bool]:
     if isinstance(inputs, np.ndarray | torch.Tensor):
         iq = _as_complex(inputs)
         return (list(iq), True) if iq.ndim == 2 else ([iq], False)
-    if isinstance(inputs, Iterable) and not isinstance(inputs, dict):
+    if isinstance(inputs, Iterable) and not isinstance(inputs, Mapping):
         return inputs, True
     raise TypeError(
         f"Got an input of type {type(inputs).__name__}. Expected complex samples, a dictionary with 'iq' and "
@@ -495,10 +514,36 @@ def _as_complex(iq: Any) -> np.ndarray:
     return iq
 
 
+def positive(name: str, value: Any) -> float:
+    """An option that is a positive number of any type: of Python, NumPy or PyTorch."""
+    number = math.nan if isinstance(value, str) else float(value)
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f"`{name}={value!r}` is not usable. Expected a positive number.")
+    return number
+
+
+def _finite(read: Callable[[int, int], np.ndarray]) -> Callable[[int, int], np.ndarray]:
+    """`read`, with an error for samples that are no numbers, which says where in the recording they are."""
+
+    def read_finite(start: int, count: int) -> np.ndarray:
+        iq = read(start, count)
+        wrong = ~np.isfinite(iq) if iq.dtype.kind in "fc" else np.zeros(1, bool)
+        if wrong.any():
+            raise ValueError(
+                f"The recording has samples that are NaN or infinite, the first at sample {start + wrong.argmax()}. "
+                "Expected finite samples: cut them out, or replace them by 0."
+            )
+        return iq
+
+    return read_finite
+
+
 def open_input(
-    inputs: Any, sampling_rate: float | None, dtype: str | None
+    inputs: Any, sampling_rate: float | None, dtype: str | None, channel: int | None = None
 ) -> tuple[Callable[[int, int], np.ndarray], int, float | None]:
     """How to read one input, `read(start, count)`, its number of samples and its sampling rate [Hz]."""
+    if sampling_rate is not None:
+        sampling_rate = positive("sampling_rate", sampling_rate)
     if _is_path(inputs):
         try:
             # By name, not by a relative import: this file also works alone, in the folder of a published checkpoint.
@@ -508,18 +553,18 @@ def open_input(
                 f"Reading {os.fspath(inputs)} needs the package lwm-spectro-hf, which is not complete here "
                 f"({error}). Install it: pip install lwm-spectro-hf. Or pass the samples as an array."
             ) from error
-        inputs = recordings.open_recording(inputs, dtype=dtype, sampling_rate=sampling_rate)
+        inputs = recordings.open_recording(inputs, dtype=dtype, sampling_rate=sampling_rate, channel=channel)
     if _is_recording(inputs):
-        return inputs.read, inputs.num_samples, inputs.sampling_rate
-    if isinstance(inputs, dict):
+        return _finite(inputs.read), inputs.num_samples, inputs.sampling_rate
+    if isinstance(inputs, Mapping):
         if "iq" not in inputs:
             raise ValueError(f"The dictionary has the keys {list(inputs)}. Expected 'iq', and 'sampling_rate' in Hz.")
         if inputs.get("sampling_rate") is not None:
-            sampling_rate = inputs["sampling_rate"]
+            sampling_rate = positive("sampling_rate", inputs["sampling_rate"])
         inputs = inputs["iq"]
     iq = _as_complex(inputs)
     if iq.ndim != 1:
         raise ValueError(
             f"One recording has the shape {iq.shape}. Expected (num_samples,): pass a batch by itself, not in a list."
         )
-    return (lambda start, count: iq[start : start + count]), len(iq), sampling_rate
+    return _finite(lambda start, count: iq[start : start + count]), len(iq), sampling_rate

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForSemanticSegmentation
 
 from .feature_extraction_lwm_spectro import as_samples
-from .pipeline_lwm_spectro import IQPipeline, open_input, register_task
+from .pipeline_lwm_spectro import IQPipeline, open_input, positive, register_task
 
 # Bands that are wider than a network sees are looked at in pieces, which overlap by this share: carriers at the edge
 # of one lie further inside the next.
@@ -40,6 +40,7 @@ class IQSegmentationPipeline(IQPipeline):
     Args of a call (also when the pipeline is made):
         sampling_rate (`float`, *optional*): Rate of samples that do not say it themselves [Hz].
         dtype (`str`, *optional*): Sample type of raw files, e.g. `"ci16"`.
+        channel (`int`, *optional*): Which one of SigMF recordings with several.
         batch_size (`int`, *optional*, defaults to 8): Pieces that go through the model together.
 
     Returns:
@@ -58,23 +59,22 @@ class IQSegmentationPipeline(IQPipeline):
             )
 
     def _sanitize_parameters(self, **kwargs):
-        unknown = set(kwargs) - {"sampling_rate", "dtype"}
+        unknown = set(kwargs) - {"sampling_rate", "dtype", "channel"}
         if unknown:
             raise TypeError(
                 f"`iq-segmentation` got an unknown argument {min(unknown)!r}. Expected: sampling_rate, dtype, "
-                "batch_size or num_workers."
+                "channel, batch_size or num_workers."
             )
-        rate = kwargs.get("sampling_rate")
-        if rate is not None and not (math.isfinite(rate) and rate > 0):
-            raise ValueError(f"`sampling_rate={rate!r}` is not usable. Expected a positive number.")
+        if kwargs.get("sampling_rate") is not None:
+            positive("sampling_rate", kwargs["sampling_rate"])
         return kwargs, {}, {}
 
     def preprocess(
-        self, inputs: Any, sampling_rate: float | None = None, dtype: str | None = None
+        self, inputs: Any, sampling_rate: float | None = None, dtype: str | None = None, channel: int | None = None
     ) -> Iterator[dict[str, Any]]:
         """Yields the pieces of one input, one stretch of time after the other."""
         extractor = self.feature_extractor
-        read, num_samples, rate = open_input(inputs, sampling_rate, dtype)
+        read, num_samples, rate = open_input(inputs, sampling_rate, dtype, channel)
         if rate is None:
             raise ValueError(
                 "`iq-segmentation` needs the sampling rate, and neither the input nor the call says it. Pass "

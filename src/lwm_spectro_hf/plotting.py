@@ -67,7 +67,7 @@ def display_spectrogram(recording: Any, num_rows: int = 384, fft_size: int = 256
         `np.ndarray` of shape `(num_rows, fft_size)`: Power, DC in the centre, the floor 120 dB below the peak [dB].
 
     Raises:
-        ValueError: If the recording has fewer than two samples.
+        ValueError: If the recording has fewer than two samples, or such as are no numbers.
     """
     num_samples = recording.num_samples
     if num_samples < 2:
@@ -83,6 +83,8 @@ def display_spectrogram(recording: Any, num_rows: int = 384, fft_size: int = 256
         frames = np.stack([recording.read(int(first), fft_size) for first in starts])
         power[row] = np.mean(np.abs(np.fft.fft(frames * window)) ** 2, axis=0)
     peak = power.max()
+    if not np.isfinite(peak):
+        raise ValueError("The recording has samples that are NaN or infinite. Expected finite samples.")
     floor = peak * 1e-12 if peak > 0 else 1.0
     return 10 * np.log10(np.fft.fftshift(np.maximum(power, floor), axes=1))
 

@@ -331,6 +331,11 @@ class TestErrors:
             ({"datatype": "cf32_middle"}, "unknown datatype 'cf32_middle'"),
             ({"datatype": "rf32_le"}, "the datatype 'rf32_le' is real-valued. Expected complex.*Make it complex"),
             ({"datatype": "ri16_le"}, "real-valued"),
+            (
+                {"captures": [{"core:frequency": "2.4e9"}]},
+                r"'core:frequency' is '2.4e9'. Expected a number \[Hz\] or none",
+            ),
+            ({"captures": [{"core:frequency": float("nan")}]}, "'core:frequency' is nan. Expected a number"),
             ({"num_channels": "two"}, "'core:num_channels' is 'two'. Expected a whole number"),
             ({"annotations": [{"core:sample_start": -4}]}, "'core:sample_start' is -4. Expected a whole number"),
             (
@@ -369,7 +374,14 @@ class TestErrors:
             open_recording(path, dtype="cf32", sampling_rate=-1)
 
     @pytest.mark.parametrize(
-        "array", [np.zeros(5), np.zeros((3, 5), np.complex64), np.zeros((5, 3), np.float32), np.zeros(5, np.int16)]
+        "array",
+        [
+            np.zeros(5),
+            np.zeros((3, 5), np.complex64),
+            np.zeros((5, 3), np.float32),
+            np.zeros(5, np.int16),
+            np.zeros((5, 2), np.uint64),
+        ],
     )
     def test_npy_of_a_wrong_shape_or_type(self, array, tmp_path):
         np.save(tmp_path / "recording.npy", array)

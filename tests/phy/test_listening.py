@@ -219,3 +219,19 @@ def test_views_are_no_cleaner_than_what_models_were_shown():
         assert beside - profile[inside].mean() == pytest.approx(floor_db, abs=2.5)
     again = listen(packets, 20e6, PROTOCOLS).frames
     np.testing.assert_array_equal(again, listen(packets, 20e6, PROTOCOLS).frames)
+
+
+@pytest.mark.parametrize("scale", [1e-18, 1e18])
+def test_the_scale_of_a_recording_changes_nothing(scale):
+    iq = resample_poly(cell(15e3, 280, snr_db=20), 2, 1).astype(np.complex64)
+    rate = 2 * 128 * 15e3
+    as_it_is, scaled = (listen(part, rate, PROTOCOLS) for part in (iq, iq * np.float32(scale)))
+    assert as_it_is.evidence.max() > 1 and len(as_it_is.frames)
+    np.testing.assert_allclose(scaled.evidence, as_it_is.evidence, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(scaled.frames / np.float32(scale), as_it_is.frames, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("num_samples", "rate"), [(300, 61.44e6), (640, 122.88e6), (1000, 16.384e6), (1000, 20.01e6)])
+def test_a_recording_too_short_at_its_rate_is_no_evidence(num_samples, rate):
+    heard = listen(noise(num_samples), rate, PROTOCOLS)
+    assert not heard.evidence.any() and not len(heard.frames)

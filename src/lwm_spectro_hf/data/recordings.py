@@ -220,16 +220,17 @@ def open_recording(
         raise ValueError(f"{path} is a folder. Expected one recording: pass one of the files in it.")
     names = get_sigmf_filenames(path)
     is_base_name = not path.exists() and (names["meta_fn"].exists() or names["data_fn"].exists())
-    if path.suffix in SIGMF_SUFFIXES or is_base_name:
+    suffix = path.suffix.lower()
+    if suffix in SIGMF_SUFFIXES or is_base_name:
         if dtype is not None:
             raise ValueError(f"{path}: SigMF metadata names the sample type. Leave out `dtype={dtype!r}`.")
-        open_sigmf = _open_sigmf_archive if path.suffix == ".sigmf" else _open_sigmf_pair
+        open_sigmf = _open_sigmf_archive if suffix == ".sigmf" else _open_sigmf_pair
         return open_sigmf(path, sampling_rate, channel, check_hash)
     if not path.exists():
         raise FileNotFoundError(f"There is no recording {path}. Expected {_READABLE}.")
     if channel is not None:
         raise ValueError(f"{path}: only SigMF recordings have channels. Leave out `channel={channel}`.")
-    if path.suffix == ".npy":
+    if suffix == ".npy":
         if dtype is not None:
             raise ValueError(f"{path}: a .npy file names its sample type. Leave out `dtype={dtype!r}`.")
         return _open_npy(path, sampling_rate)
@@ -305,8 +306,12 @@ def write_sigmf(
     return final["meta_fn"]
 
 
-def _check_rate(value, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value < math.inf:
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+def _check_rate(value: Any, where: str) -> float:
+    if not _is_number(value) or not 0 < value < math.inf:
         raise ValueError(f"{where} is {value!r}. Expected the sampling rate, a positive number [Hz].")
     return float(value)
 
@@ -331,7 +336,9 @@ def _open_npy(path: Path, sampling_rate: float | None) -> Recording:
             "written with `numpy.save`; it may be truncated or hold Python objects: save it again."
         ) from error
     kind, shape = array.dtype.kind, array.shape
-    is_pairs = kind in "fiu" and array.ndim == 2 and shape[1] == 2 and array.dtype.itemsize <= 8
+    # Unsigned types have their zero half way through their range, which is not what one of 64 bits is used for.
+    widest = 4 if kind == "u" else 8
+    is_pairs = kind in "fiu" and array.ndim == 2 and shape[1] == 2 and array.dtype.itemsize <= widest
     if not (kind == "c" and array.ndim == 1 and array.dtype.itemsize <= 16) and not is_pairs:
         raise ValueError(
             f"{path}: the array has shape {shape} and type {array.dtype}. Expected complex samples of shape "
@@ -408,6 +415,9 @@ def _check_metadata(metadata: Any, where: Path):
             value = section.get(key, 0)
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise ValueError(f"{where}: {key!r} is {value!r}. Expected a whole number, at least 0: correct it.")
+        frequency = section.get("core:frequency")
+        if frequency is not None and not (_is_number(frequency) and math.isfinite(frequency)):
+            raise ValueError(f"{where}: 'core:frequency' is {frequency!r}. Expected a number [Hz] or none.")
 
 
 def _open_sigmf(
@@ -442,7 +452,7 @@ def _open_sigmf(
     if channel is None or not 0 <= channel < num_channels:
         raise ValueError(
             f"{path}: the recording has {num_channels} channel(s), and `channel={channel}` was asked for. Expected "
-            f"one of them: pass `channel=0` to `channel={num_channels - 1}`."
+            f"one of them: pass `channel=0` to `channel={num_channels - 1}` (--channel on the command line)."
         )
 
     if any(capture.get("core:header_bytes") for capture in captures[1:]):

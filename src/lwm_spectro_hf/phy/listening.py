@@ -72,7 +72,7 @@ def listen(
     that is too short has its symbols over and over.
 
     Args:
-        iq (`np.ndarray` of shape `(num_samples,)`): Complex samples, finite.
+        iq (`np.ndarray` of shape `(num_samples,)`): Complex samples, finite, of any scale.
         sampling_rate (`float`): [Hz].
         protocols (`Sequence[str]`): Which to look for; others than those of `PROTOCOL_SPACINGS_HZ` get no evidence.
         num_frames (`int`, *optional*, defaults to 128): Frames.
@@ -84,7 +84,10 @@ def listen(
     """
     wanted = {spacing for name in protocols for spacing in PROTOCOL_SPACINGS_HZ.get(name, ())}
     # Ahead of all else: a converter's offset may be louder than the signal, and leaks out of DC in frames of symbols.
-    recording = _Recording(torch.from_numpy((iq - iq.mean()).astype(np.complex64)), sampling_rate)
+    iq = iq - iq.mean()
+    # Products of samples have to stay within what float32 holds. A power of two rounds nothing.
+    scale = 2.0 ** np.frexp(np.abs(iq).max())[1]
+    recording = _Recording(torch.from_numpy((iq / scale).astype(np.complex64)), sampling_rate)
     found = {spacing: _evidence(recording, spacing) for spacing in sorted(wanted)}
     evidence = np.array(
         [max((found[spacing] for spacing in PROTOCOL_SPACINGS_HZ.get(name, ())), default=0.0) for name in protocols]
@@ -96,7 +99,7 @@ def listen(
     if cut is None:
         return Heard(evidence, np.zeros((0, num_frames * fft_size), np.complex64))
     frames, symbol_step = cut
-    return Heard(evidence, frames, symbol_step * symbol_period_s(likeliest), likeliest)
+    return Heard(evidence, frames * np.float32(scale), symbol_step * symbol_period_s(likeliest), likeliest)
 
 
 @dataclass(frozen=True)

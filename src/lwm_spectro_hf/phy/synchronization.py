@@ -260,13 +260,13 @@ def symbol_evidence(iq: torch.Tensor, sampling_rate: float, subcarrier_spacing_h
     """
     raster = _raster(sampling_rate, subcarrier_spacing_hz, iq.device)
     is_wifi = subcarrier_spacing_hz == SPACING_WIFI_HZ
-    if is_wifi:
+    if is_wifi and iq.shape[1]:
         # A packet fills its channel. What does not, a narrower carrier, repeats itself more than noise does.
         iq = _equally_loud(iq, round(_WIFI_LEVEL_HZ / sampling_rate * iq.shape[1]))
     repeats = iq[:, : -raster.fft_size].conj() * iq[:, raster.fft_size :]
     periods = _WIFI_BLOCK if is_wifi else repeats.shape[1] // raster.period
     length = periods * raster.period
-    if not length or repeats.shape[1] < length:
+    if not length or iq.shape[1] < raster.fft_size + length:
         return torch.zeros(len(iq), device=iq.device)
     blocks = repeats[:, : repeats.shape[1] // length * length].unflatten(1, (-1, periods, raster.period))
     correlation = _prefix_correlation(blocks.sum(2), raster).abs()

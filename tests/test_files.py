@@ -1,0 +1,53 @@
+"""Files that appear whole, whatever is where they should go."""
+
+import os
+import threading
+
+import pytest
+
+from lwm_spectro_hf.files import whole_file
+
+
+def write(path, data=b"new"):
+    with whole_file(path) as stream:
+        stream.write(data)
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "more" / "file"
+    write(path, b"old")
+
+    def fail():
+        with whole_file(path) as stream:
+            stream.write(b"new")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert path.read_bytes() == b"old" and os.listdir(path.parent) == ["file"]
+    write(path)
+    assert path.read_bytes() == b"new" and os.listdir(path.parent) == ["file"]
+
+
+def test_a_link_goes_on_pointing_where_it_does(tmp_path):
+    target, link = tmp_path / "there" / "target", tmp_path / "link"
+    write(target, b"old")
+    link.symlink_to(target)
+    write(link)
+    assert link.is_symlink() and target.read_bytes() == b"new"
+
+
+def test_a_folder_is_an_error_before_anything_is_written(tmp_path):
+    with pytest.raises(IsADirectoryError, match="is a folder; expected the name of a file"):
+        write(tmp_path)
+    assert not os.listdir(tmp_path)
+
+
+def test_a_pipe_is_written_to(tmp_path):
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    write(pipe)
+    reader.join(timeout=10)
+    assert read == [b"new"] and pipe.is_fifo()
