@@ -21,8 +21,8 @@ Heads and experts learn their labels and eq. 22 together, so the decoders go on 
 as it is. `--data` reads Parquet data sets instead of generating. For one downstream task, or another data set of
 labels, there is `examples/run_classification.py`.
 
-Writes to --out: `state/` (to go on from; files of at most --max-file-mib), `model/` (one file for every Auto class:
-encoders, decoders, router and heads of the best validation loss), `log.jsonl` and `results.json`.
+Writes to --out: `state/` (to go on from), `model/` (for every Auto class: encoders, decoders, router and heads of the
+best validation loss), `log.jsonl` and `results.json`; files of at most --max-file-mib.
 """
 
 import argparse
@@ -106,7 +106,9 @@ def main() -> None:
     if args.classifier:
         mixture.config.expert_config.classifier_type = args.classifier
     heads = MixtureHeads(mixture).to(run.accelerator.device)
-    run.write_model = lambda folder: heads.classifier.save_pretrained(folder, state_dict=heads.state_of_checkpoint())
+    run.write_model = lambda folder, **options: heads.classifier.save_pretrained(
+        folder, state_dict=heads.state_of_checkpoint(), **options
+    )
     data = run.data
     loop = HeadTraining(
         heads,

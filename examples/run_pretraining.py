@@ -62,8 +62,8 @@ Batches should hold many settings: a chunk has one carrier and one kind of recei
 Generation needs deepmimo, and for 5G sionna-no-rt. Where neither can be installed, their unpacked wheels on PYTHONPATH
 do: `pip download --no-deps deepmimo sionna-no-rt importlib-resources`, and `python -m zipfile -e` for each.
 
-Writes to --out: `state/` (to go on from; files of at most --max-file-mib), `model/` (the weights of the best
-validation loss, for `from_pretrained`), `log.jsonl` and `results.json`.
+Writes to --out: `state/` (to go on from), `model/` (the weights of the best validation loss, for `from_pretrained`),
+`log.jsonl` and `results.json`; files of at most --max-file-mib.
 """
 
 import argparse

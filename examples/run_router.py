@@ -21,8 +21,8 @@ Training sees signals of all three alike, of receivers that know, find or do not
 which should leave the router undecided. Several processes start with `accelerate launch`, as for the experts; `--data`
 reads Parquet data sets instead of generating.
 
-Writes to --out: `state/` (to go on from; files of at most --max-file-mib), `model/` (experts, decoders and router of
-the best validation loss, for `from_pretrained`), `log.jsonl` and `results.json`.
+Writes to --out: `state/` (to go on from), `model/` (experts, decoders and router of the best validation loss, for
+`from_pretrained`), `log.jsonl` and `results.json`; files of at most --max-file-mib.
 """
 
 import argparse

@@ -178,11 +178,13 @@ def test_training_goes_on_with_a_larger_network(tmp_path, data, monkeypatch):
     before = LwmSpectroForPreTraining(LwmSpectroConfig(**TINY, num_channels=2))
     before.save_pretrained(tmp_path / "before")
     options = ["--protocol", "LTE", "--init", tmp_path / "before", "--data", data, "--mix", 2, *SMALL, *STEPS]
-    larger = ["--deepen-stem", 2, "--widen", 128, "--deepen", 5]
+    larger = ["--deepen-stem", 2, "--widen", 128, "--deepen", 5, "--max-file-mib", 0.5]
     call(monkeypatch, "run_pretraining.py", *options, *larger, "--out", tmp_path / "after")
     after = LwmSpectroForPreTraining.from_pretrained(tmp_path / "after" / "model").config
     assert (before.config.stem_num_layers, after.stem_num_layers) == (1, 2)
     assert (after.hidden_size, after.num_hidden_layers) == (128, 5)
+    sizes = [path.stat().st_size for path in (tmp_path / "after").rglob("*.safetensors")]
+    assert len(sizes) > 4 and max(sizes) < 0.51 * 2**20
     with pytest.raises(SystemExit, match="--deepen-stem 0: .* a stem of 1 blocks; expected .* at most 0"):
         call(monkeypatch, "run_pretraining.py", *options, "--deepen-stem", 0, "--out", tmp_path / "none")
     with pytest.raises(SystemExit, match="--widen 31: A width of 31 was asked for"):

@@ -482,7 +482,7 @@ def _open_sigmf(
             f"{path}: {data_path} is truncated: it holds {recording.num_samples} samples, but the captures and "
             f"annotations reach to sample {declared}. Copy the data again."
         )
-    declared_hash = info.get("core:sha512")
+    declared_hash = str(info.get("core:sha512") or "").lower()
     if check_hash and declared_hash and calculate_sha512(data_path, offset=offset, size=size) != declared_hash:
         raise ValueError(
             f"{path}: the {size} bytes of {data_path} do not match 'core:sha512' of the metadata: truncated, or "

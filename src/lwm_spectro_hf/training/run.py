@@ -102,7 +102,7 @@ def add_options(parser: argparse.ArgumentParser, defaults: TrainingSettings, mix
     train.add_argument("--mixed-precision", choices=["no", "bf16"], help="default: bf16 on a GPU")
     train.add_argument("--compile", action="store_true", help="torch.compile the model")
     train.add_argument("--save-minutes", type=float, default=2.0, help="between saves (default: %(default)s)")
-    train.add_argument("--max-file-mib", type=float, default=15.0, help="of the state (default: %(default)s)")
+    train.add_argument("--max-file-mib", type=float, default=15.0, help="of state and model (default: %(default)s)")
     train.add_argument("--report-to", choices=["tensorboard", "trackio"], help="where to log besides log.jsonl")
     return train
 
@@ -310,11 +310,11 @@ class Run:
     def export(self) -> None:
         """Write the model as it is now."""
         with whole_folder(self.args.out / "model", overwrite=True) as folder:
-            self.write_model(folder)
+            self.write_model(folder, max_shard_size=int(self.args.max_file_mib * 2**20))
             default_extractor().save_pretrained(folder)
 
-    def write_model(self, folder: Path) -> None:
-        """What a stage exports; the script sets it."""
+    def write_model(self, folder: Path, max_shard_size: int) -> None:
+        """What a stage exports, in files of so many bytes at most; the script sets it, as a `save_pretrained`."""
         raise NotImplementedError
 
     def train(self, loop: TrainingLoop, score: Callable[[], Any]) -> dict[str, Any]:
