@@ -172,7 +172,8 @@ def sections(results: dict[str, Any], args: argparse.Namespace) -> dict[str, str
     for name, score in router.items():
         by_snr = score["by_snr_db"]
         cells = " | ".join(f"{by_snr[snr]:.0f}" if snr in by_snr else "" for snr in snrs)
-        lines.append(f"| {name} | {score['accuracy']:.1f} | {cells} |")
+        receiver = "those of its run" if name == "as trained" else name
+        lines.append(f"| {receiver} | {score['accuracy']:.1f} | {cells} |")
     found = {"Router, % right, in the held-out city, told the resolution": "\n".join(lines)}
 
     errors = results["heads"]["masked_error_held_out"]

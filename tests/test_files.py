@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from lwm_spectro_hf.files import whole_file
+from lwm_spectro_hf.files import whole_file, whole_folder
 
 
 def write(path, data=b"new"):
@@ -51,3 +51,11 @@ def test_a_pipe_is_written_to(tmp_path):
     write(pipe)
     reader.join(timeout=10)
     assert read == [b"new"] and pipe.is_fifo()
+
+
+def test_what_others_may_read_they_may_read_in_folders_too(tmp_path):
+    (tmp_path / "plain").write_bytes(b"")
+    with whole_folder(tmp_path / "folder") as folder:
+        (folder / "weights").write_bytes(b"")
+        (folder / "weights").chmod(0o600)  # as safetensors does
+    assert (tmp_path / "folder" / "weights").stat().st_mode == (tmp_path / "plain").stat().st_mode

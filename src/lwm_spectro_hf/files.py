@@ -37,13 +37,18 @@ def whole_file(path: str | Path) -> Iterator[io.BufferedIOBase]:
     try:
         with os.fdopen(descriptor, "wb") as stream:
             yield stream
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(aside, 0o666 & ~umask)  # mkstemp's own file is for its owner alone
+        os.chmod(aside, _default_mode())  # mkstemp's own file is for its owner alone
         os.replace(aside, path)
     except BaseException:
         os.unlink(aside)
         raise
+
+
+def _default_mode() -> int:
+    """The permissions that a new file has."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask
 
 
 @contextmanager
@@ -83,6 +88,9 @@ def whole_folder(output_dir: str | Path, *sources: str | Path, overwrite: bool =
         staged = aside / output_dir.name
         staged.mkdir()  # mkdtemp's own folder is readable by its owner alone; this one follows the umask
         yield staged
+        for path in staged.rglob("*"):
+            if path.is_file():  # those of safetensors are for their owner alone
+                path.chmod(_default_mode())
         replaced = aside / "replaced"
         if output_dir.exists():
             output_dir.rename(replaced)
