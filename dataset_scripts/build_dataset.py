@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
 
 def plan(recipe: Recipe, num: int, processes: int, contents: tuple[str, ...]) -> str:
     """Hours and bytes, from one chunk of every protocol made here."""
-    extractor, turns = default_extractor(), len(recipe.protocols)
+    extractor, turns = default_extractor(recipe.num_frames, recipe.fft_size), len(recipe.protocols)
     list(make_rows(recipe, 0, turns * recipe.chunk_size, extractor=extractor, contents=contents))  # fills caches
     start, size, rows = time.process_time(), 0, turns * recipe.chunk_size
     for _, columns in make_rows(recipe, rows, 2 * rows, extractor=extractor, contents=contents):

@@ -3,7 +3,7 @@ r"""Fine-tune a checkpoint for a label of any data set (sec. III-F): the head, e
 
 Minutes on a laptop: spectrograms, and a head on the frozen experts of the checkpoint that ships with the package:
 
-    lwm-spectro generate --num 1200 --processes 2 --out runs/dataset
+    lwm-spectro generate --num 1500 --processes 2 --out runs/dataset
     python examples/run_classification.py --data runs/dataset --label snr_db --out runs/snr
 
 One expert of a mixture, all of its weights, 20 rows of each class (table II); the same with the joint objective of
@@ -41,7 +41,6 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from transformers import EarlyStoppingCallback, EvalPrediction, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.logging import disable_progress_bar
 
 from lwm_spectro_hf import SpectrogramFeatureExtractor, default_checkpoint
@@ -52,6 +51,7 @@ from lwm_spectro_hf.evaluation.probe import fit_head
 from lwm_spectro_hf.files import whole_file, whole_folder
 from lwm_spectro_hf.hub.model_card import render
 from lwm_spectro_hf.plotting import draw_confusion
+from lwm_spectro_hf.training.checkpoints import check_settings, last_checkpoint, write_settings
 from lwm_spectro_hf.training.fine_tuning import (
     HEADS,
     METHODS,
@@ -164,7 +164,7 @@ def training_arguments(args: argparse.Namespace, num_rows: int, on_gpu: bool, va
     if args.batch_size % processes:
         raise TaskError(f"A batch of {args.batch_size} cannot be shared by {processes} processes: choose a multiple.")
     steps = math.ceil(num_rows / args.batch_size)
-    epochs = args.epochs or max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps))
+    epochs = args.epochs if args.epochs is not None else max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps))
     every = math.ceil(steps * epochs / LOOKS)
     return TrainingArguments(
         output_dir=str(args.out / "checkpoints"),
@@ -210,27 +210,15 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(args).items() if name not in free}
 
 
-def check_settings(args: argparse.Namespace) -> None:
-    """A run goes on with what it was begun with; a new one does not write over another."""
-    path = args.out / "settings.json"
-    if args.resume != path.exists():
-        there = (
-            "There is no run in {} to --resume." if args.resume else "{} holds a run: --resume it, or name another."
-        )
-        raise TaskError(there.format(args.out))
-    if args.resume:
-        settings, found = settings_of(args), json.loads(path.read_text())
-        different = [f"{name} was {found.get(name)!r}" for name in settings if found.get(name) != settings[name]]
-        if different:
-            raise TaskError(f"The run in {args.out} was begun otherwise: {', '.join(different)}. Give the same again.")
-
-
 def run(args: argparse.Namespace) -> None:
     on_gpu = args.device == "cuda" or (args.device is None and torch.cuda.is_available())
     if on_gpu and not torch.cuda.is_available():
         raise TaskError("--device is cuda, but PyTorch finds no GPU here; use --device cpu.")
     disable_progress_bar()  # of saving and loading checkpoints
-    check_settings(args)
+    try:
+        check_settings(args.out, settings_of(args), args.resume)
+    except ValueError as error:
+        raise TaskError(str(error)) from None
     state = PartialState(cpu=not on_gpu)
     pretrained, has_decoder = load_pretrained(args.model, args.expert)
     extractor = extractor_of(args.model)
@@ -266,9 +254,10 @@ def run(args: argparse.Namespace) -> None:
     parts = {"train": task.train, "validation": task.validation, "test": task.test}
     is_linear = getattr(model.config, "expert_config", model.config).classifier_type == "linear"
     wanted = args.head_start == "probe" and args.method in ("full", "lora") and is_linear
+    last = last_checkpoint(Path(arguments.output_dir))
     # Validation may have taken all rows of a rare class.
     complete = len(task.train.labels.unique()) == len(task.labels)
-    if wanted and complete and len(task.train) <= PROBE_ROWS and not args.resume:
+    if wanted and complete and len(task.train) <= PROBE_ROWS and last is None:
         rows = Embeddings(model.to(arguments.device), task.train, arguments.per_device_eval_batch_size, "the head")
         fit_head(model.classifier, rows.embeddings, rows.labels)
     network: torch.nn.Module = add_lora(model, args.lora_rank) if args.method == "lora" else model
@@ -286,7 +275,7 @@ def run(args: argparse.Namespace) -> None:
         )
         network = JointClassifier(model, pretrained, *weights)
     callbacks = [EarlyStoppingCallback(args.patience)] if validated else []
-    callbacks += [TimeLimit(args.minutes)] if args.minutes else []
+    callbacks += [TimeLimit(args.minutes)] if args.minutes is not None else []
     trainer = FineTuner(
         model=network,
         args=arguments,
@@ -300,9 +289,7 @@ def run(args: argparse.Namespace) -> None:
         pretrained=args.method != "scratch",
     )
     if state.is_main_process:
-        with whole_file(args.out / "settings.json") as stream:
-            stream.write((json.dumps(settings_of(args), indent=2) + "\n").encode())
-    last = get_last_checkpoint(arguments.output_dir) if args.resume and Path(arguments.output_dir).exists() else None
+        write_settings(args.out, settings_of(args))
     outcome = trainer.train(resume_from_checkpoint=last)
     answers = trainer.predict(parts["test"])
     if args.method == "lora":

@@ -105,6 +105,8 @@ def main() -> None:
     mixture = mixture_of(args)
     if args.classifier:
         mixture.config.expert_config.classifier_type = args.classifier
+    if args.head_start == "probe" and mixture.config.expert_config.classifier_type != "linear":
+        raise SystemExit("--head-start probe fits linear heads: give --classifier linear, too.")
     heads = MixtureHeads(mixture).to(run.accelerator.device)
     run.write_model = lambda folder, **options: heads.classifier.save_pretrained(
         folder, state_dict=heads.state_of_checkpoint(), **options

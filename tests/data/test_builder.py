@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -260,6 +261,26 @@ def test_the_card_says_what_is_in_it(built, tmp_path):
         assert f"| {label} | {count} |" in train, label
     assert "| `input_values` | float16 (2, 16, 128) | " in text and "| `iq` | float32 (None, 2) | " in text
     assert "![delay profiles](figures/delay_profiles.png)" in text and "OpenStreetMap" in text
+
+
+def test_spectrograms_have_the_sizes_of_the_recipe(tmp_path):
+    build_parquet(tmp_path, {"train": Split(replace(RECIPE, receivers={"synchronous": 1}), 4)}, shard_size=4)
+    columns = load_spectrograms(tmp_path, "train")
+    assert columns["input_values"].shape == (4, 2, 16, 128)
+    other = Split(replace(RECIPE, num_frames=32), 4)
+    with pytest.raises(ValueError, match=r"spectrograms of 2 sizes, \[\(16, 128\), \(32, 128\)\]; expected one"):
+        build_parquet(tmp_path / "two", {"train": Split(RECIPE, 4), "test": other}, shard_size=4)
+
+
+def test_a_build_that_failed_before_its_first_file_blocks_nothing(tmp_path, build, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr(builder, "draw_recordings", None)
+        with pytest.raises(TypeError):
+            build(tmp_path)
+    assert names_in(tmp_path) == ["dataset.json"]
+    assert build(tmp_path, seed=8)
+    with pytest.raises(ValueError, match="another seed"):
+        build(tmp_path, seed=9)
 
 
 class TestSigMF:

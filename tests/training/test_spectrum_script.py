@@ -113,6 +113,9 @@ def test_a_run_is_gone_on_with_and_not_written_over(tmp_path, data, monkeypatch)
     call(monkeypatch, "pretraining", *new, "--epochs", 1)
     with pytest.raises(SystemExit, match="holds a run: --resume it"):
         call(monkeypatch, "pretraining", *new, "--epochs", 1)
+    with pytest.raises(SystemExit, match="was begun otherwise: task was 'pretraining'"):
+        call(monkeypatch, "forecasting", *new, "--epochs", 2, "--resume")
+    (tmp_path / "run" / "checkpoints" / "checkpoint-99").mkdir()  # cut off while it was written
     call(monkeypatch, "pretraining", *new, "--epochs", 2, "--resume")
     assert json.loads((tmp_path / "run" / "results.json").read_text())["steps"] == 4
 

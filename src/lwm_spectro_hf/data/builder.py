@@ -26,6 +26,7 @@ from .recipe import MOBILITIES, MODULATIONS, PROTOCOLS, RECEIVERS, Recipe, stabl
 from .recordings import write_sigmf
 from .synthesis import LabelledRecordings, check_channels, draw_recordings, recording_length
 
+SHARD_SIZE = 512  # rows of a file
 RECORD = "dataset.json"  # what a folder was built from; the same must be asked of it when a build goes on
 CONTENTS = ("spectrogram", "iq")
 _CHUNKS_MEASURED = 64
@@ -185,7 +186,7 @@ def build_parquet(
     seed: int = 0,
     extractor: SpectrogramFeatureExtractor | None = None,
     contents: tuple[str, ...] = ("spectrogram",),
-    shard_size: int = 512,
+    shard_size: int = SHARD_SIZE,
     processes: int = 1,
 ) -> list[Path]:
     """Write a data set that `datasets.load_dataset(folder)` reads, also with `streaming=True`.
@@ -210,8 +211,12 @@ def build_parquet(
         OSError: If there is no space left for it.
     """
     folder = Path(folder).expanduser()
-    extractor = extractor or default_extractor()
     _check(splits, contents, shard_size, processes)
+    if extractor is None:
+        sizes = {(split.recipe.num_frames, split.recipe.fft_size) for split in splits.values()}
+        if len(sizes) > 1:
+            raise ValueError(f"Splits have spectrograms of {len(sizes)} sizes, {sorted(sizes)}; expected one.")
+        extractor = default_extractor(*sizes.pop())
     shards = []
     for name, split in splits.items():
         own_seed = split_seed(seed, name)
@@ -380,7 +385,7 @@ def write_arrays(
         ValueError: If I/Q of several lengths was asked for.
         OSError: If the path is a folder, or there is no space left for the file.
     """
-    path, extractor = Path(path).expanduser(), extractor or default_extractor()
+    path, extractor = Path(path).expanduser(), extractor or default_extractor(recipe.num_frames, recipe.fft_size)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; expected the name of a file to write, such as {path / 'a.npz'}.")
     check_channels(recipe)
@@ -435,7 +440,8 @@ def _check_record(folder: Path, record: dict[str, Any]) -> None:
     """Begin a data set, or make sure that it is the one that was begun."""
     record = json.loads(json.dumps(record))
     path = folder / RECORD
-    if path.exists():
+    # A record alone is of a build that failed before its first file.
+    if path.exists() and any(file.is_file() and file.name[0] != "." and file != path for file in folder.rglob("*")):
         found = json.loads(path.read_text())
         different = [name for name in record if found.get(name) != record[name]]
         if different:

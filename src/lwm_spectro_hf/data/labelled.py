@@ -260,8 +260,8 @@ def _codes(table: Dataset, column: str) -> tuple[np.ndarray, list[str]]:
         names = [str(value) for value in sorted({value for value in values if value is not None})]
         values = [str(value) for value in values]
     elif kind.startswith("float"):
-        # Adding zero makes 0 of -0.
-        values = [f"{value + 0:g}" if value is not None and math.isfinite(value) else None for value in values]
+        number = np.dtype(kind).type
+        values = [_text(number(value)) if value is not None and math.isfinite(value) else None for value in values]
         names = sorted({value for value in values if value is not None}, key=float)
     else:
         raise TaskError(
@@ -274,6 +274,12 @@ def _codes(table: Dataset, column: str) -> tuple[np.ndarray, list[str]]:
         )
     code = {name: index for index, name in enumerate(names)}
     return np.array([code.get(value, -1) for value in values], np.int64), names
+
+
+def _text(number: np.floating) -> str:
+    """A number as short as it can be said without becoming another one; 0 for -0."""
+    short = f"{number + 0:g}"
+    return short if type(number)(short) == number else str(number)
 
 
 def _usable(

@@ -53,7 +53,7 @@ class GeneratedSpectrograms(IterableDataset):
             raise ValueError(f"chunks_per_batch is {chunks_per_batch}; expected at least 1.")
         check_channels(recipe)
         self.recipe, self.seed, self.device = recipe, seed, device
-        self.extractor = extractor or default_extractor()
+        self.extractor = extractor or default_extractor(recipe.num_frames, recipe.fft_size)
         self.chunks_per_batch = chunks_per_batch
         self.rank, self.num_replicas = rank, num_replicas
         self.batches_drawn = 0

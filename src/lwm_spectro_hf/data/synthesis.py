@@ -225,7 +225,7 @@ def _draw_setting(rows: Rows, recipe: Recipe, generator: torch.Generator) -> _Se
         return values[int(torch.randint(len(values), (1,), generator=generator))]
 
     protocol = rows.protocol or pick(recipe.protocols)
-    names, weights = list(recipe.receivers), torch.tensor(list(recipe.receivers.values()))
+    names, weights = list(recipe.receivers), torch.tensor(list(recipe.receivers.values()), dtype=torch.float32)
     receiver = names[int(torch.multinomial(weights, 1, generator=generator))]
     num_rb, step_key = 0, protocol
     if protocol == "WiFi":
