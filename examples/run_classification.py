@@ -51,7 +51,7 @@ from lwm_spectro_hf.evaluation.probe import fit_head
 from lwm_spectro_hf.files import whole_file, whole_folder
 from lwm_spectro_hf.hub.model_card import render
 from lwm_spectro_hf.plotting import draw_confusion
-from lwm_spectro_hf.training.checkpoints import check_settings, last_checkpoint, write_settings
+from lwm_spectro_hf.training.checkpoints import check_settings, last_checkpoint, training_figures, write_settings
 from lwm_spectro_hf.training.fine_tuning import (
     HEADS,
     METHODS,
@@ -141,6 +141,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     train.add_argument("--report-to", default="none", help="tensorboard, trackio, wandb... (default: %(default)s)")
     args = parser.parse_args(argv)
     args.model = args.model or str(default_checkpoint())
+    if args.epochs is not None and args.epochs <= 0:
+        parser.error(f"--epochs is {args.epochs:g}; expected more than 0.")
     if args.method == "frozen" and (args.joint or args.augment):
         parser.error("--method frozen embeds every row once, so it cannot go with --joint or --augment.")
     if args.validation_share is None:
@@ -295,7 +297,8 @@ def run(args: argparse.Namespace) -> None:
     if args.method == "lora":
         model = adapted.merge_and_unload()
     if trainer.is_world_process_zero():
-        report(args, task, model.cpu(), extractor, trainer, outcome.metrics, answers.predictions.argmax(-1))
+        figures = training_figures(args.out, trainer.state.log_history, outcome.metrics["train_runtime"])
+        report(args, task, model.cpu(), extractor, trainer, figures, answers.predictions.argmax(-1))
     state.wait_for_everyone()
 
 
@@ -305,7 +308,7 @@ def report(
     model: torch.nn.Module,
     extractor: SpectrogramFeatureExtractor | None,
     trainer: FineTuner,
-    metrics: dict[str, float],
+    figures: dict[str, float | None],
     answers: np.ndarray,
 ) -> None:
     """Write what came out, and print it."""
@@ -324,8 +327,7 @@ def report(
         "method": args.method,
         "rows": {"train": len(task.train), "validation": len(task.validation or ()), "test": len(task.test)},
         "steps": trainer.state.global_step,
-        "train_loss": metrics["train_loss"],
-        "train_seconds": metrics["train_runtime"],
+        **figures,
         "best_validation": trainer.state.best_metric,
         "test": scores,
         "test_by_protocol": groups,
@@ -338,7 +340,13 @@ def report(
         "data": f"{len(task.train):,} spectrograms of `{Path(args.data).name}`, split `{args.train_split}`. "
         + " ".join(task.notes),
         "machine": torch.cuda.get_device_name() if trainer.args.device.type == "cuda" else "a CPU",
-        "log": {args.method: {"seconds": metrics["train_runtime"], "samples": samples, "loss": metrics["train_loss"]}},
+        "log": {
+            args.method: {
+                "seconds": figures["train_seconds"],
+                "samples": samples,
+                "loss": figures["train_loss"],
+            }
+        },
         "scores": {task.name: groups},
         "scored": f"{len(task.test):,} single spectrograms of that data which training never saw",
     }

@@ -67,7 +67,7 @@ from lwm_spectro_hf.files import whole_file, whole_folder
 from lwm_spectro_hf.hub.model_card import render
 from lwm_spectro_hf.plotting import draw_segments
 from lwm_spectro_hf.training.augmentation import augment, narrow
-from lwm_spectro_hf.training.checkpoints import check_settings, last_checkpoint, write_settings
+from lwm_spectro_hf.training.checkpoints import check_settings, last_checkpoint, training_figures, write_settings
 from lwm_spectro_hf.training.fine_tuning import CheckedTrainer, TimeLimit
 from lwm_spectro_hf.training.growth import mean_weights
 from lwm_spectro_hf.training.loop import DivergedError
@@ -396,10 +396,11 @@ def main() -> None:
     )
     if state.is_main_process:
         write_settings(args.out, settings)
-    metrics = {"train_loss": None, "train_runtime": 0.0}
+    seconds = 0.0
     try:
         if args.epochs:
-            metrics = trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints)).metrics
+            outcome = trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+            seconds = outcome.metrics["train_runtime"]
     except DivergedError as error:
         raise SystemExit(f"error: {error}") from None
     if not trainer.is_world_process_zero():
@@ -413,8 +414,7 @@ def main() -> None:
         "task": args.task,
         "scenes": {"train": len(rows), "test": len(test["index"])},
         "steps": trainer.state.global_step,
-        "train_loss": metrics["train_loss"],
-        "train_seconds": metrics["train_runtime"],
+        **training_figures(args.out, trainer.state.log_history, seconds),
         "held_out": scores,
         "noise_alone": noise,
         "machine": torch.cuda.get_device_name() if on_gpu else "a CPU",

@@ -43,5 +43,22 @@ def last_checkpoint(folder: Path) -> str | None:
     return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
 
 
+def training_figures(out: Path, log_history: list[dict[str, Any]], seconds: float) -> dict[str, float | None]:
+    """What a table says of training, calls before this one included.
+
+    Args:
+        out (`Path`): Folder of the run, with `results.json` of the call before if that one came to its end.
+        log_history (`list[dict]`): That of the state of Trainer, which a checkpoint keeps.
+        seconds (`float`): Of this call [s].
+
+    Returns:
+        `dict`: `train_loss`, the last that was logged (`None` if none was), and `train_seconds` [s].
+    """
+    losses = [entry["loss"] for entry in log_history if "loss" in entry]
+    path = out / "results.json"
+    before = json.loads(path.read_text()).get("train_seconds", 0.0) if path.exists() else 0.0
+    return {"train_loss": losses[-1] if losses else None, "train_seconds": before + seconds}
+
+
 def _text(settings: dict[str, Any]) -> str:
     return json.dumps(settings, indent=2, default=str) + "\n"
