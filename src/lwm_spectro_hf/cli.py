@@ -194,10 +194,7 @@ def generate(arguments: argparse.Namespace) -> int:
             arguments.num_test,
             add_test=bool(arguments.num_test) or not (arguments.scenario or arguments.recipe),
         )
-        shard_size = -(-builder.SHARD_SIZE // recipe.chunk_size) * recipe.chunk_size  # whole chunks
-        builder.build_parquet(
-            out, splits, arguments.seed, shard_size=shard_size, contents=content, processes=arguments.processes
-        )
+        builder.build_parquet(out, splits, arguments.seed, contents=content, processes=arguments.processes)
     elif arguments.format == "sigmf":
         builder.write_recordings(out, recipe, arguments.num, arguments.seed)
     else:

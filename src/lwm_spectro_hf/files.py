@@ -88,9 +88,10 @@ def whole_folder(output_dir: str | Path, *sources: str | Path, overwrite: bool =
         staged = aside / output_dir.name
         staged.mkdir()  # mkdtemp's own folder is readable by its owner alone; this one follows the umask
         yield staged
+        mode = _default_mode()
         for path in staged.rglob("*"):
             if path.is_file():  # those of safetensors are for their owner alone
-                path.chmod(_default_mode())
+                path.chmod(mode)
         replaced = aside / "replaced"
         if output_dir.exists():
             output_dir.rename(replaced)

@@ -1,6 +1,7 @@
 """Recipe to files: Parquet, SigMF or NumPy archives, built in parallel, resumable, the same every time."""
 
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -26,7 +27,6 @@ from .recipe import MOBILITIES, MODULATIONS, PROTOCOLS, RECEIVERS, Recipe, stabl
 from .recordings import write_sigmf
 from .synthesis import LabelledRecordings, check_channels, draw_recordings, recording_length
 
-SHARD_SIZE = 512  # rows of a file
 RECORD = "dataset.json"  # what a folder was built from; the same must be asked of it when a build goes on
 CONTENTS = ("spectrogram", "iq")
 _CHUNKS_MEASURED = 64
@@ -186,7 +186,7 @@ def build_parquet(
     seed: int = 0,
     extractor: SpectrogramFeatureExtractor | None = None,
     contents: tuple[str, ...] = ("spectrogram",),
-    shard_size: int = SHARD_SIZE,
+    shard_size: int | None = None,
     processes: int = 1,
 ) -> list[Path]:
     """Write a data set that `datasets.load_dataset(folder)` reads, also with `streaming=True`.
@@ -200,7 +200,7 @@ def build_parquet(
         seed (`int`, *optional*, defaults to 0): Of the data set.
         extractor ([`SpectrogramFeatureExtractor`], *optional*): The front-end; with two windows by default.
         contents (`tuple[str, ...]`, *optional*): What a row holds beside its labels: "spectrogram", "iq" or both.
-        shard_size (`int`, *optional*, defaults to 512): Rows a file.
+        shard_size (`int`, *optional*): Rows a file; 512 by default, or as many more as make whole chunks.
         processes (`int`, *optional*, defaults to 1): Workers; each uses one thread.
 
     Returns:
@@ -211,6 +211,9 @@ def build_parquet(
         OSError: If there is no space left for it.
     """
     folder = Path(folder).expanduser()
+    if shard_size is None:
+        chunk_size = math.lcm(*(split.recipe.chunk_size for split in splits.values()))
+        shard_size = -(-512 // chunk_size) * chunk_size
     _check(splits, contents, shard_size, processes)
     if extractor is None:
         sizes = {(split.recipe.num_frames, split.recipe.fft_size) for split in splits.values()}

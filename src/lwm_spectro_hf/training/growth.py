@@ -15,6 +15,7 @@ def _with_fields(model: LwmSpectroForPreTraining, **fields: int) -> LwmSpectroFo
     config = deepcopy(model.config)
     for name, value in fields.items():
         setattr(config, name, value)
+    config.validate_architecture()
     return LwmSpectroForPreTraining(config).to(model.device)
 
 
@@ -54,12 +55,13 @@ def deepen_encoder(model: LwmSpectroForPreTraining, num_hidden_layers: int) -> L
     for old, (place, end) in zip(model.base_model.layers, pairwise(places), strict=True):
         layers = deeper.base_model.layers[place:end]
         layers[0].load_state_dict(old.state_dict())
-        for new in layers[1:]:
-            zeros = [new.norm1.bias, *new.self_attn.o_proj.parameters(), *new.mlp.fc2.parameters()]
-            for parameter in (*zeros, *(layer.norm2.bias for layer in layers)):
-                nn.init.zeros_(parameter)
-            for parameter in (new.norm1.weight, *(layer.norm2.weight for layer in layers)):
-                nn.init.ones_(parameter)
+        for previous, new in pairwise(layers):
+            for norm in (previous.norm2, new.norm1):
+                nn.init.ones_(norm.weight)
+                nn.init.zeros_(norm.bias)
+            for last in (new.self_attn.o_proj, new.mlp.fc2):
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias)
         layers[-1].norm2.load_state_dict(old.norm2.state_dict())
     return deeper
 
@@ -163,13 +165,10 @@ def copying_decoder(model: LwmSpectroForPreTraining, num_heads: int) -> LwmSpect
     Returns:
         [`LwmSpectroForPreTraining`]
     """
-    config = deepcopy(model.config)
-    config.decoder_num_copy_heads = num_heads
-    config.validate_architecture()
-    changed = LwmSpectroForPreTraining(config)
+    changed = _with_fields(model, decoder_num_copy_heads=num_heads)
     changed.base_model.load_state_dict(model.base_model.state_dict())
     changed.projection.load_state_dict(model.projection.state_dict())
-    return changed.to(model.device)
+    return changed
 
 
 @torch.no_grad()
