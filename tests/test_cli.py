@@ -175,6 +175,11 @@ class TestClassify:
         assert (tmp_path / "captures.png").read_bytes().startswith(b"\x89PNG")
         assert spectro("classify", captures, "--plot", "x.png", "--window-ms", "1").code == 2
 
+    @pytest.mark.parametrize("device", ["no-such-device", "meta"])
+    def test_a_device_that_cannot_compute_is_a_users_mistake(self, spectro, captures, device):
+        result = spectro("classify", captures, "--device", device)
+        assert result.code == 2 and f"--device {device} cannot compute here" in result.err
+
     def test_a_reader_that_has_enough_is_no_error(self, captures, tiny_checkpoint, monkeypatch):
         reader, writer = os.pipe()
         os.close(reader)
@@ -264,6 +269,8 @@ class TestSegment:
         assert silent["carriers"] == []
         rows = list(csv.DictReader(io.StringIO(segment(captures, "--csv").out)))
         assert [float(row["center_hz"]) for row in rows] == [carrier["center_hz"] for carrier in carriers]
+        silent = segment(captures / "more" / "silent.sigmf-meta", "--csv")
+        assert silent.out.splitlines() == ["file,label,center_hz,bandwidth_hz,share_of_time"]
         head, *lines, nothing = segment(captures).out.splitlines()
         assert head.split() == ["file", "sends", "middle", "width", "of", "the", "time"]
         assert nothing.split() == ["silent.sigmf-meta", "nothing"]

@@ -25,6 +25,7 @@ SELF_DESCRIBING = (".sigmf-meta", ".sigmf-data", ".sigmf", ".npy")
 # What a folder is searched for: what says itself how its samples are stored.
 SEARCHED = {".sigmf-meta", ".sigmf", ".npy"} | RAW_SUFFIXES
 USER_ERRORS = (OSError, ValueError, ImportError)
+CARRIER_COLUMNS = ("file", "label", "center_hz", "bandwidth_hz", "share_of_time")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -109,7 +110,8 @@ def segment(arguments: argparse.Namespace) -> int:
     if arguments.json:
         lines = _json_lines({"file": str(path), "carriers": carriers} for path, carriers in heard())
     elif arguments.csv:
-        lines = _csv_lines({"file": str(path), **carrier} for path, carriers in heard() for carrier in carriers)
+        rows = ({"file": str(path), **carrier} for path, carriers in heard() for carrier in carriers)
+        lines = _csv_lines(rows, CARRIER_COLUMNS)
     else:
         lines = _carrier_lines(heard(), files.paths)
     _write_lines(lines, arguments.output)
@@ -411,17 +413,35 @@ def _loading(model: str) -> Iterator[None]:
         raise OSError(f"--model {model}: there is no such folder here, and on the Hub: {error}") from error
 
 
+def _device(name: str | None) -> Any:
+    """What `--device` names, if it is here."""
+    import torch
+
+    if name is None:
+        return None
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()  # what only exists on paper, as `meta` does, computes nothing
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"--device {name} cannot compute here; expected cpu, or leave it out to take an accelerator if there is "
+            f"one. PyTorch says: {error}"
+        ) from error
+    return device
+
+
 def _load(
     task: str, pipeline_class: type, arguments: argparse.Namespace, name: str, model: Any = None, **options: Any
 ) -> Any:
     from transformers import AutoFeatureExtractor, pipeline
 
+    device = _device(arguments.device)
     with _loading(name):
         return pipeline(
             task,
             model=model or name,
             feature_extractor=AutoFeatureExtractor.from_pretrained(name),
-            device=arguments.device,
+            device=device,
             batch_size=arguments.batch_size,
             # The code of this package, also where a checkpoint brings a copy of its own.
             pipeline_class=pipeline_class,
@@ -453,13 +473,22 @@ def _json_lines(records: Iterable[dict]) -> Iterator[str]:
     return (json.dumps(record) for record in records)
 
 
-def _csv_lines(records: Iterable[dict]) -> Iterator[str]:
-    for index, record in enumerate(records):
+def _csv_lines(records: Iterable[dict], columns: Iterable[str] | None = None) -> Iterator[str]:
+    """The header is `columns`, also where there are no records, or else the names in the first one."""
+
+    def line(row: Iterable) -> str:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="").writerow(row)
+        return text.getvalue()
+
+    if columns is not None:
+        yield line(columns)
+    for record in records:
         record.pop("verdict", None)  # only silent recordings have one, and a table has the same columns in every row
-        for row in [record.keys(), record.values()][index > 0 :]:
-            text = io.StringIO()
-            csv.writer(text, lineterminator="").writerow(row)
-            yield text.getvalue()
+        if columns is None:
+            columns = list(record)
+            yield line(columns)
+        yield line(record[column] for column in columns)
 
 
 class _Table:

@@ -108,6 +108,7 @@ requests = [
     {"inputs": [1, 2, 3]},
     {"inputs": parts.tobytes(), "parameters": {"dtype": "f64"}},
     {"inputs": parts.tobytes(), "parameters": {"no_such": 1}},
+    {"inputs": parts.tobytes(), "parameters": [1e6]},
     {},
 ]
 found["endpoint"] = [endpoint(request) for request in requests]
@@ -203,7 +204,7 @@ def test_loads_without_the_package(tmp_path, encoder, mixture, extractor):
     assert name == "IQClassificationPipeline"
     assert verdict["protocol"] in ("WiFi", "LTE", "5G")
     assert verdict["modulation"] in LABELS.values()
-    *same, quantized, wrong, no_base64, no_pairs, no_type, no_argument, nothing = found["endpoint"]
+    *same, quantized, wrong, no_base64, no_pairs, no_type, no_argument, no_object, nothing = found["endpoint"]
     assert same == [verdict] * 3
     assert quantized["protocol_scores"] == pytest.approx(verdict["protocol_scores"], abs=0.02)
     assert wrong == {"error": "inputs has 3 bytes; expected 8 for each sample of cf32."}
@@ -215,6 +216,7 @@ def test_loads_without_the_package(tmp_path, encoder, mixture, extractor):
     )
     assert no_type == {"error": "dtype is 'f64'; expected one of cf32, ci16, ci8."}
     assert "unknown argument 'no_such'" in no_argument["error"]
+    assert no_object["error"].startswith("parameters must be an object")
     assert "lwm-spectro-hf" in found["path"]
 
 

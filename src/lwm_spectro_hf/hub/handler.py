@@ -44,8 +44,11 @@ class EndpointHandler:
         Returns:
             `dict`: As from the pipeline, arrays as lists; or `error`, what is wrong with the request.
         """
-        parameters = dict(data.get("parameters") or {})
         try:
+            parameters = data.get("parameters") or {}
+            if not isinstance(parameters, dict):
+                raise ValueError(f'parameters must be an object: {{"sampling_rate": 20e6}}; found {parameters!r}.')
+            parameters = dict(parameters)
             iq = _samples(data.get("inputs"), parameters.pop("dtype", "cf32"))
             return _plain(self.pipeline(iq, **parameters))
         except (TypeError, ValueError) as error:
