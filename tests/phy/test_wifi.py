@@ -196,6 +196,24 @@ def test_packets_of_saturated_senders_do_not_tell_their_rate_by_how_long_they_la
     assert all(short[modulation.repeat(4) == one].mean() > 0.2 for one in range(4))
 
 
+def test_only_links_with_quality_of_service_hold_the_medium():
+    full = torch.ones(2000, dtype=torch.bool)
+    links = wifi_traffic.draw_links(2000, seeded(4), None, None, full, 0.5, False)
+    newer = torch.tensor([newer for newer, _ in wifi_traffic.MODES])[links.mode]
+    assert not bool(links.opportunity[~newer].any())
+    assert 0.4 < float(links.opportunity[newer].float().mean()) < 0.6
+
+
+def test_nobody_is_asked_to_acknowledge_what_goes_to_a_group():
+    receiver = torch.tensor([[0xFF] * 6, [0x02] + [0x11] * 5]).byte()
+    sender, numbers = torch.full((2, 6), 0x06).byte(), torch.zeros(2, dtype=torch.int64)
+    sent = wifi_frames.data_frame(receiver, sender, numbers, numbers, torch.zeros(2, 8).byte(), qos=True)
+    # QoS Control, behind 24 octets of header: bits 5 and 6 are 1 and 0 for No Ack (9.2.4.5.4).
+    assert sent[:, 24:26].tolist() == [[0x20, 0], [0, 0]]
+    plain = wifi_frames.data_frame(receiver, sender, numbers, numbers, torch.zeros(2, 8).byte())
+    assert plain.shape[1] == sent.shape[1] - 2 and not bool(plain[:, 24:32].any())
+
+
 def test_a_file_too_short_for_a_packet_has_the_beginning_of_one():
     one = torch.zeros(3, dtype=torch.int64)
     options = dict(modulation=one, code_rate=one + 0.5, full=one == 0, high_throughput=0.0, aligned=True)

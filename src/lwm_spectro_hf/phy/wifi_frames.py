@@ -9,6 +9,7 @@ ACK_BYTES = 14
 MAX_PAYLOAD_BYTES = 2304  # of one MSDU (9.2.4.7.1)
 _FCS_POLYNOMIAL = 0x04C11DB7
 # Frame Control (9.2.4.1), protocol version 0: type and subtype, then the flag From DS of an access point's frames.
+_NO_ACK = 0x20
 _DATA, _QOS_DATA, _ACK = (0x08, 0x02), (0x88, 0x02), (0xD4, 0x00)
 
 
@@ -59,7 +60,9 @@ def data_frame(
         `torch.Tensor` of shape `(batch, 28 + num_bytes)`, uint8, or two more with QoS.
     """
     control = payload.new_tensor(_QOS_DATA if qos else _DATA).expand(len(payload), 2)
-    quality = payload.new_zeros(len(payload), _QOS_BYTES if qos else 0)  # best effort, normal acknowledgement
+    quality = payload.new_zeros(len(payload), _QOS_BYTES if qos else 0)  # best effort
+    # Nobody acknowledges what goes to a group (9.2.4.5.4).
+    quality[:, :1] = torch.where(receiver[:, :1] & 1 == 1, _NO_ACK, 0)
     addresses = [receiver, transmitter, transmitter]
     numbers = _octets(sequence % 4096 << 4, 2)
     return mpdu(torch.cat([control, _octets(duration_us, 2), *addresses, numbers, quality, payload], -1))

@@ -47,7 +47,7 @@ class Links:
         ack (`torch.Tensor` of shape `(batch,)`): Index into `BASIC_RATES` of the answers; -1 for frames to all, which
             nobody answers.
         opportunity (`torch.Tensor` of shape `(batch,)`, bool): The access point holds a transmission opportunity
-            (10.23): only a SIFS between exchanges.
+            (10.23), as those with QoS do: only a SIFS between exchanges.
         idle_us (`torch.Tensor` of shape `(batch,)`): Mean time without a frame to send, beyond the back-off [µs].
         skipped (`torch.Tensor` of shape `(batch,)`): How much of the first packet is over when the recording starts.
         aligned (`bool`): The recording starts and ends a DIFS away from packets, and `skipped` is 0.
@@ -148,7 +148,7 @@ def draw_links(
         mode=mode,
         length=length,
         ack=torch.where(u[2] < 0.8, answer, -1),
-        opportunity=u[3] < torch.where(full, 0.5, 0.3),
+        opportunity=(of_mode[mode, 2] > 0) & (u[3] < torch.where(full, 0.5, 0.3)),
         idle_us=torch.where(full, 0.0, idle_us),
         skipped=u[5] * (not aligned),
         aligned=aligned,
