@@ -174,8 +174,8 @@ def test_full_rows_are_full():
 
 def test_a_waveform_is_what_it_says():
     length = 15 * lte.FFT_SIZES[6]
-    batch = lte.draw(6, 8, 10 * length, seeded(6))
-    again = lte.draw(6, 8, 10 * length, seeded(6))
+    batch = lte.draw(6, 8, 10 * length, seeded(6), num_ports=(1,))
+    again = lte.draw(6, 8, 10 * length, seeded(6), num_ports=(1,))
     assert torch.equal(batch.samples, again.samples)
     power = batch.samples.abs().square().mean(1)
     torch.testing.assert_close(batch.occupancy * batch.element_power * 72 / 128, power, rtol=0.03, atol=0)
@@ -188,6 +188,25 @@ def test_a_waveform_is_what_it_says():
         used = elements > 1e-6
         assert float(elements[used].mean()) == pytest.approx(float(batch.element_power[row]), rel=0.01)
         assert float(used.float().mean() * 128 / 72) == pytest.approx(float(batch.occupancy[row]), rel=0.02)
+
+
+@pytest.mark.parametrize("num_ports", [1, 2, 4])
+def test_an_element_is_in_use_where_the_symbols_of_two_ports_cancel(num_ports):
+    downlink = lte.Downlink(6, 10, torch.tensor([7]), num_ports=num_ports, cfi=3, other_messages=9)
+    sent = lte.transmit(downlink, seeded(0))
+    used, heard = sent.sent_elements[0], (sent.grid[0] != 0).sum(1)
+    # Behind the control region of four symbols, all is full of QPSK, the reference signals of all ports included.
+    behind = torch.arange(140) % 14 >= 4
+    nearby = torch.arange(140) // 14 % 5 > 0  # beside synchronization signals elements stay free
+    assert used[behind & nearby].tolist() == [72] * int((behind & nearby).sum())
+    assert (heard[behind & nearby].sum() < 0.9 * used[behind & nearby].sum()) == (num_ports > 1)
+    # So the power of an element, by which the noise is measured out, is one however many ports there are.
+    power = sent.grid[0].abs().square().sum(1)
+    assert float((power[behind & nearby] / 72).mean()) == pytest.approx(1.0, abs=0.03)
+    assert used[9:11].tolist() == [72, 72]  # the broadcast channel
+    assert (heard[9:11].sum() < 144) == (num_ports > 1)
+    control = torch.arange(140) % 14 < 4
+    assert (heard[control].sum() < used[control].sum()) == (num_ports > 1)
 
 
 def test_silence_is_drawn_where_nothing_is_scheduled():

@@ -11,7 +11,7 @@ import torch
 from . import lte_coding, lte_control
 from .bits import from_bits
 from .ofdm import Numerology, cyclic_prefix_3gpp, modulate
-from .sequences import gold_qpsk, gold_words
+from .sequences import gold_qpsk, gold_words, m_sequence
 from .traffic import decibels, draw_allocation
 from .waveform import Waveform
 
@@ -143,6 +143,8 @@ class Transmission:
 
     Attributes:
         grid (`torch.Tensor` of shape `(batch, num_symbols, num_subcarriers)`): Lowest frequency first.
+        sent_elements (`torch.Tensor` of shape `(batch, num_symbols)`): How many elements are in use, those included
+            where symbols of two ports cancel.
         data_elements (`torch.Tensor` of shape `(batch, num_symbols)`): How many elements carry user data.
         mcs (`torch.Tensor` of shape `(batch, num_subframes)`): I_MCS of each grant.
         code_rate (`torch.Tensor` of shape `(batch, num_subframes)`): Transport block with parity over coded bits, 0
@@ -150,6 +152,7 @@ class Transmission:
     """
 
     grid: torch.Tensor
+    sent_elements: torch.Tensor
     data_elements: torch.Tensor
     mcs: torch.Tensor
     code_rate: torch.Tensor
@@ -186,10 +189,7 @@ def secondary_synchronization(group_id: torch.Tensor, sector_id: torch.Tensor, s
     """
 
     def signs(taps: tuple[int, ...]) -> torch.Tensor:
-        state = [0, 0, 0, 0, 1]
-        while len(state) < 31:
-            state.append(sum(state[len(state) - 5 + tap] for tap in taps) % 2)
-        return 1.0 - 2.0 * torch.tensor(state, device=group_id.device)
+        return 1.0 - 2.0 * m_sequence(taps, (0, 0, 0, 0, 1)).to(group_id.device)
 
     s, c, z = signs((0, 2)), signs((0, 3)), signs((0, 1, 2, 4))
     q_prime = group_id // 30
@@ -227,10 +227,10 @@ def transmit(downlink: Downlink, generator: torch.Generator) -> Transmission:
     batch_size, width = len(downlink.cell_id), 12 * downlink.num_rb
     shape = (batch_size, downlink.num_subframes, SYMBOLS_PER_SUBFRAME, width)
     grid = torch.zeros(shape, dtype=torch.complex64, device=device)
-    reserved = torch.zeros(shape, dtype=torch.bool, device=device)
+    reserved, sent = torch.zeros(2, *shape, dtype=torch.bool, device=device)
 
     _add_reference_signals(grid, reserved, downlink, subframe)
-    _add_synchronization(grid, reserved, downlink, subframe)
+    _add_synchronization(grid, reserved, sent, downlink, subframe)
     control_symbols = downlink.cfi + (downlink.num_rb <= 10)
     symbol = torch.arange(SYMBOLS_PER_SUBFRAME, device=device)
     reserved |= (symbol < control_symbols[:, None])[:, None, :, None]
@@ -242,7 +242,7 @@ def transmit(downlink: Downlink, generator: torch.Generator) -> Transmission:
         downlink = replace(downlink, mcs=_nearest_mcs(downlink, num_elements))
     mcs, order, size = _schedule(downlink, num_elements)
     data &= (size > 0)[..., None, None]
-    _add_control(grid, downlink, subframe, mcs, size > 0, generator)
+    _add_control(grid, sent, downlink, subframe, mcs, size > 0, generator)
     length = num_elements * order
     row, slot = (size > 0).nonzero(as_tuple=True)  # in the order in which a mask reads the grid
     if len(row):
@@ -258,7 +258,9 @@ def transmit(downlink: Downlink, generator: torch.Generator) -> Transmission:
         )
         grid.masked_scatter_(data, symbols)
     code_rate = torch.where(size > 0, (size + 24) / length.clamp(min=1), 0.0)
-    return Transmission(grid.flatten(1, 2), data.sum(-1).flatten(1), mcs, code_rate)
+    sent |= data
+    sent |= grid != 0
+    return Transmission(grid.flatten(1, 2), sent.sum(-1).flatten(1), data.sum(-1).flatten(1), mcs, code_rate)
 
 
 def draw(
@@ -355,8 +357,7 @@ def draw(
         symbol_start = symbol_start - skipped[:, None]
     heard = (symbol_start >= 0) & (symbol_start < num_samples)
     power = torch.linalg.vector_norm(torch.view_as_real(sent.grid), dim=(2, 3)).square()
-    # In use is what has power: symbols of two ports may cancel.
-    used = ((sent.grid != 0).sum(2) * heard).sum(1)
+    used = (sent.sent_elements * heard).sum(1)
     num_elements = (heard.sum(1) * sent.grid.shape[2]).clamp(min=1)
     scheduled = (sent.code_rate > 0).sum(1)
     parameters = {
@@ -491,6 +492,7 @@ def _shared_channel(
 
 def _add_control(
     grid: torch.Tensor,
+    sent: torch.Tensor,
     downlink: Downlink,
     subframe: torch.Tensor,
     mcs: torch.Tensor,
@@ -519,7 +521,7 @@ def _add_control(
         return lte_control.ControlMessage(lte_control.encode_control_information(bits, rnti), rnti, level)
 
     crowd = [others() for _ in range(int(downlink.other_messages.max()))]
-    flat = grid.flatten(2)
+    flat, flat_sent = grid.flatten(2), sent.flatten(2)
     four_ports = (downlink.num_ports == 4).long()
     kinds = torch.stack([downlink.cfi, four_ports, downlink.phich_resource], 1)
     for kind in kinds.unique(dim=0):
@@ -551,6 +553,7 @@ def _add_control(
         elements = torch.cat([region.indicator, region.quadruplets.flatten(1)], 1)
         place = (rows[:, None, None], torch.arange(num_subframes, device=device)[:, None], elements[:, None])
         flat[place] = lte_control.combine_ports(symbols, num_ports)
+        flat_sent[place] = symbols != 0
 
 
 def _add_reference_signals(
@@ -582,7 +585,7 @@ def _add_reference_signals(
 
 
 def _add_synchronization(
-    grid: torch.Tensor, reserved: torch.Tensor, downlink: Downlink, subframe: torch.Tensor
+    grid: torch.Tensor, reserved: torch.Tensor, sent: torch.Tensor, downlink: Downlink, subframe: torch.Tensor
 ) -> None:
     """PSS and SSS of subframes 0 and 5, and the PBCH of subframe 0 (clauses 6.6, 6.11), in place."""
     centre = grid.shape[-1] // 2
@@ -604,4 +607,5 @@ def _add_synchronization(
                 downlink.num_rb, cell_id, num_ports, downlink.phich_resource, frame
             )
             block[:, 7:11][clear] = symbols.flatten()
+            sent[:, position, 7:11, centre - 36 : centre + 36] = clear
             reserved[:, position, 7:11, centre - 36 : centre + 36] = True
