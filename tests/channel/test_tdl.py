@@ -165,6 +165,15 @@ def test_doppler_of_a_direct_wave_moves_a_tone():
     assert abs(float(turn) - 800) < 0.01
 
 
+@pytest.mark.parametrize("name", ["D", "E"])
+def test_the_direct_wave_of_a_3gpp_profile_has_its_shift(name):
+    profile = tdl_profile(name, torch.full((3,), 100e-9))
+    channel = TappedDelayLine.draw(profile, torch.full((3,), DOPPLER_HZ), torch.Generator().manual_seed(0))
+    # TR 38.901, clause 7.7.2: the peak in the Doppler spectrum of the first tap is at 0.7 f_D.
+    np.testing.assert_allclose(channel.line_of_sight[:, 0].cos(), 0.7, atol=1e-6)
+    assert len(channel.line_of_sight[:, 1].unique()) == 3
+
+
 def test_same_seed_same_samples_and_another_start_another_fading():
     samples = as_samples(tones(2, 20, 4000)[2])
     first, again, later = (draw(2).apply(samples, 1e6, start_s) for start_s in (0.0, 0.0, 1.0))

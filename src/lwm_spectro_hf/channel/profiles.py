@@ -7,6 +7,8 @@ from importlib import resources
 
 import torch
 
+_TDL_DIRECT_SHIFT = 0.7  # TR 38.901, clause 7.7.2
+
 
 @dataclass
 class PowerDelayProfile:
@@ -17,11 +19,14 @@ class PowerDelayProfile:
         powers (`torch.Tensor` of shape `(batch, num_taps)`): Mean tap powers, summing to one; a tap that a channel
             does not have is zero.
         rician_k (`torch.Tensor` of shape `(batch,)`): K factor of the first tap, linear; zero is Rayleigh.
+        direct_shift (`torch.Tensor` of shape `(batch,)`, *optional*): Doppler shift of the direct wave of that tap,
+            over the largest one; where it is NaN, or nothing is given, the wave comes from any direction.
     """
 
     delays_s: torch.Tensor
     powers: torch.Tensor
     rician_k: torch.Tensor
+    direct_shift: torch.Tensor | None = None
 
 
 def exponential_profile(
@@ -69,11 +74,11 @@ def tdl_profile(name: str, delay_spread_s: torch.Tensor) -> PowerDelayProfile:
         raise ValueError(f"Unknown TDL profile {name!r}; expected one of {', '.join(_tables())}.")
     delays, powers_db = (delay_spread_s.new_tensor(_tables()[name][row]) for row in ("delays", "powers_db"))
     powers = 10 ** (powers_db / 10)
-    rician_k = torch.zeros_like(delay_spread_s)
+    rician_k, direct_shift = torch.zeros_like(delay_spread_s), None
     if delays[1] == delays[0]:  # D and E list the direct path and the scattered part of their first tap as two rows
         rician_k = rician_k + powers[0] / powers[1]
         powers = torch.cat([powers[:2].sum(0, keepdim=True), powers[2:]])
         delays = delays[1:]
-    return PowerDelayProfile(
-        delays * delay_spread_s[:, None], (powers / powers.sum()).expand(len(delay_spread_s), -1), rician_k
-    )
+        direct_shift = torch.full_like(delay_spread_s, _TDL_DIRECT_SHIFT)
+    powers = (powers / powers.sum()).expand(len(delay_spread_s), -1)
+    return PowerDelayProfile(delays * delay_spread_s[:, None], powers, rician_k, direct_shift)

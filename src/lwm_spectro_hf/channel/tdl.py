@@ -50,13 +50,11 @@ class TappedDelayLine:
         # nothing within the first few zeros.
         angles = torch.arange(NUM_SINUSOIDS, device=generator.device) / NUM_SINUSOIDS + turns(num_taps, 1)
         phases = turns(num_taps, NUM_SINUSOIDS)
-        return cls(
-            profile,
-            doppler_hz,
-            2 * torch.pi * angles,
-            2 * torch.pi * phases,
-            2 * torch.pi * turns(2),
-        )
+        line_of_sight = 2 * torch.pi * turns(2)
+        if profile.direct_shift is not None:
+            given = profile.direct_shift.acos()
+            line_of_sight[:, 0] = torch.where(given.isnan(), line_of_sight[:, 0], given)
+        return cls(profile, doppler_hz, 2 * torch.pi * angles, 2 * torch.pi * phases, line_of_sight)
 
     def tap_gains(self, times_s: torch.Tensor) -> torch.Tensor:
         """h_l(t) = sqrt(p_l) alpha_l(t) (eq. 6).
