@@ -128,7 +128,8 @@ def test_nr_files_are_decoded(tmp_path):
     assert cell_id == told["cell_id"]
     lengths = [(144 + 16 * (i % 7 == 0)) * fft_size // 2048 + fft_size for i in range(140)]
     blocks = {i // 2 for i in range(8) if told["ssb_bitmap"] >> (7 - i) & 1}
-    taken = blocks | {5 + block for block in blocks} | {told["tracking_slot"] - 10 * told["frame_number"] % 40}
+    tracking = (told["tracking_slot"] - 10 * told["frame_number"]) % 40
+    taken = blocks | {5 + block for block in blocks} | {tracking, (tracking + 1) % 40}
     slot = min(set(range(10)) - taken)
     starts = np.cumsum(lengths)[14 * slot : 14 * slot + 14] - fft_size
     grid = np.stack([np.fft.fft(samples[s : s + fft_size], norm="ortho")[bins] for s in starts])

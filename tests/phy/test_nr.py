@@ -214,7 +214,8 @@ def test_py3gpp_receives_an_aligned_waveform_with_no_more_than_its_parameters():
         assert checksum == 0 and half_frame == second_half
         assert int("".join(map(str, [*mib[1:7], *low_bits])), 2) == told["frame_number"]
 
-        taken = {index // 2, 5 + index // 2, told["tracking_slot"] - 10 * told["frame_number"] % 40}
+        tracking = (told["tracking_slot"] - 10 * told["frame_number"]) % 40
+        taken = {index // 2, 5 + index // 2, tracking, (tracking + 1) % 40}
         slot = min(set(range(10)) - taken)
         starts = np.cumsum(lengths)[14 * slot : 14 * slot + 14] - fft_size
         grid = np.stack([np.fft.fft(samples[s : s + fft_size], norm="ortho")[bins] for s in starts])
@@ -268,6 +269,7 @@ def test_control_messages_are_found_and_decoded(level, duration, bundle, rows, p
         interleaver_rows=rows,
         aggregation=level,
         dmrs_port=port,
+        dmrs_additional=2,
         control_load=0.7,
     )
     sent = nr.transmit(cells, seeded(3))
@@ -311,6 +313,49 @@ def test_control_messages_are_found_and_decoded(level, duration, bundle, rows, p
     if port == 0:  # format 1_0: all 49 blocks from 0 on
         assert bits[0] == 1 and int("".join(map(str, bits[1:12])), 2) == 49 * (49 - 49 + 1) + 49 - 1
         assert int("".join(map(str, bits[17:22])), 2) == 10, "the MCS"
+
+
+def test_the_short_format_schedules_only_what_it_implies():
+    # TS 38.214, clause 5.1.6.2: of a PDSCH scheduled by format 1_0 a terminal takes dmrs-AdditionalPosition for 2.
+    cells = Cells(
+        52, 15e3, 1, cell_id=torch.arange(4), first_slot=7, dmrs_additional=torch.arange(4), ssb_blocks=False
+    )
+    length = {int(row): m.payload.shape[1] for m in nr.transmit(cells, seeded(0)).control for row in m.row}
+    assert length[2] == 39 and all(length[row] > 39 for row in (0, 1, 3))
+
+
+def test_new_data_toggle_their_indicator_where_a_process_comes_round_again():
+    cells = Cells(25, 30e3, 20, cell_id=torch.tensor([3]), dmrs_additional=2, ssb_blocks=False)
+    cells.allocated[0, 5] = False
+    (messages,) = nr.transmit(cells, seeded(0)).control
+    assert messages.slot.tolist() == [*range(5), *range(6, 20)]
+    # TS 38.212, clause 7.3.1.2.1: behind identifier, 9 bits of blocks, time and mapping come MCS, NDI, RV, process.
+    fields = messages.payload[:, 1 + 9 + 4 + 1 + 5 :]
+    assert fields[:, 0].tolist() == [0] * 16 + [1] * 3
+    assert int(fields[:, 1:3].sum()) == 0, "each is sent for the first time"
+    assert (fields[:, 3:7] @ torch.tensor([8, 4, 2, 1]).byte()).tolist() == [*range(16), 0, 1, 2]
+
+
+@pytest.mark.parametrize(("num_rb", "spacing"), [(162, 30e3), (245, 30e3), (41, 15e3), (25, 15e3)])
+def test_carriers_leave_the_edge_of_the_band_free(num_rb, spacing):
+    assert 12 * num_rb <= 0.94 * nr.numerology(num_rb, spacing).fft_size
+
+
+@pytest.mark.parametrize(("carrier_hz", "maximum"), [(2.1e9, 4), (3.5e9, 8)])
+def test_how_many_blocks_a_half_frame_has_follows_from_the_carrier(carrier_hz, maximum):
+    wave = nr.draw(25, 15e3, 16, 2 * 7680, seeded(1), carrier_hz=carrier_hz)
+    assert wave.parameters["ssb_maximum"].unique().tolist() == [maximum]
+    sent = wave.parameters["ssb_bitmap"] & (255 >> maximum)
+    assert bool((sent == 0).all()), "none beyond the last place"
+
+
+def test_tracking_signals_take_two_slots():
+    cells, _, told = nr.draw_cells(52, 15e3, 64, 40, seeded(2), full=torch.ones(64, dtype=torch.bool))
+    slots = [row.nonzero()[:, 0].tolist() for row in cells.slot_number.masked_fill(~cells.tracking, -1) + 1]
+    with_signals = [row for row, first in zip(slots, told["tracking_slot"].tolist(), strict=True) if first >= 0]
+    assert len(with_signals) > 20 and all(not row for row in slots if row not in with_signals)
+    assert sum(len(row) == 2 and row[1] - row[0] in (1, 39) for row in with_signals) > len(with_signals) / 2
+    assert max(map(len, with_signals)) == 2
 
 
 def test_data_leave_room_for_blocks_and_tracking_signals():

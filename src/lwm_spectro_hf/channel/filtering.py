@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-FULL_BAND = 0.94  # share of the band where responses are exact; no carrier occupies more
+from ..phy.ofdm import FULL_BAND
+
 TAIL = 32  # samples after which a fractional delay has rung out: 65 dB below a signal that fills that band
 
 # Between two nodes from which to which a wave turns by this angle, linear interpolation errs by its fourth power over

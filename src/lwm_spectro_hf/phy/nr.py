@@ -20,7 +20,7 @@ from .nr_cells import (
 from .nr_coding import BROADCAST_BITS, MCS_TABLES, encode_broadcast
 from .nr_control import ControlMessages, add_control
 from .nr_data import MODULATIONS, TransportBlocks, shared_channel
-from .ofdm import Numerology, cyclic_prefix_3gpp, modulate
+from .ofdm import FULL_BAND, Numerology, cyclic_prefix_3gpp, modulate
 from .sequences import CONSTELLATION_ORDERS, constellation, gold_bits, gold_qpsk, m_sequence
 from .traffic import decibels, draw_allocation
 from .waveform import Waveform
@@ -37,13 +37,13 @@ _FFT_SIZES = (256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 
 
 def numerology(num_rb: int, subcarrier_spacing_hz: float) -> Numerology:
-    """Numerology of a carrier, with the smallest usual DFT that holds it.
+    """Numerology of a carrier, with the smallest usual DFT that holds it and leaves channels room for their edges.
 
     Args:
         num_rb (`int`): Resource blocks.
         subcarrier_spacing_hz (`float`): 15e3 or 30e3 [Hz].
     """
-    fft_size = next(size for size in _FFT_SIZES if size >= 12 * num_rb * 1.04)
+    fft_size = next(size for size in _FFT_SIZES if FULL_BAND * size >= 12 * num_rb)
     return Numerology(fft_size * subcarrier_spacing_hz, subcarrier_spacing_hz, fft_size, dc_used=True)
 
 
@@ -202,6 +202,7 @@ def draw(
     code_rate: torch.Tensor | None = None,
     full: torch.Tensor | None = None,
     aligned: bool = False,
+    carrier_hz: float = 2.1e9,
 ) -> Waveform:
     """Draw what cells transmit in downlink, from anywhere in the synchronisation period and the TDD pattern.
 
@@ -217,14 +218,17 @@ def draw(
             scheduled whole.
         aligned (`bool`, *optional*, defaults to `False`): Whether the first sample is the first one of a frame, or
             any sample of a millisecond.
+        carrier_hz (`float`, *optional*, defaults to 2.1e9): Carrier frequency; up to 3 GHz a half frame has four
+            places for SS/PBCH blocks, above it eight [Hz].
 
     Returns:
-        [`Waveform`]. Its parameters, besides the fields of [`Cells`] of the same name: `frame_number` and `slot`, of
-        the first slot, in part or whole; `mcs`, that of most slots (those with reserved elements may need a lower
-        one); `ssb_bitmap`, ssb-PositionsInBurst with block 0 in its highest of 8 bits; `ssb_shift`, subcarriers above
-        the lowest one of `ssb_first_rb`; `tdd_pattern`, 0 for FDD, else downlink symbols by slot repeat every 5 ms of
-        15 kHz slots (1: DDDSU), or every ten slots (2: DDDDDDDSUU, 3: DDDDSUUUUU); `tracking_slot`, the one slot of
-        40 that has tracking signals, or -1.
+        [`Waveform`]. Its parameters, besides the fields of [`Cells`] of the same name: `subcarrier_spacing_khz`;
+        `frame_number` and `slot`, of the first slot, in part or whole; `mcs`, the highest (slots with reserved
+        elements may need a lower one); `ssb_bitmap`, ssb-PositionsInBurst with block 0 in its highest of 8 bits;
+        `ssb_shift`, subcarriers above the lowest one of `ssb_first_rb`; `tdd_pattern`, 0 for FDD, else downlink
+        symbols by slot repeat every 5 ms of 15 kHz slots (1: DDDSU), or every ten slots (2: DDDDDDDSUU, 3:
+        DDDDSUUUUU); `tracking_slot`, the first of the two slots of 40 that have tracking signals, unless something
+        else is in their place, or -1.
 
     Raises:
         ValueError: If a modulation is not one of the four.
@@ -243,6 +247,7 @@ def draw(
         code_rate=code_rate,
         full=full,
         aligned=aligned,
+        carrier_hz=carrier_hz,
     )
     grid = transmit(cells, generator).grid
     device = grid.device
@@ -270,7 +275,10 @@ def draw(
         "slot": first_slot % cells.slots_per_frame,
         "ssb_bitmap": (cells.ssb_blocks * weights).sum(1),
         "ssb_shift": cells.ssb_shift,
+        "num_rb": torch.full_like(first_slot, num_rb),
+        "subcarrier_spacing_khz": torch.full_like(first_slot, round(subcarrier_spacing_hz / 1e3)),
         **extra,
+        "mcs": torch.where(scheduled.any(1), (cells.mcs * scheduled).amax(1), extra["mcs"]),
     }
     return Waveform(
         samples=slices(samples, first[:, 0], num_samples),
@@ -297,6 +305,7 @@ def draw_cells(
     code_rate: torch.Tensor | None = None,
     full: torch.Tensor | None = None,
     aligned: bool = False,
+    carrier_hz: float = 2.1e9,
 ) -> tuple[Cells, torch.Tensor, dict[str, torch.Tensor]]:
     """Draw what [`draw`] transmits: the cells, the index of each one's modulation, and what else was drawn."""
     device = generator.device
@@ -373,9 +382,10 @@ def draw_cells(
         ssb_first_rb=(uniform() * (num_rb - SSB_RB + 1)).long().clamp(min=0),
         ssb_half_frames=ssb_half_frames,
         ssb_second_half=torch.where(paired, integers(2), 0),
-        ssb_maximum=4 + 4 * integers(2),
+        ssb_maximum=4 if carrier_hz <= 3e9 else 8,  # TS 38.213, clause 4.1
         k_ssb=NO_SIB1,
-        tracking=slot_number % 40 == tracking_slot[:, None],
+        # Two slots with two symbols each (TS 38.214, clause 5.1.6.1.1).
+        tracking=((slot_number - tracking_slot[:, None]) % 40 < 2) & (tracking_slot >= 0)[:, None],
         tracking_offset=integers(4),
         data_gain=gain(-6.0, 3.0),
         control_gain=gain(-3.0, 3.0),

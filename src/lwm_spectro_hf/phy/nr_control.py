@@ -10,6 +10,7 @@ from .nr_coding import encode_control
 from .sequences import gold_bits, gold_qpsk
 
 MOST_ELEMENTS = 16  # control channel elements of a message
+HARQ_PROCESSES = 16
 
 
 @dataclass
@@ -45,12 +46,16 @@ def _field_widths(cells: Cells) -> torch.Tensor:
     return torch.stack([torch.maximum(num_groups, value_bits), value_bits], 1)
 
 
-def grant(cells: Cells, row: torch.Tensor, slot: torch.Tensor, fallback: bool, width: int) -> torch.Tensor:
+def grant(
+    cells: Cells, row: torch.Tensor, slot: torch.Tensor, block: torch.Tensor, fallback: bool, width: int
+) -> torch.Tensor:
     """The message that schedules the PDSCH: format 1_0, or 1_1 with dynamic allocation type (TS 38.212, 7.3.1.2).
 
     Args:
         cells ([`Cells`]): The cells.
         row, slot (`torch.Tensor` of shape `(num_messages,)`): Which transmissions.
+        block (`torch.Tensor` of shape `(num_messages,)`): Number of the transport block: the sixteen HARQ processes
+            send one after the other, and each toggles its new data indicator (TS 38.321, clause 5.3.2.2).
         fallback (`bool`): Format 1_0.
         width (`int`): Bits of the frequency-domain assignment.
 
@@ -64,8 +69,9 @@ def grant(cells: Cells, row: torch.Tensor, slot: torch.Tensor, fallback: bool, w
     # One entry of the time-domain list for each length of downlink that occurs, the whole slot first.
     time = (cells.downlink_symbols[row, slot] < SYMBOLS_PER_SLOT).long()
     mcs = cells.mcs[row, slot]
-    # MCS, new data 1, redundancy version 0, HARQ process 0; assignment index, power control, PUCCH resource, timing.
-    common = ((mcs, 5), (zero + 1, 1), (zero, 2), (zero, 4), (zero, 2), (zero + 1, 2), (zero, 3), (zero + 3, 3))
+    # MCS, new data, redundancy version, HARQ process; assignment index, power control, PUCCH resource, timing.
+    data = ((mcs, 5), (block // HARQ_PROCESSES % 2, 1), (zero, 2), (block % HARQ_PROCESSES, 4))
+    common = (*data, (zero, 2), (zero + 1, 2), (zero, 3), (zero + 3, 3))
     if fallback:
         # Identifier of downlink; blocks; time; VRB-to-PRB mapping without interleaving.
         fields = ((zero + 1, 1), (blocks, width), (time, 4), (zero, 1), *common)
@@ -145,7 +151,8 @@ def add_control(grid: torch.Tensor, cells: Cells, generator: torch.Generator) ->
     own = own[row, slot, place]
     allocated = torch.nn.functional.pad(cells.allocated, (1, 0))
     scattered = (allocated[..., 1:] & ~allocated[..., :-1]).sum(-1) > 1
-    simple = (cells.mcs_table == 1) & (cells.dmrs_port == 0) & (cells.cdm_groups == 2)
+    # What format 1_0 says nothing of is fixed: two additional DMRS, where there is room (TS 38.214, clause 5.1.6.2).
+    simple = (cells.mcs_table == 1) & (cells.dmrs_port == 0) & (cells.cdm_groups == 2) & (cells.dmrs_additional == 2)
     fallback = simple[row] & ~scattered[row, slot]
     rnti = torch.where(own, cells.rnti[row], torch.randint(1, 65520, row.shape, generator=generator, device=device))
 
@@ -158,11 +165,14 @@ def add_control(grid: torch.Tensor, cells: Cells, generator: torch.Generator) ->
     pilots = gold_qpsk((2**17 * number * (2 * cell_id + 1) + 2 * cell_id) % 2**31, 3 * cells.num_rb).unflatten(
         -1, (-1, 3)
     )
+    block = scheduled.cumsum(1) - 1
     keys, of_class = torch.stack([width, level[row], fallback.long()], 1).unique(dim=0, return_inverse=True)
     messages = []
     for number, (bits, aggregation, simple_format) in enumerate(keys.tolist()):
         (chosen,) = (of_class == number).nonzero(as_tuple=True)
-        payload = grant(cells, row[chosen], slot[chosen], bool(simple_format), bits)
+        payload = grant(
+            cells, row[chosen], slot[chosen], block[row[chosen], slot[chosen]], bool(simple_format), bits
+        )
         noise = torch.randint(2, payload.shape, dtype=torch.uint8, generator=generator, device=device)
         payload = torch.where(own[chosen, None], payload, noise)
         found = ControlMessages(

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+FULL_BAND = 0.94  # share of the band that a carrier occupies at most, and up to which channels are exact
+
 
 @dataclass(frozen=True)
 class Numerology:
