@@ -142,7 +142,7 @@ def test_snr_in_the_occupied_band_is_the_label(protocol, snr_db):
 
 
 def test_snr_of_elements_in_use_is_exact():
-    noisy, clean, noise = parts("LTE", 10, 2, channels=("none",), full_load=0.0, chunk_size=12)
+    noisy, clean, noise = parts("LTE", 10, 2, channels=("none",), full_load=0.0, chunk_size=12, antenna_ports=(1,))
     ends = torch.tensor([137 + (number % 7 == 0) for number in range(42)]).cumsum(0)
     bins = torch.fft.fft(clean.iq.unfold(1, 128, 1)[:, ends - 128], norm="ortho").abs().square()
     assert float(bins[..., 37:92].max()) < 1e-6 < float(bins[..., 1:37].max()), "starts with a frame"
@@ -150,6 +150,21 @@ def test_snr_of_elements_in_use_is_exact():
     element = (bins * used).sum((1, 2)) / used.sum((1, 2))
     measured = 10 * (element / noise.abs().square().mean(1)).log10()
     torch.testing.assert_close(measured, torch.full((12,), 10.0), atol=0.25, rtol=0)
+
+
+@pytest.mark.parametrize("channels", [("none",), ("none", "TDL-D")])
+def test_a_path_without_fading_is_that_of_a_terminal_at_rest(channels):
+    recipe = recipe_of("LTE", channels=channels, mobilities=("vehicular",), snrs_db=(math.inf,), antenna_ports=(1,))
+    batch = draw_recordings(dataclasses.replace(recipe, chunk_size=8), 0, 3)
+    still = batch.channel == channels.index("none")
+    assert bool(still.any()) and (len(channels) == 1 or bool((~still).any()))
+    assert bool((batch.speed_mps[still] == 0).all() and (batch.doppler_hz[still] == 0).all())
+    assert {MOBILITIES[index] for index in batch.mobility[still].tolist()} == {"static"}
+    assert {MOBILITIES[index] for index in batch.mobility[~still].tolist()} <= {"vehicular"}
+    # The cyclic prefix comes again with the same phase, which 24 Hz would turn by 0.01.
+    size = round(batch.sampling_rate / 15e3)
+    prefix = batch.iq[:, : size // 16].conj() * batch.iq[:, size : size + size // 16]
+    assert float(prefix[still].sum(1).angle().abs().max()) < 0.01
 
 
 def test_what_cannot_be_heard_has_no_label():

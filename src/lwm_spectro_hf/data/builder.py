@@ -310,8 +310,8 @@ def write_recordings(folder: str | os.PathLike, recipe: Recipe, num: int, seed: 
     """Write recordings as SigMF, one transmission a file, with what a third-party receiver must be told.
 
     Files that are there already are kept; a folder keeps to one recipe and seed. The annotation of each holds the
-    labels and, under `lwm:`, the parameters of the sender (`cell_id`, `rnti`, `mcs`, `rate_mbps` and so on; see the
-    README).
+    labels and, under `lwm:`, the parameters of the sender (`cell_id`, `rnti`, `mcs`, `rate_mbps` and so on; see
+    docs/generator.md).
 
     Args:
         folder (`str` or `os.PathLike`): Where to; made if missing.

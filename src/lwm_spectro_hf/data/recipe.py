@@ -111,7 +111,8 @@ class Recipe:
         rician_k_db: Range of its K factor [dB].
         receive_filter: Share of recordings whose receiver cuts off what lies outside the carrier; behind the others
             the noise floor of the whole band is seen.
-        max_clock_ppm: Largest error of the sampling clock, either sign [ppm].
+        max_clock_ppm: Largest error of the sampling clock, either sign; where a receiver's rate is not the carrier's,
+            up to half a sample over the recording comes on top [ppm].
         max_phase_noise_deg: Largest phase noise of the oscillators, root mean square [deg].
         adc_bits: Range of the converter's effective number of bits.
         symbol_steps: Of a receiver that finds them, how many OFDM symbols from one frame to the next, by protocol.
@@ -121,7 +122,7 @@ class Recipe:
         contiguous_view: Share of blind recordings as long as `num_frames` frames without gaps; the others last a
             duration drawn log-uniformly from `spans_s`.
         spans_s: Range of durations [s].
-        max_samples: No blind recording is longer [samples].
+        max_samples: No blind recording of a duration from `spans_s` is longer [samples].
         duration_s: Length of a native recording [s].
         num_frames, fft_size: Of the spectrogram that recordings are made for.
         chunk_size: Recordings made at a time. Part of the recipe, because what is drawn depends on it.

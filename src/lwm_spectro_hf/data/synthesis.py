@@ -29,7 +29,9 @@ from .recipe import (
 NO_LABEL = -1
 _MIN_DATA_SHARE = 0.05
 _MIN_SNR = 10**-1.5  # over the whole view and occupied band; below, nobody could tell that something is there
-_LEAD_S = 10e-6  # made and cut off again: longer than the longest echo, so that a recording starts in mid-signal
+# Made and cut off again: longer than the longest echo, so that a recording starts in mid-signal. In cities that is
+# so many seconds, in other channels so many delay spreads (TDL-E of TR 38.901).
+_LEAD_S, _LEAD_SPREADS = 10e-6, 20.7
 _MAX_CFO = 0.45  # of a subcarrier: what is left to a synchronous receiver after a coarse search
 _CPU_SAMPLES = 2**19
 _PHASE_NOISE_HZ = 20e3  # bandwidth of the loop that holds the oscillator
@@ -149,12 +151,16 @@ def draw_recordings(
         return low + (high - low) * torch.rand(len(rows.index), generator=generator, device=device)
 
     snr_db = of_rows([float(recipe.snrs_db[snr]) for snr in rows.snr])
+    # A path without fading is that of a terminal at rest.
+    still = [recipe.channels[channel] == "none" for channel in rows.channel]
     mobilities = [recipe.mobilities[mobility] for mobility in rows.mobility]
-    slowest, fastest = of_rows([recipe.speeds_mps[name] for name in mobilities]).T
+    mobilities = ["static" if rests else name for rests, name in zip(still, mobilities, strict=True)]
+    speeds = [(0.0, 0.0) if rests else recipe.speeds_mps[name] for rests, name in zip(still, mobilities, strict=True)]
+    slowest, fastest = of_rows(speeds).T
     speed = slowest + (fastest - slowest) * uniform(0, 1)
     doppler = speed * setting.carrier_hz / SPEED_OF_LIGHT_MPS
 
-    lead = 0 if setting.receiver == "native" else round(_LEAD_S * setting.numerology.sampling_rate)
+    lead = 0 if setting.receiver == "native" else round(_lead_s(recipe, setting) * setting.numerology.sampling_rate)
     num_in = round(setting.num_samples * setting.numerology.sampling_rate / setting.sampling_rate)
     waveform = _transmit(rows, recipe, setting, num_in + lead, generator)
     profile, user = _draw_profile(rows, recipe, setting, generator)
@@ -204,6 +210,11 @@ def draw_recordings(
         carrier_hz=setting.carrier_hz,
         parameters=waveform.parameters,
     )
+
+
+def _lead_s(recipe: Recipe, setting: _Setting) -> float:
+    spreads = set(recipe.channels) & set(STATISTICAL_CHANNELS) - {"none"}
+    return max(_LEAD_S, _LEAD_SPREADS * recipe.delay_spreads_s[setting.protocol][1] if spreads else 0.0)
 
 
 def recording_length(recipe: Recipe, chunk: int, seed: int = 0) -> int:
@@ -290,6 +301,7 @@ def _transmit(rows: Rows, recipe: Recipe, setting: _Setting, num_samples: int, g
         ports = recipe.antenna_ports
         return lte.draw(setting.num_rb, batch_size, num_samples, generator, num_ports=ports, **options)
     spacing_hz = setting.numerology.subcarrier_spacing_hz
+    options["carrier_hz"] = setting.carrier_hz
     return nr.draw(setting.num_rb, spacing_hz, batch_size, num_samples, generator, **options)
 
 
@@ -346,12 +358,16 @@ def _draw_profile(
         return None, user
     width = max(profile.delays_s.shape[1] for _, profile in profiles)
     joined = PowerDelayProfile(
-        *(torch.zeros(batch_size, width, device=device) for _ in range(2)), torch.zeros(batch_size, device=device)
+        *torch.zeros(2, batch_size, width, device=device),
+        torch.zeros(batch_size, device=device),
+        torch.full((batch_size,), torch.nan, device=device),
     )
     for chosen, profile in profiles:
         joined.delays_s[chosen, : profile.delays_s.shape[1]] = profile.delays_s
         joined.powers[chosen, : profile.powers.shape[1]] = profile.powers
         joined.rician_k[chosen] = profile.rician_k
+        if profile.direct_shift is not None:
+            joined.direct_shift[chosen] = profile.direct_shift
     return joined, user
 
 
@@ -460,7 +476,7 @@ def _tuned_offset(setting: _Setting, recipe: Recipe, uniform: Callable[[float, f
 def _blind_offset(setting: _Setting, recipe: Recipe, uniform: Callable[[float, float], torch.Tensor]) -> torch.Tensor:
     """Where a monitoring receiver hears the carrier, off the middle of its band [Hz]."""
     spare = max(0.0, 0.49 * setting.sampling_rate - 0.5 * setting.occupied_hz)
-    if setting.tuned:  # only the oscillators differ, by up to 20 ppm
+    if setting.tuned:  # only the oscillators differ, by some ten ppm
         return (setting.numerology.subcarrier_spacing_hz * uniform(-0.5, 0.5)).clamp(-spare, spare)
     return torch.where(uniform(0, 1) < 0.4, uniform(-20e3, 20e3), spare * uniform(-1, 1))
 
