@@ -92,6 +92,11 @@ for folder in (encoder, mixture):
         found[folder]["embedding"] = model(**inputs).pooler_output.tolist()
 classify = tf.pipeline("iq-classification", model=mixture, trust_remote_code=True)
 found["pipeline"] = [type(classify).__name__, classify(iq[0], sampling_rate=1e6)]
+# As after fine-tuning: what is saved again works like what was loaded.
+saved = sys.argv[4]
+tf.AutoModelForSequenceClassification.from_pretrained(mixture, trust_remote_code=True).save_pretrained(saved)
+tf.AutoFeatureExtractor.from_pretrained(mixture, trust_remote_code=True).save_pretrained(saved)
+found["saved"] = tf.pipeline("iq-classification", model=saved, trust_remote_code=True)(iq[0], sampling_rate=1e6)
 sys.path.insert(0, mixture)
 import base64
 from handler import EndpointHandler
@@ -109,6 +114,10 @@ requests = [
     {"inputs": parts.tobytes(), "parameters": {"dtype": "f64"}},
     {"inputs": parts.tobytes(), "parameters": {"no_such": 1}},
     {"inputs": parts.tobytes(), "parameters": [1e6]},
+    {"inputs": parts.tobytes(), "parameters": {"inputs": 1}},
+    [1],
+    {"inputs": [[10**400, 0]] * 300},
+    {"inputs": parts.tobytes(), "parameters": {"sampling_rate": 10**400}},
     {},
 ]
 found["endpoint"] = [endpoint(request) for request in requests]
@@ -132,6 +141,10 @@ for name in ("AutoModelForPreTraining", "AutoModelForTimeSeriesPrediction", "Aut
     with torch.no_grad():
         embedding = model.base_model(values).pooler_output
     found[name] = [type(model).__name__, embedding.tolist()]
+saved = sys.argv[2]
+model.save_pretrained(saved)
+tf.AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True).save_pretrained(saved)
+assert tf.pipeline("iq-segmentation", model=saved, trust_remote_code=True).task == "iq-segmentation"
 segment = tf.pipeline("iq-segmentation", model=folder, trust_remote_code=True)
 sys.path.insert(0, folder)
 from handler import EndpointHandler
@@ -152,7 +165,7 @@ def test_a_conv_lstm_loads_without_the_package(tmp_path):
     folder = export(model, tmp_path / "conv-lstm", feature_extractor=extractor)
     assert list(read_json(folder / "config.json")["custom_pipelines"]) == ["iq-segmentation"]
     process = subprocess.run(
-        [sys.executable, "-I", "-c", BLOCKED + SPECTRUM_USER, str(folder)],
+        [sys.executable, "-I", "-c", BLOCKED + SPECTRUM_USER, str(folder), str(tmp_path / "saved")],
         capture_output=True,
         text=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")},
@@ -178,7 +191,7 @@ def test_loads_without_the_package(tmp_path, encoder, mixture, extractor):
     folders += [export(mixture, tmp_path / "mixture", feature_extractor=extractor)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
     process = subprocess.run(
-        [sys.executable, "-I", "-c", BLOCKED + USER, *map(str, folders), str(tmp_path / "iq.npy")],
+        [sys.executable, "-I", "-c", BLOCKED + USER, *map(str, [*folders, tmp_path / "iq.npy", tmp_path / "saved"])],
         capture_output=True,
         text=True,
         env=environment,
@@ -204,7 +217,8 @@ def test_loads_without_the_package(tmp_path, encoder, mixture, extractor):
     assert name == "IQClassificationPipeline"
     assert verdict["protocol"] in ("WiFi", "LTE", "5G")
     assert verdict["modulation"] in LABELS.values()
-    *same, quantized, wrong, no_base64, no_pairs, no_type, no_argument, no_object, nothing = found["endpoint"]
+    *same, quantized, wrong, no_base64, no_pairs, no_type, no_argument = found["endpoint"][:-6]
+    *no_object, huge, huge_rate, nothing = found["endpoint"][-6:]
     assert same == [verdict] * 3
     assert quantized["protocol_scores"] == pytest.approx(verdict["protocol_scores"], abs=0.02)
     assert wrong == {"error": "inputs has 3 bytes; expected 8 for each sample of cf32."}
@@ -216,7 +230,13 @@ def test_loads_without_the_package(tmp_path, encoder, mixture, extractor):
     )
     assert no_type == {"error": "dtype is 'f64'; expected one of cf32, ci16, ci8."}
     assert "unknown argument 'no_such'" in no_argument["error"]
-    assert no_object["error"].startswith("parameters must be an object")
+    assert [answer["error"].split(":")[0] for answer in no_object] == [
+        "parameters must be an object",
+        "parameters must be an object",
+        "A request must be an object",
+    ]
+    assert huge == nothing and "error" in huge_rate
+    assert found["saved"] == verdict
     assert "lwm-spectro-hf" in found["path"]
 
 
@@ -323,6 +343,9 @@ class FakeApi:
     def create_repo(self, repo_id, **kwargs):
         self.calls.append(("create_repo", repo_id, kwargs))
 
+    def create_branch(self, **kwargs):
+        self.calls.append(("create_branch", self.token, kwargs))
+
     def upload_folder(self, **kwargs):
         self.calls.append(("upload_folder", self.token, kwargs))
         return "https://huggingface.co/someone/model/commit/1"
@@ -344,9 +367,17 @@ def test_publish(tmp_path, encoder, extractor, monkeypatch):
                 "folder_path": str(folder),
                 "revision": None,
                 "commit_message": "First",
+                "ignore_patterns": ["__pycache__/*", "*/__pycache__/*", ".*", "*/.*"],
             },
         ),
     ]
+    FakeApi.calls.clear()
+    publish(folder, "someone/model", revision="v2")
+    assert [call[0] for call in FakeApi.calls] == ["create_repo", "create_branch", "upload_folder"]
+    assert FakeApi.calls[1][2] == {"repo_id": "someone/model", "branch": "v2", "exist_ok": True}
+    FakeApi.calls.clear()
+    publish(folder, "someone/model", revision="refs/pr/1")
+    assert [call[0] for call in FakeApi.calls] == ["create_repo", "upload_folder"]
 
 
 def test_publish_refuses_what_could_not_be_loaded(tmp_path, encoder, extractor, monkeypatch):

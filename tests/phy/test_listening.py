@@ -231,7 +231,9 @@ def test_the_scale_of_a_recording_changes_nothing(scale):
     np.testing.assert_allclose(scaled.frames / np.float32(scale), as_it_is.frames, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("num_samples", "rate"), [(300, 61.44e6), (640, 122.88e6), (1000, 16.384e6), (1000, 20.01e6)])
+@pytest.mark.parametrize(
+    ("num_samples", "rate"), [(300, 61.44e6), (640, 122.88e6), (1000, 16.384e6), (1000, 20.01e6), (3000, 1e300)]
+)
 def test_a_recording_too_short_at_its_rate_is_no_evidence(num_samples, rate):
     heard = listen(noise(num_samples), rate, PROTOCOLS)
     assert not heard.evidence.any() and not len(heard.frames)

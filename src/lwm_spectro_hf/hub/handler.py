@@ -45,13 +45,15 @@ class EndpointHandler:
             `dict`: As from the pipeline, arrays as lists; or `error`, what is wrong with the request.
         """
         try:
+            if not isinstance(data, dict):
+                raise ValueError(f'A request must be an object: {{"inputs": ..., "parameters": ...}}; found {data!r}.')
             parameters = data.get("parameters") or {}
-            if not isinstance(parameters, dict):
+            if not isinstance(parameters, dict) or "inputs" in parameters:
                 raise ValueError(f'parameters must be an object: {{"sampling_rate": 20e6}}; found {parameters!r}.')
             parameters = dict(parameters)
             iq = _samples(data.get("inputs"), parameters.pop("dtype", "cf32"))
             return _plain(self.pipeline(iq, **parameters))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             return {"error": str(error)}
 
 
@@ -73,7 +75,7 @@ def _samples(inputs: Any, dtype: str) -> np.ndarray:
     else:
         try:
             pairs = np.asarray(inputs, np.float32)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             pairs = np.empty(0, np.float32)
         if pairs.ndim != 2 or pairs.shape[1] != 2:
             raise ValueError("inputs must be a list of pairs [I, Q], or bytes (in JSON: base64) of samples.")

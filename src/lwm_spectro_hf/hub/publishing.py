@@ -46,7 +46,8 @@ def export(
     AutoModelForPreTraining and the Auto classes of its tasks, AutoFeatureExtractor and `pipeline("iq-classification")`
     or `pipeline("iq-segmentation")`; a dedicated Inference Endpoint finds its `handler.py`. Where it is installed, the
     installed classes are used and no trust is needed, but for `pipeline`: Transformers asks for trust, or for
-    `pipeline_class=`, wherever a config has `custom_pipelines`.
+    `pipeline_class=`, wherever a config has `custom_pipelines`. What is loaded from it with `trust_remote_code=True` and
+    saved again, after fine-tuning say, has all of this but `handler.py`: copy that for an endpoint.
 
     Args:
         model_or_folder (`PreTrainedModel`, `str` or `Path`): A model, or a folder that `save_pretrained` or `convert`
@@ -141,7 +142,7 @@ def publish(
         folder (`str` or `Path`): What [`export`] wrote, usually with a model card (`README.md`).
         repo_id (`str`): The repository, `owner/name`.
         private (`bool`, *optional*, defaults to `False`): Make a new repository private.
-        revision (`str`, *optional*): Branch to upload to.
+        revision (`str`, *optional*): Branch to upload to, made if it is new.
         commit_message (`str`, *optional*): Message of the commit.
         token (`str`, *optional*): Access token; the one of `hf auth login` is used without it.
 
@@ -167,8 +168,14 @@ def publish(
         logger.warning("%s has no README.md; the model will be published without a card.", folder)
     api = HfApi(token=token)
     api.create_repo(repo_id, private=private, exist_ok=True)
+    if revision is not None and not revision.startswith("refs/"):
+        api.create_branch(repo_id=repo_id, branch=revision, exist_ok=True)
     commit = api.upload_folder(
-        repo_id=repo_id, folder_path=str(folder), revision=revision, commit_message=commit_message
+        repo_id=repo_id,
+        folder_path=str(folder),
+        revision=revision,
+        commit_message=commit_message,
+        ignore_patterns=["__pycache__/*", "*/__pycache__/*", ".*", "*/.*"],
     )
     return str(getattr(commit, "commit_url", commit))
 

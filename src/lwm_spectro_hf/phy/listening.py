@@ -153,7 +153,8 @@ class _Recording:
 
 def _evidence(recording: _Recording, spacing_hz: float) -> float:
     rates = [rate for rate in _SEARCH_RATES_HZ[spacing_hz] if rate <= 1.1 * recording.sampling_rate]
-    if not rates:
+    # What is shorter than a symbol shows no prefix, however many bands its rate has.
+    if not rates or len(recording.iq) < recording.sampling_rate * symbol_period_s(spacing_hz):
         return 0.0
     # The carrier is anywhere in a wide recording.
     centres = _band_centres(recording.sampling_rate, rates[-1])
