@@ -36,6 +36,11 @@ def test_decoder_depth_follows_the_mask_strategy(strategy, layers):
         ({"num_attention_heads": 7}, "`hidden_size` = 128 is not divisible by `num_attention_heads` = 7"),
         ({"max_position_embeddings": 1024, "cls_token_value": 0.2}, "less than the 1025 tokens"),
         ({"mask_ratio": 1.0}, "`mask_ratio` is 1.0"),
+        ({"num_hidden_layers": -1}, "`num_hidden_layers` is -1, but must be at least 0"),
+        ({"projection_size": 0}, "`projection_size` is 0, but must be at least 1"),
+        ({"intermediate_size": 0}, "`intermediate_size` is 0"),
+        ({"classifier_kernel_size": -3}, "`classifier_kernel_size` is -3"),
+        ({"temperature": float("nan")}, "`temperature` is nan"),
         ({"mask_strategy": "drop", "decoder_num_hidden_layers": 0}, "`decoder_num_hidden_layers` of at least 1"),
         ({"level_num_bins": -1}, "`level_num_bins` is -1"),
         ({"decoder_num_copy_heads": -1}, "`decoder_num_copy_heads` is -1"),
@@ -74,7 +79,8 @@ def test_contradictions_are_named(fields, message):
         ({"additional_tasks": {"modulation": ["BPSK"]}}, "other than `task_name`"),
         ({"additional_tasks": {"snr.db": ["-5"]}}, "without a dot"),
         ({"additional_tasks": {"snr_db": []}}, "at least one label"),
-        ({"router_patch_size": 3}, "not divisible by `patch_size` = 3"),
+        ({"additional_tasks": {"type": ["a"]}}, "what modules call something else"),
+        ({"router_patch_size": 3}, "Of the router's transformer, whose fields.* not divisible by `patch_size` = 3"),
         ({"router_num_attention_heads": 5}, "`hidden_size` = 64"),
         ({"expert_config": {"num_frames": 130}}, "130 frames"),
     ],
@@ -82,6 +88,11 @@ def test_contradictions_are_named(fields, message):
 def test_contradictions_of_the_mixture_are_named(fields, message):
     with pytest.raises((StrictDataclassError, ValueError), match=message):
         LwmSpectroMoEConfig(**fields)
+
+
+def test_one_patch_at_least_stays_visible():
+    config = LwmSpectroConfig(num_frames=8, num_freq_bins=8, mask_ratio=0.99, mask_strategy="drop")
+    assert config.num_patches == 4 and config.num_masked_patches == 3
 
 
 @pytest.mark.parametrize(

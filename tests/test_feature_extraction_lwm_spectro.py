@@ -270,6 +270,7 @@ class TestSerialization:
             {},
             {"sampling_rate": 20e6, "hop_length": 64, "centered": True, "window_function": TWO_WINDOWS},
             {"window_function": get_window("hann", 128), "normalization": "dataset", "mean": -3.5, "std": 7.25},
+            {"sampling_rate": np.float32(20e6), "num_frames": np.int64(64), "log_floor_db": np.float32(-90)},
             {"window_function": ("hann", np.ones(128)), "normalization": "dataset", "mean": (1.0, 2.0), "std": 3.0},
         ],
     )

@@ -283,6 +283,71 @@ def test_lora_adapts_the_attention_and_trains_the_classifier(name, tmp_path):
         torch.testing.assert_close(again(**inputs).logits, changed)
 
 
+@pytest.mark.parametrize("kind", ["classification-levels", "moe-classification-levels", "moe-classification-fourier"])
+def test_what_is_frozen_keeps_its_statistics_in_training(kind, tmp_path):
+    peft = pytest.importorskip("peft")
+    model = build(kind)
+    before = copy.deepcopy(model.state_dict())
+    lora = peft.LoraConfig(task_type="SEQ_CLS", target_modules=["q_proj", "v_proj"], r=2)
+    adapted = peft.get_peft_model(copy.deepcopy(model), lora)
+    optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=0.1)
+    inputs = inputs_for(model)
+    for _ in range(3):
+        adapted.train()(**inputs, labels=torch.tensor([0, 1, 2, 0])).loss.backward()
+        optimizer.step()
+    after = adapted.base_model.model.state_dict()
+    changed = {key for key, value in before.items() if key in after and (value != after[key]).any()}
+    assert not changed, "buffers of what is frozen"
+    # So what was trained is what an adapter, which has no buffers, brings back.
+    adapted.eval().save_pretrained(tmp_path)
+    again = peft.PeftModel.from_pretrained(model, tmp_path).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again(**inputs).logits, adapted(**inputs).logits)
+
+
+@pytest.mark.parametrize("name", ["moe-classification-cnn", "moe-classification-fourier"])
+def test_without_labels_of_the_protocol_the_router_stays_as_it_is(name):
+    model = build(name)
+    before = copy.deepcopy(model.lwm_spectro_moe.router.state_dict())
+    inputs, labels = inputs_for(model), torch.tensor([0, 1, 2, 0])
+    model.train()(**inputs, labels=labels).loss.backward()
+    assert all(torch.equal(value, before[key]) for key, value in model.lwm_spectro_moe.router.state_dict().items())
+    model.train()(**inputs, labels=labels, protocol_labels=labels).loss.backward()
+    after = model.lwm_spectro_moe.router.state_dict()
+    assert any("running_mean" in key and (value != before[key]).any() for key, value in after.items())
+
+
+@pytest.mark.parametrize("unknown", [-1, -100])
+def test_rows_whose_label_is_unknown_are_left_out_of_its_loss(unknown):
+    model = build("moe-classification")
+    inputs, known, none = inputs_for(model), torch.tensor([0, 1, unknown, unknown]), torch.full((4,), unknown)
+    two = {key: value[:2] for key, value in inputs.items()}
+    task = next(iter(model.config.additional_tasks))
+    outputs = model(**inputs, labels=known, protocol_labels=known, additional_labels={task: known})
+    expected = model(**two, labels=known[:2], protocol_labels=known[:2], additional_labels={task: known[:2]})
+    torch.testing.assert_close(outputs.loss, expected.loss)
+    # A task of which nothing is known takes nothing from the others.
+    outputs = model(**inputs, labels=known, protocol_labels=none, additional_labels={task: none})
+    torch.testing.assert_close(outputs.loss, model(**two, labels=known[:2]).loss)
+    assert model(**inputs, labels=none).loss.item() == 0
+
+    pretraining = build("moe-pretraining")
+    chosen = pretraining.lwm_spectro_moe(**inputs).expert_index
+    outputs = pretraining(**inputs, protocol_labels=known)
+    assert outputs.expert_index.tolist() == [0, 1, *chosen[2:].tolist()] and outputs.loss.isfinite()
+    forced = pretraining.lwm_spectro_moe(**inputs, expert_index=known)
+    assert forced.expert_index.tolist() == outputs.expert_index.tolist()
+
+
+@pytest.mark.parametrize("name", ["moe-model", "moe-pretraining", "moe-classification"])
+@pytest.mark.parametrize("option", ["output_hidden_states", "output_attentions"])
+def test_what_a_mixture_cannot_show_is_refused(name, option):
+    model = build(name)
+    with pytest.raises(ValueError, match=rf"`{option}=True` is for one encoder.*expert\(name\)"):
+        model(**inputs_for(model), **{option: True})
+    assert model(**inputs_for(model), **{option: False}) is not None
+
+
 @pytest.mark.parametrize("name", ["model", "pretraining-levels"])
 def test_onnx_export_computes_the_same(tmp_path, name):
     onnxruntime = pytest.importorskip("onnxruntime")

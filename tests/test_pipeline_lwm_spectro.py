@@ -472,8 +472,13 @@ class TestHeads:
         with pytest.raises(ValueError, match="'-5'.*1 part"):
             quantities("snr_db+mobility", ["-5"])
 
-    def test_an_encoder_alone_tells_its_task_only(self, tiny_extractor, noise):
-        classify = IQClassificationPipeline(build("classification"), feature_extractor=tiny_extractor, device="cpu")
+    @pytest.mark.parametrize("kind", ["classification", "classification-levels"])
+    def test_an_encoder_alone_tells_its_task_only(self, tiny_extractor, noise, kind):
+        model = build(kind)
+        windows = ["boxcar", "hamming"][: model.config.num_channels]
+        settings = {**tiny_extractor.to_dict(), "window_function": windows, "feature_size": None}
+        tiny_extractor = type(tiny_extractor)(**settings)
+        classify = IQClassificationPipeline(model, feature_extractor=tiny_extractor, device="cpu")
         iq = noise(DENSE)
         answer = classify(iq, return_embedding=True)
         assert "protocol" not in answer and answer["modulation"] in ("BPSK", "QPSK", "16QAM")
@@ -481,6 +486,12 @@ class TestHeads:
         with torch.no_grad():
             embedding = classify.model.base_model(values).pooler_output[0]
         np.testing.assert_allclose(answer["embedding"], embedding, atol=1e-5)
+
+    @pytest.mark.parametrize("kind", ["regression", "multi_label_classification"])
+    def test_heads_that_tell_no_class_are_refused(self, tiny_extractor, kind):
+        model = LwmSpectroForSequenceClassification(tiny_config(problem_type=kind))
+        with pytest.raises(ValueError, match=f"one class of each head.*{kind}.*logits"):
+            IQClassificationPipeline(model, feature_extractor=tiny_extractor, device="cpu")
 
     def test_an_encoder_whose_task_is_the_protocol_tells_it(self, tiny_extractor, noise):
         config = tiny_config(task_name="protocol", id2label={0: "WiFi", 1: "LTE", 2: "5G"})

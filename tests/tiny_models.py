@@ -69,6 +69,7 @@ MODELS = {
     "pretraining-copying": lambda: LwmSpectroForPreTraining(tiny_config(**COPYING)),
     "pretraining-inpainting": lambda: LwmSpectroForPreTraining(tiny_config(**INPAINTING)),
     "classification": lambda: LwmSpectroForSequenceClassification(tiny_config()),
+    "classification-levels": lambda: LwmSpectroForSequenceClassification(tiny_config(**LEVELS)),
     "classification-linear": lambda: LwmSpectroForSequenceClassification(tiny_config(classifier_type="linear")),
     "moe-model": lambda: LwmSpectroMoEModel(tiny_moe_config(num_experts_per_sample=3)),
     "moe-pretraining": lambda: LwmSpectroMoEForPreTraining(tiny_moe_config()),

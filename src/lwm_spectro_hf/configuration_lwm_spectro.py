@@ -3,6 +3,7 @@
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 
@@ -78,6 +79,7 @@ class LwmSpectroConfig(PreTrainedConfig):
         "projection",
         "hidden_states",
         "attentions",
+        "pooler_output",
     ]
 
     num_frames: int = 128
@@ -127,9 +129,12 @@ class LwmSpectroConfig(PreTrainedConfig):
     def validate_architecture(self):
         """Part of the `@strict` validation: the checks that involve more than one field."""
         sizes = ("num_frames", "num_freq_bins", "num_channels", "patch_size", "hidden_size", "num_attention_heads")
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` is {getattr(self, name)}, but must be at least 1.")
+        sizes += ("intermediate_size", "projection_size", "classifier_hidden_size", "classifier_kernel_size")
+        layers = ("num_hidden_layers", "decoder_num_hidden_layers", "classifier_num_layers", "level_num_bins")
+        for least, names in ((1, sizes), (0, layers)):
+            for name in names:
+                if getattr(self, name) < least:
+                    raise ValueError(f"`{name}` is {getattr(self, name)}, but must be at least {least}.")
         if self.num_frames % self.patch_size or self.num_freq_bins % self.patch_size:
             raise ValueError(
                 f"The grid of {self.num_frames} frames x {self.num_freq_bins} frequency bins is not divisible by "
@@ -163,8 +168,6 @@ class LwmSpectroConfig(PreTrainedConfig):
                 f"`decoder_num_hidden_layers` of at least 1 to see their surroundings; found "
                 f"{self.decoder_num_hidden_layers}."
             )
-        if self.level_num_bins < 0:
-            raise ValueError(f"`level_num_bins` is {self.level_num_bins}, but must be at least 0.")
         copies = self.decoder_num_copy_heads
         if copies < 0 or (copies and self.reconstruction_target != "patches"):
             raise ValueError(
@@ -177,7 +180,7 @@ class LwmSpectroConfig(PreTrainedConfig):
                 f"`decoder_num_inpainting_channels` is {channels} with `decoder_num_copy_heads` = {copies}; expected "
                 "0, or more beside heads that copy, to which it adds."
             )
-        if self.temperature <= 0:
+        if not self.temperature > 0:
             raise ValueError(f"`temperature` is {self.temperature}, but must be greater than 0.")
         if self.classifier_kernel_size % 2 == 0:
             raise ValueError(f"`classifier_kernel_size` is {self.classifier_kernel_size}, but must be odd.")
@@ -199,8 +202,8 @@ class LwmSpectroConfig(PreTrainedConfig):
 
     @property
     def num_masked_patches(self) -> int:
-        """`int`: Patches masked in one spectrogram, |M| of eq. 17."""
-        return round(self.mask_ratio * self.num_patches)
+        """`int`: Patches masked in one spectrogram, |M| of eq. 17; one at least stays visible."""
+        return min(round(self.mask_ratio * self.num_patches), self.num_patches - 1)
 
 
 @strict
@@ -287,15 +290,23 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
                 f"`num_experts_per_sample` is {self.num_experts_per_sample}, but must be from 1 to the number of "
                 f"experts, {self.num_experts} ({', '.join(self.expert_names)})."
             )
+        from torch import nn  # a configuration alone does without
+
         for name, labels in self.additional_tasks.items():
-            # A head's name becomes a module's name, which may not hold a dot.
-            if not name or "." in name or name == self.task_name or not labels:
+            # A head's name becomes a module's name, which may not hold a dot, nor be a name that modules have already.
+            taken = name == self.task_name or hasattr(nn.ModuleDict(), name)
+            if not name or "." in name or taken or not labels:
                 raise ValueError(
                     "Each of `additional_tasks` needs a name without a dot, other than `task_name` = "
-                    f"{self.task_name!r}, and at least one label; found {name!r}: {labels!r}."
+                    f"{self.task_name!r} and what modules call something else ('type', 'values' ...), and at least "
+                    f"one label; found {name!r}: {labels!r}."
                 )
         if self.router_type == "transformer":
-            self.router_config.validate_architecture()
+            try:
+                self.router_config  # noqa: B018 (making it checks it)
+            except StrictDataclassError as error:
+                found = error.__cause__
+                raise ValueError(f"Of the router's transformer, whose fields are `router_...`: {found}") from error
 
     @property
     def num_experts(self) -> int:

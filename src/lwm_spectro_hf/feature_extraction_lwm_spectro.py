@@ -203,14 +203,16 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         **kwargs,
     ):
         kwargs.setdefault("return_attention_mask", False)
-        super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
-        self.num_frames = num_frames
-        self.num_freq_bins = num_freq_bins
-        self.fft_size = fft_size
-        self.hop_length = hop_length
+        super().__init__(
+            feature_size=feature_size, sampling_rate=_as_plain(sampling_rate), padding_value=padding_value, **kwargs
+        )
+        self.num_frames = _as_plain(num_frames)
+        self.num_freq_bins = _as_plain(num_freq_bins)
+        self.fft_size = _as_plain(fft_size)
+        self.hop_length = _as_plain(hop_length)
         self.window_function = _as_plain(window_function)
-        self.centered = centered
-        self.log_floor_db = log_floor_db
+        self.centered = _as_plain(centered)
+        self.log_floor_db = _as_plain(log_floor_db)
         self.normalization = normalization
         self.mean = _as_plain(mean)
         self.std = _as_plain(std)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -60,6 +61,18 @@ class LwmSpectroForPreTrainingOutput(ModelOutput):
     expert_index: torch.LongTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class LwmSpectroClassifierOutput(SequenceClassifierOutput):
+    """
+    Output of the classifier over one encoder: that of Transformers, and the embedding.
+
+    Args:
+        pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): What the classifier sees.
+    """
+
+    pooler_output: torch.FloatTensor | None = None
 
 
 def draw_mask(
@@ -148,6 +161,22 @@ def supervised_contrastive_loss(
     if reduction == "sum":
         return terms.sum()
     return terms.sum() / (num_positives > 0).sum().clamp(min=1)
+
+
+def label_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """
+    Cross-entropy in float32, averaged over the rows whose class is known.
+
+    Args:
+        logits (`torch.Tensor` of shape `(batch, num_labels)`): Before the softmax.
+        labels (`torch.LongTensor` of shape `(batch,)`): Class of each row; negative = unknown.
+
+    Returns:
+        `torch.Tensor` of shape `()`: The loss; 0 if no class is known.
+    """
+    known = labels >= 0
+    losses = F.cross_entropy(logits.float(), labels.masked_fill(~known, -100), ignore_index=-100, reduction="sum")
+    return losses / known.sum().clamp(min=1)
 
 
 def joint_loss(
@@ -493,6 +522,25 @@ class LwmSpectroPreTrainedModel(PreTrainedModel):
     # One file may hold the encoder and every head; each class takes its part of it.
     _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^projection\.", r"^classifier\."]
 
+    def _task_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The loss of `config.problem_type`, of a class in each row by default."""
+        is_class = self.config.problem_type in (None, "single_label_classification") and self.config.num_labels > 1
+        if is_class and not labels.is_floating_point():
+            return label_loss(logits, labels)
+        return self.loss_function(labels, logits, self.config)
+
+    def train(self, mode: bool = True) -> "LwmSpectroPreTrainedModel":
+        """
+        Training or evaluation mode, as in PyTorch; but normalizations over the batch whose parameters are frozen keep
+        their statistics. With LoRA, or under a head, these would change though no gradient does, and an adapter, which
+        is saved without them, would not be what was trained.
+        """
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, _BatchNorm) and not any(part.requires_grad for part in module.parameters()):
+                module.eval()
+        return self
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
@@ -574,7 +622,8 @@ class LwmSpectroModel(LwmSpectroPreTrainedModel):
         Returns:
             `tuple`: The reconstruction and its target, both `(batch, num_patches, dim)`, and the encoder's output.
         """
-        outputs = self(input_values, bool_masked_pos=mask, mask_token=decoder.mask_token, return_dict=True, **kwargs)
+        token = decoder.mask_token if self.config.mask_strategy == "token" else None
+        outputs = self(input_values, bool_masked_pos=mask, mask_token=token, return_dict=True, **kwargs)
         patches = target = self.embeddings.patches(input_values)
         if self.config.reconstruction_target == "embeddings":
             target = self.embeddings.projection(patches).detach()
@@ -646,24 +695,35 @@ class LwmSpectroForSequenceClassification(LwmSpectroPreTrainedModel):
     @can_return_tuple
     def forward(
         self, input_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs
-    ) -> SequenceClassifierOutput:
+    ) -> LwmSpectroClassifierOutput:
         r"""
         Args:
             input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
-            labels (`torch.LongTensor` of shape `(batch,)`, *optional*): Indices into `config.id2label`.
+            labels (`torch.LongTensor` of shape `(batch,)`, *optional*): Indices into `config.id2label`; negative =
+                unknown. Numbers, for `config.problem_type="regression"` or `"multi_label_classification"`.
 
         Returns:
-            `SequenceClassifierOutput`: `logits` of shape `(batch, num_labels)`, eq. 20.
+            [`LwmSpectroClassifierOutput`]: `logits` of shape `(batch, num_labels)`, eq. 20.
         """
         outputs = self.lwm_spectro(input_values, return_dict=True, **kwargs)
         logits = self.classifier(outputs.pooler_output)
-        loss = self.loss_function(labels, logits, self.config) if labels is not None else None
-        return SequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        return LwmSpectroClassifierOutput(
+            loss=None if labels is None else self._task_loss(logits, labels),
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            pooler_output=outputs.pooler_output,
         )
 
 
+def _saved_beside():
+    # Never called. Where a checkpoint brings its code, Transformers saves with a model the files that this one
+    # imports, and the pipeline, which the configuration names, is to be among them.
+    from .pipeline_lwm_spectro import IQClassificationPipeline  # noqa: F401
+
+
 __all__ = [
+    "LwmSpectroClassifierOutput",
     "LwmSpectroForPreTraining",
     "LwmSpectroForPreTrainingOutput",
     "LwmSpectroForSequenceClassification",

@@ -21,6 +21,7 @@ from .modeling_lwm_spectro import (
     LwmSpectroPreTrainedModel,
     draw_mask,
     joint_loss,
+    label_loss,
     reconstruction_loss,
     supervised_contrastive_loss,
 )
@@ -261,8 +262,20 @@ class LwmSpectroMoEPreTrainedModel(LwmSpectroPreTrainedModel):
     def _load_expert(self, index: int, expert: LwmSpectroPreTrainedModel):
         self.base_model.experts[index].load_state_dict(expert.base_model.state_dict())
 
-    def _router_loss(self, router_logits: torch.Tensor, protocol_labels: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(router_logits.float(), protocol_labels)
+    def _hold_router(self, protocol_labels: torch.Tensor | None):
+        """Without labels no loss reaches the router: until training mode is set again, it stays as it is."""
+        if self.training and protocol_labels is None:
+            self.base_model.router.eval()
+
+
+def refuse_recordings(options: dict) -> None:
+    """Raises `ValueError` where what one encoder could show of itself is asked of a mixture."""
+    for name in ("output_hidden_states", "output_attentions"):
+        if options.get(name):
+            raise ValueError(
+                f"`{name}=True` is for one encoder, and here each row has its own. Ask that of an expert: "
+                "`LwmSpectroMoEForPreTraining.expert(name)`."
+            )
 
 
 class LwmSpectroMoEModel(LwmSpectroMoEPreTrainedModel):
@@ -304,19 +317,23 @@ class LwmSpectroMoEModel(LwmSpectroMoEPreTrainedModel):
         Args:
             input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
             expert_index (`torch.LongTensor` of shape `(batch,)`, *optional*): The expert to take for each row, in
-                place of the router's choice.
+                place of the router's choice; negative = the router's.
             resolution (`torch.Tensor` of shape `(batch, 2)`, *optional*): Time from frame to frame [s] and from bin to
                 bin [Hz], as from [`SpectrogramFeatureExtractor.resolution`]; not-a-number where it is unknown.
 
         Returns:
             [`LwmSpectroMoEModelOutput`]
+
+        Raises:
+            `ValueError`: If hidden states or attentions are asked for, which rows of one expert alone have in common.
         """
+        refuse_recordings(kwargs)
         router_logits = self.router(input_values, resolution)
         if expert_index is None:
             weights, chosen = router_logits.float().softmax(dim=-1).topk(self.config.num_experts_per_sample)
             weights = weights / weights.sum(dim=-1, keepdim=True)
         else:
-            chosen = expert_index[:, None]
+            chosen = torch.where(expert_index < 0, router_logits.argmax(dim=-1), expert_index)[:, None]
             weights = torch.ones_like(chosen, dtype=torch.float32)
         all_rows, all_states, all_embeddings = [], [], []
         for expert, rows, slots in self.dispatch(chosen):
@@ -442,20 +459,27 @@ class LwmSpectroMoEForPreTraining(LwmSpectroMoEPreTrainedModel):
             input_values, bool_masked_pos, noise, contrastive_labels:
                 As in [`LwmSpectroForPreTraining`]; the contrastive loss compares rows of one expert, whose projection
                 they share.
-            protocol_labels (`torch.LongTensor` of shape `(batch,)`, *optional*): The true expert of each row. They
-                route the rows, and add the router's cross-entropy to the loss.
+            protocol_labels (`torch.LongTensor` of shape `(batch,)`, *optional*): The true expert of each row;
+                negative = unknown. They route the rows, and add the router's cross-entropy to the loss.
             resolution (`torch.Tensor` of shape `(batch, 2)`, *optional*): As in [`LwmSpectroMoEModel`].
 
         Returns:
             [`LwmSpectroForPreTrainingOutput`]
+
+        Raises:
+            `ValueError`: As from [`LwmSpectroMoEModel`].
         """
+        refuse_recordings(kwargs)
         mask = draw_mask(self.config.expert_config, input_values, bool_masked_pos, noise)
+        self._hold_router(protocol_labels)
         router_logits = self.lwm_spectro_moe.router(input_values, resolution)
-        chosen = router_logits.argmax(dim=-1) if protocol_labels is None else protocol_labels
+        chosen = router_logits.argmax(dim=-1)
+        if protocol_labels is not None:
+            chosen = torch.where(protocol_labels < 0, chosen, protocol_labels)
         outputs = self.masked_modeling(input_values, mask, chosen, contrastive_labels, **kwargs)
         outputs["router_logits"] = router_logits
         if protocol_labels is not None:
-            outputs["router_loss"] = self._router_loss(router_logits, protocol_labels)
+            outputs["router_loss"] = label_loss(router_logits, protocol_labels)
             outputs["loss"] = outputs.loss + self.config.router_loss_weight * outputs.router_loss
         return outputs
 
@@ -490,9 +514,11 @@ class LwmSpectroMoEForSequenceClassification(LwmSpectroMoEPreTrainedModel):
         r"""
         Args:
             input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
-            labels (`torch.LongTensor` of shape `(batch,)`, *optional*): Indices into `config.id2label`.
+            labels (`torch.LongTensor` of shape `(batch,)`, *optional*): Indices into `config.id2label`; negative =
+                unknown, here and below.
             protocol_labels (`torch.LongTensor` of shape `(batch,)`, *optional*): Indices into `config.expert_names`,
-                for the router's loss. They do not route: the logits never depend on labels.
+                for the router's loss. They do not route: the logits never depend on labels. Without them the router
+                stays as it is, in training as well.
             additional_labels (`dict[str, torch.LongTensor]`, each of shape `(batch,)`, *optional*): Labels of
                 `config.additional_tasks`.
             resolution (`torch.Tensor` of shape `(batch, 2)`, *optional*): As in [`LwmSpectroMoEModel`].
@@ -500,14 +526,15 @@ class LwmSpectroMoEForSequenceClassification(LwmSpectroMoEPreTrainedModel):
         Returns:
             [`LwmSpectroMoEClassifierOutput`]: The loss is the sum of those whose labels are given.
         """
+        self._hold_router(protocol_labels)
         outputs = self.lwm_spectro_moe(input_values, resolution=resolution, return_dict=True, **kwargs)
         logits = self.classifier(outputs.pooler_output)
         additional_logits = {name: head(outputs.pooler_output) for name, head in self.additional_classifiers.items()}
         losses, router_loss = [], None
         if labels is not None:
-            losses.append(self.loss_function(labels, logits, self.config))
+            losses.append(self._task_loss(logits, labels))
         if protocol_labels is not None:
-            router_loss = self._router_loss(outputs.router_logits, protocol_labels)
+            router_loss = label_loss(outputs.router_logits, protocol_labels)
             losses.append(self.config.router_loss_weight * router_loss)
         for name, task_labels in (additional_labels or {}).items():
             if name not in additional_logits:
@@ -515,7 +542,7 @@ class LwmSpectroMoEForSequenceClassification(LwmSpectroMoEPreTrainedModel):
                     f"`additional_labels` has the task {name!r}, but this model has {list(additional_logits)}; "
                     "list it in `config.additional_tasks`."
                 )
-            losses.append(F.cross_entropy(additional_logits[name].float(), task_labels))
+            losses.append(label_loss(additional_logits[name], task_labels))
         return LwmSpectroMoEClassifierOutput(
             loss=sum(losses) if losses else None,
             logits=logits,

@@ -404,6 +404,11 @@ class MaskedConvLstmForSemanticSegmentation(MaskedConvLstmPreTrainedModel):
         return SemanticSegmenterOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
 
+def _saved_beside():
+    # Never called, see `modeling_lwm_spectro.py`.
+    from .pipeline_masked_conv_lstm import IQSegmentationPipeline  # noqa: F401
+
+
 __all__ = [
     "MaskedConvLstmForForecasting",
     "MaskedConvLstmForPreTraining",

@@ -166,6 +166,12 @@ class IQClassificationPipeline(IQPipeline):
     def __init__(self, *args, batch_size: int | None = 16, leave_out: Iterable[str] = (), **kwargs):
         self._left_out = frozenset(leave_out)  # heads, by the names of their tasks
         super().__init__(*args, batch_size=batch_size, **kwargs)
+        kind = self.model.config.problem_type
+        if kind not in (None, "single_label_classification"):
+            raise ValueError(
+                f"`iq-classification` tells one class of each head, and this model's is for {kind!r} "
+                "(`config.problem_type`). Call the model itself: its `logits` are the answer."
+            )
 
     def _sanitize_parameters(self, **kwargs):
         reading = ("sampling_rate", "dtype", "channel", "window_ms", "segment_ms", "max_views", "synchronize")
@@ -336,21 +342,15 @@ class IQClassificationPipeline(IQPipeline):
         resolution = model_inputs.pop("resolution")
         resolution = None if resolution.isnan().all() else resolution
         config = self.model.config
-        has_router = hasattr(config, "expert_names")
-        wants_states = return_embedding and not has_router
-        outputs = self.model(values, resolution=resolution, output_hidden_states=wants_states, return_dict=True)
+        outputs = self.model(values, resolution=resolution, return_dict=True)
         logits = {}
-        embedding = None
-        if has_router:
+        if hasattr(config, "expert_names"):
             logits["protocol"] = outputs.router_logits
-            embedding = outputs.pooler_output
-        elif return_embedding:
-            embedding = outputs.hidden_states[-1].mean(dim=1)
         # A head that was trained to tell the protocol knows better than the router.
         logits[config.task_name] = outputs.logits
         logits.update(getattr(outputs, "additional_logits", None) or {})
         log_probs = {name: torch.log_softmax(value.float(), dim=-1) for name, value in logits.items()}
-        return {**log_probs, "embedding": None if embedding is None else embedding.float(), **model_inputs}
+        return {**log_probs, "embedding": outputs.pooler_output.float() if return_embedding else None, **model_inputs}
 
     def postprocess(self, model_outputs: list[dict], **kwargs) -> dict:
         """Stacks what the model says on the views of one segment; [`Evidence`] combines segments."""
