@@ -28,7 +28,7 @@ from lwm_spectro_hf.data.recipe import PROTOCOLS
 from lwm_spectro_hf.evaluation.reconstruction import error_table
 from lwm_spectro_hf.evaluation.scores import score_mixture
 from lwm_spectro_hf.files import whole_folder
-from lwm_spectro_hf.hub.model_card import render
+from lwm_spectro_hf.hub.model_card import departures, render
 from lwm_spectro_hf.training.run import read_log
 
 SCORED_ROWS = 2048
@@ -37,7 +37,8 @@ SUMMARY = """
 Weights of LWM-Spectro for Transformers: a mixture of three experts (WiFi, LTE, 5G) of {millions:.1f} million
 parameters in all, {layers} layers of width {width} over {patch} x {patch} patches each{added}, where the paper's have
 twelve of width 128 over 4 x 4. It tells the protocol of a recording, and has heads for modulation and for SNR x
-mobility. The architecture is that of arXiv 2601.08780{but}; the weights are not.
+mobility. The architecture is that of arXiv 2601.08780 but for what the table under "Where it departs from the paper"
+lists; the weights are not.
 """
 DATA = """
 Generated recordings, of the presets {recipes} of `lwm_spectro_hf.data.recipe`: waveforms that are coded and framed as
@@ -106,11 +107,8 @@ def main() -> None:
     # Behind another router the heads of a row may get another expert's embedding.
     scores = score_mixture(model, rows_of(args.data)) if args.data else results["heads"]["scores_held_out"]
     expert = model.config.expert_config
-    additions = []
-    if expert.stem_num_channels:
-        additions.append(("these convolutions", " behind convolutions inside each patch"))
-    if expert.level_num_bins:
-        additions.append(("this histogram", ", beside a histogram of the levels of single pixels"))
+    added = " behind convolutions inside each patch" if expert.stem_num_channels else ""
+    added += ", beside a histogram of the levels of single pixels" if expert.level_num_bins else ""
     noise = results["router"]["router_held_out"]["as trained"]["noise_score"]
     record = {
         "summary": SUMMARY.format(
@@ -118,8 +116,7 @@ def main() -> None:
             layers=expert.num_hidden_layers,
             width=expert.hidden_size,
             patch=expert.patch_size,
-            added="".join(where for _, where in additions),
-            but=" but for " + " and ".join(what for what, _ in additions) if additions else "",
+            added=added,
         ),
         "data": DATA.format(recipes=", ".join(f"`{name}`" for name in args.recipes))
         + ("\n" + args.note.read_text() if args.note else ""),
@@ -131,7 +128,9 @@ def main() -> None:
         },
         "scores": {name: row for name, row in scores.items() if name != "protocol"},
         "scored": "single spectrograms of a city that training never saw",
-        "sections": sections(results, args) | ({"Curves": "![losses](figures/curves.png)"} if logs else {}),
+        "sections": sections(results, args)
+        | {"Where it departs from the paper": departures(model.config)}
+        | ({"Curves": "![losses](figures/curves.png)"} if logs else {}),
         "limits": LIMITS + (NOISE.strip("\n").format(score=noise) if noise is not None else ""),
         "runs": results,
     }

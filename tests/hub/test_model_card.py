@@ -1,6 +1,7 @@
 """Model cards say what the run recorded, and what it did not."""
 
-from lwm_spectro_hf.hub.model_card import render, with_section
+from lwm_spectro_hf import LwmSpectroMoEConfig
+from lwm_spectro_hf.hub.model_card import departures, render, with_section
 
 
 def test_a_card_shows_the_figures_of_the_run():
@@ -16,6 +17,17 @@ def test_a_card_shows_the_figures_of_the_run():
     assert card.startswith("---\nlicense: apache-2.0")
     assert "| router | 1.5 | 12,345 | 0.250 |" in card and "| protocol | 90.5 / 91.2 |" in card
     assert "two cores" in card and "Many." in card
+
+
+def test_departures_from_the_paper_are_those_of_the_configuration():
+    rows = departures(LwmSpectroMoEConfig(additional_tasks={"snr_db": ["0"]})).splitlines()
+    assert rows == ["| field | here | paper |", "| --- | --- | --- |"], "the defaults are the paper's"
+    config = LwmSpectroMoEConfig(expert_config={"patch_size": 16, "level_num_bins": 20}, router_type="fourier")
+    assert departures(config).splitlines()[2:] == [
+        "| `patch_size` | 16 | 4 |",
+        "| `level_num_bins` | 20 | 0 |",
+        "| `router_type` | fourier | transformer |",
+    ]
 
 
 def test_a_card_without_scores_says_so():

@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from ..configuration_lwm_spectro import LwmSpectroMoEConfig
+
 _FRONT_MATTER = """---
 license: apache-2.0
 library_name: transformers
@@ -24,6 +26,8 @@ import lwm_spectro_hf
 classify = pipeline("iq-classification", model="{name}")  # a folder, or its name on the Hub
 classify("recording.sigmf-meta")                      # or complex samples, with sampling_rate=...
 ```"""
+# What is learned, and not how.
+_NO_DEPARTURES = ("expert_config", "expert_names", "task_name", "additional_tasks")
 _SCORED = "single spectrograms generated from seeds that training never saw"
 _NOT_EVALUATED = "No evaluation results were recorded for these weights."
 
@@ -53,6 +57,29 @@ def render(name: str, run: dict[str, Any]) -> str:
     if run.get("limits"):
         parts.append("## Limits\n\n" + run["limits"].strip() + "\n")
     return "\n".join(parts)
+
+
+def departures(config: LwmSpectroMoEConfig) -> str:
+    """The fields in which a mixture's architecture and objective are not the defaults, which are the paper's.
+
+    Args:
+        config ([`LwmSpectroMoEConfig`]): Of the mixture.
+
+    Returns:
+        `str`: A Markdown table.
+    """
+    lines = ["| field | here | paper |", "| --- | --- | --- |"]
+    paper = LwmSpectroMoEConfig()
+    for mine, other in ((config.expert_config, paper.expert_config), (config, paper)):
+        for name in type(mine).__annotations__:
+            found, expected = getattr(mine, name), getattr(other, name)
+            if name not in _NO_DEPARTURES and found != expected:
+                lines.append(f"| `{name}` | {_plain(found)} | {_plain(expected)} |")
+    return "\n".join(lines)
+
+
+def _plain(value: Any) -> str:
+    return "none" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def with_section(card: str, title: str, text: str) -> str:

@@ -46,8 +46,8 @@ def export(
     AutoModelForPreTraining and the Auto classes of its tasks, AutoFeatureExtractor and `pipeline("iq-classification")`
     or `pipeline("iq-segmentation")`; a dedicated Inference Endpoint finds its `handler.py`. Where it is installed, the
     installed classes are used and no trust is needed, but for `pipeline`: Transformers asks for trust, or for
-    `pipeline_class=`, wherever a config has `custom_pipelines`. What is loaded from it with `trust_remote_code=True` and
-    saved again, after fine-tuning say, has all of this but `handler.py`: copy that for an endpoint.
+    `pipeline_class=`, wherever a config has `custom_pipelines`. What is loaded from the folder with
+    `trust_remote_code=True` and saved again, as after fine-tuning, has all of this but `handler.py`.
 
     Args:
         model_or_folder (`PreTrainedModel`, `str` or `Path`): A model, or a folder that `save_pretrained` or `convert`
