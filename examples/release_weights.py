@@ -27,9 +27,8 @@ from lwm_spectro_hf.data.parquet import load_spectrograms
 from lwm_spectro_hf.data.recipe import PROTOCOLS
 from lwm_spectro_hf.evaluation.reconstruction import error_table
 from lwm_spectro_hf.evaluation.scores import score_mixture
-from lwm_spectro_hf.files import whole_folder
+from lwm_spectro_hf.files import read_json_lines, whole_folder
 from lwm_spectro_hf.hub.model_card import departures, render
-from lwm_spectro_hf.training.run import read_log
 
 SCORED_ROWS = 2048
 
@@ -96,7 +95,7 @@ def main() -> None:
     }
     runs |= {"router": args.router, "heads": args.heads}
     results = {name: read_results(path) for name, path in runs.items()}
-    logs = {name: lines for name, path in runs.items() if (lines := read_log(path / "log.jsonl"))}
+    logs = {name: lines for name, path in runs.items() if (lines := read_json_lines(path / "log.jsonl"))}
     model = LwmSpectroMoEForSequenceClassification.from_pretrained(args.heads / "model")
     decoders = LwmSpectroMoEForPreTraining.from_pretrained(args.heads / "model")
     routed = LwmSpectroMoEForPreTraining.from_pretrained(args.router / "model")

@@ -37,13 +37,13 @@ from pathlib import Path
 from lwm_spectro_hf.channel.scenarios import HELD_OUT_SCENARIOS
 from lwm_spectro_hf.data.parquet import load_labels, load_spectrograms
 from lwm_spectro_hf.evaluation.baselines import MODELS
-from lwm_spectro_hf.evaluation.benchmark import Benchmark, read_results
+from lwm_spectro_hf.evaluation.benchmark import Benchmark
 from lwm_spectro_hf.evaluation.benchmark_figures import draw_benchmark
 from lwm_spectro_hf.evaluation.features import Checkpoint, FeatureStore
 from lwm_spectro_hf.evaluation.presets import PRESETS
 from lwm_spectro_hf.evaluation.report import card_section, render, runs_of, table
 from lwm_spectro_hf.evaluation.tasks import RECEIVERS, TASKS, Pool
-from lwm_spectro_hf.files import whole_file
+from lwm_spectro_hf.files import read_json_lines, whole_file
 from lwm_spectro_hf.hub.model_card import with_section
 from lwm_spectro_hf.resources import default_checkpoint
 
@@ -86,7 +86,7 @@ def parse_args() -> argparse.Namespace:
 
 def write_report(args: argparse.Namespace) -> None:
     """The page, and its pictures beside it."""
-    lines = read_results(args.out / "results.jsonl")
+    lines = read_json_lines(args.out / "results.jsonl")
     folder = args.report.parent
     figures = {
         key: [

@@ -1,12 +1,14 @@
 """Files and folders that appear whole: written aside, then renamed."""
 
 import io
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -42,6 +44,28 @@ def whole_file(path: str | Path) -> Iterator[io.BufferedIOBase]:
     except BaseException:
         os.unlink(aside)
         raise
+
+
+def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of a file of JSON; none if there is no file. A last line that a stopped run left half is dropped.
+
+    Raises:
+        ValueError: If another line is not JSON.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines()
+    results = []
+    for number, line in enumerate(lines, 1):
+        try:
+            results.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise ValueError(
+                    f"Line {number} of {path} is not JSON ({error}); expected one object a line. Remove the line."
+                ) from None
+    return results
 
 
 def _default_mode() -> int:

@@ -5,16 +5,19 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from benchmark_data import TINY, pool_labels, pool_spectrograms
 
+from lwm_spectro_hf.data.recipe import MODULATIONS, PROTOCOLS
 from lwm_spectro_hf.evaluation import benchmark as module
-from lwm_spectro_hf.evaluation.benchmark import Benchmark, read_results
+from lwm_spectro_hf.evaluation.benchmark import Benchmark
 from lwm_spectro_hf.evaluation.features import Checkpoint, FeatureStore
 from lwm_spectro_hf.evaluation.modulation_bound import ModulationBound, num_elements
 from lwm_spectro_hf.evaluation.presets import PRESETS
 from lwm_spectro_hf.evaluation.report import card_section, render, runs_of, table
 from lwm_spectro_hf.evaluation.tasks import TASKS, Pool, rows_for_testing
+from lwm_spectro_hf.files import read_json_lines
 
 LABELS = pool_labels()
 SPECTROGRAMS = pool_spectrograms(LABELS)
@@ -84,7 +87,7 @@ def test_a_stopped_run_goes_on_where_it_was(prepare, monkeypatch, tmp_path):
     monkeypatch.setattr(again, "score", lambda cell: calls.append(cell) or real(cell))
     lines = again.run()
     assert len(calls) == len(again.cells) == len({(c.name, c.shots, c.seed) for c in calls})
-    assert read_results(path) == lines and table_of(lines) == table_of(prepare(out="other").run())
+    assert read_json_lines(path) == lines and table_of(lines) == table_of(prepare(out="other").run())
     last = prepare()
     monkeypatch.setattr(last, "score", None)
     assert last.run() == lines
@@ -131,6 +134,30 @@ def test_splits_are_told_and_compared_with_those_published(prepare, monkeypatch,
     assert benchmark.differences() == []
 
 
+def test_splits_hold_what_all_calls_trained_on(prepare, tmp_path):
+    path = tmp_path / "out" / "splits.json"
+    prepare(("joint-lte", "modulation-wifi")).run()
+    both = json.loads(path.read_text())
+    asked = prepare(("joint-lte",), shots=[4, 4])
+    assert [cell.shots for cell in asked.cells] == [4] * len(asked.cells), "each N once"
+    asked.run()
+    again = json.loads(path.read_text())
+    assert again["tasks"]["modulation-wifi"] == both["tasks"]["modulation-wifi"]
+    more, few = (splits["tasks"]["joint-lte"]["shots"]["1"] for splits in (again, both))
+    assert len(more) == 4 * 14 and more[: len(few)] == few
+    prepare(("joint-lte",)).run()
+    assert json.loads(path.read_text()) == again
+
+
+def test_imagenet_weights_change_only_the_networks_that_have_them(prepare, monkeypatch, tmp_path):
+    ran = []
+    for imagenet in (None, tmp_path):
+        benchmark = prepare(models=("raw-knn", "cnn-wu"), shots=[2], imagenet=imagenet)
+        monkeypatch.setattr(benchmark, "score", lambda cell: ran.append(cell.name) or {})
+        benchmark.run()
+    assert ran == ["raw-knn", "cnn-wu"] * 2, "two seeds, once"
+
+
 def test_what_is_published_are_splits_of_presets():
     published = json.loads(module.PUBLISHED_SPLITS.read_text())
     receivers = ("synchronous", "blind")
@@ -160,6 +187,19 @@ def test_the_bound_is_that_of_the_rows_tested():
     # BPSK and QPSK tie: no more than three of four can be told.
     assert 0.25 <= found["accuracy"] <= 0.75 and found["per_snr"]["25"] > found["per_snr"]["-5"]
     assert bound.record(TASKS["modulation-wifi"], LABELS, rows) == found
+
+
+def test_the_bound_of_several_protocols_knows_who_sends_what_how_often():
+    # Balanced over five classes of three protocols, BPSK is WiFi's alone: there it is sent three times as often.
+    names = ["BPSK"] * 6 + ["QPSK"] * 2 + ["QPSK"] * 4 + ["16QAM"] * 6
+    senders = ["WiFi"] * 8 + ["LTE"] * 10
+    labels = {
+        "protocol": np.array([PROTOCOLS.index(name) for name in senders]),
+        "modulation": np.array([MODULATIONS.index(name) for name in names]),
+        "snr_db": np.full(18, 25.0),
+    }
+    found = ModulationBound(16, 24, trials=4).record(TASKS["modulation"], labels, np.arange(18))
+    assert found["accuracy"] == pytest.approx(16 / 18), "all but the two that tie with a likelier one"
 
 
 def test_only_whole_symbols_have_a_bound(prepare):
@@ -250,8 +290,10 @@ def test_bad_files_are_errors(tmp_path):
     path = tmp_path / "results.jsonl"
     path.write_text('{"kind": \n{"kind": "score"}\n')
     with pytest.raises(ValueError, match=r"Line 1 of .* is not JSON .* Remove the line"):
-        read_results(path)
-    assert read_results(tmp_path / "none.jsonl") == []
+        read_json_lines(path)
+    assert read_json_lines(tmp_path / "none.jsonl") == []
+    path.write_text('{"kind": "score"}\n{"kind": "sc')
+    assert read_json_lines(path) == [{"kind": "score"}], "what a killed run left half"
 
 
 def test_the_script_writes_page_and_pictures(tmp_path, monkeypatch, capsys):

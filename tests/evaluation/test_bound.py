@@ -40,6 +40,28 @@ def test_log_likelihood_is_that_of_a_noncentral_chi_square(noise_power):
     torch.testing.assert_close(found, torch.log(torch.as_tensor(density)).sum(1), rtol=1e-4, atol=1e-2)
 
 
+def test_who_knows_what_is_sent_more_often_decides_ties_for_it():
+    equal = likelihood_bound(("BPSK", "QPSK"), (5,), 20, seeded(), num_trials=8)
+    told = likelihood_bound(("BPSK", "QPSK"), (5,), 20, seeded(), prior=(2, 1), num_trials=8)
+    assert equal.accuracy == pytest.approx(0.5) and told.accuracy == pytest.approx(2 / 3)
+    assert equal.confusion.tolist() == [[0.5, 0.5]] * 2 and told.confusion.tolist() == [[1, 0]] * 2
+    # Of one element, with unequal classes: the integral of the larger product of prior and density.
+    noise_power, prior = 10**-1.5, (0.8, 0.2)
+    levels = [tuple(part.double().numpy() for part in power_levels(name)) for name in ("QPSK", "256QAM")]
+
+    def joint(p, share, level, weight):
+        return share * weight @ stats.ncx2.pdf(2 * p / noise_power, 2, 2 * level / noise_power) * 2 / noise_power
+
+    expected, _ = integrate.quad(
+        lambda p: max(joint(p, share, *part) for share, part in zip(prior, levels, strict=True)), 0, 4, limit=200
+    )
+    options = {"power_gains": torch.ones(1, 1), "num_trials": 4000, "batch_size": 4000}
+    bound = likelihood_bound(("QPSK", "256QAM"), (15,), 1, seeded(), prior=prior, **options)
+    assert abs(bound.accuracy - expected) < 4 * bound.standard_error
+    with pytest.raises(ValueError, match="a share, 0 at least, of each of"):
+        likelihood_bound(("BPSK", "QPSK"), (5,), 20, seeded(), prior=(1,), num_trials=8)
+
+
 def test_one_element_gives_the_overlap_of_the_densities():
     noise_power = 10**-1.5
     densities = []

@@ -175,6 +175,15 @@ def test_fine_tuning_begins_where_a_probe_ends(mixture, rows):
         fit_head(model.classifier, embedded.embeddings[:4], torch.tensor([0, 1, 0, 1]))
 
 
+@pytest.mark.parametrize("counts", [[143] * 14, [2999, 1], [1999, 2]])
+def test_a_probe_of_many_rows_has_some_of_each_class_to_choose_by(counts):
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    embeddings = torch.randn(len(labels), 3, generator=torch.Generator().manual_seed(0)) + 4 * labels[:, None]
+    probe = LogisticProbe(seed=0)
+    probe.fit(embeddings, labels)
+    assert (probe.predict(embeddings).argmax(1) == labels).float().mean() > 0.9
+
+
 def test_a_probe_of_two_classes_is_a_layer_too():
     labels = torch.arange(20) % 2
     embeddings = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)) + labels[:, None]

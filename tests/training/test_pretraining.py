@@ -227,6 +227,10 @@ def test_early_stopping_and_limits(tmp_path):
     run = runner(tmp_path / "a", settings=settings, validation=validation, improved=lambda: better.append(1))
     assert run.run() == "no better validation loss in 2 epochs"
     assert run.progress.step == 19 and better == [1]  # the first step that completes the third epoch
+    # Calls that end within an epoch do not wear out patience.
+    for samples in (16, 32, 48, 64):
+        short = runner(tmp_path / "f", settings=replace(settings, epoch_samples=10_000), validation=validation)
+        assert short.run(max_samples=samples) == "all samples seen" and short.progress.stale_epochs == 0
     assert runner(tmp_path / "b").run(max_samples=100) == "all samples seen"
     stopped = runner(tmp_path / "c")
     assert stopped.run(deadline=Deadline(minutes=0)) == "minutes over" and stopped.progress.step == 1

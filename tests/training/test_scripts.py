@@ -106,6 +106,22 @@ def test_from_data_to_a_released_folder(tmp_path, data, monkeypatch, capsys):
     assert outputs.logits.shape == (1, 5)
 
 
+def test_a_run_that_goes_on_and_gets_worse_keeps_its_best_weights(tmp_path, data, monkeypatch, capsys):
+    run = tmp_path / "wifi"
+    options = ["--protocol", "WiFi", "--tiny", "--data", data, "--mix", 2, *SMALL, "--out", run]
+    options += ["--epoch-samples", 16, "--warmup-epochs", 0, "--max-epochs", 8, "--learning-rate", 0.05]
+    call(monkeypatch, "run_pretraining.py", *options, "--samples", 8)
+    best = (run / "model" / "model.safetensors").read_bytes()
+    first = json.loads((run / "results.json").read_text())
+    with (run / "log.jsonl").open("a") as stream:  # as a call that is killed leaves it
+        stream.write('{"step": 2, "lo')
+    call(monkeypatch, "run_pretraining.py", *options, "--samples", 32)
+    results = json.loads((run / "results.json").read_text())
+    assert results["samples_of_this_run"] == 24 and results["validation_loss"] > first["validation_loss"]
+    assert (run / "model" / "model.safetensors").read_bytes() == best
+    assert results["masked_error_held_out"]["model"] == first["masked_error_held_out"]["model"]
+
+
 def test_another_decoder_for_a_trained_encoder(tmp_path, data, monkeypatch, capsys):
     torch.manual_seed(0)
     before = LwmSpectroForPreTraining(LwmSpectroConfig(**TINY, num_channels=2))

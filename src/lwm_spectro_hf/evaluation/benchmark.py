@@ -19,7 +19,7 @@ from sklearn.metrics import confusion_matrix, f1_score
 from tqdm.auto import tqdm
 
 from ..data.recipe import SNRS_DB
-from ..files import whole_file
+from ..files import read_json_lines, whole_file
 from .baselines import MODELS, Model, Setting, models_for
 from .features import Checkpoint, FeatureStore
 from .modulation_bound import ModulationBound
@@ -57,28 +57,6 @@ class Cell:
     seed: int
 
 
-def read_results(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The lines of a results file; none if there is no file. A last line that a stopped run left half is dropped.
-
-    Raises:
-        ValueError: If another line is not JSON.
-    """
-    path = Path(path)
-    if not path.exists():
-        return []
-    lines = path.read_text().splitlines()
-    results = []
-    for number, line in enumerate(lines, 1):
-        try:
-            results.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number < len(lines):
-                raise ValueError(
-                    f"Line {number} of {path} is not JSON ({error}); expected one result a line. Remove the line."
-                ) from None
-    return results
-
-
 class ResultsFile:
     """Lines of JSON that are only ever added to.
 
@@ -88,7 +66,7 @@ class ResultsFile:
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
-        self.lines = read_results(self.path)
+        self.lines = read_json_lines(self.path)
         # Written anew, so that no half line is left that the next one would be glued to.
         with whole_file(self.path) as stream:
             stream.write("".join(json.dumps(line) + "\n" for line in self.lines).encode())
@@ -157,7 +135,7 @@ class Benchmark:
     def _cells(self, task: Task, names: list[str], shots: Sequence[int] | None) -> list[Cell]:
         available = available_shots(task, self.labels)
         chosen, reasons = models_for(names, task, self.checkpoint)
-        wanted = self.preset.shots[task.name] if shots is None else tuple(shots)
+        wanted = self.preset.shots[task.name] if shots is None else tuple(sorted(set(shots)))
         few = [num for num in wanted if num > available]
         if few and shots is not None:
             rows_for_training(task, self.labels, few[0], 0)  # which says what is wrong
@@ -273,7 +251,7 @@ class Benchmark:
                 "seed": cell.seed,
                 "checkpoint": f"{self.checkpoint.folder.name} {self.checkpoint.digest}" if cell.model.is_lwm else None,
                 "architecture": self.checkpoint.architecture if cell.name == "lwm-scratch" else None,
-                "imagenet": bool(self.imagenet),
+                "imagenet": bool(self.imagenet) and cell.name in IMAGENET,  # the others do not look at it
             }
         )
 
@@ -288,8 +266,22 @@ class Benchmark:
         line = {"kind": RUN} | self.common | {"left_out": self.left_out}
         if not self.results.has(line, line):
             self.results.add(line)
-        with whole_file(self.out / "splits.json") as stream:
-            stream.write(json.dumps(self.splits).encode() + b"\n")
+        self._write_splits()
+
+    def _write_splits(self) -> None:
+        """What was trained and tested on, in this call and in those before on the same rows."""
+        path = self.out / "splits.json"
+        known = json.loads(path.read_text()) if path.exists() else {}
+        same = all(known.get(name) == self.splits[name] for name in ("pool", "labels"))
+        tasks = dict(known["tasks"]) if same else {}
+        for task in self.tasks:
+            most = max((cell.shots for cell in self.cells if cell.task is task), default=0)
+            records = [tasks.get(task.name), self.splits["tasks"][task.name]]
+            if most * len(task.classes) > len(records[1]["shots"]["0"]):
+                records.append(split_record(task, self.labels, self.preset.test_rows, most, self.preset.seeds))
+            tasks[task.name] = max(filter(None, records), key=lambda record: len(record["shots"]["0"]))
+        with whole_file(path) as stream:
+            stream.write(json.dumps(self.splits | {"tasks": tasks}).encode() + b"\n")
 
     @cached_property
     def splits(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class LikelihoodBound:
 
     Attributes:
         classes (`tuple`): The modulations, the SNRs [dB], or all pairs of them.
-        accuracy (`float`): Share of right decisions, with equiprobable classes.
+        accuracy (`float`): Share of right decisions.
         standard_error (`float`): Standard deviation of that share over repeated runs; zero where no trial went wrong.
         confusion (`torch.Tensor` of shape `(num_classes, num_classes)`): Share of the decisions, by true class (rows).
             A tie counts in equal parts for the classes in it.
@@ -77,6 +77,7 @@ def likelihood_bound(
     generator: torch.Generator,
     *,
     target: str = "modulation",
+    prior: Sequence[float] | None = None,
     power_gains: torch.Tensor | None = None,
     known_power: bool = True,
     num_trials: int = 100,
@@ -84,9 +85,10 @@ def likelihood_bound(
 ) -> LikelihoodBound:
     """Best accuracy that the powers of resource elements with known channel allow.
 
-    All pairs of a modulation and an SNR are equally likely. What is not asked for is unknown and averaged out: with
-    one SNR and `target="modulation"` the observer knows the SNR; with one modulation and `target="snr_db"` it knows
-    the modulation; with several of both, either target is decided without knowing the other.
+    All pairs of a modulation and an SNR are equally likely, unless `prior` says otherwise. What is not asked for is
+    unknown and averaged out: with one SNR and `target="modulation"` the observer knows the SNR; with one modulation
+    and `target="snr_db"` it knows the modulation; with several of both, either target is decided without knowing the
+    other.
 
     Args:
         modulations (`Sequence[str]`): Names of constellations, for instance "QPSK" and "16QAM".
@@ -94,6 +96,8 @@ def likelihood_bound(
         num_elements (`int`): Resource elements of a spectrogram.
         generator (`torch.Generator`): Source of randomness; all is computed on its device.
         target (`str`, *optional*, defaults to `"modulation"`): What is decided: "modulation", "snr_db" or "joint".
+        prior (`Sequence[float]`, *optional*): How likely each modulation is, up to a common factor; known to the
+            observer.
         power_gains (`torch.Tensor` of shape `(num_channels, num_elements)`, *optional*): |H_k|^2; trials take the
             channels in turn, scaled to a mean of one. By default every element fades on its own, Rayleigh.
         known_power (`bool`, *optional*, defaults to `True`): Whether the observer knows the received signal power. If
@@ -108,8 +112,10 @@ def likelihood_bound(
         ValueError: For an unknown modulation or target, an SNR that is not a finite number, something that is named
             twice or missing, gains of another shape or without power, or a count below one (100 if so above).
     """
-    _check(modulations, snrs_db, num_elements, target, power_gains, known_power, num_trials, batch_size)
+    _check(modulations, snrs_db, num_elements, target, prior, power_gains, known_power, num_trials, batch_size)
     device = generator.device
+    prior = torch.ones(len(modulations)) if prior is None else torch.as_tensor(prior)
+    prior = (prior.double() / prior.sum()).to(device)
     # Constellations of equal moduli share one likelihood, so that they tie exactly.
     profiles = [tuple(tuple(part.tolist()) for part in power_levels(name)) for name in modulations]
     distinct = list(dict.fromkeys(profiles))
@@ -129,6 +135,7 @@ def likelihood_bound(
     def decide(log_likelihoods: torch.Tensor) -> torch.Tensor:
         """One-hot decisions; a tie is shared. Shape `(batch, num_classes)`."""
         dimension = {"modulation": 2, "snr_db": 1}.get(target)
+        log_likelihoods = log_likelihoods + prior.log()[:, None]
         evidence = log_likelihoods.flatten(1) if dimension is None else log_likelihoods.logsumexp(dimension)
         best = (evidence == evidence.max(1, keepdim=True).values).double()
         return best / best.sum(1, keepdim=True)
@@ -136,8 +143,9 @@ def likelihood_bound(
     pairs = [(name, snr_db) for name in modulations for snr_db in snrs_db]
     classes = {"modulation": tuple(modulations), "snr_db": tuple(snrs_db), "joint": tuple(pairs)}[target]
     confusion = torch.zeros(len(classes), len(classes), dtype=torch.float64, device=device)
-    variance = torch.zeros((), dtype=torch.float64, device=device)
-    for name, snr_db in pairs:
+    accuracy, variance = torch.zeros(2, dtype=torch.float64, device=device)
+    weights = prior.repeat_interleave(len(snrs_db)) / len(snrs_db)
+    for (name, snr_db), weight in zip(pairs, weights, strict=True):
         true = classes.index({"modulation": name, "snr_db": snr_db, "joint": (name, snr_db)}[target])
         points = constellation(name).to(device)
         decisions = []
@@ -153,10 +161,12 @@ def likelihood_bound(
             power = (gains.sqrt() * symbols + 10 ** (-snr_db / 20) * noise).abs().square()
             decisions.append(decide(scores(power, gains)))
         decisions = torch.cat(decisions)
-        confusion[true] += decisions.mean(0) * len(classes) / len(pairs)
-        variance += decisions[:, true].var(correction=0) / num_trials
-    accuracy = float(confusion.diagonal().mean())
-    return LikelihoodBound(classes, accuracy, float(variance.sqrt()) / len(pairs), confusion.cpu())
+        # Of one true class, all pairs are as likely as what is not asked for in them.
+        share = {"modulation": 1 / len(snrs_db), "snr_db": weight * len(snrs_db), "joint": 1.0}[target]
+        confusion[true] += decisions.mean(0) * share
+        accuracy += weight * decisions[:, true].mean()
+        variance += weight**2 * decisions[:, true].var(correction=0) / num_trials
+    return LikelihoodBound(classes, float(accuracy), float(variance.sqrt()), confusion.cpu())
 
 
 def scale_free_log_likelihood(
@@ -192,7 +202,9 @@ def scale_free_log_likelihood(
     return top + 0.5 * torch.log(2 * math.pi / curvature)
 
 
-def _check(modulations, snrs_db, num_elements, target, power_gains, known_power, num_trials, batch_size) -> None:
+def _check(
+    modulations, snrs_db, num_elements, target, prior, power_gains, known_power, num_trials, batch_size
+) -> None:
     if target not in TARGETS:
         raise ValueError(f"Unknown target {target!r}; expected one of {', '.join(TARGETS)}.")
     for name, values in (("modulations", modulations), ("snrs_db", snrs_db)):
@@ -200,6 +212,10 @@ def _check(modulations, snrs_db, num_elements, target, power_gains, known_power,
             raise ValueError(f"{name} must be a sequence of different values, at least one, not {values!r}.")
     for name in modulations:
         constellation(name)
+    if prior is not None:
+        shares = torch.as_tensor(prior, dtype=torch.float64)
+        if shares.shape != (len(modulations),) or not bool((shares >= 0).all() and 0 < shares.sum() < math.inf):
+            raise ValueError(f"prior must have a share, 0 at least, of each of {modulations}, not {prior!r}.")
     for snr_db in snrs_db:
         if not isinstance(snr_db, (int, float)) or not math.isfinite(snr_db):
             raise ValueError(f"An SNR must be a finite number of decibels, not {snr_db!r}.")

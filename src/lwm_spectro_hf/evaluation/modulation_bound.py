@@ -20,23 +20,33 @@ def num_elements(protocol: str, num_frames: int, num_freq_bins: int) -> int:
     return num_frames * (min(_WIFI_SUBCARRIERS, num_freq_bins) if protocol == "WiFi" else num_freq_bins)
 
 
-def recalls(protocol: str, num: int, trials: int, snr_db: float) -> dict[str, float]:
-    """How often each modulation of a protocol is recognised at an SNR by the observer of [`likelihood_bound`].
+def modulations_of(protocol: str) -> tuple[str, ...]:
+    """Those that a protocol sends."""
+    return tuple(dict.fromkeys(name for name, _ in MODES[protocol]))
+
+
+def recalls(
+    modulations: tuple[str, ...], num: int, trials: int, snr_db: float, prior: tuple[float, ...] | None = None
+) -> dict[str, float]:
+    """How often each modulation is recognised at an SNR by the observer of [`likelihood_bound`].
 
     Args:
-        protocol (`str`): One of `PROTOCOLS`.
+        modulations (`tuple[str, ...]`): That a protocol sends.
         num (`int`): Resource elements.
         trials (`int`): Of each modulation.
         snr_db (`float`): [dB].
+        prior (`tuple[float, ...]`, *optional*): How likely each is.
     """
-    modulations = tuple(dict.fromkeys(name for name, _ in MODES[protocol]))
     generator = torch.Generator().manual_seed(stable_seed("bound", modulations, num, snr_db) % 2**31)
-    bound = likelihood_bound(modulations, (snr_db,), num, generator, num_trials=trials)
+    bound = likelihood_bound(modulations, (snr_db,), num, generator, prior=prior, num_trials=trials)
     return dict(zip(modulations, bound.confusion.diagonal().tolist(), strict=True))
 
 
 class ModulationBound:
     """The bound for tasks, each protocol and SNR computed once; LTE and 5G send the same modulations.
+
+    The observer also knows how often each modulation is sent by a protocol among the rows: where classes of several
+    protocols are balanced, BPSK, which WiFi alone has, is the likelier one of the two that tie there.
 
     Args:
         num_frames, num_freq_bins (`int`): Of spectrograms.
@@ -53,15 +63,18 @@ class ModulationBound:
         Returns:
             `dict`: `accuracy`; `per_snr`, the accuracy by SNR; `trials`, `num_elements` by protocol.
         """
+        protocol, modulation, snr_db = (labels[name][rows] for name in ("protocol", "modulation", "snr_db"))
+        names = {index: modulations_of(PROTOCOLS[index]) for index in np.unique(protocol).tolist()}
+        priors = {
+            index: tuple(int((modulation[protocol == index] == MODULATIONS.index(name)).sum()) for name in sent)
+            for index, sent in names.items()
+        }
         hits = np.array(
             [
-                self._recall(PROTOCOLS[labels["protocol"][row]], float(labels["snr_db"][row]))[
-                    MODULATIONS[labels["modulation"][row]]
-                ]
-                for row in rows
+                self._recall(PROTOCOLS[sender], float(snr), priors[sender])[MODULATIONS[sent]]
+                for sender, sent, snr in zip(protocol.tolist(), modulation.tolist(), snr_db.tolist(), strict=True)
             ]
         )
-        snr_db = labels["snr_db"][rows]
         return {
             "accuracy": float(hits.mean()),
             "per_snr": {f"{value:g}": float(hits[snr_db == value].mean()) for value in SNRS_DB if value in snr_db},
@@ -69,8 +82,11 @@ class ModulationBound:
             "num_elements": {name: num_elements(name, *self.shape) for name in task.protocols},
         }
 
-    def _recall(self, protocol: str, snr_db: float) -> dict[str, float]:
-        key = (MODES[protocol], num_elements(protocol, *self.shape), snr_db)
+    def _recall(self, protocol: str, snr_db: float, prior: tuple[int, ...]) -> dict[str, float]:
+        most = max(prior)
+        key = (modulations_of(protocol), num_elements(protocol, *self.shape), snr_db)
+        key += (tuple(count / most for count in prior),)
         if key not in self._found:
-            self._found[key] = recalls(protocol, key[1], self.trials, snr_db)
+            names, num, _, shares = key
+            self._found[key] = recalls(names, num, self.trials, snr_db, shares)
         return self._found[key]

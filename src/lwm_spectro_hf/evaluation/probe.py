@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, StratifiedKFold, train_test_split
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
@@ -41,9 +41,8 @@ class LogisticProbe:
 
     def _chosen_regularization(self, inputs: np.ndarray, labels: np.ndarray) -> float:
         if len(labels) > _TUNING_ROWS:
-            inputs, _, labels, _ = train_test_split(
-                inputs, labels, train_size=_TUNING_ROWS, stratify=labels, random_state=self.seed
-            )
+            chosen = _some_of_each(labels, _TUNING_ROWS / len(labels), self.seed)
+            inputs, labels = inputs[chosen], labels[chosen]
         folds = min(_FOLDS, int(np.unique(labels, return_counts=True)[1].min()))
         if folds < 2:
             return 1.0
@@ -68,6 +67,16 @@ class LogisticProbe:
         weight = weight / scaler.scale_
         bias = bias - weight @ scaler.mean_
         return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
+
+
+def _some_of_each(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Rows that are so large a share of every class, at random, and two at least of such as have them."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    parts = []
+    for value in np.unique(labels):
+        rows = order[labels[order] == value]
+        parts.append(rows[: max(min(2, len(rows)), round(share * len(rows)))])
+    return np.sort(np.concatenate(parts))
 
 
 def fit_head(head: nn.Module, embeddings: torch.Tensor, labels: torch.Tensor) -> None:

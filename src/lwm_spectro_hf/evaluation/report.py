@@ -134,7 +134,7 @@ def render(lines: Sequence[Line], figures: dict[tuple[str, str], Sequence[Path]]
     """All results as one page.
 
     Args:
-        lines (`Sequence[dict]`): See [`~evaluation.benchmark.read_results`].
+        lines (`Sequence[dict]`): See [`~files.read_json_lines`].
         figures (`dict`, *optional*): Pictures of each run, as the page should name them.
 
     Returns:
@@ -158,7 +158,7 @@ def card_section(lines: Sequence[Line], checkpoint: str) -> str:
     """The tables of a checkpoint for its card, of whichever run has most scores of it; no model of other weights.
 
     Args:
-        lines (`Sequence[dict]`): See [`~evaluation.benchmark.read_results`].
+        lines (`Sequence[dict]`): See [`~files.read_json_lines`].
         checkpoint (`str`): Name and digest, as results have it.
 
     Returns:

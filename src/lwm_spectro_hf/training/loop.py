@@ -312,7 +312,7 @@ class TrainingLoop:
             entry |= {"epoch": progress.samples / settings.epoch_samples, **self.figures(samples, window, window_data)}
             pending = []
             if epoch_ends or last:
-                entry |= self._validate()
+                entry |= self._validate(epoch_ends)
             bar.set_postfix(loss=f"{entry['loss']:.3f}", refresh=False)
             if self.log is not None:
                 self.log(entry)
@@ -421,7 +421,7 @@ class TrainingLoop:
             )
         return dict(zip(self._names, values.mean(0).tolist(), strict=True))
 
-    def _validate(self) -> dict[str, float]:
+    def _validate(self, epoch_ends: bool) -> dict[str, float]:
         if not self.validation:
             return {}
         loss = self._agreed([self.evaluate(self.validation)])[0]
@@ -430,7 +430,7 @@ class TrainingLoop:
             progress.best, progress.stale_epochs = loss, 0
             if self.improved is not None and self.accelerator.is_main_process:
                 self.improved()
-        else:
+        elif epoch_ends:  # not where a call ends within one
             progress.stale_epochs += 1
         return {"validation_loss": loss}
 

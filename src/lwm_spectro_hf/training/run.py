@@ -19,7 +19,7 @@ from ..configuration_lwm_spectro import LwmSpectroConfig
 from ..data.front_end import default_extractor
 from ..data.recipe import PRESETS, PROTOCOLS, Recipe, preset, stable_seed
 from ..data.streaming import GeneratedSpectrograms
-from ..files import whole_file, whole_folder
+from ..files import read_json_lines, whole_file, whole_folder
 from ..modeling_lwm_spectro import LwmSpectroForPreTraining
 from .batches import Batches, Interleaved
 from .loop import Deadline, TrainingLoop, TrainingSettings
@@ -214,9 +214,6 @@ def _recipe(args: argparse.Namespace, protocol: str | None) -> Recipe:
     return replace(recipe, channels=channels, chunk_size=args.chunk_size)
 
 
-def read_log(path: Path) -> list[dict[str, float]]:
-    """The lines of a run's `log.jsonl`; none if there is no such file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 class Log:
@@ -226,7 +223,7 @@ class Log:
         self.path, self.accelerator = path, accelerator
 
     def lines(self) -> list[dict[str, float]]:
-        return read_log(self.path)
+        return read_json_lines(self.path)
 
     def forget_after(self, step: int) -> None:
         if self.accelerator.is_main_process and self.path.exists():
@@ -337,14 +334,17 @@ class Run:
             score()
             loop.evaluate(self.data.validation)
             loop.save()
-            self.export()
+            if loop.progress.best is None or not (args.out / "model").exists():
+                self.export()  # the best so far; of a run that goes on, that is there
             self.deadline.reserve_s = 3 + 2 * (time.monotonic() - begin)
         before, begin = loop.progress.samples, time.monotonic()
         reason = loop.run(args.samples, self.deadline, args.save_minutes)
         if not main:
             return {}
-        best = loop.progress.best
-        if best is None or loop.evaluate(self.data.validation) < best:
+        best, loss = loop.progress.best, loop.evaluate(self.data.validation)
+        if best is None or loss < best:
+            loop.progress.best = loss
+            loop.save()
             self.export()
         lines = self.log.lines()
         validation = [line["validation_loss"] for line in lines if "validation_loss" in line]
