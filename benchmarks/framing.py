@@ -30,6 +30,7 @@ from lwm_spectro_hf import LwmSpectroConfig, LwmSpectroForSequenceClassification
 from lwm_spectro_hf.channel.scenarios import HELD_OUT_SCENARIOS
 from lwm_spectro_hf.data.recipe import MODULATIONS, PROTOCOLS, Recipe, preset
 from lwm_spectro_hf.data.synthesis import draw_recordings
+from lwm_spectro_hf.files import whole_file
 from lwm_spectro_hf.modeling_lwm_spectro import LwmSpectroStemBlock
 from lwm_spectro_hf.training.augmentation import augment
 from lwm_spectro_hf.training.run import TINY
@@ -191,13 +192,18 @@ def measure(windows: str, train: tuple, test: tuple, args: argparse.Namespace) -
 
 def main() -> None:
     args = parse_args()
+    recipes = recipe_for(args, held_out=False), recipe_for(args, held_out=True)
+    made = json.dumps([[recipe.to_json() for recipe in recipes], args.num, args.num_test, args.seed])
     if args.cache and args.cache.exists():
-        train, test = torch.load(args.cache, weights_only=True)
+        known, train, test = torch.load(args.cache, weights_only=True)
+        if known != made:
+            raise SystemExit(f"{args.cache} holds spectrograms of other options: name another file, or remove it.")
     else:
-        train = make(recipe_for(args, held_out=False), args.num, args.seed, args.processes)
-        test = make(recipe_for(args, held_out=True), args.num_test, args.seed + 1, args.processes)
+        train = make(recipes[0], args.num, args.seed, args.processes)
+        test = make(recipes[1], args.num_test, args.seed + 1, args.processes)
         if args.cache:
-            torch.save((train, test), args.cache)
+            with whole_file(args.cache) as stream:
+                torch.save((made, train, test), stream)
     header = None
     for windows in args.windows:
         row = measure(windows, train, test, args)

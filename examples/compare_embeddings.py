@@ -27,6 +27,7 @@ from lwm_spectro_hf.data.recipe import MODULATIONS, PRESETS, PROTOCOLS, preset
 from lwm_spectro_hf.evaluation.embeddings import draw_tsne, embed, neighbour_scores, neighbour_table
 from lwm_spectro_hf.files import whole_file
 from lwm_spectro_hf.resources import default_checkpoint
+from lwm_spectro_hf.scripting import one_line_errors
 
 LABELS = ("modulation", "snr_db", "mobility")
 
@@ -48,14 +49,14 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    name = args.model or default_checkpoint()
+    model = LwmSpectroMoEModel.from_pretrained(name)
     folder = args.data
     if folder is None:
         folder = args.out / "data"
         recipe = replace(preset(args.recipe), channels=HELD_OUT_SCENARIOS, noise_share=0.0)
         build_parquet(folder, {"test": Split(recipe, args.num)}, args.seed, processes=args.processes)
     columns = load_spectrograms(folder, "test")
-    name = args.model or default_checkpoint()
-    model = LwmSpectroMoEModel.from_pretrained(name)
     torch.manual_seed(args.seed)
     untrained = LwmSpectroMoEModel(AutoConfig.from_pretrained(name))
     results, text = {}, []
@@ -93,9 +94,11 @@ def picture(features: dict, labels: dict, scores: dict, args: argparse.Namespace
         for name in shown:
             accuracy, silhouette = np.mean(scores[label][name]), scores[label]["silhouette"].get(name, float("nan"))
             captions[label, name] = f"neighbours {accuracy:.0f} %, silhouette {silhouette:+.2f}"
-    modulations = [MODULATIONS[value] for value in labels["modulation"][rows]]
+    # Of a recording without user data, neither neighbours nor silhouettes say anything.
+    modulations = [MODULATIONS[value] if value >= 0 else "none" for value in labels["modulation"][rows]]
     return draw_tsne(shown, {"snr_db": labels["snr_db"][rows], "modulation": modulations}, captions, args.seed)
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -26,6 +26,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from lwm_spectro_hf import IQClassificationPipeline, default_checkpoint
 from lwm_spectro_hf.files import whole_file
+from lwm_spectro_hf.scripting import one_line_errors, usable_device
 
 NUM_RB, SPACING_KHZ = 52, 15
 MAX_OFFSET_HZ = 2e3
@@ -122,6 +123,7 @@ def main() -> None:
     if not installed:
         raise SystemExit("Neither simulator is installed: pip install py3gpp, and torchsig for WiFi.")
     disable_progress_bar()
+    args.device = usable_device(args.device)
     pipe = pipeline(
         "iq-classification", model=str(args.model), device=args.device, pipeline_class=IQClassificationPipeline
     )
@@ -149,4 +151,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -16,6 +16,7 @@ from lwm_spectro_hf.data.recipe import SNRS_DB
 from lwm_spectro_hf.evaluation.bound import likelihood_bound
 from lwm_spectro_hf.phy import lte, wifi
 from lwm_spectro_hf.phy.sequences import CONSTELLATION_ORDERS
+from lwm_spectro_hf.scripting import one_line_errors, usable_device
 
 # LTE and 5G send the same four.
 SETS = {"WiFi": wifi.MODULATIONS, "LTE, 5G": lte.MODULATIONS, "all five": tuple(CONSTELLATION_ORDERS)}
@@ -50,7 +51,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
     arguments = parser.parse_args()
 
-    generator = torch.Generator(arguments.device).manual_seed(arguments.seed)
+    generator = torch.Generator(usable_device(arguments.device)).manual_seed(arguments.seed)
     print(f"Accuracy [%] +- standard error; {arguments.num_elements} elements, {arguments.trials} trials a class")
     print(f"{'SNR [dB]':<10}" + "".join(f"{snr_db:>13}" for snr_db in SNRS_DB))
     for name, modulations in SETS.items():
@@ -68,4 +69,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -46,6 +46,7 @@ from lwm_spectro_hf.evaluation.tasks import RECEIVERS, TASKS, Pool
 from lwm_spectro_hf.files import read_json_lines, whole_file
 from lwm_spectro_hf.hub.model_card import with_section
 from lwm_spectro_hf.resources import default_checkpoint
+from lwm_spectro_hf.scripting import one_line_errors, usable_device
 
 
 def parse_args() -> argparse.Namespace:
@@ -145,11 +146,10 @@ def run_benchmark(args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = parse_args()
-    try:
-        write_report(args) if args.report else run_benchmark(args)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"error: {error}") from None
+    args.device = usable_device(args.device)
+    write_report(args) if args.report else run_benchmark(args)
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -51,6 +51,7 @@ from lwm_spectro_hf.evaluation.probe import fit_head
 from lwm_spectro_hf.files import whole_file, whole_folder
 from lwm_spectro_hf.hub.model_card import render
 from lwm_spectro_hf.plotting import draw_confusion
+from lwm_spectro_hf.scripting import one_line_errors
 from lwm_spectro_hf.training.checkpoints import check_settings, last_checkpoint, training_figures, write_settings
 from lwm_spectro_hf.training.fine_tuning import (
     HEADS,
@@ -66,7 +67,6 @@ from lwm_spectro_hf.training.fine_tuning import (
     load_pretrained,
     renew,
 )
-from lwm_spectro_hf.training.loop import DivergedError
 
 LOOKS = 20  # at the validation rows, and saves, in a run
 MIN_STEPS = 300  # by default, however few rows there are
@@ -364,10 +364,8 @@ def report(
 
 
 def main() -> None:
-    try:
+    with one_line_errors():
         run(parse_args())
-    except (TaskError, DivergedError) as error:
-        raise SystemExit(f"error: {error}") from error
 
 
 if __name__ == "__main__":

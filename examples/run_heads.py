@@ -38,6 +38,7 @@ from lwm_spectro_hf import (
 from lwm_spectro_hf.data.recipe import PROTOCOLS, stable_seed
 from lwm_spectro_hf.evaluation.reconstruction import baseline_errors, masked_batches, model_error
 from lwm_spectro_hf.evaluation.scores import score_mixture, table_of
+from lwm_spectro_hf.scripting import one_line_errors
 from lwm_spectro_hf.training.mixture import VIEWS, HeadSettings, HeadTraining, MixtureHeads, shortened
 from lwm_spectro_hf.training.run import Run, add_model_options, add_options, experts_of
 
@@ -150,4 +151,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -74,6 +74,7 @@ import torch
 from lwm_spectro_hf import LwmSpectroForPreTraining
 from lwm_spectro_hf.data.recipe import PROTOCOLS, stable_seed
 from lwm_spectro_hf.evaluation.reconstruction import baseline_errors, masked_batches, model_error, over_best_baseline
+from lwm_spectro_hf.scripting import one_line_errors
 from lwm_spectro_hf.training.batches import LABELS
 from lwm_spectro_hf.training.growth import (
     copying_decoder,
@@ -199,4 +200,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -30,7 +30,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from sklearn.model_selection import train_test_split
 from tqdm.auto import tqdm
 from transformers import AutoModel
 
@@ -38,6 +37,7 @@ from lwm_spectro_hf import SpectrogramFeatureExtractor, default_checkpoint
 from lwm_spectro_hf.data.radioml import WINDOW_SAMPLES, LabelledExamples, load_radioml, radioml_spectrograms
 from lwm_spectro_hf.evaluation.probe import LogisticProbe
 from lwm_spectro_hf.files import whole_file
+from lwm_spectro_hf.scripting import one_line_errors, usable_device
 
 PRETRAINED, RANDOM, SPECTROGRAM = "pretrained", "random weights", "spectrogram"
 
@@ -108,6 +108,18 @@ def few_shots(labels: np.ndarray, train: np.ndarray, shots: int, seed: int) -> n
     return np.concatenate([order[labels[order] == label][:shots] for label in np.unique(labels)])
 
 
+def split_cells(cells: np.ndarray, test_share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on and rows to test on: of every cell, one at least of both."""
+    order = np.random.default_rng(seed).permutation(len(cells))
+    train, test = [], []
+    for cell in np.unique(cells):
+        rows = order[cells[order] == cell]
+        num_test = min(max(1, round(test_share * len(rows))), len(rows) - 1)
+        test.append(rows[:num_test])
+        train.append(rows[num_test:])
+    return np.concatenate(train), np.concatenate(test)
+
+
 def percent(values: np.ndarray) -> float:
     return round(100 * float(np.mean(values)), 2)
 
@@ -115,8 +127,7 @@ def percent(values: np.ndarray) -> float:
 def evaluate(features: dict, labels: np.ndarray, snr_db: np.ndarray, args: argparse.Namespace) -> dict:
     """Accuracies [%] of every representation: linear probe, by SNR, and few-shot."""
     cells = np.unique(np.stack([labels, snr_db]), axis=1, return_inverse=True)[1].ravel()
-    split = train_test_split(np.arange(len(labels)), test_size=args.test_share, stratify=cells, random_state=args.seed)
-    train, test = split
+    train, test = split_cells(cells, args.test_share, args.seed)
     smallest = int(np.bincount(labels[train]).min())
     results = {}
     for name, columns in features.items():
@@ -127,7 +138,8 @@ def evaluate(features: dict, labels: np.ndarray, snr_db: np.ndarray, args: argpa
         for count in [count for count in args.shots if count <= smallest]:
             draws = [few_shots(labels, train, count, args.seed + repeat) for repeat in range(args.repeats)]
             scores = [percent(correct(columns, labels, draw, test)) for draw in draws]
-            shots[str(count)] = {"mean": round(float(np.mean(scores)), 2), "std": round(float(np.std(scores)), 2)}
+            spread = float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0
+            shots[str(count)] = {"mean": round(float(np.mean(scores)), 2), "std": round(spread, 2)}
         results[name] = {"linear_probe": percent(hits), "by_snr": by_snr, "few_shot": shots}
     return {"num_train": len(train), "num_test": len(test), "accuracy": results}
 
@@ -182,6 +194,7 @@ def draw(run: dict) -> Figure:
 
 def main():
     args = parse_args()
+    args.device = usable_device(args.device)
     examples = load_radioml(args.file)
     rows = examples.balanced_rows(args.per_cell, args.seed)
     rows = rows[examples.snr_db[rows] >= args.min_snr_db]
@@ -211,4 +224,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -32,6 +32,7 @@ from transformers.utils.logging import disable_progress_bar
 from lwm_spectro_hf import IQClassificationPipeline, default_checkpoint
 from lwm_spectro_hf.data.labelled_recordings import QUANTITIES, LabelledRecording, open_labelled_recordings
 from lwm_spectro_hf.files import whole_file
+from lwm_spectro_hf.scripting import one_line_errors, usable_device
 
 
 def parse_args() -> argparse.Namespace:
@@ -91,6 +92,7 @@ def print_table(rows: list[dict], scores: dict[str, dict]) -> None:
 
 def main() -> None:
     args = parse_args()
+    args.device = usable_device(args.device)
     recordings = open_labelled_recordings(args.folder, args.labels)
     disable_progress_bar()
     pipe = pipeline(
@@ -105,4 +107,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -36,6 +36,7 @@ from lwm_spectro_hf import LwmSpectroMoEConfig, LwmSpectroMoEForPreTraining, Lwm
 from lwm_spectro_hf.channel.scenarios import HELD_OUT_SCENARIOS
 from lwm_spectro_hf.data.recipe import PROTOCOLS, preset, stable_seed
 from lwm_spectro_hf.data.streaming import GeneratedSpectrograms
+from lwm_spectro_hf.scripting import one_line_errors
 from lwm_spectro_hf.training.growth import start_router
 from lwm_spectro_hf.training.mixture import MixtureSettings, RouterTraining, score_router, shortened
 from lwm_spectro_hf.training.run import Run, add_model_options, add_options, experts_of
@@ -132,4 +133,5 @@ def held_out_of(name: str, receiver: str, args: argparse.Namespace, run: Run) ->
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -66,11 +66,11 @@ from lwm_spectro_hf.evaluation.spectrum import fit_trees, forecast_errors, noise
 from lwm_spectro_hf.files import whole_file, whole_folder
 from lwm_spectro_hf.hub.model_card import render
 from lwm_spectro_hf.plotting import draw_segments
+from lwm_spectro_hf.scripting import one_line_errors
 from lwm_spectro_hf.training.augmentation import augment, narrow
 from lwm_spectro_hf.training.checkpoints import check_settings, last_checkpoint, training_figures, write_settings
 from lwm_spectro_hf.training.fine_tuning import CheckedTrainer, TimeLimit
 from lwm_spectro_hf.training.growth import mean_weights
-from lwm_spectro_hf.training.loop import DivergedError
 
 TASKS = {
     "pretraining": MaskedConvLstmForPreTraining,
@@ -180,6 +180,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--device", choices=["cuda", "cpu"], help="default: a GPU if there is one")
     parser.add_argument("--report-to", default="none", help="tensorboard, trackio, wandb... (default: %(default)s)")
     args = parser.parse_args()
+    for name in ("num_train", "passes", "batch_size"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected 1 at least")
+    if args.epochs < 0:
+        parser.error(f"--epochs is {args.epochs:g}; expected 0 at least")
     if args.init and (args.tiny or args.config):
         parser.error("--tiny and --config are for new weights; --init brings its own configuration")
     if args.epochs == 0 and not args.init:
@@ -215,7 +220,15 @@ def model_of(args: argparse.Namespace, columns: dict[str, torch.Tensor]) -> PreT
     extra = {"id2label": names, "label2id": {name: number for number, name in names.items()}} if names else {}
     extra |= {"num_passes": args.passes} if args.passes else {}
     if args.init:
-        models = [TASKS[args.task].from_pretrained(path, **extra) for path in args.init]
+        models = []
+        for path in args.init:
+            model, info = TASKS[args.task].from_pretrained(path, output_loading_info=True, **extra)
+            if info["missing_keys"] and (args.epochs == 0 or len(args.init) > 1):
+                raise ValueError(
+                    f"--init {path} has no weights of {', '.join(sorted(info['missing_keys']))}: it is of another "
+                    "task, and these would be random. Expected a checkpoint of this task to score, or to average."
+                )
+            models.append(model)
         models[0].load_state_dict(mean_weights(*models))
         return models[0]
     shape = dict(zip(("num_channels", "num_frames", "num_freq_bins"), columns["input_values"].shape[1:], strict=True))
@@ -271,7 +284,7 @@ def rows_of_table(results: dict[str, Any]) -> list[tuple[str, str]]:
     if results["task"] == "segmentation":
         rows = []
         for name, found in scores.items():
-            by_label = ", ".join(f"{label} {value:.1f}" for label, value in found["iou"].items())
+            by_label = ", ".join(f"{label} {value:.1f}" for label, value in found["iou"].items() if value is not None)
             by_snr = ", ".join(f"{snr} dB {value:.1f}" for snr, value in found["recall_by_snr_db"].items())
             rows += [
                 (f"{name}: values told, %", f"{found['accuracy']:.1f}"),
@@ -282,7 +295,7 @@ def rows_of_table(results: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [(name, f"{value:.4f}") for name, value in scores.items()]
     rows.append(("model / best baseline", f"{over_best_baseline(scores):.3f}"))
     if results["noise_alone"] is not None:
-        rows.append(("noise alone, which nobody can predict", f"{results['noise_alone']:.4f}"))
+        rows.append(("noise alone, without the bins beside it", f"{results['noise_alone']:.4f}"))
     return rows
 
 
@@ -352,20 +365,14 @@ def main() -> None:
     state, checkpoints = PartialState(cpu=not on_gpu), args.out / "checkpoints"
     free = ("out", "resume", "epochs", "minutes", "device", "report_to")
     settings = {name: value for name, value in vars(args).items() if name not in free}
-    try:
-        check_settings(args.out, settings, args.resume)
-    except ValueError as error:
-        raise SystemExit(str(error)) from None
+    check_settings(args.out, settings, args.resume)
     if args.batch_size % state.num_processes:
         raise SystemExit(
             f"A batch of {args.batch_size} cannot be shared by {state.num_processes} processes: choose a multiple."
         )
     disable_progress_bar()  # of saving and loading checkpoints
-    try:
-        train, test = scenes_of(args, state.device)
-        model = model_of(args, train)
-    except (OSError, ValueError) as error:
-        raise SystemExit(str(error)) from None
+    train, test = scenes_of(args, state.device)
+    model = model_of(args, train)
     rows = Rows(train, labelled=args.task == "segmentation")
     steps = -(-len(rows) // args.batch_size)
     arguments = TrainingArguments(
@@ -397,12 +404,9 @@ def main() -> None:
     if state.is_main_process:
         write_settings(args.out, settings)
     seconds = 0.0
-    try:
-        if args.epochs:
-            outcome = trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
-            seconds = outcome.metrics["train_runtime"]
-    except DivergedError as error:
-        raise SystemExit(f"error: {error}") from None
+    if args.epochs:
+        outcome = trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+        seconds = outcome.metrics["train_runtime"]
     if not trainer.is_world_process_zero():
         return
     model.eval()
@@ -432,4 +436,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

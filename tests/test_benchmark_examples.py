@@ -59,6 +59,16 @@ class TestRadioML:
         run("run_radioml", *options, "--out", out)
         assert json.loads((out / "results.json").read_text()) == results
 
+    @pytest.mark.parametrize("share", [0.01, 0.3, 0.99])
+    def test_every_cell_is_trained_and_tested_on(self, share):
+        from run_radioml import split_cells
+
+        cells = np.repeat(np.arange(50), 4)
+        train, test = split_cells(cells, share, seed=0)
+        assert sorted([*train, *test]) == list(range(200))
+        assert set(cells[train]) == set(cells[test]) == set(range(50))
+        assert len(test) == 50 * min(max(1, round(4 * share)), 3)
+
     def test_no_examples_of_that_snr(self, run, path, tmp_path):
         pytest.importorskip("sklearn")
         with pytest.raises(SystemExit, match="no examples at 30 dB or above"):

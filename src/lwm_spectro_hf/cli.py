@@ -413,29 +413,14 @@ def _loading(model: str) -> Iterator[None]:
         raise OSError(f"--model {model}: there is no such folder here, and on the Hub: {error}") from error
 
 
-def _device(name: str | None) -> Any:
-    """What `--device` names, if it is here."""
-    import torch
-
-    if name is None:
-        return None
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()  # what only exists on paper, as `meta` does, computes nothing
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(
-            f"--device {name} cannot compute here; expected cpu, or leave it out to take an accelerator if there is "
-            f"one. PyTorch says: {error}"
-        ) from error
-    return device
-
-
 def _load(
     task: str, pipeline_class: type, arguments: argparse.Namespace, name: str, model: Any = None, **options: Any
 ) -> Any:
     from transformers import AutoFeatureExtractor, pipeline
 
-    device = _device(arguments.device)
+    from .scripting import usable_device
+
+    device = usable_device(arguments.device)
     with _loading(name):
         return pipeline(
             task,

@@ -90,4 +90,5 @@ def test_scores_of_a_segmentation_by_hand():
 
 def test_labels_that_do_not_occur_do_not_count():
     nothing = torch.zeros(1, 4, 4, dtype=torch.uint8)
-    assert segmentation_scores(nothing, nothing.long(), ("nothing", "A"))["mean_iou"] == 100.0
+    scores = segmentation_scores(nothing, nothing.long(), ("nothing", "A"))
+    assert scores["mean_iou"] == 100.0 and scores["iou"] == {"nothing": 100.0, "A": None}

@@ -16,9 +16,10 @@ _FITTED_VALUES = 200_000  # of spectrograms, for the trees
 
 
 def noise_error(std_db: torch.Tensor) -> float:
-    """Squared error of a predictor that knows the mean of every level: what nobody can do better than.
+    """Squared error of a predictor that knows the mean of every level, and sees none of the bins beside it.
 
     Powers of noise, and of OFDM with data, are exponential; their levels have a variance of (10 / ln 10)^2 pi^2 / 6.
+    The window makes neighbouring bins alike: of white noise, one beside a visible bin can be told to 0.87 of this.
 
     Args:
         std_db (`torch.Tensor` of shape `(num,)`): Deviations that the spectrograms were normalized by [dB].
@@ -181,8 +182,9 @@ def segmentation_scores(
         snr_db (`torch.Tensor` of shape `(num, num_labels - 1)`, *optional*): Of the carrier of each other label [dB].
 
     Returns:
-        `dict`: `accuracy`, `iou` of each label (intersection over union) and `mean_iou`, of those that occur, in
-        %; with `snr_db`, `recall_by_snr_db`: of the values of carriers, how many were told for what they are.
+        `dict`: `accuracy`, `iou` of each label (intersection over union; `None` where it neither occurs nor is
+        said) and `mean_iou`, of those that do, in %; with `snr_db`, `recall_by_snr_db`: of the values of carriers,
+        how many were told for what they are.
     """
     metrics = require("sklearn.metrics", "train")
     labels = labels.long()
@@ -194,7 +196,7 @@ def segmentation_scores(
     scores = {
         "accuracy": 100 * float((truth == answers).mean()),
         "mean_iou": 100 * float(np.nanmean(iou)),
-        "iou": {name: 100 * float(value) for name, value in zip(names, iou, strict=True)},
+        "iou": {name: None if np.isnan(value) else 100 * float(value) for name, value in zip(names, iou, strict=True)},
     }
     if snr_db is not None:
         # The SNR of what each value belongs to; nothing has none.

@@ -30,7 +30,7 @@ _WARM_UP_STEPS = 3  # which compile, and fill caches
 _LOOK_S = 5.0  # longest time between looks at loss and clock [s]
 
 
-class DivergedError(RuntimeError):
+class DivergedError(ArithmeticError):
     """The loss is not finite: training cannot go on from these weights."""
 
 

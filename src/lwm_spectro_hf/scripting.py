@@ -1,0 +1,38 @@
+"""What the command and the scripts of `examples/` have in common: how they tell users of their mistakes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Ends a script with one line where a user can mend what is wrong: a file that is missing, a value out of range.
+
+    Raises:
+        SystemExit: In place of `OSError`, `ValueError`, `ImportError` and `ArithmeticError`.
+    """
+    try:
+        yield
+    except (OSError, ValueError, ImportError, ArithmeticError) as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def usable_device(name: str | None) -> torch.device | None:
+    """The device that an option `--device` names, if it can compute; nothing for `None`.
+
+    Raises:
+        ValueError: If there is no such device here.
+    """
+    if name is None:
+        return None
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()  # what only exists on paper, as `meta` does, computes nothing
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"--device {name} cannot compute here; expected cpu, or leave it out to take an accelerator if there is "
+            f"one. PyTorch says: {error}"
+        ) from error
+    return device

@@ -1,0 +1,25 @@
+"""What scripts say of users' mistakes."""
+
+import pytest
+import torch
+
+from lwm_spectro_hf.scripting import one_line_errors, usable_device
+from lwm_spectro_hf.training.loop import DivergedError
+
+
+@pytest.mark.parametrize("kind", [ValueError, FileNotFoundError, ImportError, DivergedError])
+def test_what_a_user_can_mend_is_one_line(kind):
+    with pytest.raises(SystemExit, match="^error: nothing there$"), one_line_errors():
+        raise kind("nothing there")
+
+
+def test_what_is_nobodys_mistake_stays_visible():
+    with pytest.raises(KeyError), one_line_errors():
+        raise KeyError("nothing there")
+
+
+def test_devices_that_cannot_compute_are_named():
+    assert usable_device(None) is None and usable_device("cpu") == torch.device("cpu")
+    for name in ("meta", "no-such-device"):
+        with pytest.raises(ValueError, match=f"--device {name} cannot compute here; expected cpu"):
+            usable_device(name)
