@@ -251,8 +251,8 @@ def snr_table(run: Run, task: str) -> str:
         f"Accuracy by SNR with {shots} a class, the best of LWM and the best of the others:\n\n"
         + _markdown(rows)
         + f"\nThe bound is that of powers in an aligned rectangular window ({elements} resource elements, "
-        f"{bound['trials']} trials), of an observer that knows protocol, channel and SNR. It cannot tell BPSK from "
-        "QPSK; a second, tapered window can.\n"
+        f"{bound['trials']} trials), of an observer that knows protocol, channel, SNR and how often each modulation "
+        "is sent. It cannot tell BPSK from QPSK; a second, tapered window can.\n"
     )
 
 
@@ -295,7 +295,10 @@ def cost_table(run: Run) -> str:
                 f"{np.median([line['fit_seconds'] for line in lines]):.1f}",
             ]
         )
-    return _markdown(rows)
+    return _markdown(rows) + (
+        "\nEach row was timed when it was run, some beside other work: rows of different calls compare within a "
+        "factor of two or three.\n"
+    )
 
 
 def _score(values: Sequence[float], paper: float | None = None, seeds: int = 0) -> str:
