@@ -139,13 +139,13 @@ def build_parser() -> argparse.ArgumentParser:
     _add_reading(classify)
     _add_windows(classify)
     _add_formats(classify)
-    classify.add_argument("--plot", metavar="PNG", help="also draw the recordings with their verdicts")
+    classify.add_argument("--plot", metavar="FILE", help="also draw the recordings with their verdicts")
 
     segment = _command(commands, "segment", SEGMENT)
     _add_files(segment)
     _add_model(segment, "pieces")
     _add_formats(segment)
-    segment.add_argument("--plot", metavar="PNG", help="also draw the recordings and what is sent")
+    segment.add_argument("--plot", metavar="FILE", help="also draw the recordings and what is sent")
 
     embed = _command(commands, "embed", EMBED)
     _add_reading(embed)

@@ -180,6 +180,30 @@ class TestClassify:
         result = spectro("classify", captures, "--device", device)
         assert result.code == 2 and f"--device {device} cannot compute here" in result.err
 
+    def test_one_recording_under_all_its_names_is_one(self, spectro, captures):
+        names = [captures / f"a{suffix}" for suffix in ("", ".sigmf-data", ".sigmf-meta")]
+        assert len(spectro("classify", *names, "--json").out.splitlines()) == 1
+
+    def test_a_picture_that_cannot_be_written_is_refused_before_the_work(self, spectro, captures):
+        result = spectro("classify", captures, "--plot", "picture.xyz")
+        assert result.code == 2 and not result.out and "--plot picture.xyz: expected a name that ends in" in result.err
+
+    def test_a_closed_standard_output_is_no_error(self, captures, tiny_checkpoint, tmp_path, monkeypatch):
+        command = ["classify", "--model", str(tiny_checkpoint), str(captures / "a.sigmf-meta")]
+        monkeypatch.setattr(sys, "stdout", None)
+        assert main([*command, "--csv", "--output", str(tmp_path / "out.csv")]) == 0
+        assert len((tmp_path / "out.csv").read_text().splitlines()) == 2
+        monkeypatch.setattr(sys, "stdout", None)
+        assert main([*command, "--window-ms", "1"]) == 0
+
+    def test_a_model_for_another_command_is_named(self, captures, tiny_segmenter, tiny_checkpoint, capsys):
+        assert main(["classify", "--model", str(tiny_segmenter), str(captures)]) == 2
+        error = capsys.readouterr().err
+        assert "'masked_conv_lstm'" in error and "`lwm-spectro segment`" in error
+        assert main(["segment", "--model", str(tiny_checkpoint), str(captures)]) == 2
+        error = capsys.readouterr().err
+        assert "'lwm_spectro_moe'" in error and "`lwm-spectro classify`" in error and "Traceback" not in error
+
     def test_a_reader_that_has_enough_is_no_error(self, captures, tiny_checkpoint, monkeypatch):
         reader, writer = os.pipe()
         os.close(reader)
@@ -276,6 +300,16 @@ class TestSegment:
         assert nothing.split() == ["silent.sigmf-meta", "nothing"]
         assert lines[0].split()[:3] == ["a.sigmf-meta", carriers[0]["label"], f"{carriers[0]['center_hz'] / 1e6:.2f}"]
         assert len(lines) == len(carriers)
+
+    def test_a_head_without_weights_is_refused(self, captures, tmp_path, capsys):
+        build("conv-lstm-pretraining").save_pretrained(tmp_path)
+        assert main(["segment", "--model", str(tmp_path), str(captures)]) == 2
+        assert "no weights for its head" in capsys.readouterr().err
+
+    def test_a_rate_in_megahertz_is_refused(self, segment, noise, tmp_path):
+        np.save(tmp_path / "a.npy", noise(20_000))
+        result = segment(tmp_path / "a.npy", "--sampling-rate", "30.72")
+        assert result.code == 2 and "is the rate in Hz?" in result.err
 
     def test_a_picture_shows_what_is_sent(self, segment, captures, tmp_path):
         result = segment(captures, "--plot", tmp_path / "bands.png")

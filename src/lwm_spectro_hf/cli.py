@@ -37,6 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         `int`: The exit code.
     """
+    if sys.stdout is None:  # it was closed
+        sys.stdout = open(os.devnull, "w")
     try:
         code = COMMANDS[arguments.command](arguments)
         sys.stdout.flush()
@@ -87,6 +89,8 @@ def classify(arguments: argparse.Namespace) -> int:
 
 def segment(arguments: argparse.Namespace) -> int:
     """The carriers of recordings as a table, JSON lines or CSV, and a picture if asked for."""
+    from transformers import AutoModelForSemanticSegmentation
+
     from .pipeline_masked_conv_lstm import IQSegmentationPipeline
     from .plotting import picture_of
 
@@ -94,7 +98,13 @@ def segment(arguments: argparse.Namespace) -> int:
 
     def heard() -> Iterator[tuple[Path, list[dict]]]:
         name = str(arguments.model or default_segmenter())
-        pipe = _load("iq-segmentation", IQSegmentationPipeline, arguments, name)
+        model, missing = _load_model(name, AutoModelForSemanticSegmentation, segments=True)
+        if missing:
+            raise ValueError(
+                f"--model {name}: there are no weights for its head. Expected trained ones: see "
+                "examples/run_spectrum.py --task segmentation."
+            )
+        pipe = _load("iq-segmentation", IQSegmentationPipeline, arguments, name, model)
         names = [name for _, name in sorted(pipe.model.config.id2label.items())]
         for path in files.paths:
             with files.survived(path):
@@ -312,6 +322,12 @@ class _Files:
         for option in ("output", "plot", "npz"):  # before there is something to lose
             if (name := getattr(arguments, option, None)) and Path(name).expanduser().is_dir():
                 raise IsADirectoryError(f"--{option} {name} is a folder; expected the name of a file to write.")
+        if name := getattr(arguments, "plot", None):
+            from matplotlib.figure import Figure
+
+            kinds = Figure().canvas.get_supported_filetypes()
+            if Path(name).suffix[1:].lower() not in kinds:
+                raise ValueError(f"--plot {name}: expected a name that ends in .{', .'.join(sorted(kinds))}.")
         for name in arguments.inputs or [demo_recordings()]:
             path = Path(name).expanduser()
             found = _recordings_in(path) if path.is_dir() else [path]
@@ -364,8 +380,9 @@ class _Files:
 
 
 def _sigmf_meta(path: Path) -> Path:
-    meta = path.with_suffix(".sigmf-meta")
-    return meta if path.suffix == ".sigmf-data" and meta.is_file() else path
+    base = str(path).removesuffix(".sigmf-data")
+    meta = Path(f"{base}.sigmf-meta")
+    return meta if (path.suffix == ".sigmf-data" or not path.exists()) and meta.is_file() else path
 
 
 def _recordings_in(folder: Path) -> list[Path]:
@@ -379,11 +396,10 @@ def _load_pipeline(arguments: argparse.Namespace, heads: bool = False) -> Any:
     from .pipeline_lwm_spectro import IQClassificationPipeline
 
     name = str(arguments.model or default_checkpoint())
-    with _loading(name):
-        model, info = AutoModelForSequenceClassification.from_pretrained(name, output_loading_info=True)
+    model, missing_keys = _load_model(name, AutoModelForSequenceClassification, segments=False)
     untrained = []
     if heads:
-        missing = {key.rpartition(".out_proj.")[0] for key in info["missing_keys"]}
+        missing = {key.rpartition(".out_proj.")[0] for key in missing_keys}
         more = getattr(model.config, "additional_tasks", None) or ()
         modules = {model.config.task_name: "classifier", **{task: f"additional_classifiers.{task}" for task in more}}
         untrained = [task for task, module in modules.items() if module in missing]
@@ -411,6 +427,22 @@ def _loading(model: str) -> Iterator[None]:
             raise
         # Without a network, what the Hub answers does not say that a folder was misspelt.
         raise OSError(f"--model {model}: there is no such folder here, and on the Hub: {error}") from error
+
+
+def _load_model(name: str, auto_class: type, segments: bool) -> tuple[Any, set[str]]:
+    """A model for `segment`, or for the other commands, and the names of weights that its checkpoint lacks."""
+    from transformers import AutoConfig
+
+    with _loading(name):
+        kind = AutoConfig.from_pretrained(name).model_type
+        if segments != (kind == "masked_conv_lstm"):
+            raise ValueError(
+                f"--model {name} is of the type {kind!r}. Expected "
+                + ("'masked_conv_lstm'; " if segments else "'lwm_spectro' or 'lwm_spectro_moe'; ")
+                + ("others are for `lwm-spectro classify`." if segments else "others are for `lwm-spectro segment`.")
+            )
+        model, info = auto_class.from_pretrained(name, output_loading_info=True)
+    return model, set(info["missing_keys"])
 
 
 def _load(

@@ -81,6 +81,11 @@ class IQSegmentationPipeline(IQPipeline):
                 "`sampling_rate` in Hz."
             )
         step_s, bin_hz = self._resolution()
+        if rate < 2 * bin_hz:
+            raise ValueError(
+                f"The sampling rate is {rate:g} Hz, and what is told apart is {bin_hz:g} Hz wide. Expected two such "
+                "bins at least; is the rate in Hz?"
+            )
         shortest = math.ceil(extractor.fft_size / extractor.sampling_rate * rate)
         if num_samples < shortest:
             raise ValueError(

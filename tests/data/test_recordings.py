@@ -242,6 +242,45 @@ class TestReading:
 class TestErrors:
     """Each says what was found, what was expected and what to do."""
 
+    @pytest.mark.parametrize("name", ["nothing", "nothing.sigmf-meta", "nothing.sigmf-data", "nothing.sigmf"])
+    def test_a_name_that_nothing_has(self, name, tmp_path):
+        with pytest.raises(FileNotFoundError, match="There is no recording .*nothing"):
+            open_recording(tmp_path / name)
+
+    @pytest.mark.parametrize("begin", [b"RIFF", b"PK\x03\x04", b"\x1f\x8b", b"MATLAB 5.0", b"\x93NUMPY", b"{"])
+    def test_containers_are_not_taken_for_samples(self, begin, tmp_path):
+        path = tmp_path / "recording.dat"
+        path.write_bytes(begin + bytes(64 - len(begin)))
+        with pytest.raises(ValueError, match="would be taken for samples"):
+            open_recording(path, dtype="ci8", sampling_rate=1e6)
+        path.rename(path.with_suffix(".cs8"))  # whose suffix says that nothing else is in it
+        assert len(open_recording(path.with_suffix(".cs8"), sampling_rate=1e6)) == 32
+
+    @pytest.mark.parametrize("name", ["../cell.bin", "/etc/passwd", "folder/cell.bin", ".."])
+    def test_data_lie_beside_their_metadata(self, name, tmp_path):
+        path = write_sigmf(tmp_path / "cell", noise(50), RATE)
+        metadata = json.loads(path.read_text())
+        metadata["global"]["core:dataset"] = name
+        path.write_text(json.dumps(metadata))
+        with pytest.raises(ValueError, match="'core:dataset' is .*name of a file beside it"):
+            open_recording(path)
+
+    def test_captures_of_several_frequencies_have_none_in_common(self, tmp_path):
+        path = write_sigmf(tmp_path / "cell", noise(50), RATE, center_frequency_hz=2.4e9)
+        metadata = json.loads(path.read_text())
+        for frequency, expected in ((2.4e9, 2.4e9), (5.2e9, None)):
+            second = {"core:sample_start": 25, "core:frequency": frequency}
+            path.write_text(json.dumps({**metadata, "captures": [*metadata["captures"], second]}))
+            assert open_recording(path).center_frequency_hz == expected
+
+    def test_a_file_that_becomes_shorter_is_named(self, tmp_path):
+        path = tmp_path / "cell.cf32"
+        path.write_bytes(noise(500).tobytes())
+        recording = open_recording(path, sampling_rate=RATE)
+        path.write_bytes(noise(100).tobytes())
+        with pytest.raises(ValueError, match="cell.cf32 is shorter than when it was opened"):
+            recording.read(300, 100)
+
     def test_missing(self, tmp_path):
         for name in ("none.npy", "none.bin", "none", "none.sigmf"):
             with pytest.raises(FileNotFoundError, match=f"no recording .*{name}. Expected SigMF"):

@@ -231,6 +231,13 @@ def test_the_scale_of_a_recording_changes_nothing(scale):
     np.testing.assert_allclose(scaled.frames / np.float32(scale), as_it_is.frames, rtol=1e-3, atol=1e-4)
 
 
+def test_samples_near_the_largest_number_are_heard_as_others():
+    iq = resample_poly(cell(15e3, 280, snr_db=20), 2, 1)
+    iq = (iq / np.abs(iq).max()).astype(np.complex64)
+    as_it_is, loud = (listen(part, 2 * 128 * 15e3, PROTOCOLS) for part in (iq, iq * np.float32(2.0**126)))
+    np.testing.assert_allclose(loud.evidence, as_it_is.evidence, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("num_samples", "rate"), [(300, 61.44e6), (640, 122.88e6), (1000, 16.384e6), (1000, 20.01e6), (3000, 1e300)]
 )

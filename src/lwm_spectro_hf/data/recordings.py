@@ -41,6 +41,22 @@ _READABLE = (
 )
 
 
+# How files begin that hold more than samples.
+_CONTAINERS = {
+    b"RIFF": "a WAV file",
+    b"RF64": "a WAV file",
+    b"PK\x03\x04": "a ZIP archive, as .npz files are",
+    b"\x1f\x8b": "a gzip file",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ": "an xz file",
+    b"(\xb5/\xfd": "a Zstandard file",
+    b"MATLAB 5.0": "a MATLAB file",
+    b"\x89HDF": "an HDF5 file, as newer MATLAB files are",
+    b"\x93NUMPY": "a NumPy array: give it the suffix .npy",
+    b"{": "text, perhaps JSON",
+}
+
+
 @dataclass(frozen=True)
 class SampleFormat:
     """How one complex sample is stored.
@@ -97,7 +113,7 @@ class Recording:
         path (`Path`): The file that was opened.
         sampling_rate (`float`): [Hz].
         num_samples (`int`): Complex samples of the chosen channel.
-        center_frequency_hz (`float`, *optional*): Carrier frequency of the first capture.
+        center_frequency_hz (`float`, *optional*): Carrier frequency; `None` where nothing says it, or captures differ.
         annotations (`list` of `dict`): As in the SigMF metadata, keys such as `core:label`.
         metadata (`dict`): The whole SigMF metadata; empty for other files.
     """
@@ -133,7 +149,7 @@ class Recording:
             `np.ndarray` of shape `(count,)`, complex64. Integers are scaled to -1 ... 1.
 
         Raises:
-            ValueError: If the part does not lie within the recording.
+            ValueError: If the part does not lie within the recording, or the file has become shorter.
         """
         count = self.num_samples - start if count is None else count
         if start < 0 or count < 0 or start + count > self.num_samples:
@@ -144,13 +160,19 @@ class Recording:
         iq = np.empty((count, 2), dtype=np.float32)
         if count:
             # Mapped anew each time: pages of one long-lived map would add up in memory as they are read.
-            stored = np.memmap(
-                self._data_path,
-                dtype=self._format.component,
-                mode="r",
-                offset=self._offset + start * self._num_channels * 2 * self._format.component.itemsize,
-                shape=(count, self._num_channels, 2),
-            )[:, self._channel]
+            try:
+                stored = np.memmap(
+                    self._data_path,
+                    dtype=self._format.component,
+                    mode="r",
+                    offset=self._offset + start * self._num_channels * 2 * self._format.component.itemsize,
+                    shape=(count, self._num_channels, 2),
+                )[:, self._channel]
+            except ValueError as error:
+                raise ValueError(
+                    f"{self.path}: {self._data_path} is shorter than when it was opened. Open it again when nobody "
+                    "writes to it."
+                ) from error
             np.subtract(stored, self._format.midpoint, out=iq, casting="same_kind")
             iq *= np.float32(self._format.scale)
         return iq.view(np.complex64)[:, 0]
@@ -320,8 +342,18 @@ def _open_raw(path: Path, dtype: str | None, sampling_rate: float | None) -> Rec
     if dtype is None and path.suffix.lower() not in RAW_SUFFIXES:
         raise ValueError(
             f"{path}: the suffix {path.suffix!r} does not tell what the file holds. Expected {_READABLE}: if it is "
-            "raw, pass for example `dtype='ci16', sampling_rate=20e6`."
+            "raw, pass for example `dtype='ci16', sampling_rate=20e6` (on the command line: --dtype ci16 "
+            "--sampling-rate 20e6)."
         )
+    if path.suffix.lower() not in RAW_SUFFIXES:
+        with path.open("rb") as stream:
+            begin = stream.read(max(map(len, _CONTAINERS)))
+        kind = next((name for magic, name in _CONTAINERS.items() if begin.startswith(magic)), None)
+        if kind is not None:
+            raise ValueError(
+                f"{path}: this is {kind}, whose header and packing would be taken for samples. Expected {_READABLE}: "
+                "save its samples as one of these, for example with `numpy.save`."
+            )
     sample_format = SampleFormat.from_datatype(dtype or path.suffix[1:], str(path))
     return _recording(path, path, sampling_rate, sample_format, 0, path.stat().st_size)
 
@@ -355,6 +387,8 @@ def _open_npy(path: Path, sampling_rate: float | None) -> Recording:
 def _open_sigmf_pair(path: Path, sampling_rate: float | None, channel: int | None, check_hash: bool) -> Recording:
     names = get_sigmf_filenames(path)
     meta_path, data_path = names["meta_fn"], names["data_fn"]
+    if not meta_path.exists() and not data_path.exists():
+        raise FileNotFoundError(f"There is no recording {path}. Expected {_READABLE}.")
     if not meta_path.exists():
         raise FileNotFoundError(
             f"{path}: its metadata {meta_path} is missing. Expected it beside the data; without it, open the data as "
@@ -367,6 +401,9 @@ def _open_sigmf_pair(path: Path, sampling_rate: float | None, channel: int | Non
             f"{meta_path}: not valid JSON ({error}). Expected SigMF metadata: correct it or write it again."
         ) from error
     _check_metadata(metadata, meta_path)
+    dataset = metadata["global"].get("core:dataset")
+    if dataset is not None and (Path(str(dataset)).name != dataset or dataset == ".."):
+        raise ValueError(f"{meta_path}: 'core:dataset' is {dataset!r}. Expected the name of a file beside it.")
     try:
         data_path = get_dataset_filename_from_metadata(meta_path, metadata)
     except SigMFError as error:
@@ -461,6 +498,7 @@ def _open_sigmf(
             "Expected contiguous samples: convert the recording with the `sigmf` package."
         )
     header = captures[0].get("core:header_bytes", 0) if captures else 0
+    frequencies = {capture.get("core:frequency") for capture in captures}
     recording = _recording(
         path,
         data_path,
@@ -470,7 +508,7 @@ def _open_sigmf(
         size - header - info.get("core:trailing_bytes", 0),
         num_channels=num_channels,
         channel=channel,
-        center_frequency_hz=captures[0].get("core:frequency") if captures else None,
+        center_frequency_hz=frequencies.pop() if len(frequencies) == 1 else None,
         annotations=annotations,
         metadata=metadata,
     )
@@ -504,7 +542,7 @@ def _recording(
 ) -> Recording:
     """Checks what is common to all kinds of files: a rate, and a whole number of samples."""
     if sampling_rate is None:
-        raise ValueError(f"{path}: the sampling rate is not known. Pass `sampling_rate` [Hz].")
+        raise ValueError(f"{path}: the sampling rate is not known. Pass `sampling_rate` [Hz] (--sampling-rate).")
     sample_bytes = 2 * sample_format.component.itemsize * num_channels
     num_samples, remainder = divmod(size, sample_bytes)
     if size > 0 and remainder:

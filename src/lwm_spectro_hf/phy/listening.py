@@ -83,11 +83,14 @@ def listen(
         [`Heard`]
     """
     wanted = {spacing for name in protocols for spacing in PROTOCOL_SPACINGS_HZ.get(name, ())}
-    # Ahead of all else: a converter's offset may be louder than the signal, and leaks out of DC in frames of symbols.
-    iq = iq - iq.mean()
-    # Products of samples have to stay within what float32 holds. A power of two rounds nothing.
-    scale = 2.0 ** np.frexp(np.abs(iq).max())[1]
-    recording = _Recording(torch.from_numpy((iq / scale).astype(np.complex64)), sampling_rate)
+    # Sums and products of samples have to stay within what float32 holds. A power of two rounds nothing. Ahead of all
+    # else: a converter's offset may be louder than the signal, and leaks out of DC in frames of symbols.
+    scale = 1.0
+    for _ in range(2):
+        loudest = 2.0 ** np.frexp(np.float64(max(np.abs(iq.real).max(), np.abs(iq.imag).max())))[1]
+        iq, scale = (iq / loudest).astype(np.complex64), scale * loudest
+        iq = iq - iq.mean()
+    recording = _Recording(torch.from_numpy(iq), sampling_rate)
     found = {spacing: _evidence(recording, spacing) for spacing in sorted(wanted)}
     evidence = np.array(
         [max((found[spacing] for spacing in PROTOCOL_SPACINGS_HZ.get(name, ())), default=0.0) for name in protocols]
