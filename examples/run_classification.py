@@ -243,6 +243,8 @@ def run(args: argparse.Namespace) -> None:
     if args.method == "scratch":
         pretrained = renew(pretrained)
     model = build_classifier(pretrained, args.label, task.labels, args.head)
+    if task.train.is_blind and hasattr(model.config, "blind_tasks"):
+        model.config.blind_tasks = [model.config.task_name]
     if args.joint and not has_decoder:
         task.notes.append(f"{args.model} has no decoder; it is a new one.")
     say = state.print

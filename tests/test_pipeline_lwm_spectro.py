@@ -452,6 +452,17 @@ class TestInputs:
             classify("recording.sigmf-meta")
 
 
+def test_views_of_symbols_do_not_count_for_heads_that_never_saw_any():
+    views = {"protocol": torch.tensor([[0.9, 0.1], [0.9, 0.1]]), "device": torch.tensor([[0.2, 0.8], [0.99, 0.01]])}
+    views = {name: values.log() for name, values in views.items()}
+    both, blind = Evidence(), Evidence(blind=["device"])
+    for evidence in (both, blind):
+        evidence.add(views, of_symbols=torch.tensor([False, True]))
+    torch.testing.assert_close(blind.probabilities()["device"], torch.tensor([0.2, 0.8]))
+    assert both.probabilities()["device"].argmax() == 0
+    torch.testing.assert_close(both.probabilities()["protocol"], blind.probabilities()["protocol"])
+
+
 class TestHeads:
     def test_joint_labels_are_marginalized(self):
         labels = ["-5+static", "-5+vehicular", "20+static", "20+vehicular"]

@@ -237,6 +237,8 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
             `id2label`.
         additional_tasks (`dict[str, list[str]]`, *optional*): Further heads over the same embedding: the name of
             each and its labels.
+        blind_tasks (`list[str]`, *optional*): Heads that were taught by recordings as they come, and never by frames
+            that are symbols. The pipeline makes such frames where it finds symbols, and asks other heads about them.
 
     Raises:
         `ValueError`: If there is no expert, two have one name, or more are mixed than there are.
@@ -268,6 +270,7 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
     initializer_range: float | int = 0.02
     task_name: str = "modulation"
     additional_tasks: dict[str, list[str]] | None = None
+    blind_tasks: list[str] | None = None
 
     def __post_init__(self, **kwargs):
         if self.expert_config is None:

@@ -48,9 +48,13 @@ class Evidence:
     The log-probabilities of each quantity are averaged with the weights of [`view_weights`] and normalized again: a
     geometric mean of opinions. Every quantity uses the same weights, those of the protocol, but for views of symbols,
     see `SYMBOL_WEIGHTS`; without a protocol all views weigh the same. Embeddings are averaged likewise.
+
+    Args:
+        blind (`Iterable[str]`, *optional*): Quantities for which views of symbols do not count.
     """
 
-    def __init__(self):
+    def __init__(self, blind: Iterable[str] = ()):
+        self._symbol_weights = {**SYMBOL_WEIGHTS, **dict.fromkeys(blind, 0.0)}
         self._totals: dict[str, torch.Tensor] = {}
         self._weights: dict[str, torch.Tensor] = {}
 
@@ -79,7 +83,7 @@ class Evidence:
         of_symbols = torch.as_tensor(of_symbols)
         for name, values in {**log_probs, "embedding": embedding}.items():
             if values is not None:
-                counted = weights * torch.where(of_symbols, SYMBOL_WEIGHTS.get(name, 1.0), 1.0)
+                counted = weights * torch.where(of_symbols, self._symbol_weights.get(name, 1.0), 1.0)
                 self._totals[name] = self._totals.get(name, 0) + counted @ values
                 self._weights[name] = self._weights.get(name, 0) + counted.sum()
 
@@ -213,7 +217,9 @@ class IQClassificationPipeline(IQPipeline):
         """Combines segments into windows; with each verdict, whether it is the last one on its recording."""
         answering = {**self._postprocess_params, **self._sanitize_parameters(**_without_batching(kwargs))[2]}
         on_progress = answering.get("on_progress")
-        evidence = Evidence()
+        names = getattr(self.model.config, "blind_tasks", None) or ()
+        blind = [part for name, labels in self._heads().items() if name in names for part in quantities(name, labels)]
+        evidence = Evidence(blind)
         for segment in super()._answers(items, **kwargs):
             if segment["log_probs"]:
                 evidence.add(segment["log_probs"], segment["embedding"], segment["stands_for"], segment["of_symbols"])
@@ -222,7 +228,7 @@ class IQClassificationPipeline(IQPipeline):
             if segment["window"] is not None:
                 verdict = self.verdict(evidence, answering.get("top_k"), answering.get("return_embedding", False))
                 yield {**verdict, **segment["window"]}, segment["ends_recording"]
-                evidence = Evidence()
+                evidence = Evidence(blind)
 
     def preprocess(
         self,

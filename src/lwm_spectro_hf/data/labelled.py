@@ -51,6 +51,7 @@ class LabelledSpectrograms(torch.utils.data.Dataset):
             )
         wanted = ("input_values", "resolution") if "input_values" in table.column_names else ("iq", "sampling_rate")
         wanted = [name for name in wanted if name in table.column_names]
+        self.is_blind = "iq" in wanted
         self._table, self._extractor = table.select_columns(wanted).with_format("numpy"), extractor
         self.rows, self.labels = rows, torch.from_numpy(labels)
 
