@@ -64,9 +64,7 @@ def main() -> None:
         return
     cities = any(name not in STATISTICAL_CHANNELS for name in recipe.channels)
     splits = splits_by_city(recipe, args.num, args.num_test, add_test=cities)
-    build_parquet(
-        args.out, splits, args.seed, contents=contents, shard_size=args.shard_size, processes=args.processes
-    )
+    build_parquet(args.out, splits, args.seed, contents=contents, shard_size=args.shard_size, processes=args.processes)
     draw_figures(args.out / "figures", recipe, args.seed)
     print(write_card(args.out))
     if args.push:

@@ -14,6 +14,7 @@ from lwm_spectro_hf.channel.scenarios import (
     HELD_OUT_SCENARIOS,
     SHIPPED_FOLDER,
     delay_spread_statistics,
+    is_held_out,
     list_scenarios,
     load_scenario,
 )
@@ -218,6 +219,36 @@ def test_folders_that_are_no_scenarios(copied, tmp_path):
     (copied / "delay_t000_tx001_r001.npz").unlink()
     with pytest.raises(ValueError, match="lacks its 'delay'"):
         load_scenario(copied)
+
+
+@pytest.mark.parametrize("name, damage", [("power", lambda data: data[: len(data) // 2]), ("delay", lambda data: b"")])
+def test_damaged_arrays_are_an_error_that_names_the_folder(copied, name, damage):
+    path = copied / f"{name}_t000_tx001_r001.npz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match="florence cannot be read, copy or convert the scenario again"):
+        load_scenario(copied)
+
+
+def test_a_number_that_is_none_is_an_error_that_names_the_file(copied):
+    params = json.loads((copied / "params.json").read_text())
+    params["rt_params"]["frequency"] = "x"
+    (copied / "params.json").write_text(json.dumps(params))
+    with pytest.raises(ValueError, match="params.json does not describe"):
+        load_scenario(copied)
+
+
+def test_paths_without_a_delay_are_none(copied):
+    before = load_scenario("florence")
+    for file in copied.glob("delay_*.npz"):
+        delay = np.load(file)["delay"]
+        delay[0] = np.nan
+        np.savez(file, delay=delay)
+    after = load_scenario(copied)
+    assert len(before) - 1 <= len(after) <= len(before) and bool(after.delays_s.isfinite().all())
+
+
+def test_a_held_out_city_is_known_by_the_name_of_its_folder(copied):
+    assert is_held_out("florence") and is_held_out(copied) and not is_held_out("munich")
 
 
 def test_a_scenario_without_paths(copied):

@@ -226,6 +226,12 @@ def test_wrong_requests_are_told(build, tmp_path):
         load_spectrograms(tmp_path, "validation")
 
 
+def test_a_held_out_city_is_no_training_data_as_a_folder_either(tmp_path):
+    folder = tmp_path / "florence"
+    splits = splits_by_city(RECIPE.narrowed(channels=("munich", str(folder))), 100)
+    assert splits["train"].recipe.channels == ("munich",) and splits["test"].recipe.channels == (str(folder),)
+
+
 def test_splits_by_city():
     cities = RECIPE.narrowed(channels=("munich", "florence", "paris"))
     splits = splits_by_city(cities, 100)

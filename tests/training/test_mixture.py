@@ -164,7 +164,13 @@ def test_heads_and_experts_learn_and_the_router_stays(tmp_path, view):
     entries = []
     settings = HeadSettings(**{**asdict(SETTINGS), "view": view})
     run = training(HeadTraining, heads, tmp_path, settings=settings, log=entries.append, log_every=1)
+    noise = {**Stripes().batch(0), "protocol": torch.full((32,), -1)}
+    loss, figures = run.losses(heads.forward, noise)
+    loss.backward()  # nothing but noise: nothing to learn
+    assert loss.item() == 0 and all(part.grad is None or not part.grad.any() for part in heads.parameters())
+    heads.zero_grad(set_to_none=True)
     run.run()
+    assert entries[0].keys() > figures.keys()
     assert entries[-1]["modulation_loss"] < 0.5 * entries[0]["modulation_loss"]
     assert entries[-1]["joint_loss"] < 0.5 * entries[0]["joint_loss"]
     assert entries[-1]["masked_loss"] < entries[0]["masked_loss"]

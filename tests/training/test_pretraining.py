@@ -17,7 +17,7 @@ from lwm_spectro_hf.training.batches import Batches, class_labels
 from lwm_spectro_hf.training.loop import Deadline, DivergedError
 from lwm_spectro_hf.training.masks import mask_noise
 from lwm_spectro_hf.training.pretraining import Pretraining, PretrainingSettings
-from lwm_spectro_hf.training.state import StateError
+from lwm_spectro_hf.training.state import StateError, load_state, save_state
 from tiny_models import LEVELS, STEM, tiny_config
 
 SETTINGS = PretrainingSettings(
@@ -76,18 +76,39 @@ def runner(folder, accelerator=None, settings=SETTINGS, losses=None, bad_chunk=N
     )
 
 
+def _set_step(folder, step):
+    tensors, record = load_state(folder)
+    record["progress"]["step"] = step
+    save_state(folder, tensors, record, 1.0)
+
+
 def weights(of):
     return torch.cat([part.detach().flatten() for part in of.model.parameters()])
 
 
-def _one_of_two(rank, port, folder):
+def _process(rank, port):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     os.environ |= {"MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == 2
-    losses = []
+    return accelerator
+
+
+def _one_of_two(rank, port, folder):
+    accelerator, losses = _process(rank, port), []
     runner(Path(folder) / "two", accelerator, losses=losses).run()
+    # A model whose levels no loss reaches: nobody waits for their gradients.
+    settings = replace(SETTINGS, contrastive=(), supervised=())
+    unlabelled = runner(Path(folder) / "levels", accelerator, settings, config=tiny_config(level_num_bins=4))
+    assert unlabelled.run(max_samples=64) == "all samples seen"
+    # A folder of its own for each process is told, where they would go on from different steps.
+    state = Path(folder) / f"apart{rank}"
+    runner(state, accelerator).save()
+    if rank == 0:
+        _set_step(state, 7)
+    with pytest.raises(StateError, match="go on from different steps, 0 to 7"):
+        runner(state, accelerator)
     if rank == 0:
         (Path(folder) / "losses.json").write_text(json.dumps(losses))
     accelerator.end_training()
@@ -240,6 +261,18 @@ def test_early_stopping_and_limits(tmp_path):
         runner(tmp_path / "d", settings=replace(SETTINGS, schedule="minutes")).run()
     timed = runner(tmp_path / "e", settings=replace(SETTINGS, schedule="minutes"))
     assert timed.run(deadline=Deadline(minutes=0.01)) == "minutes over" and timed.progress.step > 1
+
+
+def test_gradients_of_any_norm_may_pass(tmp_path):
+    start = weights(runner(tmp_path / "start"))
+    moved = {}
+    for limit in (0.0, 1e-3):
+        run = runner(tmp_path / str(limit), settings=replace(SETTINGS, max_grad_norm=limit))
+        run.run(max_samples=48)
+        moved[limit] = float((weights(run) - start).norm())
+    assert moved[0.0] > 0
+    with pytest.raises(ValueError, match="max_grad_norm is -1; expected more than 0, or 0 for any gradient"):
+        replace(SETTINGS, max_grad_norm=-1)
 
 
 def test_the_schedule_is_that_of_table_1():

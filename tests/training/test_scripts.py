@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -120,6 +121,42 @@ def test_a_run_that_goes_on_and_gets_worse_keeps_its_best_weights(tmp_path, data
     assert results["samples_of_this_run"] == 24 and results["validation_loss"] > first["validation_loss"]
     assert (run / "model" / "model.safetensors").read_bytes() == best
     assert results["masked_error_held_out"]["model"] == first["masked_error_held_out"]["model"]
+
+
+def test_a_test_split_that_is_too_small_is_told_and_one_that_is_damaged_stops(tmp_path, data, monkeypatch, caplog):
+    options = ["--protocol", "LTE", "--tiny", "--mix", 2, "--batch-size", 8, "--chunk-size", 8, "--device", "cpu"]
+    options += ["--samples", 8]
+    call(monkeypatch, "run_pretraining.py", *options, "--data", data, "--eval-samples", 24, "--out", tmp_path / "few")
+    assert "rows of LTE in its split 'test'" in caplog.text and "of recordings of --recipe mixed" in caplog.text
+    damaged = shutil.copytree(data, tmp_path / "damaged")
+    (shard,) = (damaged / "data").glob("test-*.parquet")
+    shard.write_bytes(shard.read_bytes()[:-1000])
+    with pytest.raises(SystemExit, match="error: "):
+        call(
+            *(monkeypatch, "run_pretraining.py", *options, "--data", damaged),
+            *("--eval-samples", 8, "--out", tmp_path / "damaged-run"),
+        )
+    assert not (tmp_path / "damaged-run" / "model").exists()
+
+
+def test_a_model_is_exported_with_the_front_end_of_its_data(tmp_path, monkeypatch, capsys):
+    recipe = replace(preset("mixed"), channels=("none",), chunk_size=16, noise_share=0.0, num_frames=64)
+    build_parquet(tmp_path / "data", {"train": Split(recipe, 96), "test": Split(recipe, 48)}, 0, processes=1)
+    (tmp_path / "config.json").write_text(json.dumps({**TINY, "num_frames": 64}))
+    options = ["--protocol", "LTE", "--data", tmp_path / "data", "--config", tmp_path / "config.json"]
+    options += ["--mix", 1, "--samples", 8, "--batch-size", 8, "--chunk-size", 8, "--eval-samples", 8]
+    call(monkeypatch, "run_pretraining.py", *options, "--device", "cpu", "--out", tmp_path / "run")
+    extractor = SpectrogramFeatureExtractor.from_pretrained(tmp_path / "run" / "model")
+    assert extractor.num_frames == 64
+    model = LwmSpectroForPreTraining.from_pretrained(tmp_path / "run" / "model")
+    iq = torch.randn(20_000, dtype=torch.complex64).numpy()
+    assert model(extractor(iq, return_tensors="pt").input_values).loss.isfinite()
+
+
+@pytest.mark.parametrize("option", ["mix", "repeat", "gradient-accumulation", "eval-samples", "chunk-size"])
+def test_counts_below_one_are_named(tmp_path, data, monkeypatch, option):
+    with pytest.raises(SystemExit, match=f"--{option} is -1; expected 1 at least"):
+        call(monkeypatch, "run_pretraining.py", "--protocol", "LTE", "--tiny", f"--{option}=-1", "--out", tmp_path)
 
 
 def test_another_decoder_for_a_trained_encoder(tmp_path, data, monkeypatch, capsys):

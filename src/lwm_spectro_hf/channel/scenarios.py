@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,11 @@ def list_scenarios() -> tuple[str, ...]:
     return tuple(sorted(file.parent.name for file in SHIPPED_FOLDER.glob("*/params.json")))
 
 
+def is_held_out(name_or_folder: str | os.PathLike) -> bool:
+    """Whether a scenario is one that training must not see, by its name or by the name of its folder."""
+    return Path(name_or_folder).name in HELD_OUT_SCENARIOS
+
+
 def load_scenario(name_or_folder: str | os.PathLike, *, download: bool = False) -> Scenario:
     """Loads a ray-traced city.
 
@@ -168,7 +174,7 @@ def _load(folder: Path, modified_ns: int) -> Scenario:
     try:
         params = json.loads((folder / "params.json").read_text(encoding="utf-8"))
         carrier_hz, num_scenes = float(params["rt_params"]["frequency"]), int(params["scene"]["num_scenes"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{folder / 'params.json'} does not describe a DeepMIMO v4 scenario ({error!r}): make the folder again "
             "with `deepmimo.convert`."
@@ -182,6 +188,8 @@ def _load(folder: Path, modified_ns: int) -> Scenario:
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             loaded = deepmimo.load(folder.name, matrices=list(_MATRICES))
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+        raise ValueError(f"{folder} cannot be read, copy or convert the scenario again: {error}") from error
     finally:
         deepmimo.config.set("scenarios_folder", before)
     return _scenario(folder, carrier_hz, getattr(loaded, "datasets", [loaded]))
@@ -203,7 +211,8 @@ def _scenario(folder: Path, carrier_hz: float, links: list[Any]) -> Scenario:
             arrays = [np.asarray(links[index][key], np.float64) for index in members]
             return np.stack([np.pad(x, ((0, 0), (0, num_paths - x.shape[1])), constant_values=np.nan) for x in arrays])
 
-        gain = np.nan_to_num(10 ** (stack("power") / 10))
+        gain = np.nan_to_num(10 ** (stack("power") / 10), posinf=0.0)
+        gain[~np.isfinite(stack("delay"))] = 0.0  # a path without a delay is none
         strongest = gain.sum(2).argmax(0)
         each = np.arange(gain.shape[1])
         gains.append(gain[strongest, each])

@@ -19,7 +19,7 @@ import torch
 from datasets import Array2D, Array3D, ClassLabel, Dataset, Features, List, Value
 from tqdm.auto import tqdm
 
-from ..channel.scenarios import HELD_OUT_SCENARIOS
+from ..channel.scenarios import HELD_OUT_SCENARIOS, is_held_out
 from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
 from ..files import whole_file
 from .front_end import default_extractor
@@ -54,7 +54,7 @@ def splits_by_city(recipe: Recipe, num: int, num_test: int | None = None, add_te
         num_test (`int`, *optional*): Recordings of the held-out city; a tenth of `num` by default.
         add_test (`bool`, *optional*, defaults to `False`): Add the held-out city if the recipe does not have it.
     """
-    held_out = tuple(name for name in recipe.channels if name in HELD_OUT_SCENARIOS)
+    held_out = tuple(name for name in recipe.channels if is_held_out(name))
     seen = tuple(name for name in recipe.channels if name not in held_out)
     if add_test:
         held_out = HELD_OUT_SCENARIOS

@@ -81,6 +81,10 @@ def _tensor(column: pa.ChunkedArray) -> torch.Tensor:
     return torch.from_numpy(values.to_numpy(zero_copy_only=False).reshape(shape).copy())
 
 
+class TooFewRowsError(ValueError):
+    """A split has too few rows for what they were asked for."""
+
+
 class ParquetSpectrograms:
     """Blocks of a split that `build_parquet` wrote, sharded over processes.
 
@@ -97,14 +101,15 @@ class ParquetSpectrograms:
         device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where blocks go.
         rank (`int`, *optional*, defaults to 0): Of this process.
         num_replicas (`int`, *optional*, defaults to 1): Processes that share the data.
-        chunks (`tuple[int, int | None]`, *optional*): First chunk, and the one after the last, to keep others for
-            validation; negative numbers count from the end.
+        kept_back (`int`, *optional*, defaults to 0): Rows at the end of every data set that are not used, however
+            often it is named.
+        only_kept_back (`bool`, *optional*, defaults to `False`): Use those alone, once.
         in_memory (`bool`, *optional*, defaults to `False`): Keep the rows that are used, 64 KiB each of two windows,
             once they were read: reading one protocol means decoding all, at each visit.
 
     Raises:
         FileNotFoundError: If the folder has no such split.
-        ValueError: If it has too few rows of the protocol for one block.
+        TooFewRowsError: If it has too few rows of the protocol for one block.
     """
 
     def __init__(
@@ -118,30 +123,41 @@ class ParquetSpectrograms:
         device: str | torch.device = "cpu",
         rank: int = 0,
         num_replicas: int = 1,
-        chunks: tuple[int, int | None] = (0, None),
+        kept_back: int = 0,
+        only_kept_back: bool = False,
         in_memory: bool = False,
     ):
         folders = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
-        self.paths = [path for folder in folders for path in _shards(folder, split)]
+        if only_kept_back:
+            folders = list(dict.fromkeys(folders))
         self.chunk_size, self.chunks_per_batch, self.seed, self.device = chunk_size, chunks_per_batch, seed, device
         self.rank, self.num_replicas = rank, num_replicas
         self._in_memory, self._kept = in_memory, {}
-        shards, rows = [], []
-        for number, path in enumerate(self.paths):
-            protocols = pq.read_table(path, columns=["protocol"]).column("protocol").to_numpy()
-            wanted = np.flatnonzero(protocols == PROTOCOLS.index(protocol)) if protocol else np.arange(len(protocols))
-            shards.append(np.full(len(wanted), number))
-            rows.append(wanted)
-        self._shard, self._row = np.concatenate(shards), np.concatenate(rows)
-        count = len(self._row) // chunk_size
-        self._chunks = range(count)[slice(*chunks)]
+        self.paths: list[Path] = []
+        parts = []
+        for folder in folders:
+            rows = self._rows_in(_shards(folder, split), protocol)
+            end = max(0, len(rows) - kept_back)
+            parts.append(rows[end:] if only_kept_back else rows[:end])
+        self._shard, self._row = np.concatenate(parts).T
+        self._chunks = range(len(self._row) // chunk_size)
         if len(self._chunks) < chunks_per_batch * num_replicas:
             names = ", ".join(map(str, folders))
-            raise ValueError(
-                f"{names} has {len(self._row)} rows of {protocol or 'all protocols'} in its split {split!r}, of which "
-                f"{len(self._chunks)} chunks of {chunk_size} are for this use; expected at least "
+            raise TooFewRowsError(
+                f"{names} has {len(self._row)} rows of {protocol or 'all protocols'} in its split {split!r} for this "
+                f"use, {len(self._chunks)} chunks of {chunk_size}; expected at least "
                 f"{chunks_per_batch * num_replicas}, one block. Build more, or ask for smaller or fewer chunks."
             )
+
+    def _rows_in(self, paths: list[Path], protocol: str | None) -> np.ndarray:
+        """Which shard, of `self.paths`, and which row of it each row of a data set is, `(num, 2)`."""
+        parts = []
+        for path in paths:
+            protocols = pq.read_table(path, columns=["protocol"]).column("protocol").to_numpy()
+            wanted = np.flatnonzero(protocols == PROTOCOLS.index(protocol)) if protocol else np.arange(len(protocols))
+            parts.append(np.stack([np.full(len(wanted), len(self.paths)), wanted], 1))
+            self.paths.append(path)
+        return np.concatenate(parts)
 
     def __len__(self) -> int:
         """Rows of an epoch, of all processes."""

@@ -53,6 +53,7 @@ MODES = {
     "5G": _CELLULAR_MODES,
 }
 _RATE_TOLERANCE = 0.05
+_SHORTEST_S = 1e-5
 _SHARES = (
     *("full_load", "noise_share", "high_throughput", "line_of_sight", "receive_filter", "native_rate"),
     "contiguous_view",
@@ -195,11 +196,12 @@ class Recipe:
         for name in _SHARES:
             if not (_is_number(getattr(self, name)) and 0 <= getattr(self, name) <= 1):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected a share from 0 to 1.")
-        for name in ("users", "max_samples", "num_frames", "fft_size", "chunk_size"):
-            if not (isinstance(getattr(self, name), int) and getattr(self, name) > 0):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a whole number above 0.")
-        if not (_is_number(self.duration_s) and 0 < self.duration_s < math.inf):
-            raise ValueError(f"duration_s is {self.duration_s!r}; expected a number above 0.")
+        for name, least in (("users", 1), ("max_samples", 1), ("num_frames", 2), ("fft_size", 2), ("chunk_size", 1)):
+            value = getattr(self, name)
+            if not (isinstance(value, int) and not isinstance(value, bool) and value >= least):
+                raise ValueError(f"{name} is {value!r}; expected a whole number, {least} at least.")
+        if not (_is_number(self.duration_s) and _SHORTEST_S <= self.duration_s < math.inf):
+            raise ValueError(f"duration_s is {self.duration_s!r}; expected a number, {_SHORTEST_S:g} at least.")
         for name in ("max_clock_ppm", "max_phase_noise_deg"):
             if not (_is_number(getattr(self, name)) and 0 <= getattr(self, name) < math.inf):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected a number, 0 at least.")
@@ -255,7 +257,7 @@ class Recipe:
         """
         values = dict(values)
         known = {entry.name for entry in dataclasses.fields(cls)}
-        start = preset(values.pop("preset")) if "preset" in values else cls()
+        start = preset(str(values.pop("preset"))) if "preset" in values else cls()
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"A recipe has no {unknown[0]!r}; expected preset or one of {', '.join(sorted(known))}.")
@@ -447,7 +449,7 @@ def _is_nr_width(width: Any) -> bool:
         isinstance(width, tuple)
         and len(width) == 2
         and width[0] in (15, 30)
-        and isinstance(width[1], int)
+        and all(isinstance(part, int) for part in width)
         and 11 <= width[1] <= 273
     )
 

@@ -170,9 +170,7 @@ def add_control(grid: torch.Tensor, cells: Cells, generator: torch.Generator) ->
     messages = []
     for number, (bits, aggregation, simple_format) in enumerate(keys.tolist()):
         (chosen,) = (of_class == number).nonzero(as_tuple=True)
-        payload = grant(
-            cells, row[chosen], slot[chosen], block[row[chosen], slot[chosen]], bool(simple_format), bits
-        )
+        payload = grant(cells, row[chosen], slot[chosen], block[row[chosen], slot[chosen]], bool(simple_format), bits)
         noise = torch.randint(2, payload.shape, dtype=torch.uint8, generator=generator, device=device)
         payload = torch.where(own[chosen, None], payload, noise)
         found = ControlMessages(

@@ -82,6 +82,8 @@ class TrainingSettings:
         ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0.")
+        if not self.max_grad_norm >= 0:
+            raise ValueError(f"max_grad_norm is {self.max_grad_norm}; expected more than 0, or 0 for any gradient.")
         if not 0 <= self.warmup_epochs < self.max_epochs:
             raise ValueError(
                 f"warmup_epochs is {self.warmup_epochs}; expected at least 0 and less than max_epochs, which is "
@@ -228,6 +230,12 @@ class TrainingLoop:
         self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=on_gpu)
         if state is not None:
             self._load_moments(*state)
+        steps = accelerator.gather(torch.tensor([self.progress.step], device=accelerator.device)).tolist()
+        if len(set(steps)) > 1:
+            raise StateError(
+                f"Processes go on from different steps, {min(steps)} to {max(steps)}: {state_folder} must be one "
+                "folder that all of them read."
+            )
         peak = peak_flops(accelerator.device)
         self._peak_samples_per_s = peak * accelerator.num_processes / flops if peak and flops else None
 
@@ -396,7 +404,8 @@ class TrainingLoop:
                 (loss / parts).backward()
             totals.append(torch.stack([value.float() for value in values.values()]))
             self._names = [*values, "grad_norm"]
-        norm = nn.utils.clip_grad_norm_(list(self._parameters.values()), self.settings.max_grad_norm)
+        limit = self.settings.max_grad_norm or math.inf
+        norm = nn.utils.clip_grad_norm_(list(self._parameters.values()), limit)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()

@@ -238,6 +238,10 @@ class HeadTraining(_MixtureTraining):
         noise = mask_noise(batch["index"], config.num_patches, self.settings.seed)
         labels, protocol = head_labels(batch), batch["protocol"]
         rows = protocol >= 0
+        if not rows.any():  # nothing but noise
+            nothing = sum(part.sum() for part in self._parameters.values()) * 0.0
+            names = ("loss", "modulation_loss", "joint_loss", "masked_loss")
+            return nothing, dict.fromkeys(names, nothing.detach())
         modulation, joint, masked = network(
             values[rows], protocol[rows], noise[rows], labels[JOINT_TASK][rows], self.settings.view
         )

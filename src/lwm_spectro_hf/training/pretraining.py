@@ -122,8 +122,11 @@ class Pretraining(TrainingLoop):
     ):
         flops = training_flops(model.config)
         labelled = LabelledExpert(model, settings.supervised, settings.part).to(accelerator.device)
-        # A parameter without a gradient would keep the processes waiting for it.
+        # A parameter without a gradient would keep the processes waiting for it: the projection is for contrast alone,
+        # and what levels add to the embedding is no part of what is decoded.
         model.projection.requires_grad_(bool(settings.contrastive))
+        if model.base_model.levels is not None and not (settings.contrastive or settings.supervised):
+            model.base_model.levels.requires_grad_(False)
         super().__init__(
             labelled, model.config, batches, settings, accelerator, state_folder, data, flops=flops, **kwargs
         )

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import signal
 import time
 from collections.abc import Callable
@@ -14,15 +15,18 @@ import torch
 from accelerate import Accelerator
 from transformers.utils.logging import disable_progress_bar
 
-from ..channel.scenarios import HELD_OUT_SCENARIOS
+from ..channel.scenarios import HELD_OUT_SCENARIOS, is_held_out
 from ..configuration_lwm_spectro import LwmSpectroConfig
 from ..data.front_end import default_extractor
 from ..data.recipe import PRESETS, PROTOCOLS, Recipe, preset, stable_seed
 from ..data.streaming import GeneratedSpectrograms
+from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
 from ..files import read_json_lines, whole_file, whole_folder
 from ..modeling_lwm_spectro import LwmSpectroForPreTraining
 from .batches import Batches, Interleaved
 from .loop import Deadline, TrainingLoop, TrainingSettings
+
+logger = logging.getLogger(__name__)
 
 _RATES = {
     "batch_size": int,
@@ -146,11 +150,16 @@ class TrainingData:
         batches: For training.
         validation: Batches of training's own cities.
         held_out: Batches of a city that training never sees.
+        extractor: What made the spectrograms.
         description: What the state of a run remembers.
         epoch_samples: Rows of the Parquet data sets; 0 for an endless stream.
     """
 
     def __init__(self, args: argparse.Namespace, protocol: str | None, accelerator: Accelerator):
+        counts = ("batch_size", "gradient_accumulation", "mix", "interleave", "repeat", "chunk_size", "eval_samples")
+        for name in counts:
+            if getattr(args, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected 1 at least.")
         processes = accelerator.num_processes
         parts = processes * args.gradient_accumulation
         if args.batch_size % parts or args.mix % processes:
@@ -170,24 +179,30 @@ class TrainingData:
         self.description = {"protocol": protocol, "seed": args.seed, "mix": args.mix, "repeat": args.repeat}
         self.description |= {"chunk_size": args.chunk_size, "interleave": args.interleave}
         if args.data:
-            from ..data.parquet import ParquetSpectrograms  # pyarrow is needed for this alone
+            from ..data.parquet import ParquetSpectrograms, TooFewRowsError  # pyarrow is needed for this alone
 
             share |= {"protocol": protocol, "chunk_size": args.chunk_size, "seed": args.seed}
-            kept = -(-args.eval_samples // args.chunk_size)
-            source = ParquetSpectrograms(args.data, "train", chunks=(0, -kept), in_memory=args.in_memory, **share)
-            share |= {"chunks_per_batch": kept, "rank": 0, "num_replicas": 1}
-            self.validation = self._kept(ParquetSpectrograms(args.data, "train", chunks=(-kept, None), **share))
+            wanted = -(-args.eval_samples // args.chunk_size)
+            # The same part of every data set, whole chunks.
+            kept = -(-wanted // len(set(args.data))) * args.chunk_size
+            source = ParquetSpectrograms(args.data, "train", kept_back=kept, in_memory=args.in_memory, **share)
+            share |= {"chunks_per_batch": wanted, "rank": 0, "num_replicas": 1}
+            self.validation = self._kept(
+                ParquetSpectrograms(args.data, "train", kept_back=kept, only_kept_back=True, **share)
+            )
             try:
                 self.held_out = self._kept(ParquetSpectrograms(args.data, "test", **share))
-            except (FileNotFoundError, ValueError):
+            except (FileNotFoundError, TooFewRowsError) as error:
+                logger.warning("%s Scores of the held-out city are of recordings of --recipe %s.", error, args.recipe)
                 self.held_out = self._generated(recipe, HELD_OUT_SCENARIOS, args)
+            self.extractor = _front_end_of(args.data)
             self.epoch_samples = len(source)
             self.description |= {"folder": ", ".join(path.name for path in args.data), "rows": len(source)}
         else:
             source = GeneratedSpectrograms(recipe, args.seed, **share)
             self.validation = self._generated(recipe, recipe.channels, args)
             self.held_out = self._generated(recipe, HELD_OUT_SCENARIOS, args)
-            self.epoch_samples = 0
+            self.epoch_samples, self.extractor = 0, source.extractor
             self.description["recipe"] = json.loads(recipe.to_json())
         if args.interleave > 1:
             source = Interleaved(source, args.interleave)
@@ -205,15 +220,34 @@ class TrainingData:
         return [dict(zip(splits, parts, strict=True)) for parts in zip(*splits.values(), strict=True)]
 
 
+def _front_end_of(folders: list[Path]) -> SpectrogramFeatureExtractor:
+    """What made the spectrograms of data sets; the default one, where none says.
+
+    Raises:
+        ValueError: If they were made by different ones.
+    """
+    found = {}
+    for folder in folders:
+        path = folder / "dataset.json"
+        record = json.loads(path.read_text()) if path.exists() else {}
+        if "front_end" in record:
+            found[folder] = record["front_end"]
+    if not found:
+        return default_extractor()
+    first, *others = found
+    for other in others:
+        if found[other] != found[first]:
+            raise ValueError(f"{first} and {other} were made by different front-ends, see their dataset.json.")
+    return SpectrogramFeatureExtractor.from_dict(found[first])
+
+
 def _recipe(args: argparse.Namespace, protocol: str | None) -> Recipe:
     """What is trained on: nothing of the held-out city, and of one protocol alone nothing else, not even noise."""
     recipe = preset(args.recipe) if args.recipe in PRESETS else Recipe.load(args.recipe)
-    channels = tuple(name for name in recipe.channels if name not in HELD_OUT_SCENARIOS)
+    channels = tuple(name for name in recipe.channels if not is_held_out(name))
     if protocol:
         recipe = recipe.narrowed(protocols=(protocol,), noise_share=0.0)
     return replace(recipe, channels=channels, chunk_size=args.chunk_size)
-
-
 
 
 class Log:
@@ -308,7 +342,7 @@ class Run:
         """Write the model as it is now."""
         with whole_folder(self.args.out / "model", overwrite=True) as folder:
             self.write_model(folder, max_shard_size=int(self.args.max_file_mib * 2**20))
-            default_extractor().save_pretrained(folder)
+            self.data.extractor.save_pretrained(folder)
 
     def write_model(self, folder: Path, max_shard_size: int) -> None:
         """What a stage exports, in files of so many bytes at most; the script sets it, as a `save_pretrained`."""
@@ -375,6 +409,7 @@ class Run:
             rows = [
                 ("stopped", results["stopped"]),
                 ("samples", f"{results['samples']:,} ({results['samples_of_this_run']:,} of them now)"),
+                ("processes", str(self.accelerator.num_processes)),
                 ("loss", _number(results["loss"], "{:.4f}")),
                 ("samples a second", _number(results["samples_per_s"], "{:.0f}")),
                 ("share of a step that is data", _number(results["data_share"], "{:.1%}")),
