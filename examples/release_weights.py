@@ -29,6 +29,7 @@ from lwm_spectro_hf.evaluation.reconstruction import error_table
 from lwm_spectro_hf.evaluation.scores import score_mixture
 from lwm_spectro_hf.files import read_json_lines, whole_folder
 from lwm_spectro_hf.hub.model_card import departures, render
+from lwm_spectro_hf.scripting import one_line_errors
 
 SCORED_ROWS = 2048
 
@@ -149,7 +150,7 @@ def main() -> None:
 def rows_of(folders: list[Path]) -> Iterator[dict[str, torch.Tensor]]:
     """Batches of what the released weights are scored on."""
     for folder in folders:
-        columns = {name: column[:SCORED_ROWS] for name, column in load_spectrograms(folder, "test").items()}
+        columns = load_spectrograms(folder, "test", SCORED_ROWS)
         for first in range(0, len(columns["protocol"]), 64):
             batch = {name: column[first : first + 64] for name, column in columns.items()}
             yield batch | {"input_values": batch["input_values"].float()}
@@ -204,4 +205,5 @@ def draw_curves(logs: dict[str, list[dict[str, float]]]) -> Figure:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

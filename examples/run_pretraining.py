@@ -14,7 +14,8 @@ The same with a learning rate that rises and falls within the minutes, whatever 
 
     python examples/run_pretraining.py --protocol LTE --minutes 9 --schedule minutes --device cuda --out runs/lte
 
-Several processes, and nodes with the options of `accelerate launch`; the batch size is that of all together:
+Several processes, and nodes with the options of `accelerate launch`; the batch size is that of all together. (On CPUs
+`accelerate launch` starts one process: `torchrun --nproc_per_node 2` starts more.)
 
     accelerate launch --num_processes 8 examples/run_pretraining.py --protocol LTE --batch-size 2048 --out runs/lte
 

@@ -163,6 +163,8 @@ def test_data_sets_that_do_not_say_their_resolution_have_an_unknown_one(tmp_path
 def test_parquet_blocks_hold_every_row_of_the_protocol_once_an_epoch(tmp_path):
     write_shards(tmp_path, [24, 24, 22])
     table = load_spectrograms(tmp_path, "train")
+    some = load_spectrograms(tmp_path, "train", 30)
+    assert all(torch.equal(column, table[name][:30]) for name, column in some.items())
     rows = (table["protocol"] == PROTOCOLS.index("LTE")).nonzero()[:, 0]
     options = {"protocol": "LTE", "chunk_size": 8}
     source = ParquetSpectrograms(tmp_path, chunks_per_batch=2, **options)

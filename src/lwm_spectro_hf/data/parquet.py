@@ -14,12 +14,13 @@ from .recipe import PROTOCOLS, stable_seed
 _LABELS = ("protocol", "modulation", "snr_db", "mobility")
 
 
-def load_spectrograms(folder: str | os.PathLike, split: str) -> dict[str, torch.Tensor]:
+def load_spectrograms(folder: str | os.PathLike, split: str, num: int | None = None) -> dict[str, torch.Tensor]:
     """Read a split into memory, one tensor a column, without the detour over Python objects.
 
     Args:
         folder (`str` or `os.PathLike`): Written by [`~data.builder.build_parquet`].
         split (`str`): Its name.
+        num (`int`, *optional*): Its first rows, so many at most; all by default.
 
     Returns:
         `dict`: `input_values` of shape `(num, num_channels, num_frames, num_freq_bins)`, float16, and numeric labels
@@ -31,10 +32,13 @@ def load_spectrograms(folder: str | os.PathLike, split: str) -> dict[str, torch.
     paths = _shards(folder, split)
     names = [name for name in pq.read_schema(paths[0]).names if name not in ("iq", "scenario")]
     total = sum(pq.ParquetFile(path).metadata.num_rows for path in paths)
+    total = total if num is None else min(num, total)
     found: dict[str, torch.Tensor] = {}
     row = 0
     for path in paths:
-        table = pq.read_table(path, columns=names)
+        if row == total:
+            break
+        table = pq.read_table(path, columns=names)[: total - row]
         for name in names:
             part = _tensor(table.column(name))
             if name not in found:

@@ -292,6 +292,7 @@ class FineTuner(CheckedTrainer):
     ):
         super().__init__(*args, **kwargs)
         self.encoder_learning_rate, self.augmented = encoder_learning_rate, augmented
+        self._viewed = (-1, 0)
         # No loss reaches the router, but training would move the statistics of its batch normalizations.
         routers = [part for name, part in self.model.named_modules() if name.endswith("lwm_spectro_moe.router")]
         for router in routers:
@@ -323,8 +324,11 @@ class FineTuner(CheckedTrainer):
         for module in self._held:
             module.eval()
         if model.training and self.augmented:
-            # By the number of the step, so that a run that goes on sees what it would have seen.
-            seed = stable_seed("views", self.args.seed, self.state.global_step, self.args.process_index)
+            # By the number of the step and of the part of it, so that a run that goes on sees what it would have seen.
+            step, part = self._viewed
+            part = part + 1 if step == self.state.global_step else 0
+            self._viewed = (self.state.global_step, part)
+            seed = stable_seed("views", self.args.seed, *self._viewed, self.args.process_index)
             values = inputs["input_values"]
             noise = torch.rand(len(values), 2, generator=torch.Generator().manual_seed(seed))
             inputs = {**inputs, "input_values": augment(values, noise.to(values.device))}
