@@ -55,6 +55,13 @@ def test_the_picture_of_a_long_recording_is_of_what_was_looked_at(app, tmp_path,
     assert seen[0].duration_s == app.LONGEST_S
 
 
+@pytest.mark.parametrize("name", ["RECORDING.CF32", "recording.cf32"])
+def test_names_may_be_written_large(app, tmp_path, name):
+    np.random.default_rng(0).standard_normal((5000, 2)).astype(np.float32).tofile(tmp_path / name)
+    scores, _, _ = app.classify([str(tmp_path / name)], "", 1.92)
+    assert len(scores) == 3
+
+
 def test_what_is_wrong_with_samples_is_said(app, tmp_path):
     np.full(8000, np.nan, np.float32).tofile(tmp_path / "broken.cf32")
     for button in (app.classify, app.segment):

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from transformers import pipeline
 
 import lwm_spectro_hf
-from lwm_spectro_hf.data.recordings import RAW_SUFFIXES, Recording, open_recording
+from lwm_spectro_hf.data.recordings import SEARCHED, SELF_DESCRIBING, Recording, open_recording
 from lwm_spectro_hf.plotting import draw, picture_of
 from lwm_spectro_hf.resources import demo_recordings
 
@@ -45,14 +45,13 @@ def opened(files: list[str] | None, dtype: str, rate_msps: float | None) -> Iter
     Raises:
         gr.Error: If there is none, or it cannot be read; the message is shown to the user.
     """
-    wanted = (".sigmf-meta", ".sigmf", ".npy", *sorted(RAW_SUFFIXES))
-    found = [Path(file) for file in files or [] if Path(file).suffix in wanted or dtype]
+    found = [Path(file) for file in files or [] if Path(file).suffix.lower() in SEARCHED or dtype]
     found = [file for file in found if file.suffix != ".sigmf-data"]
     if len(found) != 1:
         raise gr.Error(
-            f"{len(found)} recordings were uploaded. Expected one: {', '.join(wanted)}, or raw with a type."
+            f"{len(found)} recordings were uploaded. Expected one: {', '.join(sorted(SEARCHED))}, or raw with a type."
         )
-    knows_itself = found[0].suffix in (".sigmf-meta", ".sigmf", ".npy")
+    knows_itself = found[0].suffix.lower() in SELF_DESCRIBING
     with tempfile.TemporaryDirectory() as folder:
         # Each upload is in a folder of its own; both files of a pair must be in one.
         for file in map(Path, files or []):

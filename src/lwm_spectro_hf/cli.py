@@ -17,13 +17,10 @@ from tqdm import tqdm
 
 from lwm_spectro_cli import main  # noqa: F401  (the entry point, under the name users expect)
 
-from .data.recordings import RAW_SUFFIXES, Recording, open_recording
+from .data.recordings import SEARCHED, SELF_DESCRIBING, Recording, open_recording
 from .files import whole_file
 from .resources import default_checkpoint, default_segmenter, demo_recordings
 
-SELF_DESCRIBING = (".sigmf-meta", ".sigmf-data", ".sigmf", ".npy")
-# What a folder is searched for: what says itself how its samples are stored.
-SEARCHED = {".sigmf-meta", ".sigmf", ".npy"} | RAW_SUFFIXES
 USER_ERRORS = (OSError, ValueError, ImportError)
 CARRIER_COLUMNS = ("file", "label", "center_hz", "bandwidth_hz", "share_of_time")
 

@@ -33,6 +33,9 @@ DATATYPE_ALIASES = {
 DATATYPES = ("cf32", "cf64", "ci8", "ci16", "ci32", "cu8", "cu16", "cu32")
 RAW_SUFFIXES = frozenset(f".{name}" for name in (*DATATYPES, *DATATYPE_ALIASES))
 SIGMF_SUFFIXES = (".sigmf-meta", ".sigmf-data", ".sigmf")
+# Of files that say themselves how their samples are stored, and of those by which a recording is looked for.
+SELF_DESCRIBING = (*SIGMF_SUFFIXES, ".npy")
+SEARCHED = frozenset({".sigmf-meta", ".sigmf", ".npy"}) | RAW_SUFFIXES
 
 # What each file holds, for error messages.
 _READABLE = (
