@@ -195,9 +195,10 @@ def main() -> None:
     recipes = recipe_for(args, held_out=False), recipe_for(args, held_out=True)
     made = json.dumps([[recipe.to_json() for recipe in recipes], args.num, args.num_test, args.seed])
     if args.cache and args.cache.exists():
-        known, train, test = torch.load(args.cache, weights_only=True)
-        if known != made:
+        known = torch.load(args.cache, weights_only=True)
+        if len(known) != 3 or known[0] != made:
             raise SystemExit(f"{args.cache} holds spectrograms of other options: name another file, or remove it.")
+        _, train, test = known
     else:
         train = make(recipes[0], args.num, args.seed, args.processes)
         test = make(recipes[1], args.num_test, args.seed + 1, args.processes)

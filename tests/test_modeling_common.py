@@ -330,6 +330,7 @@ def test_rows_whose_label_is_unknown_are_left_out_of_its_loss(unknown):
     outputs = model(**inputs, labels=known, protocol_labels=none, additional_labels={task: none})
     torch.testing.assert_close(outputs.loss, model(**two, labels=known[:2]).loss)
     assert model(**inputs, labels=none).loss.item() == 0
+    torch.testing.assert_close(model(**inputs, labels=known[:, None]).loss, model(**inputs, labels=known).loss)
 
     pretraining = build("moe-pretraining")
     chosen = pretraining.lwm_spectro_moe(**inputs).expert_index

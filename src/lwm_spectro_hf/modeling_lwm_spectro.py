@@ -526,7 +526,7 @@ class LwmSpectroPreTrainedModel(PreTrainedModel):
         """The loss of `config.problem_type`, of a class in each row by default."""
         is_class = self.config.problem_type in (None, "single_label_classification") and self.config.num_labels > 1
         if is_class and not labels.is_floating_point():
-            return label_loss(logits, labels)
+            return label_loss(logits, labels.flatten())
         return self.loss_function(labels, logits, self.config)
 
     def train(self, mode: bool = True) -> "LwmSpectroPreTrainedModel":

@@ -7,7 +7,8 @@ import torch
 from datasets import ClassLabel, Dataset, Value
 
 from lwm_spectro_hf import SpectrogramFeatureExtractor
-from lwm_spectro_hf.data.labelled import TaskError, label_codes, load_task
+from lwm_spectro_hf.data.labelled import LabelledSpectrograms, TaskError, label_codes, load_task
+from lwm_spectro_hf.data.recipe import RECEIVERS
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +123,29 @@ def test_iq_becomes_the_spectrograms_of_the_extractor(tmp_path, noise):
         task.test.__getitems__([1])
     with pytest.raises(TaskError, match="no preprocessor_config.json"):
         load_task(data, "kind", validation_share=0)
+
+
+@pytest.mark.parametrize(
+    ("columns", "receivers", "blind"),
+    [
+        (("iq",), None, True),
+        (("input_values",), None, False),
+        (("iq",), ["synchronous"] * 4, False),
+        (("input_values",), ["blind"] * 4, True),
+        (("input_values", "iq"), ["blind", "listening"] * 2, False),
+        (("input_values",), ["blind", "native"] * 2, True),
+    ],
+)
+def test_what_was_heard_blindly_is_known(columns, receivers, blind):
+    shown = {"iq": [[[0.0, 1.0]] * 8] * 4, "input_values": [[[[0.0, 1.0]]]] * 4}
+    table = Dataset.from_dict({name: shown[name] for name in columns})
+    extractor = SpectrogramFeatureExtractor(num_frames=4, num_freq_bins=8, fft_size=8)
+    tables = [table]
+    if receivers is not None:
+        tables = [table.add_column("receiver", receivers)]
+        tables.append(tables[0].cast_column("receiver", datasets.ClassLabel(names=list(RECEIVERS))))
+    for kind in tables:
+        assert LabelledSpectrograms(kind, np.arange(4), np.zeros(4, int), extractor).is_blind == blind
 
 
 def test_what_makes_no_task_says_why(tmp_path):

@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from lwm_spectro_hf import LwmSpectroConfig, LwmSpectroForPreTraining, SpectrogramFeatureExtractor
 from lwm_spectro_hf.data.builder import features
-from lwm_spectro_hf.data.parquet import ParquetSpectrograms, load_spectrograms
+from lwm_spectro_hf.data.parquet import ParquetSpectrograms, TooFewRowsError, load_spectrograms
 from lwm_spectro_hf.data.recipe import PROTOCOLS
 from lwm_spectro_hf.training.batches import LABELS, Batches, Interleaved, class_labels, contrastive_labels
 from lwm_spectro_hf.training.masks import mask_noise
@@ -140,7 +140,7 @@ def test_rows_kept_back_are_of_every_data_set_and_in_no_copy_of_it(tmp_path, in_
     for number, folder in enumerate(folders):
         folder.mkdir()
         write_shards(folder, [24, 24 + 8 * number])
-    options = {"chunk_size": 8, "kept_back": 8, "chunks_per_batch": 2, "in_memory": in_memory}
+    options = {"chunk_size": 8, "kept_back": 16, "chunks_per_batch": 2, "in_memory": in_memory}
     named = [folders[0], folders[1], folders[0]]  # twice, to weigh more
     train = ParquetSpectrograms(named, chunks_per_batch=14, **{k: v for k, v in options.items() if "chunks" not in k})
     kept = ParquetSpectrograms(named, only_kept_back=True, **options)
@@ -148,7 +148,24 @@ def test_rows_kept_back_are_of_every_data_set_and_in_no_copy_of_it(tmp_path, in_
     tables = [load_spectrograms(folder, "train")["snr_db"] for folder in folders]
     last = torch.cat([table[-8:] for table in tables])
     assert kept.batch(0)["snr_db"].sort().values.tolist() == last.sort().values.tolist()
+    assert kept.rows()["snr_db"].tolist() == last.tolist() and kept.rows()["index"].tolist() == list(range(16))
     assert not set(train.batch(0)["snr_db"].tolist()) & set(last.tolist())
+
+
+def test_a_data_set_without_the_protocol_leaves_validation_to_the_others(tmp_path):
+    sizes = {"small": 6, "large": 100}
+    for name, size in sizes.items():
+        (tmp_path / name).mkdir()
+        write_shards(tmp_path / name, [size])
+    folders = [tmp_path / name for name in sizes]
+    options = {"chunk_size": 1, "chunks_per_batch": 1, "kept_back": 20}
+    kept = ParquetSpectrograms(folders, protocol="LTE", only_kept_back=True, **options)
+    # Half of three rows, and what that lacks of the other.
+    assert len(kept) == 20 and [path.parts[-3] for path in kept.paths] == list(sizes)
+    train = ParquetSpectrograms(folders, protocol="LTE", **options)
+    assert len(train) == 3 + 50 - 20
+    with pytest.raises(TooFewRowsError, match="has 0 rows of 5G"):
+        ParquetSpectrograms(folders, protocol="5G", only_kept_back=True, **options)
 
 
 def test_data_sets_that_do_not_say_their_resolution_have_an_unknown_one(tmp_path):

@@ -11,12 +11,21 @@ from datasets import ClassLabel, Dataset, DatasetDict, Value, load_dataset
 
 from ..extras import require
 from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
+from .recipe import RECEIVERS, SYMBOL_RECEIVERS
 
 MAX_CLASSES = 1000  # more different values than this are a quantity, not a label
 
 
 class TaskError(ValueError):
     """Data, label and checkpoint do not make a task; says how."""
+
+
+def _is_blind(table: Dataset, rows: np.ndarray) -> bool:
+    if "receiver" not in table.column_names:
+        return "input_values" not in table.column_names
+    names = getattr(table.features["receiver"], "names", RECEIVERS)
+    found = {value if isinstance(value, str) else names[value] for value in set(table.select(rows)["receiver"])}
+    return not found & set(SYMBOL_RECEIVERS)
 
 
 class LabelledSpectrograms(torch.utils.data.Dataset):
@@ -27,6 +36,10 @@ class LabelledSpectrograms(torch.utils.data.Dataset):
         rows (`np.ndarray` of shape `(num,)`): Which of it.
         labels (`np.ndarray` of shape `(num,)`): Their classes.
         extractor ([`SpectrogramFeatureExtractor`], *optional*): Of the checkpoint; `iq` needs it.
+
+    Attributes:
+        is_blind (`bool`): Whether no frame is a symbol, as of a receiver that does not look for symbols: by the column
+            `receiver`, or else wherever there are samples instead of spectrograms.
 
     Raises:
         TaskError: If the table has neither column, or one that cannot be made a spectrogram of.
@@ -51,7 +64,7 @@ class LabelledSpectrograms(torch.utils.data.Dataset):
             )
         wanted = ("input_values", "resolution") if "input_values" in table.column_names else ("iq", "sampling_rate")
         wanted = [name for name in wanted if name in table.column_names]
-        self.is_blind = "iq" in wanted
+        self.is_blind = _is_blind(table, rows)
         self._table, self._extractor = table.select_columns(wanted).with_format("numpy"), extractor
         self.rows, self.labels = rows, torch.from_numpy(labels)
 

@@ -85,6 +85,15 @@ def _tensor(column: pa.ChunkedArray) -> torch.Tensor:
     return torch.from_numpy(values.to_numpy(zero_copy_only=False).reshape(shape).copy())
 
 
+def _shares(sizes: dict[str | os.PathLike, int], total: int) -> dict[str | os.PathLike, int]:
+    """How much of each size makes up a total: as much of each, but half of it at most, the smaller ones first."""
+    shares = {}
+    for number, (name, size) in enumerate(sorted(sizes.items(), key=lambda item: item[1])):
+        shares[name] = min(size // 2, -(-total // (len(sizes) - number)))
+        total -= shares[name]
+    return shares
+
+
 class TooFewRowsError(ValueError):
     """A split has too few rows for what they were asked for."""
 
@@ -105,8 +114,8 @@ class ParquetSpectrograms:
         device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where blocks go.
         rank (`int`, *optional*, defaults to 0): Of this process.
         num_replicas (`int`, *optional*, defaults to 1): Processes that share the data.
-        kept_back (`int`, *optional*, defaults to 0): Rows at the end of every data set that are not used, however
-            often it is named.
+        kept_back (`int`, *optional*, defaults to 0): Rows that are not used, however often their data set is named: of
+            each its last ones, as many of each where it has them, and half of its rows at most.
         only_kept_back (`bool`, *optional*, defaults to `False`): Use those alone, once.
         in_memory (`bool`, *optional*, defaults to `False`): Keep the rows that are used, 64 KiB each of two windows,
             once they were read: reading one protocol means decoding all, at each visit.
@@ -138,10 +147,11 @@ class ParquetSpectrograms:
         self.rank, self.num_replicas = rank, num_replicas
         self._in_memory, self._kept = in_memory, {}
         self.paths: list[Path] = []
+        found = [self._rows_in(_shards(folder, split), protocol) for folder in folders]
+        shares = _shares(dict(zip(folders, map(len, found), strict=True)), kept_back)
         parts = []
-        for folder in folders:
-            rows = self._rows_in(_shards(folder, split), protocol)
-            end = max(0, len(rows) - kept_back)
+        for folder, rows in zip(folders, found, strict=True):
+            end = len(rows) - shares[folder]
             parts.append(rows[end:] if only_kept_back else rows[:end])
         self._shard, self._row = np.concatenate(parts).T
         self._chunks = range(len(self._row) // chunk_size)
@@ -162,6 +172,14 @@ class ParquetSpectrograms:
             parts.append(np.stack([np.full(len(wanted), len(self.paths)), wanted], 1))
             self.paths.append(path)
         return np.concatenate(parts)
+
+    def rows(self) -> dict[str, torch.Tensor]:
+        """All rows that are used, in their order; as from [`batch`]."""
+        parts = [self._read(self.paths[shard], self._row[self._shard == shard]) for shard in np.unique(self._shard)]
+        columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        columns["input_values"] = columns["input_values"].float()
+        columns["index"] = torch.arange(len(self._row))
+        return {name: column.to(self.device) for name, column in columns.items()}
 
     def __len__(self) -> int:
         """Rows of an epoch, of all processes."""

@@ -49,14 +49,13 @@ _CONTAINERS = {
     b"RIFF": "a WAV file",
     b"RF64": "a WAV file",
     b"PK\x03\x04": "a ZIP archive, as .npz files are",
-    b"\x1f\x8b": "a gzip file",
+    b"\x1f\x8b\x08": "a gzip file",
     b"BZh": "a bzip2 file",
     b"\xfd7zXZ": "an xz file",
     b"(\xb5/\xfd": "a Zstandard file",
     b"MATLAB 5.0": "a MATLAB file",
     b"\x89HDF": "an HDF5 file, as newer MATLAB files are",
     b"\x93NUMPY": "a NumPy array: give it the suffix .npy",
-    b"{": "text, perhaps JSON",
 }
 
 

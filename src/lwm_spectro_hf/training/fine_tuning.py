@@ -121,7 +121,7 @@ def build_classifier(
     """
     config = copy.deepcopy(pretrained.config)
     if isinstance(config, LwmSpectroMoEConfig):
-        config.additional_tasks = {}
+        config.additional_tasks, config.blind_tasks = {}, None
     if head is not None:
         getattr(config, "expert_config", config).classifier_type = head
     config.task_name = task

@@ -182,16 +182,16 @@ class TrainingData:
             from ..data.parquet import ParquetSpectrograms, TooFewRowsError  # pyarrow is needed for this alone
 
             share |= {"protocol": protocol, "chunk_size": args.chunk_size, "seed": args.seed}
+            kept = {"kept_back": args.eval_samples}
+            source = ParquetSpectrograms(args.data, "train", in_memory=args.in_memory, **kept, **share)
+            self.description |= kept
+            alone = share | {"chunk_size": 1, "chunks_per_batch": 1, "rank": 0, "num_replicas": 1}
+            validation = ParquetSpectrograms(args.data, "train", only_kept_back=True, **kept, **alone)
+            self.validation = self._kept(validation.rows())
             wanted = -(-args.eval_samples // args.chunk_size)
-            # The same part of every data set, whole chunks.
-            kept = -(-wanted // len(set(args.data))) * args.chunk_size
-            source = ParquetSpectrograms(args.data, "train", kept_back=kept, in_memory=args.in_memory, **share)
             share |= {"chunks_per_batch": wanted, "rank": 0, "num_replicas": 1}
-            self.validation = self._kept(
-                ParquetSpectrograms(args.data, "train", kept_back=kept, only_kept_back=True, **share)
-            )
             try:
-                self.held_out = self._kept(ParquetSpectrograms(args.data, "test", **share))
+                self.held_out = self._kept(ParquetSpectrograms(args.data, "test", **share).batch(0))
             except (FileNotFoundError, TooFewRowsError) as error:
                 logger.warning("%s Scores of the held-out city are of recordings of --recipe %s.", error, args.recipe)
                 self.held_out = self._generated(recipe, HELD_OUT_SCENARIOS, args)
@@ -212,10 +212,10 @@ class TrainingData:
         recipe = replace(recipe, channels=channels, chunk_size=min(32, args.eval_samples))
         seed = stable_seed("evaluation", args.seed, channels) % 2**31
         chunks = max(1, args.eval_samples // recipe.chunk_size)
-        return self._kept(GeneratedSpectrograms(recipe, seed, device=self.device, chunks_per_batch=chunks))
+        source = GeneratedSpectrograms(recipe, seed, device=self.device, chunks_per_batch=chunks)
+        return self._kept(source.batch(0))
 
-    def _kept(self, source) -> list[dict[str, torch.Tensor]]:
-        block = source.batch(0)
+    def _kept(self, block: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         splits = {name: column.split(min(self.rows, 64)) for name, column in block.items()}
         return [dict(zip(splits, parts, strict=True)) for parts in zip(*splits.values(), strict=True)]
 
