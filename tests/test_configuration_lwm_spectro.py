@@ -78,6 +78,10 @@ def test_contradictions_are_named(fields, message):
         ({"num_experts_per_sample": 4}, "from 1 to the number of experts, 3 \\(WiFi, LTE, 5G\\)"),
         ({"additional_tasks": {"modulation": ["BPSK"]}}, "other than `task_name`"),
         ({"additional_tasks": {"snr.db": ["-5"]}}, "without a dot"),
+        (
+            {"task_name": "snr_db", "additional_tasks": {"snr_db+mobility": ["-5+static"]}},
+            "'snr_db' is told by two heads.*`additional_tasks={}` for a head of your own",
+        ),
         ({"additional_tasks": {"snr_db": []}}, "at least one label"),
         ({"additional_tasks": {"type": ["a"]}}, "what modules call something else"),
         ({"router_patch_size": 3}, "Of the router's transformer, whose fields.* not divisible by `patch_size` = 3"),

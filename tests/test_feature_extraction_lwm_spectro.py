@@ -263,6 +263,14 @@ class TestBatching:
         assert torch.equal(extractor.spectrogram(iq, hop_length=16)[3:], values[3:])
 
 
+def test_rates_may_be_of_any_type():
+    extractor, iq = SpectrogramFeatureExtractor(sampling_rate=1e6), noise(20_000)
+    for rate in (1e6, np.float32(1e6), np.array(1e6), torch.tensor(1e6)):
+        assert extractor(iq, sampling_rate=rate, return_tensors="pt").resolution.shape == (1, 2)
+    with pytest.raises(ValueError, match="where rates differ, call once for each"):
+        extractor([iq, iq], sampling_rate=[1e6, 1e6])
+
+
 class TestSerialization:
     @pytest.mark.parametrize(
         "settings",

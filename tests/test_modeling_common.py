@@ -340,6 +340,29 @@ def test_rows_whose_label_is_unknown_are_left_out_of_its_loss(unknown):
     assert forced.expert_index.tolist() == outputs.expert_index.tolist()
 
 
+@pytest.mark.parametrize("name", ["classification", "moe-classification", "moe-classification-fourier"])
+def test_trainer_computes_metrics_of_labels_without_being_told_of_them(name, tmp_path):
+    model = build(name)
+    values = inputs_for(model)["input_values"]
+    data = [{"input_values": row, "labels": index % 3} for index, row in enumerate(values)]
+    seen = []
+
+    def metrics(prediction):
+        seen.append(prediction.predictions.argmax(-1).shape)
+        return {"right": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
+
+    arguments = TrainingArguments(tmp_path, use_cpu=True, report_to="none", per_device_eval_batch_size=2)
+    scores = Trainer(model, arguments, eval_dataset=data, compute_metrics=metrics).evaluate()
+    assert scores["eval_loss"] > 0 and 0 <= scores["eval_right"] <= 1 and seen == [(4,)]
+
+
+def test_wrong_shapes_are_named_before_the_router():
+    model = build("moe-classification-fourier")
+    for shape in ((2, 16, 24), (2, 3, 16, 24), (2, 1, 16, 23)):
+        with pytest.raises(ValueError, match="`input_values` has shape .* is expected by this configuration"):
+            model(torch.zeros(shape))
+
+
 @pytest.mark.parametrize("name", ["moe-model", "moe-pretraining", "moe-classification"])
 @pytest.mark.parametrize("option", ["output_hidden_states", "output_attentions"])
 def test_what_a_mixture_cannot_show_is_refused(name, option):

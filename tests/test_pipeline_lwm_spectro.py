@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.pipelines.pt_utils import KeyDataset
 
 from lwm_spectro_hf import (
     IQClassificationPipeline,
@@ -450,6 +451,39 @@ class TestInputs:
         monkeypatch.setattr(importlib, "import_module", fail)
         with pytest.raises(ImportError, match="pip install lwm-spectro-hf"):
             classify("recording.sigmf-meta")
+
+
+def test_data_sets_of_items_are_many_inputs(classify, noise):
+    class Items(torch.utils.data.Dataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, place):
+            return {"iq": noise(DENSE, place), "sampling_rate": RATE}
+
+    answers = classify(Items())
+    assert not isinstance(answers, list | dict)
+    expected = [classify(noise(DENSE, place), sampling_rate=RATE) for place in range(3)]
+    assert [answer["protocol_scores"] for answer in answers] == [answer["protocol_scores"] for answer in expected]
+    keyed = KeyDataset([{"samples": noise(DENSE, place)} for place in range(3)], "samples")
+    assert list(classify(keyed, sampling_rate=RATE)) == expected
+    assert classify(list(noise(DENSE)), sampling_rate=RATE)["protocol_scores"] == expected[0]["protocol_scores"]
+
+
+def test_an_adapted_model_is_heard_with(tiny_extractor, noise):
+    peft = pytest.importorskip("peft")
+    model = build("moe-classification")
+    expected = IQClassificationPipeline(model, feature_extractor=tiny_extractor, device="cpu")(noise(DENSE))
+    lora = peft.LoraConfig(task_type="SEQ_CLS", target_modules=["q_proj", "v_proj"], r=2)
+    adapted = peft.get_peft_model(model, lora)
+    answer = IQClassificationPipeline(adapted, feature_extractor=tiny_extractor, device="cpu")(noise(DENSE))
+    assert answer["protocol_scores"] == pytest.approx(expected["protocol_scores"])
+
+
+@pytest.mark.parametrize(("option", "value"), [("top_k", 1.5), ("max_views", 2.5), ("sampling_rate", [1e6, 1e6])])
+def test_options_that_are_no_such_numbers_are_named(classify, noise, option, value):
+    with pytest.raises(ValueError, match=f"`{option}=.*is not usable. Expected a"):
+        classify(noise(DENSE), **{option: value})
 
 
 def test_views_of_symbols_do_not_count_for_heads_that_never_saw_any():

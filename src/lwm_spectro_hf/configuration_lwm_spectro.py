@@ -250,6 +250,8 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
         "reconstruction_loss",
         "contrastive_loss",
         "router_loss",
+        "router_logits",
+        "additional_logits",
         "mask",
         "projection",
         "pooler_output",
@@ -292,6 +294,13 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
             raise ValueError(
                 f"`num_experts_per_sample` is {self.num_experts_per_sample}, but must be from 1 to the number of "
                 f"experts, {self.num_experts} ({', '.join(self.expert_names)})."
+            )
+        parts = [part for name in (self.task_name, *self.additional_tasks) for part in name.split("+")]
+        twice = sorted({part for part in parts if parts.count(part) > 1})
+        if twice and self.task_name not in self.additional_tasks:
+            raise ValueError(
+                f"{twice[0]!r} is told by two heads: `task_name` is {self.task_name!r}, and `additional_tasks` has "
+                f"{list(self.additional_tasks)}. Leave one out: `additional_tasks={{}}` for a head of your own."
             )
         from torch import nn  # a configuration alone does without
 

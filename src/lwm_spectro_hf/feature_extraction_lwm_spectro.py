@@ -429,6 +429,7 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
             ValueError: If the sampling rate is missing or wrong, or a recording is empty, too short, not complex, not
                 finite or of a wrong shape.
         """
+        sampling_rate = _as_plain(sampling_rate)
         self._check_sampling_rate(sampling_rate)
         return_tensors = None if return_tensors is None else TensorType(return_tensors)
 
@@ -463,7 +464,10 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
 
     def _check_sampling_rate(self, sampling_rate: float | None):
         if sampling_rate is not None and not _is_positive(sampling_rate):
-            raise ValueError(f"`sampling_rate={sampling_rate!r}` is not a rate. Expected a positive number [Hz].")
+            raise ValueError(
+                f"`sampling_rate={sampling_rate!r}` is not a rate. Expected a positive number [Hz], of all "
+                "recordings of a call: where rates differ, call once for each."
+            )
         if self.sampling_rate is None:
             return
         if sampling_rate is None:

@@ -273,8 +273,8 @@ class LwmSpectroEmbeddings(nn.Module):
         self.norm = build_norm(config) if config.use_embedding_norm else nn.Identity()
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def patches(self, input_values: torch.Tensor) -> torch.Tensor:
-        """Check the spectrograms and cut them into the patches s_i, of shape `(batch, num_patches, patch_dim)`."""
+    def check_shape(self, input_values: torch.Tensor):
+        """Raises `ValueError` for spectrograms that are not of the configured shape."""
         config = self.config
         expected = (config.num_channels, config.num_frames, config.num_freq_bins)
         if input_values.ndim != 4 or tuple(input_values.shape[1:]) != expected:
@@ -282,7 +282,11 @@ class LwmSpectroEmbeddings(nn.Module):
                 f"`input_values` has shape {tuple(input_values.shape)}, but (batch, num_channels, num_frames, "
                 f"num_freq_bins) = (batch, {', '.join(map(str, expected))}) is expected by this configuration."
             )
-        return patchify(input_values, config.patch_size).to(self.position_embeddings.dtype)
+
+    def patches(self, input_values: torch.Tensor) -> torch.Tensor:
+        """Check the spectrograms and cut them into the patches s_i, of shape `(batch, num_patches, patch_dim)`."""
+        self.check_shape(input_values)
+        return patchify(input_values, self.config.patch_size).to(self.position_embeddings.dtype)
 
     def forward(
         self,

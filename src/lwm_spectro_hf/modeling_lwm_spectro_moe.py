@@ -328,6 +328,7 @@ class LwmSpectroMoEModel(LwmSpectroMoEPreTrainedModel):
             `ValueError`: If hidden states or attentions are asked for, which rows of one expert alone have in common.
         """
         refuse_recordings(kwargs)
+        self.experts[0].embeddings.check_shape(input_values)
         router_logits = self.router(input_values, resolution)
         if expert_index is None:
             weights, chosen = router_logits.float().softmax(dim=-1).topk(self.config.num_experts_per_sample)
@@ -486,8 +487,8 @@ class LwmSpectroMoEForPreTraining(LwmSpectroMoEPreTrainedModel):
 
 class LwmSpectroMoEForSequenceClassification(LwmSpectroMoEPreTrainedModel):
     """
-    One forward gives the protocol, the class of `config.task_name`, and those of `config.additional_tasks`. For an
-    `eval_loss`, `TrainingArguments` needs `label_names` to list the labels that the data set has.
+    One forward gives the protocol, the class of `config.task_name`, and those of `config.additional_tasks`. To train
+    on labels of the protocol or of further tasks, too, `label_names` of `TrainingArguments` has them after "labels".
     """
 
     def __init__(self, config: LwmSpectroMoEConfig):
@@ -506,8 +507,6 @@ class LwmSpectroMoEForSequenceClassification(LwmSpectroMoEPreTrainedModel):
         self,
         input_values: torch.Tensor,
         labels: torch.Tensor | None = None,
-        protocol_labels: torch.Tensor | None = None,
-        additional_labels: dict[str, torch.Tensor] | None = None,
         resolution: torch.Tensor | None = None,
         **kwargs,
     ) -> LwmSpectroMoEClassifierOutput:
@@ -516,16 +515,20 @@ class LwmSpectroMoEForSequenceClassification(LwmSpectroMoEPreTrainedModel):
             input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
             labels (`torch.LongTensor` of shape `(batch,)`, *optional*): Indices into `config.id2label`; negative =
                 unknown, here and below.
+            resolution (`torch.Tensor` of shape `(batch, 2)`, *optional*): As in [`LwmSpectroMoEModel`].
             protocol_labels (`torch.LongTensor` of shape `(batch,)`, *optional*): Indices into `config.expert_names`,
                 for the router's loss. They do not route: the logits never depend on labels. Without them the router
                 stays as it is, in training as well.
             additional_labels (`dict[str, torch.LongTensor]`, each of shape `(batch,)`, *optional*): Labels of
                 `config.additional_tasks`.
-            resolution (`torch.Tensor` of shape `(batch, 2)`, *optional*): As in [`LwmSpectroMoEModel`].
 
         Returns:
             [`LwmSpectroMoEClassifierOutput`]: The loss is the sum of those whose labels are given.
         """
+        # Not among the arguments by name, where Trainer would look for them in every data set.
+        protocol_labels, additional_labels = (
+            kwargs.pop(f"{kind}_labels", None) for kind in ("protocol", "additional")
+        )
         self._hold_router(protocol_labels)
         outputs = self.lwm_spectro_moe(input_values, resolution=resolution, return_dict=True, **kwargs)
         logits = self.classifier(outputs.pooler_output)

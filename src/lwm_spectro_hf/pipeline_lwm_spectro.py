@@ -189,6 +189,8 @@ class IQClassificationPipeline(IQPipeline):
         for name in ("sampling_rate", "window_ms", "segment_ms", "max_views", "top_k"):
             if kwargs.get(name) is not None:
                 positive(name, kwargs[name])
+                if name in ("max_views", "top_k") and kwargs[name] != int(kwargs[name]):
+                    raise ValueError(f"`{name}={kwargs[name]!r}` is not usable. Expected a whole number.")
         return (
             {name: kwargs[name] for name in reading if name in kwargs},
             {name: kwargs[name] for name in ("return_embedding",) if name in kwargs},
@@ -348,7 +350,7 @@ class IQClassificationPipeline(IQPipeline):
         resolution = model_inputs.pop("resolution")
         resolution = None if resolution.isnan().all() else resolution
         config = self.model.config
-        outputs = self.model(values, resolution=resolution, return_dict=True)
+        outputs = self.model(input_values=values, resolution=resolution, return_dict=True)
         logits = {}
         if hasattr(config, "expert_names"):
             logits["protocol"] = outputs.router_logits
@@ -505,13 +507,15 @@ def as_inputs(inputs: Any) -> tuple[Iterable, bool]:
     if isinstance(inputs, Mapping) and "iq" in inputs:
         iq = _as_complex(inputs["iq"])
         return ([{**inputs, "iq": row} for row in iq], True) if iq.ndim == 2 else ([inputs], False)
-    if isinstance(inputs, list | tuple) and inputs and isinstance(inputs[0], complex):
+    if isinstance(inputs, list | tuple) and inputs and isinstance(inputs[0], complex | np.complexfloating):
         inputs = np.asarray(inputs)
     if isinstance(inputs, np.ndarray | torch.Tensor):
         iq = _as_complex(inputs)
         return (list(iq), True) if iq.ndim == 2 else ([iq], False)
     if isinstance(inputs, Iterable) and not isinstance(inputs, Mapping):
         return inputs, True
+    if hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__") and not isinstance(inputs, Mapping):
+        return (inputs[place] for place in range(len(inputs))), True  # a data set, as `KeyDataset` is
     raise TypeError(
         f"Got an input of type {type(inputs).__name__}. Expected complex samples, a dictionary with 'iq' and "
         "'sampling_rate', the path of a recording, or a list of these."
@@ -530,7 +534,10 @@ def _as_complex(iq: Any) -> np.ndarray:
 
 def positive(name: str, value: Any) -> float:
     """An option that is a positive number of any type: of Python, NumPy or PyTorch."""
-    number = math.nan if isinstance(value, str) else float(value)
+    try:
+        number = math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
     if not (math.isfinite(number) and number > 0):
         raise ValueError(f"`{name}={value!r}` is not usable. Expected a positive number.")
     return number

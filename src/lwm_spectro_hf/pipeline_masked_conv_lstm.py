@@ -128,7 +128,7 @@ class IQSegmentationPipeline(IQPipeline):
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         values = model_inputs.pop("input_values")
         hidden = values[:, -1] > 0.5
-        logits = self.model(values[:, :-1].to(self.model.dtype), mask=hidden).logits
+        logits = self.model(input_values=values[:, :-1].to(self.model.dtype), mask=hidden).logits
         return {"labels": logits.argmax(1).masked_fill(hidden, 0).to(torch.uint8), **model_inputs}
 
     def postprocess(self, model_outputs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +20,7 @@ from lwm_spectro_hf import SpectrogramFeatureExtractor
 from lwm_spectro_hf.data import builder
 from lwm_spectro_hf.data.builder import Split, build_parquet, split_seed, splits_by_city
 from lwm_spectro_hf.data.card import write_card
+from lwm_spectro_hf.data.labelled import open_data
 from lwm_spectro_hf.data.parquet import load_spectrograms
 from lwm_spectro_hf.data.recipe import MOBILITIES, MODULATIONS, PROTOCOLS, RECEIVERS, Recipe
 from lwm_spectro_hf.data.recordings import open_recording
@@ -224,6 +226,16 @@ def test_wrong_requests_are_told(build, tmp_path):
         build(tmp_path)
     with pytest.raises(FileNotFoundError, match="no split 'validation'; build it first"):
         load_spectrograms(tmp_path, "validation")
+
+
+def test_data_sets_of_one_name_are_told_apart(build, tmp_path, monkeypatch):
+    """`datasets` keeps what it read by the name of a folder and what its card says."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for parent, snr_db in (("a", 5.0), ("b", 15.0)):
+        folder = tmp_path / parent / "same"
+        build_parquet(folder, {"train": Split(RECIPE.narrowed(snrs_db=(snr_db,)), 6)}, 0)
+        for read in (open_data, lambda path: (write_card(path), load_dataset(path))[1]):
+            assert set(read(str(folder))["train"]["snr_db"]) == {snr_db}
 
 
 def test_a_held_out_city_is_no_training_data_as_a_folder_either(tmp_path):

@@ -182,6 +182,7 @@ def test_offered_modes_hold_those_of_the_grid():
         ({"snrs_db": 10}, "snrs_db is 10; expected a list"),
         ({"full_load": 1.5}, "full_load is 1.5; expected a share from 0 to 1"),
         ({"noise_share": "some"}, "noise_share is 'some'; expected a share"),
+        ({"channels": ["one/cam", "two/cam"]}, "expected folders of different names: rename one"),
         ({"users": 0}, "users is 0; expected a whole number, 1 at least"),
         ({"chunk_size": True}, "chunk_size is True; expected a whole number"),
         ({"num_frames": 1}, "num_frames is 1; expected a whole number, 2 at least"),

@@ -11,6 +11,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Value, load_dataset
 
 from ..extras import require
 from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
+from .builder import RECORD
 from .recipe import RECEIVERS, SYMBOL_RECEIVERS
 
 MAX_CLASSES = 1000  # more different values than this are a quantity, not a label
@@ -135,7 +136,15 @@ def open_data(data: str) -> DatasetDict:
         TaskError: If it cannot be read.
     """
     try:
-        found = load_dataset(str(Path(data).expanduser()) if Path(data).expanduser().exists() else data)
+        folder = Path(data).expanduser()
+        shards = sorted((folder / "data").glob("*-*.parquet")) if (folder / RECORD).is_file() else []
+        if shards:
+            # Of ours by their files, which are what tells one from another of the same name that was read before.
+            splits = dict.fromkeys(path.name.split("-")[0] for path in shards)
+            files = {split: [str(path) for path in shards if path.name.startswith(f"{split}-")] for split in splits}
+            found = load_dataset("parquet", data_files=files)
+        else:
+            found = load_dataset(str(folder) if folder.exists() else data)
     except Exception as error:  # noqa: BLE001 - whatever a broken file does to a reader
         reason = error.__cause__ or error
         raise TaskError(

@@ -185,12 +185,19 @@ class Recipe:
     chunk_size: int = 32
 
     def __post_init__(self):
+        for entry in dataclasses.fields(self):
+            object.__setattr__(self, entry.name, _tuples(getattr(self, entry.name)))
         _check_names("protocols", self.protocols, PROTOCOLS)
         _check_names("mobilities", self.mobilities, MOBILITIES)
         _check_names("receivers", tuple(self.receivers), RECEIVERS)
         known = (*list_scenarios(), *STATISTICAL_CHANNELS)
         if not _all_of(self.channels, lambda name: isinstance(name, str)):
             raise ValueError(f"channels is {self.channels!r}; expected a list of {', '.join(known)}, or folders.")
+        names = [Path(name).name for name in self.channels]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"channels is {self.channels!r}; expected folders of different names: rename one of them."
+            )
         if not _all_of(self.snrs_db, lambda snr_db: _is_number(snr_db) and snr_db > -math.inf):
             raise ValueError(f"snrs_db is {self.snrs_db!r}; expected a list of numbers of dB, for instance -5, 0, 25.")
         for name in _SHARES:
@@ -420,6 +427,15 @@ def stable_seed(*parts: object) -> int:
     """A seed below 2**63 that depends on all parts, and on nothing else: not on the process or the Python version."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, and paths as text."""
+    if isinstance(value, dict):
+        return {key: _tuples(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(map(_tuples, value))
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _plain(value: Any, names: bool = False) -> Any:

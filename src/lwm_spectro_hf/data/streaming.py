@@ -20,6 +20,7 @@ class GeneratedSpectrograms(IterableDataset):
     Chunks of the recipe are dealt out: of `num_replicas` ranks, rank `r` takes every `num_replicas`-th from `r` on, so
     no two ranks see the same recording, and together they see what one alone would. On a GPU, iterate over it directly
     (or with `num_workers=0`); on CPUs, let a `DataLoader(stream, batch_size=None, num_workers=...)` draw ahead.
+    There is no end, so keep one iterator, `iter(loader)`: another one begins again, in workers of its own.
 
     Args:
         recipe ([`Recipe`]): What is drawn.
