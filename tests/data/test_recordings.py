@@ -84,6 +84,22 @@ class TestSigMF:
         np.testing.assert_array_equal(open_recording(tmp_path / "cell").read(), noise(80, seed=1))
         assert len(list(tmp_path.iterdir())) == 2
 
+    def test_annotations_are_checked(self, tmp_path):
+        marks = [{"core:sample_start": np.int64(5), "core:sample_count": np.int32(10), "lwm:snr_db": np.float32(2.5)}]
+        recording = open_recording(write_sigmf(tmp_path / "cell", noise(50), RATE, marks))
+        expected = {"core:sample_start": 5, "core:sample_count": 10, "lwm:snr_db": 2.5}
+        assert recording.annotations == [expected]
+        for mark, message in (
+            ({"label": "x"}, "'label' has no namespace"),
+            ({"core:sample_start": 55}, "-5 samples from sample 55"),
+            (
+                {"core:sample_start": 40, "core:sample_count": 11},
+                "11 samples from sample 40 on. Expected a part of the 50",
+            ),
+        ):
+            with pytest.raises(ValueError, match=message):
+                write_sigmf(tmp_path / "other", noise(50), RATE, [mark])
+
     @pytest.mark.parametrize("wrong", [np.ones(5), np.ones((2, 5), np.complex64), np.ones(0, np.complex64)])
     def test_only_complex_samples_are_written(self, wrong, tmp_path):
         with pytest.raises(ValueError, match=r"Expected complex samples of shape \(num_samples,\)"):

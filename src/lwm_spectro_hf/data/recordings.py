@@ -299,10 +299,18 @@ def write_sigmf(
     if description is not None:
         info["core:description"] = description
     capture = {} if center_frequency_hz is None else {"core:frequency": float(center_frequency_hz)}
-    info |= dict(global_info or {})
-    marks = [{"core:sample_start": 0} | dict(annotation) for annotation in annotations or []]
+    info |= _plain_values(global_info or {})
+    marks = [{"core:sample_start": 0} | _plain_values(annotation) for annotation in annotations or []]
     for mark in marks:
-        mark.setdefault("core:sample_count", iq.size - mark["core:sample_start"])
+        start = mark["core:sample_start"]
+        count = mark.setdefault("core:sample_count", iq.size - start)
+        if not (0 <= start and 0 <= count and start + count <= iq.size):
+            raise ValueError(
+                f"{path}: an annotation has {count} samples from sample {start} on. Expected a part of the {iq.size}."
+            )
+    unnamed = [key for section in (info, *marks) for key in section if ":" not in key]
+    if unnamed:
+        raise ValueError(f"{path}: the key {unnamed[0]!r} has no namespace. Expected one, as in 'core:label'.")
     namespaces = {key.split(":")[0] for section in (info, *marks) for key in section} - {"core"}
     if namespaces:
         extensions = [{"name": name, "version": "1.0.0", "optional": True} for name in sorted(namespaces)]
@@ -328,6 +336,11 @@ def write_sigmf(
         for name in ("data_fn", "meta_fn"):
             aside[name].unlink(missing_ok=True)
     return final["meta_fn"]
+
+
+def _plain_values(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """NumPy's numbers as Python's, which JSON can hold."""
+    return {key: value.item() if isinstance(value, np.generic) else value for key, value in fields.items()}
 
 
 def _is_number(value: Any) -> bool:
