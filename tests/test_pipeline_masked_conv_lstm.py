@@ -33,7 +33,8 @@ class Loud(torch.nn.Module):
         self.config, self.dtype, self.device = model.config, torch.float32, torch.device("cpu")
         self.hidden = []
 
-    def forward(self, values, mask):
+    def forward(self, input_values, mask):
+        values = input_values
         self.hidden.append(mask)
         shown = torch.where(mask, torch.nan, values[:, 0])
         low = shown.flatten(1).nanquantile(0.3, dim=1)[:, None, None]
