@@ -140,8 +140,9 @@ def open_data(data: str) -> DatasetDict:
         shards = sorted((folder / "data").glob("*-*.parquet")) if (folder / RECORD).is_file() else []
         if shards:
             # Of ours by their files, which are what tells one from another of the same name that was read before.
-            splits = dict.fromkeys(path.name.split("-")[0] for path in shards)
-            files = {split: [str(path) for path in shards if path.name.startswith(f"{split}-")] for split in splits}
+            files: dict[str, list[str]] = {}
+            for path in shards:
+                files.setdefault(path.name.split("-")[0], []).append(str(path))
             found = load_dataset("parquet", data_files=files)
         else:
             found = load_dataset(str(folder) if folder.exists() else data)

@@ -8,8 +8,8 @@ _HEADER_BYTES, _QOS_BYTES, _FCS_BYTES = 24, 2, 4
 ACK_BYTES = 14
 MAX_PAYLOAD_BYTES = 2304  # of one MSDU (9.2.4.7.1)
 _FCS_POLYNOMIAL = 0x04C11DB7
+_NO_ACK = 0x20  # in QoS Control (9.2.4.5.4)
 # Frame Control (9.2.4.1), protocol version 0: type and subtype, then the flag From DS of an access point's frames.
-_NO_ACK = 0x20
 _DATA, _QOS_DATA, _ACK = (0x08, 0x02), (0x88, 0x02), (0xD4, 0x00)
 
 
