@@ -23,7 +23,8 @@ from lwm_spectro_hf import (
     supervised_contrastive_loss,
     unpatchify,
 )
-from lwm_spectro_hf.modeling_lwm_spectro import LwmSpectroPatchStem, draw_mask
+from lwm_spectro_hf.modeling_lwm_spectro import LwmSpectroPatchStem
+from lwm_spectro_hf.objectives_lwm_spectro import draw_mask
 from lwm_spectro_hf.patch_copying_lwm_spectro import frame_and_bin_means, sum_of_means
 from tiny_models import COPYING, INPAINTING, PUBLISHED, build, inputs_for, tiny_config, tiny_moe_config
 

@@ -8,7 +8,6 @@ from .modeling_lwm_spectro import (
     LwmSpectroForPreTraining,
     LwmSpectroForSequenceClassification,
     LwmSpectroModel,
-    supervised_contrastive_loss,
 )
 from .modeling_lwm_spectro_moe import (
     LwmSpectroMoEForPreTraining,
@@ -22,6 +21,7 @@ from .modeling_masked_conv_lstm import (
     MaskedConvLstmForSemanticSegmentation,
     MaskedConvLstmModel,
 )
+from .objectives_lwm_spectro import supervised_contrastive_loss
 from .patches_lwm_spectro import patchify, unpatchify
 from .pipeline_lwm_spectro import IQClassificationPipeline
 from .pipeline_lwm_spectro import register as _register_classification

@@ -19,6 +19,8 @@ from .modeling_lwm_spectro import (
     LwmSpectroForPreTrainingOutput,
     LwmSpectroModel,
     LwmSpectroPreTrainedModel,
+)
+from .objectives_lwm_spectro import (
     draw_mask,
     joint_loss,
     label_loss,

@@ -20,7 +20,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_masked_conv_lstm import MaskedConvLstmConfig
-from .modeling_lwm_spectro import draw_mask
+from .objectives_lwm_spectro import draw_mask
 
 
 @dataclass

@@ -19,7 +19,7 @@ from lwm_spectro_hf.evaluation.reconstruction import (
     model_error,
     over_best_baseline,
 )
-from lwm_spectro_hf.modeling_lwm_spectro import draw_mask
+from lwm_spectro_hf.objectives_lwm_spectro import draw_mask
 
 CONFIG = LwmSpectroConfig(
     num_frames=32, num_freq_bins=24, num_channels=2, hidden_size=16, num_hidden_layers=1, num_attention_heads=2

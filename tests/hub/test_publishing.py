@@ -263,6 +263,7 @@ def test_export_of_a_folder_keeps_its_files(tmp_path, mixture, extractor):
         "level_histogram_lwm_spectro.py",
         "modeling_lwm_spectro.py",
         "modeling_lwm_spectro_moe.py",
+        "objectives_lwm_spectro.py",
         "patch_copying_lwm_spectro.py",
         "patches_lwm_spectro.py",
         "pipeline_lwm_spectro.py",

@@ -23,11 +23,10 @@ from ..channel.scenarios import HELD_OUT_SCENARIOS, is_held_out
 from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
 from ..files import whole_file
 from .front_end import default_extractor
-from .recipe import MOBILITIES, MODULATIONS, PROTOCOLS, RECEIVERS, Recipe, stable_seed
+from .recipe import MOBILITIES, MODULATIONS, PROTOCOLS, RECEIVERS, RECORD, Recipe, stable_seed
 from .recordings import write_sigmf
 from .synthesis import LabelledRecordings, check_channels, draw_recordings, recording_length
 
-RECORD = "dataset.json"  # what a folder was built from; the same must be asked of it when a build goes on
 CONTENTS = ("spectrogram", "iq")
 _CHUNKS_MEASURED = 64
 

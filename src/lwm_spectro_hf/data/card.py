@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, List
 
 from ..files import whole_file
-from .builder import RECORD
+from .recipe import RECORD
 
 _COUNTED = ("protocol", "modulation", "snr_db", "mobility", "scenario", "receiver")
 _COLUMNS = {

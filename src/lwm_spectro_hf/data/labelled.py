@@ -11,8 +11,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Value, load_dataset
 
 from ..extras import require
 from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
-from .builder import RECORD
-from .recipe import RECEIVERS, SYMBOL_RECEIVERS
+from .recipe import RECEIVERS, RECORD, SYMBOL_RECEIVERS
 
 MAX_CLASSES = 1000  # more different values than this are a quantity, not a label
 

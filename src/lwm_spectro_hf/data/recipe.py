@@ -16,6 +16,8 @@ import yaml
 from ..channel.scenarios import HELD_OUT_SCENARIOS, list_scenarios
 from ..phy import lte
 
+# What a data set was built from, beside its shards; the same must be asked of it when a build goes on.
+RECORD = "dataset.json"
 PROTOCOLS = ("WiFi", "LTE", "5G")
 MODULATIONS = ("BPSK", "QPSK", "16QAM", "64QAM", "256QAM")
 SNRS_DB = (-5, 0, 5, 10, 15, 20, 25)

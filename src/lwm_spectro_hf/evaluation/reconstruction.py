@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from ..configuration_lwm_spectro import LwmSpectroConfig
-from ..modeling_lwm_spectro import LwmSpectroForPreTraining, draw_mask
+from ..modeling_lwm_spectro import LwmSpectroForPreTraining
+from ..objectives_lwm_spectro import draw_mask
 from ..patch_copying_lwm_spectro import frame_and_bin_means, sum_of_means
 from ..patches_lwm_spectro import patchify, unpatchify
 from ..training.masks import mask_noise

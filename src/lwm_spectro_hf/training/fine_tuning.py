@@ -293,11 +293,11 @@ class FineTuner(CheckedTrainer):
         super().__init__(*args, **kwargs)
         self.encoder_learning_rate, self.augmented = encoder_learning_rate, augmented
         self._viewed = (-1, 0)
-        # No loss reaches the router, but training would move the statistics of its batch normalizations.
-        routers = [part for name, part in self.model.named_modules() if name.endswith("lwm_spectro_moe.router")]
-        for router in routers:
-            router.requires_grad_(False)
-        self._held = routers + (batch_normalizations(self.model) if pretrained else [])
+        # No loss reaches the router, and several processes would wait for its gradients.
+        for name, part in self.model.named_modules():
+            if name.endswith("lwm_spectro_moe.router"):
+                part.requires_grad_(False)
+        self._held = batch_normalizations(self.model) if pretrained else []
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:

@@ -11,12 +11,12 @@ from torch import nn
 
 from ..data.recipe import MOBILITIES, MODULATIONS, SNRS_DB
 from ..evaluation.probe import fit_head
-from ..modeling_lwm_spectro import draw_mask
 from ..modeling_lwm_spectro_moe import (
     LwmSpectroMoEForPreTraining,
     LwmSpectroMoEForSequenceClassification,
     LwmSpectroMoEModel,
 )
+from ..objectives_lwm_spectro import draw_mask
 from .augmentation import shorten
 from .batches import Batches, class_labels
 from .loop import TrainingLoop, TrainingSettings

@@ -9,12 +9,8 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
 
-from ..modeling_lwm_spectro import (
-    LwmSpectroForPreTraining,
-    LwmSpectroForPreTrainingOutput,
-    joint_loss,
-    supervised_contrastive_loss,
-)
+from ..modeling_lwm_spectro import LwmSpectroForPreTraining, LwmSpectroForPreTrainingOutput
+from ..objectives_lwm_spectro import joint_loss, supervised_contrastive_loss
 from .batches import LABELS, Batches, class_labels, contrastive_labels
 from .loop import TrainingLoop, TrainingSettings
 from .masks import mask_noise

@@ -18,7 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from ..channel.scenarios import HELD_OUT_SCENARIOS, is_held_out
 from ..configuration_lwm_spectro import LwmSpectroConfig
 from ..data.front_end import default_extractor
-from ..data.recipe import PRESETS, PROTOCOLS, Recipe, preset, stable_seed
+from ..data.recipe import PRESETS, PROTOCOLS, RECORD, Recipe, preset, stable_seed
 from ..data.streaming import GeneratedSpectrograms
 from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
 from ..files import read_json_lines, whole_file, whole_folder
@@ -228,7 +228,7 @@ def _front_end_of(folders: list[Path]) -> SpectrogramFeatureExtractor:
     """
     found = {}
     for folder in folders:
-        path = folder / "dataset.json"
+        path = folder / RECORD
         record = json.loads(path.read_text()) if path.exists() else {}
         if "front_end" in record:
             found[folder] = record["front_end"]
@@ -237,7 +237,7 @@ def _front_end_of(folders: list[Path]) -> SpectrogramFeatureExtractor:
     first, *others = found
     for other in others:
         if found[other] != found[first]:
-            raise ValueError(f"{first} and {other} were made by different front-ends, see their dataset.json.")
+            raise ValueError(f"{first} and {other} were made by different front-ends, see their {RECORD}.")
     return SpectrogramFeatureExtractor.from_dict(found[first])
 
 
