@@ -60,11 +60,14 @@ def parse_args() -> argparse.Namespace:
     types = get_args(LwmSpectroMoEConfig.__annotations__["router_type"])
     train.add_argument("--router-type", choices=types, default="transformer", help="its architecture")
     train.add_argument(
+        "--occupied-band", action="store_true", help="a fourier router looks at the occupied band alone, too"
+    )
+    train.add_argument(
         "--init",
         type=Path,
         nargs="+",
-        help="checkpoint whose router to start from: of the same type, or cnn for fourier; of several, from the mean "
-        "of their weights",
+        help="checkpoint whose router to start from: of the same type, or of one that sees less (cnn for fourier, "
+        "fourier for --occupied-band); of several, from the mean of their weights",
     )
     train.add_argument(
         "--no-augment",
@@ -82,7 +85,10 @@ def main() -> None:
     run = Run(args)
     torch.manual_seed(stable_seed("router", args.seed) % 2**31)
     mixture = LwmSpectroMoEForPreTraining.from_experts(
-        experts_of(args), expert_names=list(PROTOCOLS), router_type=args.router_type
+        experts_of(args),
+        expert_names=list(PROTOCOLS),
+        router_type=args.router_type,
+        router_occupied_band=args.occupied_band,
     ).to(run.accelerator.device)
     router = mixture.lwm_spectro_moe.router
     if args.init:

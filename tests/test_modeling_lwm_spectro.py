@@ -602,6 +602,25 @@ def test_powers_show_fourier_routers_a_lattice_that_levels_hide():
     assert 1.3 < signal[1] / signal[0] < 2
 
 
+def test_within_the_occupied_band_a_narrow_lattice_stands_out():
+    """A carrier in a fifth of the band, 5 dB over the noise: what the lattice is worth, over what is beside it."""
+    config = tiny_moe_config(
+        expert={"num_frames": 64, "num_freq_bins": 80}, router_type="fourier", router_occupied_band=True
+    )
+    router = LwmSpectroMoERouter(config).eval()
+    seen = []
+    router.fourier.convolutions.register_forward_pre_hook(lambda _, args: seen.append(args[0].exp()))
+    noise = -torch.rand(200, 1, 64, 80, generator=torch.Generator().manual_seed(0)).log()
+    frames, bins = torch.arange(64)[:, None], torch.arange(80)
+    carrier = ((bins >= 20) & (bins < 36)) * 10**0.5
+    levels = (noise * (1 + carrier * (1 + 0.3 * torch.cos(2 * torch.pi * (frames / 4 + bins / 8))))).log()
+    router((levels - levels.mean((2, 3), keepdim=True)) / levels.std((2, 3), keepdim=True))
+    line, rest = seen[0][:, :, 16, 10], seen[0][:, :, 24:30].flatten(2)
+    signal = line.square().mean(0) / rest.square().mean((0, 2)) - 1
+    assert seen[0].shape[1] == 2 + 12 + 2
+    assert 3 < signal[14] / signal[0] < 5 and signal[15] > signal[1] > 0  # of levels all noise is alike, of powers not
+
+
 def test_training_hides_spectrograms_from_a_fourier_router_but_not_their_transforms():
     router = LwmSpectroMoERouter(tiny_moe_config(router_type="fourier", router_dropout_prob=1.0))
     router.train()(torch.randn(4, 1, 16, 24)).square().sum().backward()
@@ -612,8 +631,10 @@ def test_training_hides_spectrograms_from_a_fourier_router_but_not_their_transfo
     assert router.encoder[0].weight.grad.abs().max() > 0
 
 
-def test_fourier_router_of_a_constant_spectrogram_is_finite():
-    router = LwmSpectroMoERouter(tiny_moe_config(router_type="fourier")).eval()
+@pytest.mark.parametrize("occupied_band", [False, True])
+def test_fourier_router_of_a_constant_spectrogram_is_finite(occupied_band):
+    config = tiny_moe_config(router_type="fourier", router_occupied_band=occupied_band)
+    router = LwmSpectroMoERouter(config).eval()
     assert router(torch.zeros(1, 1, 16, 16)).isfinite().all()
 
 

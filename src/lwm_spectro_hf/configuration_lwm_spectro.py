@@ -230,6 +230,8 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
         router_patch_size (`int`, *optional*): Patch side of the router; `None` means that of the experts.
         router_dropout_prob (`float`, *optional*, defaults to 0.5): Share of training rows of which a "fourier" router
             sees the Fourier transform alone.
+        router_occupied_band (`bool`, *optional*, defaults to `False`): Whether a "fourier" router looks at the
+            transform of the occupied band alone, too.
         router_loss_weight (`float`, *optional*, defaults to 1.0): Weight of the router's cross-entropy, which is
             added to a loss when protocol labels are given. It reaches the router's parameters only.
         initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of the initial weights.
@@ -268,6 +270,7 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
     router_intermediate_size: int = 256
     router_patch_size: int | None = None
     router_dropout_prob: float | int = 0.5
+    router_occupied_band: bool = False
     router_loss_weight: float | int = 1.0
     initializer_range: float | int = 0.02
     task_name: str = "modulation"

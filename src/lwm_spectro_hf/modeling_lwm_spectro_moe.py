@@ -111,12 +111,17 @@ class LwmSpectroMoEFourierEncoder(nn.Module):
     1.6 times as many pixels (pi**2 / 6, the variance of the logarithm of noise, to 1, that of noise over its mean),
     and bursts in a quiet recording stand out.
 
+    Noise beside a narrow carrier adds to every place of the transform. So with `router_occupied_band` there is a
+    second one, of what lies in the occupied bins alone: a carrier in a fifth of the band stands out by 7 dB more.
+
     Where the resolution of a spectrogram is known, each place of the transform also says which frequency of modulation
     and which delay it is [Hz, s]: how often a standard repeats is the same whatever the receiver.
     """
 
     # Natural logarithms of power: the standard deviation of noise, which spectrograms are normalized by, and a limit.
     _NOISE_STD, _MAX = math.pi / math.sqrt(6), 4.0
+    # Bins are averaged over so many, and taken for empty and for full at these places of their order.
+    _SMOOTHED_BINS, _EMPTY, _FULL = 5, 0.1, 0.9
     # How often the coordinates turn around in a decade, and where none of them has turned: from there, what has to be
     # told apart is a few decades away.
     _TURNS, _MIDDLE_HZ, _MIDDLE_S = (0.25, 0.75, 2.0), 1e3, 10**-5.5
@@ -124,7 +129,9 @@ class LwmSpectroMoEFourierEncoder(nn.Module):
     def __init__(self, config: LwmSpectroMoEConfig):
         super().__init__()
         expert = config.expert_config
-        self.convolutions = LwmSpectroMoEConvolutions(2 * expert.num_channels + 4 * len(self._TURNS))
+        self.occupied_band = config.router_occupied_band
+        transforms = 2 if self.occupied_band else 1
+        self.convolutions = LwmSpectroMoEConvolutions(2 * expert.num_channels * transforms + 4 * len(self._TURNS))
         rows, columns = self.convolutions.grid(expert.num_frames, expert.num_freq_bins // 2 + 1)
         # Unlike in the spectrogram, places mean something here: no pooling.
         self.dense = nn.Linear(self.convolutions.num_channels * rows * columns, config.router_hidden_size)
@@ -132,13 +139,41 @@ class LwmSpectroMoEFourierEncoder(nn.Module):
 
     def forward(self, input_values: torch.Tensor, resolution: torch.Tensor | None = None) -> torch.Tensor:
         levels = self._standardized(input_values.float())
-        powers = self._standardized((self._NOISE_STD * levels).clamp(max=self._MAX).exp())
-        magnitudes = torch.fft.rfft2(torch.cat([levels, powers], dim=1), norm="ortho").abs()
+        powers = (self._NOISE_STD * levels).clamp(max=self._MAX).exp()
         if resolution is None:
-            resolution = magnitudes.new_full((len(magnitudes), 2), torch.nan)
-        coordinates = self._coordinates(resolution.to(magnitudes), *input_values.shape[2:])
-        places = self.convolutions(torch.cat([magnitudes.clamp(min=1e-3).log(), coordinates], dim=1)).flatten(1)
+            resolution = levels.new_full((len(levels), 2), torch.nan)
+        seen = [
+            self._transformed(levels, self._standardized(powers)),
+            self._coordinates(resolution.to(levels), *input_values.shape[2:]),
+        ]
+        if self.occupied_band:
+            occupied = self._occupied(powers)
+            seen.append(self._transformed(*(self._within(occupied, part) for part in (levels, powers))))
+        places = self.convolutions(torch.cat(seen, dim=1)).flatten(1)
         return F.silu(self.layer_norm(self.dense(places)))
+
+    @staticmethod
+    def _transformed(*parts: torch.Tensor) -> torch.Tensor:
+        """Logarithms of the magnitudes of their transforms, side by side."""
+        return torch.fft.rfft2(torch.cat(parts, dim=1), norm="ortho").abs().clamp(min=1e-3).log()
+
+    def _occupied(self, powers: torch.Tensor) -> torch.Tensor:
+        """How much of each bin's power is signal, from 0 to 1: `torch.Tensor` of shape `(batch, 1, 1, num_bins)`."""
+        beside = self._SMOOTHED_BINS // 2
+        mean = F.pad(powers.mean(dim=(1, 2))[:, None], (beside, beside), mode="replicate")
+        mean = F.avg_pool1d(mean, self._SMOOTHED_BINS, stride=1)
+        ordered = mean.sort(dim=-1).values
+        empty, full = (ordered[..., round(place * (mean.shape[-1] - 1)), None] for place in (self._EMPTY, self._FULL))
+        return ((mean - empty) / (full - empty + 1e-6)).clamp(0, 1)[:, :, None]
+
+    @staticmethod
+    def _within(occupied: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """What deviates from the mean of the occupied bins there, with a mean square of one."""
+        mean = (occupied * values).sum(dim=(2, 3), keepdim=True) / (
+            occupied.sum(dim=-1, keepdim=True) * values.shape[2]
+        ).clamp(min=1e-6)
+        deviation = occupied * (values - mean)
+        return deviation / (deviation.square().mean(dim=(2, 3), keepdim=True).sqrt() + 1e-3)
 
     def _coordinates(self, resolution: torch.Tensor, num_frames: int, num_bins: int) -> torch.Tensor:
         """Sines and cosines of the logarithms of frequency and delay, zeros where the resolution is unknown.

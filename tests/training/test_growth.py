@@ -172,9 +172,9 @@ def test_new_levels_begin_with_the_same_function_and_learn():
         counting_levels(before, 0)
 
 
-def router(router_type, num_frames=32):
-    fields = {"num_frames": num_frames, "num_freq_bins": 32, "patch_size": 8}
-    return LwmSpectroMoERouter(LwmSpectroMoEConfig(expert_config=fields, router_type=router_type)).eval()
+def router(router_type, num_frames=32, **fields):
+    grid = {"num_frames": num_frames, "num_freq_bins": 32, "patch_size": 8}
+    return LwmSpectroMoERouter(LwmSpectroMoEConfig(expert_config=grid, router_type=router_type, **fields)).eval()
 
 
 def test_a_fourier_router_begins_as_the_convolutional_one_it_comes_from():
@@ -185,6 +185,15 @@ def test_a_fourier_router_begins_as_the_convolutional_one_it_comes_from():
     torch.nn.init.ones_(after.gate.weight)
     start_router(again, after)
     assert torch.equal(again(values), after(values))
+
+
+def test_a_router_that_looks_at_the_occupied_band_begins_as_the_one_that_did_not():
+    before, after, values = router("fourier"), router("fourier", router_occupied_band=True), torch.randn(2, 1, 32, 32)
+    start_router(after, before)
+    torch.testing.assert_close(after(values), before(values))
+    assert after.train()(values).std() > 0 and after.fourier.convolutions[0].in_channels == 2 + 12 + 2
+    with pytest.raises(ValueError, match="of another type or size"):
+        start_router(before, after)
 
 
 def test_of_several_routers_the_mean_of_their_weights_is_what_a_router_begins_with():

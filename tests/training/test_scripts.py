@@ -68,6 +68,13 @@ def test_from_data_to_a_released_folder(tmp_path, data, monkeypatch, capsys):
 
     other = [*experts, "--router-type", "fourier", "--init", tmp_path / "router" / "model"]
     call(monkeypatch, "run_router.py", *other, "--samples", 0, "--out", tmp_path / "fourier", *mixed)
+    other = [*experts, "--router-type", "fourier", "--occupied-band", "--init", tmp_path / "fourier" / "model"]
+    call(monkeypatch, "run_router.py", *other, "--samples", 0, "--out", tmp_path / "band", *mixed)
+    found = json.loads((tmp_path / "band" / "results.json").read_text())["router_held_out"]
+    assert (
+        found == router
+        and json.loads((tmp_path / "band" / "model" / "config.json").read_text())["router_occupied_band"]
+    )
     # The mean of a router and itself is that router, and nothing is trained.
     other = [*experts, "--router-type", "cnn", "--init", *2 * [tmp_path / "router" / "model"]]
     call(monkeypatch, "run_router.py", *other, "--samples", 0, "--out", tmp_path / "mean", *mixed)

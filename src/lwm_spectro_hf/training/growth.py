@@ -250,13 +250,13 @@ def mean_weights(*models: nn.Module) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def start_router(router: LwmSpectroMoERouter, *trained: LwmSpectroMoERouter) -> None:
-    """Give a router the weights of a trained one of its type, or of a `"cnn"` one if it is a `"fourier"` one.
+    """Give a router the weights of a trained one of its type, or of one that sees less.
 
-    Of several, it gets the mean of the weights, see [`mean_weights`].
+    A `"fourier"` router sees what a `"cnn"` one does and more, and with `router_occupied_band` more again. What is new
+    counts for nothing at first. Of several, it gets the mean of the weights, see [`mean_weights`].
 
     Args:
-        router ([`LwmSpectroMoERouter`]): Whose weights are replaced; its convolutions over the Fourier transform keep
-            theirs where the others have none, and count for nothing at first.
+        router ([`LwmSpectroMoERouter`]): Whose weights are replaced.
         trained ([`LwmSpectroMoERouter`]): One or more; they are left as they are.
 
     Raises:
@@ -267,6 +267,10 @@ def start_router(router: LwmSpectroMoERouter, *trained: LwmSpectroMoERouter) -> 
         new_inputs = router.gate.in_features - trained[0].gate.in_features
         gate = nn.functional.pad(weights["gate.weight"], (0, new_inputs))
         weights |= {"gate.weight": gate, **router.fourier.state_dict(prefix="fourier.")}
+    elif router.fourier is not None and router.fourier.occupied_band and not trained[0].fourier.occupied_band:
+        name = "fourier.convolutions.0.weight"
+        new_inputs = router.fourier.convolutions[0].in_channels - weights[name].shape[1]
+        weights[name] = nn.functional.pad(weights[name], (0, 0, 0, 0, 0, new_inputs))
     try:
         router.load_state_dict(weights)
     except RuntimeError as error:
