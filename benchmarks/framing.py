@@ -1,7 +1,7 @@
 """What a spectrogram's window and framing leave of the modulation: a small CNN on generated spectrograms.
 
     python benchmarks/framing.py --num 2000 --epochs 2 --windows boxcar           # a minute, to see that it runs
-    python benchmarks/framing.py --protocol LTE                                    # the table for LTE
+    python benchmarks/framing.py --protocol LTE --epochs 6                         # the table for LTE
     python benchmarks/framing.py --protocol WiFi --windows boxcar+general_hamming:0.72
     python benchmarks/framing.py --protocol 5G --blocks 3 --augment --epochs 16 --windows boxcar+general_hamming:0.72
     python benchmarks/framing.py --framing blind                                   # frames that straddle symbols

@@ -10,7 +10,7 @@ sets hold by default: a receiver with imperfections, synchronised, 128 symbols o
 at 30.72 MHz, one frame and slot after the other. Every process has one thread; on a GPU this package takes one. Each
 figure is the median over rounds in which all take turns, so that other work on the machine weighs on all.
 
-NeoRadium is the paper's tool. Its licence allows fundamental research only: `pip install 'lwm-spectro-hf[reference]'`.
+NeoRadium is the paper's tool. Its licence allows fundamental research only: `pip install '.[reference]'`.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Masked patches of a held-out city, reconstructed by the released experts and by what needs no network.
 
     python benchmarks/reconstruction.py --num 128 --num-fit 256            # two minutes, to see that it runs
-    python benchmarks/reconstruction.py                                     # the table of TRAINING.md
+    python benchmarks/reconstruction.py                                     # the table of the model card
     python benchmarks/reconstruction.py --recipes paper --figure reconstruction.png
     python benchmarks/reconstruction.py --checkpoint runs/lwm-spectro-tiny --recipes paper --protocols LTE
 

@@ -3,7 +3,7 @@ r"""Build a data set of spectrograms after a recipe, and push it to the Hub if a
     python dataset_scripts/build_dataset.py --num 2000 --users 100 --out runs/small     # minutes, to see one
     python dataset_scripts/build_dataset.py --recipe examples/configs/paper.yaml --num 8740000 --num-test 460000 \
         --processes 64 --out big
-    python dataset_scripts/build_dataset.py --num 2000 --out runs/small --push my-name/my-spectrograms
+    python dataset_scripts/build_dataset.py --num 2000 --users 100 --out runs/small --push my-name/my-spectrograms
 
 Needs the extra `data`. The paper's grid is the default: WiFi, LTE and 5G x eight pairs of modulation and code rate x
 seven SNRs x three mobilities x cities x 1,000 users a city, in an order of which any first part is balanced; Florence

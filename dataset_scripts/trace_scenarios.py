@@ -7,7 +7,7 @@ A small one, in under a minute:
 All twenty, as shipped (LLVM 22 of Debian's `libllvm22`; other versions abort on some processors):
 
     export DRJIT_LIBLLVM_PATH=/usr/lib/x86_64-linux-gnu/libLLVM-22.so
-    pip install 'lwm-spectro-hf[raytracing,data]'
+    pip install '.[raytracing,data]'
     python dataset_scripts/trace_scenarios.py --out src/lwm_spectro_hf/channel/scenarios_data
 """
 

@@ -35,10 +35,10 @@ SCORED_ROWS = 2048
 
 SUMMARY = """
 Weights of LWM-Spectro for Transformers: a mixture of three experts (WiFi, LTE, 5G) of {millions:.1f} million
-parameters in all, {layers} layers of width {width} over {patch} x {patch} patches each{added}, where the paper's have
-twelve of width 128 over 4 x 4. It tells the protocol of a recording, and has heads for modulation and for SNR x
-mobility. The architecture is that of arXiv 2601.08780 but for what the table under "Where it departs from the paper"
-lists; the weights are not.
+parameters in all, beside decoders and projections for pretraining; {layers} layers of width {width} over
+{patch} x {patch} patches each{added}, where the paper's have twelve of width 128 over 4 x 4. It tells the protocol of
+a recording, and has heads for modulation and for SNR x mobility. The architecture is that of arXiv 2601.08780 but for
+what the table under "Where it departs from the paper" lists; the weights are not.
 """
 DATA = """
 Generated recordings, of the presets {recipes} of `lwm_spectro_hf.data.recipe`: waveforms that are coded and framed as

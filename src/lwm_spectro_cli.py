@@ -219,7 +219,12 @@ def _add_model(command: argparse.ArgumentParser, unit: str):
 def _add_generating(command: argparse.ArgumentParser):
     command.add_argument("--out", metavar="PATH", required=True, help="folder to write; a file for npz")
     command.add_argument("--num", type=count, default=1000, metavar="N", help="recordings (%(default)s)")
-    command.add_argument("--num-test", type=int, metavar="N", help="of the held-out city, as split test (N / 10)")
+    command.add_argument(
+        "--num-test",
+        type=int,
+        metavar="N",
+        help="of the held-out city, as split test (N / 10; with --recipe or --scenario none)",
+    )
     command.add_argument("--seed", type=int, default=0, help="the same seed gives the same recordings (%(default)s)")
     command.add_argument("--format", choices=["parquet", "sigmf", "npz"], default="parquet", help="(%(default)s)")
     command.add_argument(

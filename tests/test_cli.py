@@ -187,6 +187,8 @@ class TestClassify:
     def test_a_picture_that_cannot_be_written_is_refused_before_the_work(self, spectro, captures):
         result = spectro("classify", captures, "--plot", "picture.xyz")
         assert result.code == 2 and not result.out and "--plot picture.xyz: expected a name that ends in" in result.err
+        result = spectro("plot", captures, "--no-verdict", "--output", "picture.xyz")
+        assert result.code == 2 and not result.out and "--output picture.xyz: expected a name that ends" in result.err
 
     def test_a_closed_standard_output_is_no_error(self, captures, tiny_checkpoint, tmp_path, monkeypatch):
         command = ["classify", "--model", str(tiny_checkpoint), str(captures / "a.sigmf-meta")]

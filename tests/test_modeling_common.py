@@ -358,7 +358,7 @@ def test_trainer_computes_metrics_of_labels_without_being_told_of_them(name, tmp
 
 def test_wrong_shapes_are_named_before_the_router():
     model = build("moe-classification-fourier")
-    for shape in ((2, 16, 24), (2, 3, 16, 24), (2, 1, 16, 23)):
+    for shape in ((2, 16, 24), (2, 3, 16, 24), (2, 1, 16, 23), (0, 1, 16, 24)):
         with pytest.raises(ValueError, match="`input_values` has shape .* is expected by this configuration"):
             model(torch.zeros(shape))
 

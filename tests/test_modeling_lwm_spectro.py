@@ -163,6 +163,22 @@ def test_dropping_needs_rows_that_mask_equally_many():
         model(inputs_for(model)["input_values"], bool_masked_pos=mask)
 
 
+def test_an_encoder_alone_says_that_it_needs_a_mask_token():
+    model = LwmSpectroForPreTraining(tiny_config()).lwm_spectro
+    values, mask = torch.randn(2, 1, 16, 24), torch.arange(24).expand(2, -1) < 8
+    with pytest.raises(ValueError, match="`bool_masked_pos` needs the `mask_token`"):
+        model(values, bool_masked_pos=mask)
+    token = torch.randn(model.config.hidden_size)
+    masked = model(values, bool_masked_pos=mask, mask_token=token)[0]
+    assert torch.equal(model(values, bool_masked_pos=mask.int(), mask_token=token)[0], masked)
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int32])
+def test_labels_may_be_integers_of_any_width(dtype):
+    model, values, labels = build("classification").eval(), torch.randn(3, 1, 16, 24), torch.tensor([0, 1, -1])
+    assert model(values, labels=labels.to(dtype)).loss == model(values, labels=labels).loss
+
+
 def test_learnable_mask_token_replaces_the_projected_patch():
     model = build("pretraining")
     embeddings, token = model.lwm_spectro.embeddings, model.decoder.mask_token

@@ -176,6 +176,7 @@ def test_segmentation_skips_what_is_not_known():
     assert outputs.logits.shape == (len(values), 3, *values.shape[2:])
     log_probability = outputs.logits.log_softmax(1).gather(1, labels.clamp(min=0)[:, None])[:, 0]
     torch.testing.assert_close(outputs.loss, -log_probability[labels >= 0].mean())
+    assert model(values, labels=torch.full_like(labels, -100)).loss == 0
 
 
 def test_what_a_narrower_receiver_does_not_see_is_not_looked_at():

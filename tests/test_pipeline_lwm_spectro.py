@@ -486,6 +486,14 @@ def test_options_that_are_no_such_numbers_are_named(classify, noise, option, val
         classify(noise(DENSE), **{option: value})
 
 
+def test_options_may_be_numbers_of_any_type(classify, noise):
+    iq = noise(50 * DENSE)
+    options = {"max_views": 3, "top_k": 1, "window_ms": 1.0, "segment_ms": 1.0, "sampling_rate": RATE}
+    expected = classify(iq, **options)
+    for kind in (np.float64, np.float32, torch.tensor):
+        assert classify(iq, **{name: kind(value) for name, value in options.items()}) == expected
+
+
 def test_views_of_symbols_do_not_count_for_heads_that_never_saw_any():
     views = {"protocol": torch.tensor([[0.9, 0.1], [0.9, 0.1]]), "device": torch.tensor([[0.2, 0.8], [0.99, 0.01]])}
     views = {name: values.log() for name, values in views.items()}

@@ -1,6 +1,6 @@
 """A Gradio Space: recordings in, what is in them out.
 
-    pip install 'lwm-spectro-hf[demo]'
+    pip install '.[demo]'
     python examples/space/app.py
 
 Uploads stay on the machine that runs this; nothing is sent anywhere.

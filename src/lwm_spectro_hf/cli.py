@@ -319,12 +319,13 @@ class _Files:
         for option in ("output", "plot", "npz"):  # before there is something to lose
             if (name := getattr(arguments, option, None)) and Path(name).expanduser().is_dir():
                 raise IsADirectoryError(f"--{option} {name} is a folder; expected the name of a file to write.")
-        if name := getattr(arguments, "plot", None):
+        option = "output" if arguments.command == "plot" else "plot"
+        if name := getattr(arguments, option, None):
             from matplotlib.figure import Figure
 
             kinds = Figure().canvas.get_supported_filetypes()
             if Path(name).suffix[1:].lower() not in kinds:
-                raise ValueError(f"--plot {name}: expected a name that ends in .{', .'.join(sorted(kinds))}.")
+                raise ValueError(f"--{option} {name}: expected a name that ends in .{', .'.join(sorted(kinds))}.")
         for name in arguments.inputs or [demo_recordings()]:
             path = Path(name).expanduser()
             found = _recordings_in(path) if path.is_dir() else [path]
@@ -443,7 +444,7 @@ def _load_model(name: str, auto_class: type, segments: bool) -> tuple[Any, set[s
 
 
 def _load(
-    task: str, pipeline_class: type, arguments: argparse.Namespace, name: str, model: Any = None, **options: Any
+    task: str, pipeline_class: type, arguments: argparse.Namespace, name: str, model: Any, **options: Any
 ) -> Any:
     from transformers import AutoFeatureExtractor, pipeline
 
@@ -453,7 +454,7 @@ def _load(
     with _loading(name):
         return pipeline(
             task,
-            model=model or name,
+            model=model,
             feature_extractor=AutoFeatureExtractor.from_pretrained(name),
             device=device,
             batch_size=arguments.batch_size,

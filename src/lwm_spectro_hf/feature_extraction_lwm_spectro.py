@@ -288,7 +288,7 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
     def _framed(self, iq: torch.Tensor, hop_length: int | None) -> tuple[torch.Tensor, int]:
         """Returns the part of `(..., num_samples)` that the frames cover, a view, and the hop [samples]."""
         num_samples = iq.shape[-1]
-        hop = self.hop_length if hop_length is None else hop_length
+        hop = self.hop_length if hop_length is None else _as_plain(hop_length)
         _check_hop_length(hop)
         needed = self.num_samples_needed(hop)
         if num_samples < needed:

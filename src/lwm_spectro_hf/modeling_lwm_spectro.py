@@ -34,7 +34,7 @@ from .patch_copying_lwm_spectro import (
     frame_and_bin_means,
     sum_of_means,
 )
-from .patches_lwm_spectro import patchify
+from .patches_lwm_spectro import check_shape, patchify
 
 
 @dataclass
@@ -50,7 +50,7 @@ class LwmSpectroForPreTrainingOutput(ModelOutput):
         reconstruction (`torch.FloatTensor` of shape `(batch, num_patches, patch_dim or hidden_size)`): Eq. 16, for
             every patch.
         mask (`torch.BoolTensor` of shape `(batch, num_patches)`): Which patches were masked.
-        embedding (`torch.FloatTensor` of shape `(batch, hidden_size)`): Mean of the encoder's output.
+        embedding (`torch.FloatTensor` of shape `(batch, hidden_size)`): The encoder's embedding of what is visible.
         projection (`torch.FloatTensor` of shape `(batch, projection_size)`): Eq. 18.
         router_logits (`torch.FloatTensor` of shape `(batch, num_experts)`, *optional*): Mixture only.
         expert_index (`torch.LongTensor` of shape `(batch,)`, *optional*): The expert of each row, mixture only.
@@ -158,19 +158,9 @@ class LwmSpectroEmbeddings(nn.Module):
         self.norm = build_norm(config) if config.use_embedding_norm else nn.Identity()
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def check_shape(self, input_values: torch.Tensor):
-        """Raises `ValueError` for spectrograms that are not of the configured shape."""
-        config = self.config
-        expected = (config.num_channels, config.num_frames, config.num_freq_bins)
-        if input_values.ndim != 4 or tuple(input_values.shape[1:]) != expected:
-            raise ValueError(
-                f"`input_values` has shape {tuple(input_values.shape)}, but (batch, num_channels, num_frames, "
-                f"num_freq_bins) = (batch, {', '.join(map(str, expected))}) is expected by this configuration."
-            )
-
     def patches(self, input_values: torch.Tensor) -> torch.Tensor:
         """Check the spectrograms and cut them into the patches s_i, of shape `(batch, num_patches, patch_dim)`."""
-        self.check_shape(input_values)
+        check_shape(input_values, self.config)
         return patchify(input_values, self.config.patch_size).to(self.position_embeddings.dtype)
 
     def forward(
@@ -181,7 +171,7 @@ class LwmSpectroEmbeddings(nn.Module):
     ) -> torch.Tensor:
         config = self.config
         patches = self.patches(input_values)
-        mask = bool_masked_pos
+        mask = bool_masked_pos.bool() if bool_masked_pos is not None else None
         if config.cls_token_value is not None:
             patches = F.pad(patches, (0, 0, 1, 0), value=config.cls_token_value)
             mask = F.pad(mask, (1, 0), value=False) if mask is not None else None
@@ -196,6 +186,11 @@ class LwmSpectroEmbeddings(nn.Module):
             positions = positions[visible]
         tokens = self.projection(patches)
         if replace and config.mask_token_value is None:
+            if mask_token is None:
+                raise ValueError(
+                    "`bool_masked_pos` needs the `mask_token` that stands for masked patches, of shape "
+                    f"({config.hidden_size},), which models for pretraining have: `model.decoder.mask_token`."
+                )
             tokens = torch.where(mask[..., None], mask_token, tokens)
         return self.dropout(self.norm(tokens + positions))
 

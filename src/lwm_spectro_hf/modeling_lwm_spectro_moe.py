@@ -27,6 +27,7 @@ from .objectives_lwm_spectro import (
     reconstruction_loss,
     supervised_contrastive_loss,
 )
+from .patches_lwm_spectro import check_shape
 
 
 @dataclass
@@ -365,7 +366,7 @@ class LwmSpectroMoEModel(LwmSpectroMoEPreTrainedModel):
             `ValueError`: If hidden states or attentions are asked for, which rows of one expert alone have in common.
         """
         refuse_recordings(kwargs)
-        self.experts[0].embeddings.check_shape(input_values)
+        check_shape(input_values, self.config.expert_config)
         router_logits = self.router(input_values, resolution)
         if expert_index is None:
             weights, chosen = router_logits.float().softmax(dim=-1).topk(self.config.num_experts_per_sample)

@@ -20,7 +20,8 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_masked_conv_lstm import MaskedConvLstmConfig
-from .objectives_lwm_spectro import draw_mask
+from .objectives_lwm_spectro import draw_mask, label_loss
+from .patches_lwm_spectro import check_shape
 
 
 @dataclass
@@ -57,19 +58,6 @@ def patches_to_values(mask: torch.Tensor, config: MaskedConvLstmConfig) -> torch
     size = config.patch_size
     grid = mask.unflatten(1, (config.num_frames // size, config.num_freq_bins // size))
     return grid.repeat_interleave(size, dim=1).repeat_interleave(size, dim=2)
-
-
-def check_shape(input_values: torch.Tensor, config: MaskedConvLstmConfig):
-    """
-    Raises:
-        `ValueError`: If spectrograms do not have the configured shape.
-    """
-    expected = (config.num_channels, config.num_frames, config.num_freq_bins)
-    if tuple(input_values.shape[1:]) != expected:
-        raise ValueError(
-            f"`input_values` has shape {tuple(input_values.shape)}, but (batch, num_channels, num_frames, "
-            f"num_freq_bins) = (batch, {', '.join(map(str, expected))}) is expected."
-        )
 
 
 def standardize(input_values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -400,7 +388,7 @@ class MaskedConvLstmForSemanticSegmentation(MaskedConvLstmPreTrainedModel):
             input_values, _, _ = standardize(input_values, mask)
         outputs = self.masked_conv_lstm(input_values, mask, return_dict=True, **kwargs)
         logits = self.classifier(outputs.last_hidden_state)
-        loss = F.cross_entropy(logits.float(), labels.long()) if labels is not None else None
+        loss = label_loss(logits, labels) if labels is not None else None
         return SemanticSegmenterOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
 

@@ -16,7 +16,7 @@ def draw_mask(
     Draw the mask set M of eq. 15: the `config.num_masked_patches` patches with the least noise.
 
     Args:
-        config (`LwmSpectroConfig`): Gives the number of patches and of masked ones.
+        config (`LwmSpectroConfig` or `MaskedConvLstmConfig`): Gives the number of patches and of masked ones.
         input_values (`torch.Tensor` of shape `(batch, ...)`): Spectrograms; gives the batch and the device.
         bool_masked_pos (`torch.Tensor` of shape `(batch, num_patches)`, *optional*): The mask itself, 1 = masked.
         noise (`torch.Tensor` of shape `(batch, num_patches)`, *optional*): What to draw by, so that a caller can fix
@@ -99,15 +99,15 @@ def label_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     Cross-entropy in float32, averaged over the rows whose class is known.
 
     Args:
-        logits (`torch.Tensor` of shape `(batch, num_labels)`): Before the softmax.
-        labels (`torch.LongTensor` of shape `(batch,)`): Class of each row; negative = unknown.
+        logits (`torch.Tensor` of shape `(batch, num_labels, ...)`): Before the softmax.
+        labels (`torch.Tensor` of shape `(batch, ...)`, of integers): Class of each row; negative = unknown.
 
     Returns:
         `torch.Tensor` of shape `()`: The loss; 0 if no class is known.
     """
     known = labels >= 0
-    losses = F.cross_entropy(logits.float(), labels.masked_fill(~known, -100), ignore_index=-100, reduction="sum")
-    return losses / known.sum().clamp(min=1)
+    labels = labels.long().masked_fill(~known, -100)
+    return F.cross_entropy(logits.float(), labels, ignore_index=-100, reduction="sum") / known.sum().clamp(min=1)
 
 
 def joint_loss(

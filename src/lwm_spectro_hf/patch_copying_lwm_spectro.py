@@ -119,9 +119,9 @@ class LwmSpectroInpainting(nn.Module):
     What goes on from visible patches into the masked ones between them: residual convolutions over a map of cells.
 
     A channel's gain drifts from patch to patch and a scheduler's blocks end where they like, which neither means over
-    the whole spectrogram nor copies of one patch can follow. A cell of 4 x 4 values is seen as the means of its
-    frames and of its bins, over what the sum of means of [`frame_and_bin_means`] has there, which takes most of the
-    noise of single values off; what is found for it is a sum of the same kind.
+    the whole spectrogram nor copies of one patch can follow. A cell of 4 x 4 values, or of as many as divide a patch,
+    is seen as the means of its frames and of its bins, over what the sum of means of [`frame_and_bin_means`] has
+    there, which takes most of the noise of single values off; what is found for it is a sum of the same kind.
     """
 
     def __init__(self, config: LwmSpectroConfig):

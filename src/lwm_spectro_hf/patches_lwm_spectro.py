@@ -1,6 +1,25 @@
 """Spectrograms to patches and back."""
 
 import torch
+from transformers import PreTrainedConfig
+
+
+def check_shape(input_values: torch.Tensor, config: PreTrainedConfig):
+    """
+    Args:
+        input_values (`torch.Tensor`): Spectrograms.
+        config (`LwmSpectroConfig` or `MaskedConvLstmConfig`): What shape they should have.
+
+    Raises:
+        `ValueError`: If they do not have the configured shape, or are none.
+    """
+    expected = (config.num_channels, config.num_frames, config.num_freq_bins)
+    if tuple(input_values.shape[1:]) != expected or input_values.shape[0] == 0:
+        raise ValueError(
+            f"`input_values` has shape {tuple(input_values.shape)}, but (batch, num_channels, num_frames, "
+            f"num_freq_bins) = (batch, {', '.join(map(str, expected))}) is expected by this configuration, with a "
+            "batch of one at least."
+        )
 
 
 def patchify(input_values: torch.Tensor, patch_size: int) -> torch.Tensor:
@@ -16,8 +35,9 @@ def patchify(input_values: torch.Tensor, patch_size: int) -> torch.Tensor:
         as (channel, row, column).
     """
     batch, channels, frames, bins = input_values.shape
-    grid = input_values.reshape(batch, channels, frames // patch_size, patch_size, bins // patch_size, patch_size)
-    return grid.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * patch_size**2)
+    rows, columns = frames // patch_size, bins // patch_size
+    grid = input_values.reshape(batch, channels, rows, patch_size, columns, patch_size)
+    return grid.permute(0, 2, 4, 1, 3, 5).reshape(batch, rows * columns, channels * patch_size**2)
 
 
 def unpatchify(patches: torch.Tensor, patch_size: int, num_frames: int, num_freq_bins: int) -> torch.Tensor:
@@ -34,5 +54,6 @@ def unpatchify(patches: torch.Tensor, patch_size: int, num_frames: int, num_freq
         `torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`: Spectrograms.
     """
     rows, columns = num_frames // patch_size, num_freq_bins // patch_size
-    grid = patches.reshape(patches.shape[0], rows, columns, -1, patch_size, patch_size)
-    return grid.permute(0, 3, 1, 4, 2, 5).reshape(patches.shape[0], -1, num_frames, num_freq_bins)
+    batch, channels = patches.shape[0], patches.shape[2] // patch_size**2
+    grid = patches.reshape(batch, rows, columns, channels, patch_size, patch_size)
+    return grid.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels, num_frames, num_freq_bins)

@@ -145,7 +145,7 @@ class IQClassificationPipeline(IQPipeline):
     columns `(num_samples, 2)`; a dictionary `{"iq": ..., "sampling_rate": ...}`; the path of a SigMF, `.npy` or raw
     recording, or an open one. A list gives a list of answers, a generator or dataset gives a generator.
 
-    Args of a call (all but `dtype` and `channel` also when the pipeline is made):
+    Args of a call (all but `dtype` also when the pipeline is made):
         sampling_rate (`float`, *optional*): Rate of samples that do not say it themselves [Hz].
         dtype (`str`, *optional*): Sample type of raw files, e.g. `"ci16"`.
         channel (`int`, *optional*): Which one of SigMF recordings with several.
@@ -188,9 +188,12 @@ class IQClassificationPipeline(IQPipeline):
                 )
         for name in ("sampling_rate", "window_ms", "segment_ms", "max_views", "top_k"):
             if kwargs.get(name) is not None:
-                positive(name, kwargs[name])
-                if name in ("max_views", "top_k") and kwargs[name] != int(kwargs[name]):
-                    raise ValueError(f"`{name}={kwargs[name]!r}` is not usable. Expected a whole number.")
+                value = positive(name, kwargs[name])
+                if name in ("max_views", "top_k"):
+                    if value != int(value):
+                        raise ValueError(f"`{name}={kwargs[name]!r}` is not usable. Expected a whole number.")
+                    value = int(value)
+                kwargs[name] = value
         return (
             {name: kwargs[name] for name in reading if name in kwargs},
             {name: kwargs[name] for name in ("return_embedding",) if name in kwargs},
@@ -367,7 +370,7 @@ class IQClassificationPipeline(IQPipeline):
         for name, value in model_outputs[0].items():
             if isinstance(value, torch.Tensor):
                 stacked[name] = torch.cat([view[name] for view in model_outputs])
-        if tags["prefixes"] is not None:
+        if tags["prefixes"] is not None and "protocol" in self._heads():
             # A head of its own for the protocol may have other classes than the router, or another order.
             names, heard = self._heads()["protocol"], self.model.config.expert_names
             if set(names) == set(heard):
@@ -442,7 +445,7 @@ def register():
 
 
 def segment_bounds(start: int, stop: int, segment_samples: float) -> Iterator[tuple[int, int]]:
-    """Cuts a range of samples into equal segments of about `segment_samples`: no remainder, none shorter than 2/3."""
+    """Cuts a range of samples into equal segments of about `segment_samples`: no remainder, but a short one alone."""
     count = max(1, round((stop - start) / segment_samples))
     edges = (start + (stop - start) * index // count for index in range(count + 1))
     return pairwise(edges)

@@ -37,7 +37,7 @@ class IQSegmentationPipeline(IQPipeline):
 
     An input is as for `"iq-classification"`; a list gives a list of answers, a generator a generator.
 
-    Args of a call (also when the pipeline is made):
+    Args of a call (all but `dtype` also when the pipeline is made):
         sampling_rate (`float`, *optional*): Rate of samples that do not say it themselves [Hz].
         dtype (`str`, *optional*): Sample type of raw files, e.g. `"ci16"`.
         channel (`int`, *optional*): Which one of SigMF recordings with several.

@@ -242,6 +242,7 @@ def test_a_held_out_city_is_no_training_data_as_a_folder_either(tmp_path):
     folder = tmp_path / "florence"
     splits = splits_by_city(RECIPE.narrowed(channels=("munich", str(folder))), 100)
     assert splits["train"].recipe.channels == ("munich",) and splits["test"].recipe.channels == (str(folder),)
+    assert splits_by_city(RECIPE.narrowed(channels=("munich", str(folder))), 100, add_test=True) == splits
 
 
 def test_splits_by_city():

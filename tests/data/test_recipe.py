@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lwm_spectro_hf.channel.scenarios import HELD_OUT_SCENARIOS, list_scenarios
@@ -82,6 +83,7 @@ def test_shares_that_have_no_exact_binary_number_are_kept_too(share):
 
 def test_seeds_depend_on_all_their_parts_and_are_the_same_tomorrow():
     assert stable_seed("rows", 0, 1) == 7317770346247200583
+    assert stable_seed("rows", np.int64(0), np.int32(1)) == stable_seed("rows", 0, 1)
     assert len({stable_seed("rows", 0, 1), stable_seed("rows", 1, 0), stable_seed("setting", 0, 1)}) == 3
 
 

@@ -34,6 +34,14 @@ def write_pair(folder, data: bytes, name="recording", captures=None, annotations
     return path
 
 
+def test_the_home_folder_has_its_short_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    iq = noise(300)
+    assert write_sigmf("~/own", iq, RATE) == tmp_path / "own.sigmf-meta"
+    recording = open_recording("~/own.sigmf-meta")
+    np.testing.assert_array_equal(recording.read(np.int16(200), np.int8(100)), iq[200:])
+
+
 class TestSigMF:
     def test_round_trip(self, tmp_path):
         iq = noise(500)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy import integrate, stats
@@ -127,6 +128,8 @@ def test_joint_targets():
 def test_same_seed_gives_the_same_bound():
     first, second = (likelihood_bound(FOUR, (5,), 100, seeded(3), num_trials=8) for _ in range(2))
     torch.testing.assert_close(first.confusion, second.confusion, rtol=0, atol=0)
+    third = likelihood_bound(FOUR, np.arange(5, 6), 100, seeded(3), num_trials=8)
+    assert torch.equal(third.confusion, first.confusion)
 
 
 @pytest.mark.parametrize(

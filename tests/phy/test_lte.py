@@ -289,3 +289,9 @@ def test_codes_agree_with_sionna():
 def test_what_the_standard_cannot_express_is_an_error(change, message):
     with pytest.raises(ValueError, match=message):
         lte.transmit(lte.Downlink(**{"num_rb": 25, "num_subframes": 1, "cell_id": 1, **change}), seeded(0))
+
+
+def test_search_spaces_do_not_depend_on_the_width_of_integers():
+    rnti, subframe, level = torch.tensor([61, 5000, 65000]), torch.tensor([3, 7, 9]), torch.tensor([1, 2, 4])
+    expected = lte_control.search_space(rnti, subframe, level, 20)
+    assert torch.equal(lte_control.search_space(rnti.int(), subframe, level, 20), expected)

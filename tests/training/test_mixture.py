@@ -26,7 +26,7 @@ from lwm_spectro_hf.training.mixture import (
     head_labels,
     score_router,
 )
-from lwm_spectro_hf.training.state import StateError
+from lwm_spectro_hf.training.state import StateError, load_state
 from tiny_models import tiny_config
 
 SETTINGS = MixtureSettings(batch_size=16, epoch_samples=160, warmup_epochs=0.5, max_epochs=20, learning_rate=3e-3)
@@ -136,7 +136,8 @@ def test_heads_can_begin_where_probes_end():
     }
     heads = MixtureHeads(mixture(classifier_type="linear"))
     experts = snapshot(heads.pretraining)
-    heads.fit([batch])
+    noise = {**batch, "protocol": torch.full((210,), -1)}
+    heads.fit([noise, batch])
     assert all(torch.equal(value, experts[name]) for name, value in heads.pretraining.state_dict().items())
     known = {name: column[:200] for name, column in batch.items()}
     with torch.no_grad():
@@ -170,6 +171,12 @@ def test_heads_and_experts_learn_and_the_router_stays(tmp_path, view):
     assert loss.item() == 0 and all(part.grad is None or not part.grad.any() for part in heads.parameters())
     heads.zero_grad(set_to_none=True)
     run.run()
+    saved = load_state(tmp_path)[0]
+    weights = [name for name in saved if name.startswith("weights.")]
+    assert len(weights) == len({part.data_ptr() for part in heads.state_dict().values()})  # shared parts, once
+    again = MixtureHeads(mixture(classifier_type="linear", reconstruction_loss_weight=1 / 16))
+    resumed = training(HeadTraining, again, tmp_path, settings=settings)
+    assert all(torch.equal(part, heads.state_dict()[name]) for name, part in resumed.model.state_dict().items())
     assert entries[0].keys() > figures.keys()
     assert entries[-1]["modulation_loss"] < 0.5 * entries[0]["modulation_loss"]
     assert entries[-1]["joint_loss"] < 0.5 * entries[0]["joint_loss"]

@@ -13,8 +13,9 @@ from accelerate import Accelerator
 from torch.multiprocessing import spawn
 
 from lwm_spectro_hf import LwmSpectroForPreTraining, supervised_contrastive_loss
+from lwm_spectro_hf.level_histogram_lwm_spectro import LwmSpectroLevelNorm
 from lwm_spectro_hf.training.batches import Batches, class_labels
-from lwm_spectro_hf.training.loop import Deadline, DivergedError
+from lwm_spectro_hf.training.loop import Deadline, DivergedError, synchronize_normalizations
 from lwm_spectro_hf.training.masks import mask_noise
 from lwm_spectro_hf.training.pretraining import Pretraining, PretrainingSettings
 from lwm_spectro_hf.training.state import StateError
@@ -288,3 +289,11 @@ def test_evaluation_and_training_see_the_same_loss(tmp_path):
     expected = expected + torch.nn.functional.cross_entropy(logits["snr_db"], class_labels(batch, "snr_db"))
     assert run.evaluate([batch]) == pytest.approx(float(expected.detach()), rel=1e-5)
     assert float(run._step(1e-3)[0]) == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+def test_only_plain_batch_normalization_is_synchronized():
+    model = LwmSpectroForPreTraining(tiny_config(**LEVELS))
+    model.more = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.BatchNorm1d(3))
+    synchronize_normalizations(model)
+    assert type(model.lwm_spectro.levels.norm) is LwmSpectroLevelNorm
+    assert all(type(part) is torch.nn.SyncBatchNorm for part in model.more)

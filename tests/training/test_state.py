@@ -42,6 +42,8 @@ def test_large_tensors_are_split_over_files_of_bounded_size(tmp_path):
     assert_is(tmp_path, 1)
     with pytest.raises(ValueError, match="expected at least 0.1 MiB"):
         save_state(tmp_path, tensors(2), {"seed": 2}, max_file_mib=0.01)
+    with pytest.raises(ValueError, match="expected at least 0.1 MiB"):
+        save_state(tmp_path, tensors(2), {"seed": 2}, max_file_mib=(2**16 + 50) / 2**20)  # less than a tensor's name
     assert_is(tmp_path, 1)
 
 

@@ -55,7 +55,7 @@ def splits_by_city(recipe: Recipe, num: int, num_test: int | None = None, add_te
     """
     held_out = tuple(name for name in recipe.channels if is_held_out(name))
     seen = tuple(name for name in recipe.channels if name not in held_out)
-    if add_test:
+    if add_test and not held_out:
         held_out = HELD_OUT_SCENARIOS
     splits = {}
     if seen:
@@ -384,9 +384,10 @@ def write_arrays(
     """Write one NumPy archive: an array a column, read with `np.load`. I/Q only where all recordings have one length.
 
     Raises:
-        ValueError: If I/Q of several lengths was asked for.
+        ValueError: If the contents are unknown, or I/Q of several lengths was asked for.
         OSError: If the path is a folder, or there is no space left for the file.
     """
+    _check_contents(contents)
     path, extractor = Path(path).expanduser(), extractor or default_extractor(recipe.num_frames, recipe.fft_size)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; expected the name of a file to write, such as {path / 'a.npz'}.")
@@ -421,10 +422,13 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _check(splits: dict[str, Split], contents: tuple[str, ...], shard_size: int, processes: int) -> None:
-    wrong = [name for name in contents if name not in CONTENTS]
-    if wrong or not contents:
+def _check_contents(contents: tuple[str, ...]) -> None:
+    if not contents or any(name not in CONTENTS for name in contents):
         raise ValueError(f"contents is {contents}; expected some of {', '.join(CONTENTS)}.")
+
+
+def _check(splits: dict[str, Split], contents: tuple[str, ...], shard_size: int, processes: int) -> None:
+    _check_contents(contents)
     for name, split in splits.items():
         if split.num < 1:
             raise ValueError(f"Split {name!r} has {split.num} recordings; expected at least 1.")

@@ -91,7 +91,7 @@ class LabelledSpectrograms(torch.utils.data.Dataset):
         rates = batch.get("sampling_rate", [None] * len(batch["iq"]))
         inputs = []
         for iq, rate in zip(batch["iq"], rates, strict=True):
-            iq = np.asarray(list(iq), np.float32)
+            iq = np.asarray(iq, np.float32)
             if iq.ndim != 2 or iq.shape[1] != 2:
                 raise TaskError(f"A row of `iq` has shape {iq.shape}; expected (num_samples, 2), which are I and Q.")
             samples = np.ascontiguousarray(iq).view(np.complex64)[:, 0]

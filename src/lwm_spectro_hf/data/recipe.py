@@ -427,6 +427,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def stable_seed(*parts: object) -> int:
     """A seed below 2**63 that depends on all parts, and on nothing else: not on the process or the Python version."""
+    parts = tuple(part.item() if isinstance(part, np.generic) else part for part in parts)
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 

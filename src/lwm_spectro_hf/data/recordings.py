@@ -153,7 +153,8 @@ class Recording:
         Raises:
             ValueError: If the part does not lie within the recording, or the file has become shorter.
         """
-        count = self.num_samples - start if count is None else count
+        start = int(start)  # of any type, of which narrow ones overflow as bytes
+        count = self.num_samples - start if count is None else int(count)
         if start < 0 or count < 0 or start + count > self.num_samples:
             raise ValueError(
                 f"{self.path}: {count} samples from sample {start} were asked for, but the recording has "
@@ -237,7 +238,7 @@ def open_recording(
         FileNotFoundError: If the file, or the data of a SigMF recording, is missing.
         ValueError: If the file is truncated, empty, not complex, of an unknown kind, or lacks a sample type or rate.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if sampling_rate is not None:
         _check_rate(sampling_rate, "`sampling_rate`")
     if path.is_dir():
@@ -316,7 +317,7 @@ def write_sigmf(
         extensions = [{"name": name, "version": "1.0.0", "optional": True} for name in sorted(namespaces)]
         info.setdefault("core:extensions", extensions)
 
-    final = get_sigmf_filenames(path)
+    final = get_sigmf_filenames(Path(path).expanduser())
     final["base_fn"].parent.mkdir(parents=True, exist_ok=True)
     aside = get_sigmf_filenames(final["base_fn"].with_name(f".{final['base_fn'].name}.{uuid.uuid4().hex}"))
     try:

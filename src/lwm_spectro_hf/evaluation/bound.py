@@ -11,6 +11,7 @@ exceed the bound there, at the price of the levels that it blurs.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 
@@ -217,7 +218,7 @@ def _check(
         if shares.shape != (len(modulations),) or not bool((shares >= 0).all() and 0 < shares.sum() < math.inf):
             raise ValueError(f"prior must have a share, 0 at least, of each of {modulations}, not {prior!r}.")
     for snr_db in snrs_db:
-        if not isinstance(snr_db, (int, float)) or not math.isfinite(snr_db):
+        if not isinstance(snr_db, Real) or not math.isfinite(snr_db):
             raise ValueError(f"An SNR must be a finite number of decibels, not {snr_db!r}.")
     fewest = 1 if known_power else 100
     for name, value, least in (

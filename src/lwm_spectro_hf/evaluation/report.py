@@ -24,9 +24,9 @@ with the head of a logistic regression on their embeddings, and a task of one pr
 protocol alone. Mixtures see what the others see: their router is not told the resolution. Networks with random
 weights need thousands of steps, and might reach more with more than these.
 Scores are macro-F1 in %, mean and standard deviation over seeds, which draw other shots and other random weights;
-the test rows are the same. In brackets: what the paper has, on data of its own (its MobileNet is V3). Terminals move
-in all recordings. In the mixed modulation task BPSK is WiFi's alone and 256-QAM that of LTE and 5G, so that whoever
-tells protocols can exclude one.
+the test rows are the same. In brackets: what the paper has, on data of its own{mobilenet}; equations and references
+are its, too ([arXiv:2601.08780](https://arxiv.org/abs/2601.08780)). Terminals move in all recordings. In the mixed
+modulation task BPSK is WiFi's alone and 256-QAM that of LTE and 5G, so that whoever tells protocols can exclude one.
 """
 
 
@@ -148,7 +148,8 @@ def render(lines: Sequence[Line], figures: dict[tuple[str, str], Sequence[Path]]
         raise ValueError("There are no scores to report; run the benchmark first.")
     budgets = [run.lines[0]["budget"] for run in runs.values()]
     rates = ", ".join(dict.fromkeys(" or ".join(f"{r:g}" for r in budget["learning_rates"]) for budget in budgets))
-    parts = [HEAD.format(rates=rates, share=budgets[0]["pretrained_share"])]
+    mobilenet = " (its MobileNet is V3)" if any(line.get("model") == "mobilenet-v2" for line in lines) else ""
+    parts = [HEAD.format(rates=rates, share=budgets[0]["pretrained_share"], mobilenet=mobilenet)]
     for key, run in runs.items():
         parts += _section(key, run, (figures or {}).get(key, ()))
     return "\n".join(parts)
@@ -190,7 +191,8 @@ def _section(key: tuple[str, str], run: Run, figures: Sequence[Path]) -> Iterato
     first = run.lines[0]
     yield f"## {preset}: {pool}\n"
     checkpoints = ", ".join(f"`{name}`" for name in run.checkpoints) or "none"
-    yield f"Labels `{first['labels']}`; checkpoint {checkpoints}; {_steps(run)}; {_versions(run)}.\n"
+    steps = f"{_steps(run)}; " if any(MODELS[line["model"]].is_trained for line in run.lines) else ""
+    yield f"Labels `{first['labels']}`; checkpoint {checkpoints}; {steps}{_versions(run)}.\n"
     for task in run.tasks:
         yield f"### {TASKS[task].title}\n"
         yield table(run, task)

@@ -27,7 +27,7 @@ PIPELINES = {
         f"pipeline_masked_conv_lstm.{IQSegmentationPipeline.__name__}",
     ),
 }
-CONFIG_FILE, PREPROCESSOR_FILE, WEIGHTS_FILE = "config.json", "preprocessor_config.json", "model.safetensors"
+CONFIG_FILE, PREPROCESSOR_FILE = "config.json", "preprocessor_config.json"
 REQUIREMENTS = "transformers>=5.4,<6\n"
 # Files that run code when they are opened, or may.
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".pkl", ".pickle", ".ckpt")

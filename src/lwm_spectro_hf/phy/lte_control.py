@@ -11,6 +11,7 @@ import torch
 from .bits import from_bits, to_bits
 from .lte_coding import append_crc, circular_buffer, convolutional_rate_match
 from .sequences import constellation, gold_bits
+from .traffic import resource_indication
 
 BANDWIDTHS_RB = (6, 15, 25, 50, 75, 100)
 # N_g of the PHICH (TS 36.331, PHICH-Config), in sixths to stay exact.
@@ -159,11 +160,7 @@ def downlink_assignment(
                 "Resource allocation type 2 (DCI format 1A) schedules one run of resource blocks, the allocation has "
                 "gaps; use type 0 (DCI format 1)."
             )
-        riv = torch.where(
-            length - 1 <= num_rb // 2,
-            num_rb * (length - 1) + start,
-            num_rb * (num_rb - length + 1) + num_rb - 1 - start,
-        )
+        riv = resource_indication(start, length, num_rb)
         width = (num_rb * (num_rb + 1) // 2 - 1).bit_length()
         parts = [to_bits(zero + 1, 1), to_bits(zero, 1), to_bits(riv, width)]
     payload = torch.cat([*parts, *(to_bits(value, width) for value, width in common)], -1)
@@ -287,7 +284,7 @@ def search_space(rnti: torch.Tensor, subframe: torch.Tensor, level: torch.Tensor
         `torch.Tensor` of shape `(...)`; further candidates follow at multiples of the level, modulo
         `num_cce // level * level`.
     """
-    rnti, subframe = torch.broadcast_tensors(rnti, subframe)
+    rnti, subframe = torch.broadcast_tensors(rnti.long(), subframe)
     hashed, start = rnti, torch.zeros_like(rnti)
     for number in range(10):
         hashed = 39827 * hashed % 65537

@@ -25,8 +25,6 @@ from .sequences import CONSTELLATION_ORDERS, constellation, gold_bits, gold_qpsk
 from .traffic import decibels, draw_allocation
 from .waveform import Waveform
 
-# Carrier widths in resource blocks (TS 38.101-1, table 5.3.2-1), by subcarrier spacing [kHz], to 40 MHz.
-CARRIERS_RB = {15: (25, 52, 79, 106, 160, 216), 30: (11, 24, 38, 51, 65, 78, 106)}
 _SSB_SUBCARRIERS = 12 * SSB_RB
 _PARAMETERS = (
     *("cell_id", "rnti", "mcs_table", "bwp_start", "bwp_size", "dmrs_position", "dmrs_additional", "dmrs_port"),

@@ -44,8 +44,8 @@ _SMALL_BLOCK_SIZES = (
     *(1672, 1736, 1800, 1864, 1928, 2024, 2088, 2152, 2216, 2280, 2408, 2472, 2536, 2600, 2664, 2728, 2792, 2856),
     *(2976, 3104, 3240, 3368, 3496, 3624, 3752, 3824),
 )
+_PARITY_ROWS = {1: 46, 2: 42}  # of each base graph (TS 38.212, clause 5.3.2)
 # TS 38.212, table 5.3.2-1: lifting sizes, one row an index i_LS.
-_PARITY_ROWS = {1: 46, 2: 42}  # of each base graph (clause 5.3.2)
 _LIFTING_SIZES = tuple(
     tuple(base << power for power in range(8) if base << power <= 384) for base in (2, 3, 5, 7, 9, 11, 13, 15)
 )
@@ -122,7 +122,7 @@ class PolarCode:
 def encode_broadcast(
     mib: torch.Tensor, frame: torch.Tensor, half_frame: torch.Tensor, k_ssb: torch.Tensor, cell_id: torch.Tensor
 ) -> torch.Tensor:
-    """Broadcast channel: payload, interleaving, scrambling, CRC, polar code (TS 38.212, clause 7.1), up to 3 GHz or 6.
+    """Broadcast channel: payload, interleaving, scrambling, CRC, polar code (TS 38.212, clause 7.1).
 
     Args:
         mib (`torch.Tensor` of shape `(batch, 24)`, uint8): The message of the higher layer, frame number's six high

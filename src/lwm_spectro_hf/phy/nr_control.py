@@ -8,6 +8,7 @@ from .bits import to_bits
 from .nr_cells import SSB_FIRST_SYMBOLS, SYMBOLS_PER_SLOT, Cells
 from .nr_coding import encode_control
 from .sequences import gold_bits, gold_qpsk
+from .traffic import resource_indication
 
 MOST_ELEMENTS = 16  # control channel elements of a message
 HARQ_PROCESSES = 16
@@ -30,12 +31,6 @@ class ControlMessages:
     rnti: torch.Tensor
     payload: torch.Tensor
     aggregation: int
-
-
-def resource_indication(start: torch.Tensor, length: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
-    """Resource indication value of contiguous blocks (TS 38.214, clause 5.1.2.2.2)."""
-    short = length - 1 <= size // 2
-    return torch.where(short, size * (length - 1) + start, size * (size - length + 1) + size - 1 - start)
 
 
 def _field_widths(cells: Cells) -> torch.Tensor:

@@ -28,10 +28,6 @@ class Numerology:
         index = torch.arange(num_subcarriers) - num_subcarriers // 2
         return index if self.dc_used else index + (index >= 0)
 
-    def frequencies_hz(self, num_subcarriers: int) -> torch.Tensor:
-        """Baseband frequency of each subcarrier, shape `(num_subcarriers,)` [Hz]."""
-        return self.bins(num_subcarriers) * self.subcarrier_spacing_hz
-
 
 def symbols_to_samples(grid: torch.Tensor, numerology: Numerology) -> torch.Tensor:
     """Inverse DFT of every OFDM symbol, without cyclic prefix. Unitary: a bin of power one stays one in the mean.

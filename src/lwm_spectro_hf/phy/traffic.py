@@ -1,4 +1,4 @@
-"""How loaded a cell is: which resource blocks are scheduled when."""
+"""How loaded a cell is: which resource blocks are scheduled when, and how grants name them."""
 
 import torch
 
@@ -36,6 +36,20 @@ def draw_allocation(batch_size: int, num_slots: int, num_rb: int, generator: tor
     return torch.where(
         traffic < 0.3, full, torch.where(traffic < 0.7, contiguous, torch.where(traffic < 0.85, scattered, idle))
     )
+
+
+def resource_indication(start: torch.Tensor, length: torch.Tensor, size: torch.Tensor | int) -> torch.Tensor:
+    """The number that grants name a run of resource blocks by (TS 36.213, 7.1.6.3; TS 38.214, 5.1.2.2.2).
+
+    Args:
+        start, length (`torch.Tensor` of shape `(batch,)`): First block and number of blocks.
+        size (`torch.Tensor` of shape `(batch,)` or `int`): Blocks of the carrier or bandwidth part.
+
+    Returns:
+        `torch.Tensor` of shape `(batch,)`.
+    """
+    short = length - 1 <= size // 2
+    return torch.where(short, size * (length - 1) + start, size * (size - length + 1) + size - 1 - start)
 
 
 def decibels(batch_size: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:

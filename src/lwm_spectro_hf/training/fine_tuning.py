@@ -40,7 +40,7 @@ def load_pretrained(checkpoint: str, expert: str | None = None) -> tuple[LwmSpec
     """The encoder of a checkpoint, or its mixture, with the parts that pretraining adds.
 
     Args:
-        checkpoint (`str`): A folder or a name on the Hub, of any model of this package.
+        checkpoint (`str`): A folder or a name on the Hub, of one encoder or a mixture.
         expert (`str`, *optional*): Take this expert out of a mixture.
 
     Returns:
@@ -55,7 +55,11 @@ def load_pretrained(checkpoint: str, expert: str | None = None) -> tuple[LwmSpec
     except (OSError, ValueError) as error:
         raise TaskError(f"{checkpoint} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
     if AutoModelForSequenceClassification not in AUTO_CLASSES.get(type(config), {}):
-        known = ", ".join(config_class.model_type for config_class in AUTO_CLASSES)
+        known = ", ".join(
+            config_class.model_type
+            for config_class, auto_classes in AUTO_CLASSES.items()
+            if AutoModelForSequenceClassification in auto_classes
+        )
         raise TaskError(f"{checkpoint} is a {config.model_type!r} model; expected one of {known}.")
     model, info = AutoModelForPreTraining.from_pretrained(checkpoint, dtype=torch.float32, output_loading_info=True)
     absent = {*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])}

@@ -149,6 +149,19 @@ class Speed:
     data_seconds: float = 0.0
 
 
+def synchronize_normalizations(module: nn.Module) -> None:
+    """Let batch normalizations take the statistics of all processes; kinds of our own, as of levels, do as before.
+
+    Args:
+        module (`nn.Module`): Whose parts are exchanged in place.
+    """
+    for name, part in module.named_children():
+        if type(part) in (nn.BatchNorm1d, nn.BatchNorm2d):
+            setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(part))
+        else:
+            synchronize_normalizations(part)
+
+
 class TrainingLoop:
     """Trains a module in place, on as many processes as `accelerate launch` started.
 
@@ -158,7 +171,7 @@ class TrainingLoop:
         model (`nn.Module`): What is trained, on its device already or not; what it holds frozen stays as it is.
         config (`PreTrainedConfig`): Of the model; a state of another configuration is refused.
         batches ([`Batches`]): Of this process, `batch_size / (processes * gradient_accumulation)` rows each.
-        settings ([`PretrainingSettings`]): What the curve depends on.
+        settings ([`TrainingSettings`]): What the curve depends on.
         accelerator (`Accelerator`): Of this process.
         state_folder (`str` or `os.PathLike`): Where the state is kept; if it is there, training goes on from it.
         data (`dict`): Names the data; a state of other data is refused.
@@ -218,7 +231,7 @@ class TrainingLoop:
             self._load_weights(state[0])
         if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
             # Batch normalization sees the rows of all processes, as one process would; on CPUs PyTorch has no such.
-            nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            synchronize_normalizations(model)
         if compile:
             model.compile()
         self.network = accelerator.prepare_model(model)
@@ -355,11 +368,17 @@ class TrainingLoop:
             figures["peak_share"] = samples / seconds / self._peak_samples_per_s
         return figures
 
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """The model's tensors by name, each once: heads and pretraining of a mixture share its experts."""
+        state = self.model.state_dict()
+        names = {part.data_ptr() if part.numel() else name: name for name, part in state.items()}
+        return {name: state[name] for name in names.values()}
+
     def save(self) -> None:
         """Save the state, on the main process."""
         if not self.accelerator.is_main_process:
             return
-        tensors = {f"weights.{name}": part for name, part in self.model.state_dict().items()}
+        tensors = {f"weights.{name}": part for name, part in self._weights().items()}
         for name, parameter in self._parameters.items():
             for moment in _MOMENTS:
                 if parameter in self.optimizer.state:
@@ -461,7 +480,7 @@ class TrainingLoop:
 
     def _load_weights(self, tensors: dict[str, torch.Tensor]) -> None:
         weights = {name.removeprefix("weights."): x for name, x in tensors.items() if name.startswith("weights.")}
-        expected = {name: tuple(part.shape) for name, part in self.model.state_dict().items()}
+        expected = {name: tuple(part.shape) for name, part in self._weights().items()}
         found = {name: tuple(part.shape) for name, part in weights.items()}
         if found != expected:
             differing = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
@@ -470,7 +489,7 @@ class TrainingLoop:
                 f"{found.get(differing[0])} there, {expected.get(differing[0])} here, as {len(differing)} in all. It "
                 "was saved by another version; give another folder to start anew."
             )
-        self.model.load_state_dict(weights)
+        self.model.load_state_dict(weights, strict=False)  # parts that have two names are there by one
 
     def _load_moments(self, tensors: dict[str, torch.Tensor], record: dict[str, Any]) -> None:
         for name, parameter in self._parameters.items():

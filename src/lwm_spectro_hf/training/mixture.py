@@ -16,7 +16,7 @@ from ..modeling_lwm_spectro_moe import (
     LwmSpectroMoEForSequenceClassification,
     LwmSpectroMoEModel,
 )
-from ..objectives_lwm_spectro import draw_mask
+from ..objectives_lwm_spectro import draw_mask, label_loss
 from .augmentation import shorten
 from .batches import Batches, class_labels
 from .loop import TrainingLoop, TrainingSettings
@@ -167,6 +167,8 @@ class MixtureHeads(nn.Module):
         with torch.no_grad():
             for batch in batches:
                 rows = batch["protocol"] >= 0
+                if not rows.any():  # nothing but noise
+                    continue
                 values, protocol = (batch[name][rows].to(device) for name in ("input_values", "protocol"))
                 embeddings.append(mixture(values, expert_index=protocol, return_dict=True).pooler_output.float().cpu())
                 labels.append({name: column[rows].cpu() for name, column in head_labels(batch).items()})
@@ -246,8 +248,8 @@ class HeadTraining(_MixtureTraining):
             values[rows], protocol[rows], noise[rows], labels[JOINT_TASK][rows], self.settings.view
         )
         losses = {
-            "modulation_loss": _cross_entropy(modulation, labels["modulation"][rows]),
-            "joint_loss": _cross_entropy(joint, labels[JOINT_TASK][rows]),
+            "modulation_loss": label_loss(modulation, labels["modulation"][rows]),
+            "joint_loss": label_loss(joint, labels[JOINT_TASK][rows]),
             "masked_loss": masked,
         }
         loss = sum(losses.values())
@@ -266,12 +268,6 @@ def head_labels(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     snr, mobility = class_labels(batch, "snr_db"), class_labels(batch, "mobility")
     joint = torch.where((snr >= 0) & (mobility >= 0), snr * len(MOBILITIES) + mobility, -100)
     return {"modulation": class_labels(batch, "modulation"), JOINT_TASK: joint}
-
-
-def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The mean over labelled rows; 0 if there are none, where PyTorch's is 0 / 0."""
-    total = F.cross_entropy(logits.float(), labels, reduction="sum")
-    return total / (labels >= 0).sum().clamp(min=1)
 
 
 @torch.inference_mode()

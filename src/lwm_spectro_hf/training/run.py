@@ -211,7 +211,7 @@ class TrainingData:
     def _generated(self, recipe: Recipe, channels: tuple[str, ...], args: argparse.Namespace) -> list[dict]:
         recipe = replace(recipe, channels=channels, chunk_size=min(32, args.eval_samples))
         seed = stable_seed("evaluation", args.seed, channels) % 2**31
-        chunks = max(1, args.eval_samples // recipe.chunk_size)
+        chunks = -(-args.eval_samples // recipe.chunk_size)
         source = GeneratedSpectrograms(recipe, seed, device=self.device, chunks_per_batch=chunks)
         return self._kept(source.batch(0))
 

@@ -132,7 +132,7 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
 def _split(tensors: dict[str, torch.Tensor], max_bytes: int) -> list[dict[str, torch.Tensor]]:
     """Flat pieces named `name@offset`, packed in order into parts below the limit, headers included."""
     budget = max_bytes - 2**16  # for the header, but for its entries
-    if budget <= 0:
+    if max_bytes < 0.1 * 2**20:
         raise ValueError(f"max_file_mib allows {max_bytes} bytes a file; expected at least 0.1 MiB.")
     parts: list[dict[str, torch.Tensor]] = [{}]
     free = budget
