@@ -241,7 +241,7 @@ def _draw_setting(rows: Rows, recipe: Recipe, generator: torch.Generator) -> _Se
     num_rb, step_key = 0, protocol
     if protocol == "WiFi":
         numerology = wifi.NUMEROLOGY
-        occupied_hz = 57 * numerology.subcarrier_spacing_hz
+        occupied_hz = wifi.OCCUPIED_HZ
     elif protocol == "LTE":
         num_rb = pick(recipe.resource_blocks["LTE"])
         numerology = lte.numerology(num_rb)
@@ -310,7 +310,6 @@ def _silence(setting: _Setting, batch_size: int, num_samples: int, device: torch
     return Waveform(
         samples=torch.zeros(batch_size, num_samples, dtype=torch.complex64, device=device),
         numerology=setting.numerology,
-        occupied_hz=setting.occupied_hz,
         element_power=torch.ones(batch_size, device=device),
         symbol_start=none[:, None][:, :0],
         occupancy=zeros,

@@ -372,7 +372,6 @@ def draw(
     return Waveform(
         samples=samples[:, :num_samples],
         numerology=carrier,
-        occupied_hz=12 * num_rb * carrier.subcarrier_spacing_hz,
         element_power=torch.where(used > 0, (power * heard).sum(1) / used.clamp(min=1), 1.0),
         symbol_start=symbol_start,
         occupancy=used / num_elements,

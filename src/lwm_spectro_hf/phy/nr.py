@@ -281,7 +281,6 @@ def draw(
     return Waveform(
         samples=slices(samples, first[:, 0], num_samples),
         numerology=carrier,
-        occupied_hz=12 * num_rb * subcarrier_spacing_hz,
         element_power=element_power,
         symbol_start=symbol_start,
         occupancy=energy / (heard * element_power),

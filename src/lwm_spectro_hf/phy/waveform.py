@@ -15,7 +15,6 @@ class Waveform:
         samples (`torch.Tensor` of shape `(batch, num_samples)`): Complex baseband at `numerology.sampling_rate`,
             complex64. The DFT is unitary: a resource element of power one adds `1 / fft_size` to the mean power.
         numerology ([`Numerology`]): Rate and subcarriers.
-        occupied_hz (`float`): Width of all subcarriers of the carrier, used or not [Hz].
         element_power (`torch.Tensor` of shape `(batch,)`): Mean power of the resource elements in use. Divided by the
             SNR in the occupied band it is the variance of the noise in a sample. One where nothing is sent.
         symbol_start (`torch.Tensor` of shape `(batch, num_symbols)`, int64): First useful sample, after the cyclic
@@ -31,7 +30,6 @@ class Waveform:
 
     samples: torch.Tensor
     numerology: Numerology
-    occupied_hz: float
     element_power: torch.Tensor
     symbol_start: torch.Tensor
     occupancy: torch.Tensor

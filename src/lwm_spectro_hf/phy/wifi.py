@@ -354,7 +354,6 @@ def draw(
     return Waveform(
         samples=samples,
         numerology=NUMEROLOGY,
-        occupied_hz=OCCUPIED_HZ,
         element_power=torch.where(used > 0, energy / used.clamp(min=1e-9), 1.0),
         symbol_start=_symbol_starts(exchanges, heard, num_us) - skipped,
         occupancy=used / all_elements,
