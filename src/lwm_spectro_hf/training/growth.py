@@ -275,5 +275,5 @@ def start_router(router: LwmSpectroMoERouter, *trained: LwmSpectroMoERouter) -> 
         router.load_state_dict(weights)
     except RuntimeError as error:
         looks = getattr(trained[0].fourier, "occupied_band", False)
-        hint = " It looks at the occupied band, too, as `router_occupied_band` (--occupied-band) says." if looks else ""
+        hint = " It looks at the occupied band, too (`router_occupied_band`, --occupied-band)." if looks else ""
         raise ValueError(f"The trained router is of another type or size.{hint} {error}") from error
