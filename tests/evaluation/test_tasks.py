@@ -7,7 +7,9 @@ import pytest
 from benchmark_data import pool_labels
 
 from lwm_spectro_hf import SpectrogramFeatureExtractor
+from lwm_spectro_hf.data.front_end import default_extractor
 from lwm_spectro_hf.data.parquet import load_labels, load_spectrograms
+from lwm_spectro_hf.evaluation.benchmark import PUBLISHED_SPLITS
 from lwm_spectro_hf.evaluation.tasks import (
     TASKS,
     Pool,
@@ -121,3 +123,12 @@ def test_a_pool_is_of_its_city_moving_and_made_once(tmp_path, receiver):
     assert pool.build(tmp_path, extractor) == folder
     assert [path.stat().st_mtime_ns for path in sorted(folder.rglob("*.parquet"))] == before
     assert pool.build(tmp_path, extractor.__class__(num_frames=16, fft_size=128, log_floor_db=-90.0)) != folder
+
+
+@pytest.mark.parametrize("receiver", ["synchronous", "blind"])
+def test_published_results_are_of_what_is_generated_now(receiver, tmp_path):
+    """Where this fails, results are no longer to be had: run the benchmark again, and publish its splits with it."""
+    folder = Pool(96, receiver).build(tmp_path, default_extractor(), 1)
+    published = json.loads(PUBLISHED_SPLITS.read_text())
+    found = {key: splits["labels_of_96"] for key, splits in published.items() if f" {receiver}-" in key}
+    assert found and set(found.values()) == {fingerprint(load_labels(folder, "test"))}

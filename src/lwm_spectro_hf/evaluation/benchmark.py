@@ -42,7 +42,8 @@ _IDENTITY = (
     "imagenet",
 )
 _DOPPLERS_HZ = (0, 10, 20, 50, 100, 1000)  # edges; pedestrians end at 35, vehicles begin at 19
-PUBLISHED_SPLITS = Path(__file__).with_name("splits.json")  # hashes, by preset and pool
+# Hashes by preset and pool: of all labels, of those of the first 96 rows, and of the split of each task.
+PUBLISHED_SPLITS = Path(__file__).with_name("splits.json")
 _PACKAGES = ("lwm-spectro-hf", "torch", "transformers", "scikit-learn")
 
 
