@@ -170,9 +170,8 @@ class LwmSpectroMoEFourierEncoder(nn.Module):
     @staticmethod
     def _within(occupied: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """What deviates from the mean of the occupied bins there, with a mean square of one."""
-        mean = (occupied * values).sum(dim=(2, 3), keepdim=True) / (
-            occupied.sum(dim=-1, keepdim=True) * values.shape[2]
-        ).clamp(min=1e-6)
+        share = occupied.mean(dim=-1, keepdim=True).clamp(min=1e-6)
+        mean = (occupied * values).mean(dim=(2, 3), keepdim=True) / share
         deviation = occupied * (values - mean)
         return deviation / (deviation.square().mean(dim=(2, 3), keepdim=True).sqrt() + 1e-3)
 
