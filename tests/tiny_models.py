@@ -77,7 +77,7 @@ MODELS = {
     "moe-classification-levels": lambda: LwmSpectroMoEForSequenceClassification(tiny_moe_config(LEVELS)),
     "moe-classification-cnn": lambda: LwmSpectroMoEForSequenceClassification(tiny_moe_config(router_type="cnn")),
     "moe-classification-fourier": lambda: LwmSpectroMoEForSequenceClassification(
-        tiny_moe_config(router_type="fourier", router_dropout_prob=0.0)
+        tiny_moe_config(router_type="fourier", router_dropout_prob=0.0, router_occupied_band=True)
     ),
     "conv-lstm-model": lambda: MaskedConvLstmModel(tiny_conv_lstm_config()),
     "conv-lstm-pretraining": lambda: MaskedConvLstmForPreTraining(tiny_conv_lstm_config()),
