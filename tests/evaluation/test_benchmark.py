@@ -274,6 +274,12 @@ def test_checkpoints_and_architectures_are_told_apart_and_other_budgets_left_out
     assert "6 steps of 8 rows" in page and "LWM-FINETUNED" not in page
 
 
+def test_steps_are_told_where_something_was_trained():
+    probes = [score(name, 5, 0, 0.5) for name in ("lwm-probe", "lwm-expert-probe-lte")]
+    assert "steps of" not in render(probes)
+    assert "; 5 steps of 8 rows; " in render([*probes, LINES[0]])
+
+
 def test_a_card_gets_the_tables_of_its_own_weights():
     text = card_section([*LINES, score("lwm-finetuned", 5, 0, 0.2, checkpoint="new 1")], "tiny 0")
     assert "| LWM-FINETUNED | 70.0 ± 14.1 (76.5) |" in text and "| CNN-KOJIMA |" in text and "20.0" not in text

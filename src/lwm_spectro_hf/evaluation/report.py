@@ -191,7 +191,8 @@ def _section(key: tuple[str, str], run: Run, figures: Sequence[Path]) -> Iterato
     first = run.lines[0]
     yield f"## {preset}: {pool}\n"
     checkpoints = ", ".join(f"`{name}`" for name in run.checkpoints) or "none"
-    steps = f"{_steps(run)}; " if any(MODELS[line["model"]].is_trained for line in run.lines) else ""
+    trained = {name for name, model in MODELS.items() if model.is_trained}
+    steps = f"{_steps(run)}; " if any(line["model"] in trained for line in run.lines) else ""
     yield f"Labels `{first['labels']}`; checkpoint {checkpoints}; {steps}{_versions(run)}.\n"
     for task in run.tasks:
         yield f"### {TASKS[task].title}\n"
