@@ -176,6 +176,11 @@ MODELS: dict[str, Model] = {
 }
 
 
+def is_trained(name: str) -> bool:
+    """Whether a model is trained by steps of an optimizer; a probe of one expert, with a name of its own, is not."""
+    return name in MODELS and MODELS[name].is_trained
+
+
 def models_for(names: list[str], task: Task, checkpoint: Checkpoint) -> tuple[dict[str, Model], list[str]]:
     """The entries of a task, by name: "lwm-expert-probe" becomes one for each expert that the task may need.
 

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from ..data.recipe import SNRS_DB
 from ..files import read_json_lines, whole_file
-from .baselines import MODELS, Model, Setting, models_for
+from .baselines import MODELS, Model, Setting, is_trained, models_for
 from .features import Checkpoint, FeatureStore
 from .modulation_bound import ModulationBound
 from .networks import IMAGENET
@@ -162,7 +162,7 @@ class Benchmark:
 
     def _shots_of(self, name: str, task: Task, kept: list[int]) -> list[int]:
         """Those N of a task that the preset has a model run with."""
-        if name not in MODELS or not MODELS[name].is_trained:  # each expert has a probe
+        if not is_trained(name):
             return kept
         if MODELS[name].is_lwm:
             chosen = self.preset.finetuned_shots

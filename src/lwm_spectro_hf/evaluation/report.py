@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .baselines import MODELS
+from .baselines import MODELS, is_trained
 from .benchmark import BOUND, RUN, SCORE
 from .paper import PAPER
 from .tasks import TASKS
@@ -191,8 +191,7 @@ def _section(key: tuple[str, str], run: Run, figures: Sequence[Path]) -> Iterato
     first = run.lines[0]
     yield f"## {preset}: {pool}\n"
     checkpoints = ", ".join(f"`{name}`" for name in run.checkpoints) or "none"
-    trained = {name for name, model in MODELS.items() if model.is_trained}
-    steps = f"{_steps(run)}; " if any(line["model"] in trained for line in run.lines) else ""
+    steps = f"{_steps(run)}; " if any(is_trained(line["model"]) for line in run.lines) else ""
     yield f"Labels `{first['labels']}`; checkpoint {checkpoints}; {steps}{_versions(run)}.\n"
     for task in run.tasks:
         yield f"### {TASKS[task].title}\n"
