@@ -9,7 +9,8 @@ import torch
 from lwm_spectro_hf.channel.scenarios import load_scenario
 from lwm_spectro_hf.channel.tdl import SPEED_OF_LIGHT_MPS
 from lwm_spectro_hf.data.recipe import MOBILITIES, MODULATIONS, PROTOCOLS, RECEIVERS, SYMBOL_RECEIVERS, Recipe
-from lwm_spectro_hf.data.synthesis import NO_LABEL, check_channels, draw_recordings, recording_length
+from lwm_spectro_hf.data.synthesis import NO_LABEL, check_channels, draw_recordings, own_rates, recording_length
+from lwm_spectro_hf.phy import nr
 
 WIDTHS = {"LTE": (6,), "5G": ((15, 25),)}
 SMALL = Recipe(chunk_size=4, resource_blocks=WIDTHS, duration_s=3e-3, spans_s=(0.5e-3, 2e-3), num_frames=32)
@@ -39,6 +40,10 @@ def test_the_same_seed_and_chunk_give_the_same_bytes_and_no_other(receiver):
             assert other.iq.shape != first.iq.shape or not torch.equal(other.iq, first.iq)
 
 
+# At which receivers of the standard record 20 MHz of WiFi, 6 resource blocks of LTE and 25 of 5G.
+BLIND_RATES_HZ = {"WiFi": {20e6}, "LTE": {1.92e6, 3.84e6}, "5G": {5.76e6, 7.68e6}}
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("receiver", RECEIVERS)
 def test_receivers_make_what_they_promise(protocol, receiver):
@@ -55,7 +60,7 @@ def test_receivers_make_what_they_promise(protocol, receiver):
         rates.add(batch.sampling_rate)
         lengths.add(batch.iq.shape[1])
         if receiver == "blind":
-            assert batch.sampling_rate in (native, *recipe.radio_rates_hz)
+            assert batch.sampling_rate in (*BLIND_RATES_HZ[protocol], *recipe.radio_rates_hz)
             assert batch.sampling_rate >= batch.bandwidth_hz
     if receiver in SYMBOL_RECEIVERS:
         assert rates == {recipe.fft_size * spacing} and lengths == {recipe.num_frames * recipe.fft_size}
@@ -64,6 +69,18 @@ def test_receivers_make_what_they_promise(protocol, receiver):
     else:
         assert len(rates) > 1 and len(lengths) > 1
         assert recording_length(dataclasses.replace(recipe, contiguous_view=1.0), 0) == 32 * 128
+
+
+def test_receivers_of_lte_and_5g_have_the_same_rates():
+    """Else the rate would tell which of them it is, as it does for no one who records them."""
+
+    def rates(protocol, num_rb):
+        recipe = recipe_of(protocol, "blind", native_rate=1.0, resource_blocks={protocol: (num_rb,)}, chunk_size=1)
+        return {draw_recordings(recipe, chunk).sampling_rate for chunk in range(12)}
+
+    assert rates("LTE", 25) == rates("5G", (15, 25)) == BLIND_RATES_HZ["5G"]
+    assert rates("LTE", 6) == BLIND_RATES_HZ["LTE"] and rates("5G", (30, 24)) == {11.52e6, 15.36e6}
+    assert own_rates("5G", nr.numerology(273, 30e3), 273 * 12 * 30e3) == (122.88e6,)
 
 
 @pytest.mark.parametrize("receiver, least, most", [("synchronous", 0, 1), ("listening", 8, 64)])

@@ -119,8 +119,8 @@ class Recipe:
         max_phase_noise_deg: Largest phase noise of the oscillators, root mean square [deg].
         adc_bits: Range of the converter's effective number of bits.
         symbol_steps: Of a receiver that finds them, how many OFDM symbols from one frame to the next, by protocol.
-        native_rate: Share of blind recordings made at the carrier's own sampling rate and centre; the others take a
-            rate that radios offer and put the carrier anywhere inside.
+        native_rate: Share of blind recordings made at one of the carrier's own sampling rates and centred; the others
+            take a rate that radios offer and put the carrier anywhere inside.
         radio_rates_hz: Those rates [Hz].
         contiguous_view: Share of blind recordings as long as `num_frames` frames without gaps; the others last a
             duration drawn log-uniformly from `spans_s`.

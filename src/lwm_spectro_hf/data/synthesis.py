@@ -12,7 +12,7 @@ from ..channel.profiles import PowerDelayProfile, exponential_profile, tdl_profi
 from ..channel.scenarios import Scenario, load_scenario
 from ..channel.tdl import SPEED_OF_LIGHT_MPS, TappedDelayLine
 from ..phy import lte, nr, wifi
-from ..phy.ofdm import Numerology, fast_length
+from ..phy.ofdm import FFT_SIZES, FULL_BAND, Numerology, fast_length
 from ..phy.synchronization import Synchronized, required_samples, symbol_period_s, synchronize
 from ..phy.waveform import Waveform
 from .recipe import (
@@ -272,7 +272,9 @@ def _draw_setting(rows: Rows, recipe: Recipe, generator: torch.Generator) -> _Se
     if receiver == "blind":
         native = rows.protocol is not None and uniform() < recipe.native_rate
         rates = [rate for rate in recipe.radio_rates_hz if occupied_hz * 1.02 <= rate <= 8 * occupied_hz]
-        rate = numerology.sampling_rate if native or not rates else pick(rates)
+        if native or not rates:
+            rates = own_rates(protocol, numerology, occupied_hz)
+        rate = pick(rates)
         low, high = (math.log(value) for value in recipe.spans_s)
         span = round(math.exp(low + (high - low) * uniform()) * rate)
         contiguous = recipe.num_frames * recipe.fft_size
@@ -281,6 +283,24 @@ def _draw_setting(rows: Rows, recipe: Recipe, generator: torch.Generator) -> _Se
             num_samples = contiguous
         return replace(setting, sampling_rate=rate, num_samples=fast_length(num_samples), tuned=native)
     return setting
+
+
+def own_rates(protocol: str, numerology: Numerology, occupied_hz: float) -> tuple[float, ...]:
+    """Sampling rates at which receivers of a standard record a carrier, the highest first [Hz].
+
+    Those of LTE and 5G take the smallest transform that holds it, of any usual size, or the next one. Were there one
+    rate for each standard, models would learn by it which one it is, and be wrong about other people's receivers.
+
+    Args:
+        protocol (`str`): One of `PROTOCOLS`.
+        numerology ([`Numerology`]): Of its waveform.
+        occupied_hz (`float`): Width of the carrier [Hz].
+    """
+    if protocol == "WiFi":
+        return (numerology.sampling_rate,)
+    rates = [size * numerology.subcarrier_spacing_hz for size in FFT_SIZES]
+    smallest = next(place for place, rate in enumerate(rates) if FULL_BAND * rate >= occupied_hz)
+    return tuple(rates[smallest : smallest + 2][::-1])
 
 
 def _transmit(rows: Rows, recipe: Recipe, setting: _Setting, num_samples: int, generator: torch.Generator) -> Waveform:

@@ -20,7 +20,7 @@ from .nr_cells import (
 from .nr_coding import BROADCAST_BITS, MCS_TABLES, encode_broadcast
 from .nr_control import ControlMessages, add_control
 from .nr_data import MODULATIONS, TransportBlocks, shared_channel
-from .ofdm import FULL_BAND, Numerology, cyclic_prefix_3gpp, modulate
+from .ofdm import FFT_SIZES, FULL_BAND, Numerology, cyclic_prefix_3gpp, modulate
 from .sequences import CONSTELLATION_ORDERS, constellation, gold_bits, gold_qpsk, m_sequence
 from .traffic import decibels, draw_allocation
 from .waveform import Waveform
@@ -31,7 +31,6 @@ _PARAMETERS = (
     *("cdm_groups", "control_symbols", "coreset_first_rb", "coreset_groups", "bundle_size", "interleaver_rows"),
     *("aggregation", "ssb_first_rb", "ssb_half_frames", "ssb_second_half", "ssb_maximum", "tracking_offset"),
 )
-_FFT_SIZES = (256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 
 
 def numerology(num_rb: int, subcarrier_spacing_hz: float) -> Numerology:
@@ -41,7 +40,7 @@ def numerology(num_rb: int, subcarrier_spacing_hz: float) -> Numerology:
         num_rb (`int`): Resource blocks.
         subcarrier_spacing_hz (`float`): 15e3 or 30e3 [Hz].
     """
-    fft_size = next(size for size in _FFT_SIZES if FULL_BAND * size >= 12 * num_rb)
+    fft_size = next(size for size in FFT_SIZES if FULL_BAND * size >= 12 * num_rb)
     return Numerology(fft_size * subcarrier_spacing_hz, subcarrier_spacing_hz, fft_size, dc_used=True)
 
 
