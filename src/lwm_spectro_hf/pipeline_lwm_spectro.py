@@ -136,10 +136,10 @@ class IQClassificationPipeline(IQPipeline):
     A recording is read in segments of about `segment_ms`. Each segment is looked at several times: as a whole, with
     frames spread over it, and in up to `max_views - 1` dense views of adjoining frames, evenly spaced over it, as long
     as it is longer than one and a half of these. Where the sampling rate is known, it is also searched for the cyclic
-    prefixes of WiFi, LTE and 5G and for WiFi's preambles ([`~phy.listening.listen`]): what the model says of the
-    protocol is multiplied by how likely they are, and where symbols are found, up to eight more views have a frame for
-    each, over and over if they are few, which together count as much as all the others. What the views say is combined
-    by [`Evidence`]. Views without any power are left out.
+    prefixes of WiFi, LTE and 5G, for WiFi's preambles and for LTE's synchronization ([`~phy.listening.listen`]): what
+    the model says of the protocol is multiplied by how likely they are, and where symbols are found, up to eight more
+    views have a frame for each, over and over if they are few, which together count as much as all the others. What
+    the views say is combined by [`Evidence`]. Views without any power are left out.
 
     An input is a complex array or tensor `(num_samples,)`; a batch of them `(batch, num_samples)`; real I and Q
     columns `(num_samples, 2)`; a dictionary `{"iq": ..., "sampling_rate": ...}`; the path of a SigMF, `.npy` or raw
@@ -153,8 +153,9 @@ class IQClassificationPipeline(IQPipeline):
             and `duration_s`. A last window of less than half the length, or too short for a view, is left out.
         segment_ms (`float`, *optional*, defaults to 20): Length of a segment [ms].
         max_views (`int`, *optional*, defaults to 16): Blind views of one segment.
-        synchronize (`bool`, *optional*): Look for prefixes and preambles; by default with an extractor whose frames
-            can be symbols, `hop_length="auto"`, and a model with a router, and if the whole package is installed.
+        synchronize (`bool`, *optional*): Look for prefixes, preambles and the like; by default with an extractor whose
+            frames can be symbols, `hop_length="auto"`, and a model with a router, and if the whole package is
+            installed.
         top_k (`int`, *optional*): Give this many labels in `protocol_scores`, and the same for every other head.
         return_embedding (`bool`, *optional*, defaults to `False`): Add `embedding`, `np.ndarray` `(hidden_size,)`.
         on_progress (`Callable[[int], None]`, *optional*): Called with the number of samples of each segment when it is
@@ -319,7 +320,7 @@ class IQClassificationPipeline(IQPipeline):
         return views
 
     def _heard(self, listen: Callable, iq: np.ndarray, sampling_rate: float) -> tuple[torch.Tensor, list[dict]]:
-        """What prefixes and preambles say of the protocol, `(num_protocols,)`, and the views of found symbols."""
+        """What prefixes and the like say of the protocol, `(num_protocols,)`, and the views of found symbols."""
         extractor = self.feature_extractor
         heard = listen(iq, sampling_rate, self.model.config.expert_names, extractor.num_frames, extractor.fft_size)
         values = [extractor(frames, return_tensors="pt").input_values for frames in heard.frames]

@@ -1,4 +1,6 @@
-"""What the sampling rate of a recording gives away: whose symbols are in it, by prefixes and preambles, and where.
+"""What the sampling rate of a recording gives away: whose symbols are in it, and where.
+
+Prefixes tell symbols, preambles WiFi's packets, and synchronization signals LTE from 5G.
 
 A spectrogram alone does not say how many hertz a bin is wide. A receiver knows, and can try the symbol lengths of all
 standards; one that fits is found far below the noise, and what follows need not listen blindly any longer.
@@ -11,11 +13,12 @@ from fractions import Fraction
 import numpy as np
 import torch
 
+from .cell_search import SPACING_LTE_HZ, lte_evidence
 from .ofdm import fast_length
 from .synchronization import SPACING_WIFI_HZ, required_samples, symbol_evidence, symbol_period_s, synchronize
 
 # WiFi's, and of 3GPP's those that the generator draws; LTE and 5G may have the same.
-PROTOCOL_SPACINGS_HZ = {"WiFi": (SPACING_WIFI_HZ,), "LTE": (15e3,), "5G": (15e3, 30e3)}
+PROTOCOL_SPACINGS_HZ = {"WiFi": (SPACING_WIFI_HZ,), "LTE": (SPACING_LTE_HZ,), "5G": (15e3, 30e3)}
 # From frame to frame, as in the spectrograms that models are trained on, the longest that a recording has: nine
 # milliseconds of a cell, four of packets.
 SYMBOL_STEPS = {SPACING_WIFI_HZ: (8, 4, 2, 1), 15e3: (1,), 30e3: (2, 1)}
@@ -45,7 +48,7 @@ class Heard:
 
     Attributes:
         evidence (`np.ndarray` of shape `(num_protocols,)`): For each protocol, the logarithm of how much likelier the
-            recording is if symbols of that length are in it than if they are not.
+            recording is if it has such symbols, and LTE's synchronization signal, than if it has not.
         frames (`np.ndarray` of shape `(num_views, num_frames * fft_size)`): One useful symbol after the other,
             complex64; no views if no symbols were found, or if the recording is not long enough.
         frame_step_s (`float`): From one of these frames to the next in the recording [s]; not a number without any.
@@ -91,10 +94,13 @@ def listen(
         iq, scale = (iq / loudest).astype(np.complex64), scale * loudest
         iq = iq - iq.mean()
     recording = _Recording(torch.from_numpy(iq), sampling_rate)
-    found = {spacing: _evidence(recording, spacing) for spacing in sorted(wanted)}
+    bands = {spacing: _evidence(recording, spacing) for spacing in sorted(wanted)}
+    found = {spacing: max(evidence.values(), default=0.0) for spacing, evidence in bands.items()}
     evidence = np.array(
         [max((found[spacing] for spacing in PROTOCOL_SPACINGS_HZ.get(name, ())), default=0.0) for name in protocols]
     )
+    if "LTE" in protocols:
+        evidence[list(protocols).index("LTE")] += _lte_evidence(recording, bands[SPACING_LTE_HZ])
     likeliest = max(found, key=found.__getitem__, default=None)
     cut = None
     if likeliest is not None and found[likeliest] > 0:
@@ -154,15 +160,30 @@ class _Recording:
         return self._spectra[key]
 
 
-def _evidence(recording: _Recording, spacing_hz: float) -> float:
-    rates = [rate for rate in _SEARCH_RATES_HZ[spacing_hz] if rate <= 1.1 * recording.sampling_rate]
+def _evidence(recording: _Recording, spacing_hz: float) -> dict[float, float]:
+    """Evidence of symbols in each band of a recording, by its centre [Hz]; of none, if it is too short or too slow."""
+    rate = _search_rate(recording, spacing_hz)
     # What is shorter than a symbol shows no prefix, however many bands its rate has.
-    if not rates or len(recording.iq) < recording.sampling_rate * symbol_period_s(spacing_hz):
-        return 0.0
+    if rate is None or len(recording.iq) < recording.sampling_rate * symbol_period_s(spacing_hz):
+        return {}
     # The carrier is anywhere in a wide recording.
-    centres = _band_centres(recording.sampling_rate, rates[-1])
-    bands = torch.stack([recording.at(rates[-1], _LEAKAGE_HZ, centre) for centre in centres])
-    return float(symbol_evidence(bands, rates[-1], spacing_hz).max())
+    centres = _band_centres(recording.sampling_rate, rate)
+    bands = torch.stack([recording.at(rate, _LEAKAGE_HZ, centre) for centre in centres])
+    return dict(zip(centres, symbol_evidence(bands, rate, spacing_hz).tolist(), strict=True))
+
+
+def _lte_evidence(recording: _Recording, bands: dict[float, float]) -> float:
+    """Evidence of LTE in those bands that have symbols of 15 kHz."""
+    heard = [centre for centre, evidence in bands.items() if evidence > 0]
+    if not heard:
+        return 0.0
+    rate = _search_rate(recording, SPACING_LTE_HZ)
+    return float(lte_evidence(torch.stack([recording.at(rate, _LEAKAGE_HZ, centre) for centre in heard]), rate).max())
+
+
+def _search_rate(recording: _Recording, spacing_hz: float) -> float | None:
+    rates = [rate for rate in _SEARCH_RATES_HZ[spacing_hz] if rate <= 1.1 * recording.sampling_rate]
+    return rates[-1] if rates else None
 
 
 def _band_centres(sampling_rate: float, rate: float) -> list[float]:

@@ -46,7 +46,7 @@ _CELL_PEAK, _CELL_SLOPE = 5.0, 2.0  # over the median of all timings
 # Of training fields: the peak of their coherence, over its mean in noise. Of 687 generated recordings of 5 or 20 ms
 # without packets all have less than 7.3; of those with them, from 5 dB of SNR on, 95 % have more than 6.8.
 _FIELD_PEAK, _FIELD_SLOPE = 7.7, 3.0
-_EVIDENCE = (-2.0, 6.0)  # that there are none: they may be weak; that there are some: they may be somebody else's
+EVIDENCE = (-2.0, 6.0)  # that there are none: they may be weak; that there are some: they may be somebody else's
 
 
 @dataclass
@@ -278,7 +278,7 @@ def symbol_evidence(iq: torch.Tensor, sampling_rate: float, subcarrier_spacing_h
     else:
         floor = correlation.median(2).values.clamp(min=1e-30)
         peak, slope = (correlation.amax(2) / floor)[:, 0] - _CELL_PEAK, _CELL_SLOPE
-    evidence = (slope * peak).clamp(*_EVIDENCE)
+    evidence = (slope * peak).clamp(*EVIDENCE)
     return evidence.maximum(_training_field_evidence(iq, sampling_rate)) if is_wifi else evidence
 
 
@@ -304,7 +304,7 @@ def _training_field_evidence(iq: torch.Tensor, sampling_rate: float) -> torch.Te
     # What is narrow or a tone is coherent, too, but for longer than a field.
     around = torch.maximum(coherence[:, : -2 * apart], coherence[:, 2 * apart :])
     peak = (coherence[:, apart:-apart] - around).amax(1) * (repeated * period) ** 0.5
-    return (_FIELD_SLOPE * (peak - _FIELD_PEAK)).clamp(*_EVIDENCE)
+    return (_FIELD_SLOPE * (peak - _FIELD_PEAK)).clamp(*EVIDENCE)
 
 
 def _equally_loud(iq: torch.Tensor, width: int) -> torch.Tensor:

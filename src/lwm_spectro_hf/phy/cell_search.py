@@ -1,0 +1,129 @@
+"""LTE or 5G? Both may have the same symbols, but LTE's primary synchronization signal comes every five milliseconds.
+
+A phone that searches for cells knows the carrier frequency and looks for the timing. Here it is the other way round:
+symbols are found by their cyclic prefixes, and the carrier may be anywhere in the recording.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from .lte import primary_synchronization
+from .ofdm import Numerology, symbols_to_samples
+from .synchronization import EVIDENCE, required_samples, symbol_period_s, synchronize
+
+SPACING_LTE_HZ = 15e3
+_SUBCARRIERS = 62
+_SYMBOLS = 70  # from one primary synchronization signal to the next, half a frame
+_MOST_SIGNALS = 8  # what a longer recording has beyond them is left out
+_DELAYS = (2 / 128, 4.5 / 128)  # of a symbol: how early frames of `synchronize` start, before early and late echoes
+_FLOOR = 1e-4  # of the mean power: below it is nothing but what rounding leaves, which is no noise
+# How little is to be expected by chance [nats], where it counts neither way, and how fast it then counts. Of generated
+# recordings of 20 ms with such symbols 95 % of LTE's have more than 19, those of 5G less than 10. Of 5 ms, which may
+# have one signal alone, 86 % of LTE's, from 0 dB of SNR on all but a few, have more than 6, 98 % of 5G's less than 5.
+_SURPRISE, _SLOPE = 9.0, 0.5
+
+
+def lte_evidence(iq: torch.Tensor, sampling_rate: float) -> torch.Tensor:
+    """How surely cells of 15 kHz are LTE's, from primary synchronization signals (TS 36.211, clause 6.11.1).
+
+    A symbol times the conjugate of the signal's waveform is a tone at the carrier frequency, if it is that signal. The
+    share of the power of 62 subcarriers that is in the tone has a beta distribution in noise and in data, with a mean
+    of 1 / 62. Shares half a frame apart are taken together, and the rarest of them, over all timings and frequencies,
+    is compared with what is to be expected of so many.
+
+    Args:
+        iq (`torch.Tensor` of shape `(batch, num_samples)`): Recordings that have such symbols, complex.
+        sampling_rate (`float`): A multiple of 128 x 15 kHz [Hz].
+
+    Returns:
+        `torch.Tensor` of shape `(batch,)`: How much likelier the recording is if the cell is LTE's than if it is
+        another with the same symbols, logarithm, between -2 and 6; 0 if it is too short to tell.
+
+    Raises:
+        ValueError: If the rate is no such multiple.
+    """
+    count = min(_MOST_SIGNALS * _SYMBOLS, int(iq.shape[1] / sampling_rate / symbol_period_s(SPACING_LTE_HZ)))
+    while count and required_samples(sampling_rate, SPACING_LTE_HZ, count) > iq.shape[1]:
+        count -= 1
+    if not count:
+        return torch.zeros(len(iq), device=iq.device)
+    frames = synchronize(iq, sampling_rate, SPACING_LTE_HZ, num_frames=count).iq.unflatten(1, (count, -1))
+    surprise = torch.stack([_surprise(symbols) for symbols in frames])
+    least, most = EVIDENCE
+    # Half a frame has a signal in it. Of less, it is no surprise if there is none.
+    return (_SLOPE * (surprise - _SURPRISE)).clamp(least * min(1.0, count / _SYMBOLS), most)
+
+
+def _surprise(symbols: torch.Tensor) -> torch.Tensor:
+    """By how many nats the best place for a primary synchronization signal is a better one than others would have.
+
+    Args:
+        symbols (`torch.Tensor` of shape `(num_symbols, fft_size)`): Useful symbols of a recording.
+
+    Returns:
+        `torch.Tensor` of shape `()`: Below zero in noise and data.
+    """
+    num_symbols, fft_size = symbols.shape
+    spectra = torch.fft.fft(symbols, norm="ortho")
+    shares = _shares(symbols, spectra.abs().square())
+    rareness = F.pad(_rareness(shares), (0, 0, 0, 0, 0, -num_symbols % _SYMBOLS)).unflatten(0, (-1, _SYMBOLS)).sum(0)
+    first = torch.arange(min(num_symbols, _SYMBOLS), device=symbols.device)
+    together = (num_symbols - 1 - first) // _SYMBOLS + 1
+    by_chance = _rareness_of_sums(rareness[: len(first)], together[:, None, None])
+    best = int(by_chance.argmax())
+    symbol, (waveform, frequency) = best // by_chance[0].numel(), divmod(best % by_chance[0].numel(), fft_size)
+    surprise = by_chance.flatten()[best]
+    if together[symbol] > 1:
+        # Other signals come again, too, and the same share with them. It is of what comes again, and not of noise.
+        places = (frequency + _bins(symbols.device)) % fft_size
+        within = F.normalize(spectra[symbol::_SYMBOLS, places], dim=1)
+        again = (within[1:].conj() * within[:-1]).sum(1).abs().mean()
+        share = shares[symbol::_SYMBOLS, waveform, frequency].mean() / again.clamp(min=1e-6)
+        surprise = surprise.minimum(_rareness(share))
+    return surprise - math.log(by_chance.numel())
+
+
+def _rareness(shares: torch.Tensor) -> torch.Tensor:
+    """Minus the logarithm of how often noise has a larger share: exponentially distributed, with a mean of one."""
+    return -(_SUBCARRIERS - 1) * torch.log1p(-shares.clamp(max=1 - 1e-6))
+
+
+def _rareness_of_sums(sums: torch.Tensor, together: torch.Tensor) -> torch.Tensor:
+    """Minus the logarithm of how often `together` exponentially distributed numbers of mean one add up to more.
+
+    The sum has a gamma distribution, whose tail has a closed form for whole numbers.
+    """
+    order = torch.arange(int(together.max()), device=sums.device).reshape(-1, *[1] * sums.ndim)
+    terms = order * sums.clamp(min=1e-6).log() - torch.lgamma(order + 1.0)
+    return sums - terms.masked_fill(order >= together, -torch.inf).logsumexp(0)
+
+
+def _bins(device: torch.device) -> torch.Tensor:
+    """Where the subcarriers of the signal lie around the carrier frequency, `(num_subcarriers,)`."""
+    index = torch.arange(_SUBCARRIERS, device=device) - _SUBCARRIERS // 2
+    return index + (index >= 0)
+
+
+def _shares(symbols: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
+    """Shares of the power of 62 subcarriers that are a primary synchronization signal.
+
+    Args:
+        symbols (`torch.Tensor` of shape `(num_symbols, fft_size)`): In time.
+        power (`torch.Tensor` of shape `(num_symbols, fft_size)`): Of their subcarriers.
+
+    Returns:
+        `torch.Tensor` of shape `(num_symbols, num_waveforms, fft_size)`: For each frequency of the carrier.
+    """
+    fft_size = symbols.shape[1]
+    turns = -torch.tensor(_DELAYS, device=symbols.device)[:, None] * _bins(symbols.device)
+    signals = primary_synchronization(torch.arange(3, device=symbols.device))
+    delayed = (signals[:, None] * torch.polar(torch.ones_like(turns), 2 * math.pi * turns)).flatten(0, 1)
+    numerology = Numerology(fft_size * SPACING_LTE_HZ, SPACING_LTE_HZ, fft_size, dc_used=False)
+    waveforms = symbols_to_samples(delayed[None], numerology)[0]
+    tones = torch.fft.fft(symbols[:, None] * waveforms.conj()).abs().square()
+    beside = _SUBCARRIERS // 2
+    around = F.pad(power[:, None], (beside, beside), mode="circular")
+    within = F.avg_pool1d(around, _SUBCARRIERS + 1, stride=1) * (_SUBCARRIERS + 1) - power[:, None]
+    return tones / (_SUBCARRIERS * (within + _FLOOR * _SUBCARRIERS * power.mean()).clamp(min=1e-30))
