@@ -82,6 +82,8 @@ def main() -> None:
     args = parse_args()
     if args.experts and len(args.experts) != len(PROTOCOLS):
         raise SystemExit(f"--experts has {len(args.experts)} checkpoints; expected {', '.join(PROTOCOLS)}, in order.")
+    if args.occupied_band and args.router_type != "fourier":
+        raise SystemExit(f"--occupied-band is for --router-type fourier; this one is {args.router_type}.")
     run = Run(args)
     torch.manual_seed(stable_seed("router", args.seed) % 2**31)
     mixture = LwmSpectroMoEForPreTraining.from_experts(

@@ -86,6 +86,7 @@ def test_contradictions_are_named(fields, message):
         ({"additional_tasks": {"type": ["a"]}}, "what modules call something else"),
         ({"router_patch_size": 3}, "Of the router's transformer, whose fields.* not divisible by `patch_size` = 3"),
         ({"router_num_attention_heads": 5}, "`hidden_size` = 64"),
+        ({"router_occupied_band": True, "router_type": "cnn"}, "of type \"fourier\", and `router_type` is 'cnn'"),
         ({"expert_config": {"num_frames": 130}}, "130 frames"),
     ],
 )

@@ -322,6 +322,10 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
             except StrictDataclassError as error:
                 found = error.__cause__
                 raise ValueError(f"Of the router's transformer, whose fields are `router_...`: {found}") from error
+        if self.router_occupied_band and self.router_type != "fourier":
+            raise ValueError(
+                f'`router_occupied_band` is for a router of type "fourier", and `router_type` is {self.router_type!r}.'
+            )
 
     @property
     def num_experts(self) -> int:
