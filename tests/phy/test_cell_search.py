@@ -52,8 +52,8 @@ def test_the_carrier_may_be_anywhere(offset_hz):
 def test_one_signal_is_enough_and_none_in_a_short_recording_says_little():
     iq = downlink(lte, 20, 20)
     assert lte_evidence(iq[:, : 6 * 7680], 7.68e6).item() > 4
-    least = {num_ms: lte_evidence(noise(1, num_ms * 7680), 7.68e6).item() for num_ms in (1, 3, 10)}
-    assert 0 > least[1] > least[3] > least[10] == -2
+    least = {num_ms: lte_evidence(noise(1, num_ms * 7680), 7.68e6).item() for num_ms in (1, 2, 10)}
+    assert 0 > least[1] > -0.3 and -0.3 > least[2] > -0.6 and least[10] == pytest.approx(-2)
     assert lte_evidence(noise(2, 600), 7.68e6).tolist() == [0, 0]
     assert torch.isfinite(lte_evidence(torch.zeros(1, 80_000, dtype=torch.complex64), 7.68e6)).all()
 

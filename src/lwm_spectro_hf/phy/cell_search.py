@@ -22,7 +22,7 @@ _FLOOR = 1e-4  # of the mean power: below it is nothing but what rounding leaves
 # How little is to be expected by chance [nats], where it counts neither way, and how fast it then counts. Of generated
 # recordings of 20 ms with such symbols 95 % of LTE's have more than 19, those of 5G less than 10. Of 5 ms, which may
 # have one signal alone, 86 % of LTE's, from 0 dB of SNR on all but a few, have more than 6, 98 % of 5G's less than 5.
-_SURPRISE, _SLOPE = 9.0, 0.5
+_SURPRISE, _SLOPE = 10.0, 0.5
 
 
 def lte_evidence(iq: torch.Tensor, sampling_rate: float) -> torch.Tensor:
@@ -52,8 +52,9 @@ def lte_evidence(iq: torch.Tensor, sampling_rate: float) -> torch.Tensor:
     frames = synchronize(iq, sampling_rate, SPACING_LTE_HZ, num_frames=count).iq.unflatten(1, (count, -1))
     surprise = torch.stack([_surprise(symbols) for symbols in frames])
     least, most = EVIDENCE
-    # Half a frame has a signal in it. Of less, it is no surprise if there is none.
-    return (_SLOPE * (surprise - _SURPRISE)).clamp(least * min(1.0, count / _SYMBOLS), most)
+    # Half a frame has a signal in it, which may be missed; a part of one may have none.
+    least = math.log1p(math.expm1(least) * min(1.0, count / _SYMBOLS))
+    return (_SLOPE * (surprise - _SURPRISE)).clamp(least, most)
 
 
 def _surprise(symbols: torch.Tensor) -> torch.Tensor:

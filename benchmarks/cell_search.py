@@ -1,0 +1,72 @@
+"""LTE or 5G without a model: what cyclic prefixes and LTE's synchronization signal tell, by length and SNR.
+
+    python benchmarks/cell_search.py --num 100                             # minutes
+    python benchmarks/cell_search.py --num 400 --duration-ms 2 5 20
+
+Recordings are those of the preset `blind`, through channels of Florence: sparse and full cells of all widths, at any
+rate, the carrier anywhere. The table has, of each standard, the share of recordings in which `listen` finds it the
+likelier one, in %, and in brackets the share in which it finds the other; in the rest no symbols are found.
+"""
+
+import argparse
+from dataclasses import replace
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from lwm_spectro_hf.channel.scenarios import HELD_OUT_SCENARIOS
+from lwm_spectro_hf.data.recipe import PROTOCOLS, SNRS_DB, preset
+from lwm_spectro_hf.data.synthesis import draw_recordings
+from lwm_spectro_hf.phy.listening import listen
+
+CELLS = ("LTE", "5G")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num", type=int, default=100, help="recordings a duration (default: %(default)s)")
+    parser.add_argument("--duration-ms", type=float, nargs="+", default=[5.0, 20.0], help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    args = parser.parse_args()
+
+    print("| ms | standard | all | " + " | ".join(f"{snr_db:g} dB" for snr_db in SNRS_DB) + " |")
+    print("| --- " * (3 + len(SNRS_DB)) + "|")
+    for duration_ms in args.duration_ms:
+        heard = hear(duration_ms, args.num, args.seed)
+        for protocol in CELLS:
+            more, snrs_db = np.array([row[1:] for row in heard if row[0] == protocol]).reshape(-1, 2).T
+            groups = [more, *(more[snrs_db == snr_db] for snr_db in SNRS_DB)]
+            print(f"| {duration_ms:g} | {protocol} | " + " | ".join(map(cell, groups)) + " |", flush=True)
+
+
+def hear(duration_ms: float, num: int, seed: int) -> list[tuple[str, float, float]]:
+    """Of each recording its standard, by how much it is the likelier one, logarithm, and its SNR [dB]."""
+    span = duration_ms * 1e-3
+    recipe = replace(
+        preset("blind"),
+        protocols=CELLS,
+        channels=HELD_OUT_SCENARIOS,
+        noise_share=0.0,
+        contiguous_view=0.0,
+        spans_s=(span, span),
+        max_samples=round(span * 62e6),
+        chunk_size=2,
+    )
+    heard = []
+    for chunk in tqdm(range(-(-num // recipe.chunk_size)), desc=f"{duration_ms:g} ms", leave=False):
+        batch = draw_recordings(recipe, chunk, seed)
+        for row in torch.nonzero(batch.protocol >= 0)[:, 0].tolist():
+            lte, nr = listen(batch.iq[row].numpy(), batch.sampling_rate, CELLS).evidence
+            protocol = PROTOCOLS[batch.protocol[row]]
+            heard.append((protocol, lte - nr if protocol == "LTE" else nr - lte, float(batch.snr_db[row])))
+    return heard
+
+
+def cell(more: np.ndarray) -> str:
+    """Shares of what is likelier and of what is less likely than the other standard."""
+    return f"{100 * np.mean(more > 0):.0f} ({100 * np.mean(more < 0):.0f})" if len(more) else ""
+
+
+if __name__ == "__main__":
+    main()
