@@ -55,6 +55,9 @@ LIMITS = """
 - LTE uplink, 5G uplink, 802.11ax and WiFi channels of 40 MHz and more, and every protocol other than the three were
   never seen; the verdict on such a signal is one of the three all the same. Of WiFi it is the right one where the
   sampling rate is known, by the preambles of packets; what it says of their modulation is not.
+- LTE and 5G with subcarriers of 15 kHz and carriers of like width look alike where frames straddle symbols: most of
+  what is told wrong of blind spectrograms is one of these for the other. In recordings of 5 ms and more whose sampling
+  rate is known, LTE's synchronization signal tells them apart.
 - SNR is that of the occupied band, averaged over the elements in use; it is read best where guard band is visible.
 """
 NOISE = """
