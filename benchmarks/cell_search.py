@@ -13,10 +13,10 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from listening import blind_recordings
 from tqdm.auto import tqdm
 
-from lwm_spectro_hf.channel.scenarios import HELD_OUT_SCENARIOS
-from lwm_spectro_hf.data.recipe import PROTOCOLS, SNRS_DB, preset
+from lwm_spectro_hf.data.recipe import PROTOCOLS, SNRS_DB
 from lwm_spectro_hf.data.synthesis import draw_recordings
 from lwm_spectro_hf.phy.listening import listen
 
@@ -42,17 +42,7 @@ def main() -> None:
 
 def hear(duration_ms: float, num: int, seed: int) -> list[tuple[str, float, float]]:
     """Of each recording its standard, by how much it is the likelier one, logarithm, and its SNR [dB]."""
-    span = duration_ms * 1e-3
-    recipe = replace(
-        preset("blind"),
-        protocols=CELLS,
-        channels=HELD_OUT_SCENARIOS,
-        noise_share=0.0,
-        contiguous_view=0.0,
-        spans_s=(span, span),
-        max_samples=round(span * 62e6),
-        chunk_size=2,
-    )
+    recipe = replace(blind_recordings(duration_ms), protocols=CELLS)
     heard = []
     for chunk in tqdm(range(-(-num // recipe.chunk_size)), desc=f"{duration_ms:g} ms", leave=False):
         batch = draw_recordings(recipe, chunk, seed)

@@ -19,11 +19,26 @@ from transformers import pipeline
 
 from lwm_spectro_hf import default_checkpoint
 from lwm_spectro_hf.channel.scenarios import HELD_OUT_SCENARIOS
-from lwm_spectro_hf.data.recipe import MOBILITIES, MODULATIONS, PROTOCOLS, SNRS_DB, preset
+from lwm_spectro_hf.data.recipe import MOBILITIES, MODULATIONS, PROTOCOLS, SNRS_DB, Recipe, preset
 from lwm_spectro_hf.data.synthesis import draw_recordings
 
 LABELS = ("protocol", "modulation", "snr_db", "mobility")
 LISTENERS = {"blindly": False, "by its symbols": None}
+
+
+def blind_recordings(duration_ms: float) -> Recipe:
+    """Recordings of that length in the held-out city, none of them of noise alone."""
+    span = duration_ms * 1e-3
+    # Few of a kind: recordings of a chunk share the carrier and the receiver.
+    return replace(
+        preset("blind"),
+        channels=HELD_OUT_SCENARIOS,
+        noise_share=0.0,
+        contiguous_view=0.0,
+        spans_s=(span, span),
+        max_samples=round(span * 62e6),
+        chunk_size=2,
+    )
 
 
 def main() -> None:
@@ -35,17 +50,7 @@ def main() -> None:
     args = parser.parse_args()
 
     classify = pipeline("iq-classification", model=args.model)
-    span = args.duration_ms * 1e-3
-    # Few of a kind: recordings of a chunk share the carrier and the receiver.
-    recipe = replace(
-        preset("blind"),
-        channels=HELD_OUT_SCENARIOS,
-        noise_share=0.0,
-        contiguous_view=0.0,
-        spans_s=(span, span),
-        max_samples=round(span * 62e6),
-        chunk_size=2,
-    )
+    recipe = blind_recordings(args.duration_ms)
     right: dict[str, list[dict[str, bool]]] = {listener: [] for listener in LISTENERS}
     snrs_db = []
     with tqdm(total=args.num, unit="rec") as progress:
