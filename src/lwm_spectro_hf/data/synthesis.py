@@ -12,7 +12,7 @@ from ..channel.profiles import PowerDelayProfile, exponential_profile, tdl_profi
 from ..channel.scenarios import Scenario, load_scenario
 from ..channel.tdl import SPEED_OF_LIGHT_MPS, TappedDelayLine
 from ..phy import lte, nr, wifi
-from ..phy.ofdm import FFT_SIZES, FULL_BAND, Numerology, fast_length
+from ..phy.ofdm import Numerology, fast_length, fft_sizes
 from ..phy.synchronization import Synchronized, required_samples, symbol_period_s, synchronize
 from ..phy.waveform import Waveform
 from .recipe import (
@@ -298,9 +298,8 @@ def own_rates(protocol: str, numerology: Numerology, occupied_hz: float) -> tupl
     """
     if protocol == "WiFi":
         return (numerology.sampling_rate,)
-    rates = [size * numerology.subcarrier_spacing_hz for size in FFT_SIZES]
-    smallest = next(place for place, rate in enumerate(rates) if FULL_BAND * rate >= occupied_hz)
-    return tuple(rates[smallest : smallest + 2][::-1])
+    spacing_hz = numerology.subcarrier_spacing_hz
+    return tuple(size * spacing_hz for size in reversed(fft_sizes(occupied_hz / spacing_hz)[:2]))
 
 
 def _transmit(rows: Rows, recipe: Recipe, setting: _Setting, num_samples: int, generator: torch.Generator) -> Waveform:

@@ -20,7 +20,7 @@ from .nr_cells import (
 from .nr_coding import BROADCAST_BITS, MCS_TABLES, encode_broadcast
 from .nr_control import ControlMessages, add_control
 from .nr_data import MODULATIONS, TransportBlocks, shared_channel
-from .ofdm import FFT_SIZES, FULL_BAND, Numerology, cyclic_prefix_3gpp, modulate
+from .ofdm import Numerology, cyclic_prefix_3gpp, fft_sizes, modulate
 from .sequences import CONSTELLATION_ORDERS, constellation, gold_bits, gold_qpsk, m_sequence
 from .traffic import decibels, draw_allocation
 from .waveform import Waveform
@@ -40,7 +40,7 @@ def numerology(num_rb: int, subcarrier_spacing_hz: float) -> Numerology:
         num_rb (`int`): Resource blocks.
         subcarrier_spacing_hz (`float`): 15e3 or 30e3 [Hz].
     """
-    fft_size = next(size for size in FFT_SIZES if FULL_BAND * size >= 12 * num_rb)
+    fft_size = fft_sizes(12 * num_rb)[0]
     return Numerology(fft_size * subcarrier_spacing_hz, subcarrier_spacing_hz, fft_size, dc_used=True)
 
 

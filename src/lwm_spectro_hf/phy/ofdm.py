@@ -5,8 +5,13 @@ from dataclasses import dataclass
 import torch
 
 # Usual sizes of the DFT of cells: powers of two, and three quarters of them.
-FFT_SIZES = (128, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
+_FFT_SIZES = (128, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 FULL_BAND = 0.94  # share of the band that a carrier occupies at most, and up to which channels are exact
+
+
+def fft_sizes(num_subcarriers: float) -> list[int]:
+    """Usual DFTs that hold so many subcarriers and leave channels room for their edges, the smallest first."""
+    return [size for size in _FFT_SIZES if FULL_BAND * size >= num_subcarriers]
 
 
 @dataclass(frozen=True)
