@@ -6,12 +6,14 @@ A spectrogram alone does not say how many hertz a bin is wide. A receiver knows,
 standards; one that fits is found far below the noise, and what follows need not listen blindly any longer.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from .cell_search import SPACING_LTE_HZ, lte_evidence
 from .ofdm import fast_length
@@ -40,6 +42,11 @@ _LEAKAGE_HZ = 20e3
 _HIGHEST_SNR_DB = 28.0  # models have been shown 25 dB
 _OCCUPIED_QUANTILE = 0.8  # of the subcarriers of a view: WiFi has two fifths of them
 _FAINTEST_VIEW = 0.5  # of the power of the loudest one: what is half as loud has as much noise as signal
+# Bins of the mean spectrum, of those averaged with their neighbours, and how far out the edges of the band are looked
+# at, short of where filters of receivers fall off. Of generated recordings of 10 ms of all of a carrier 27 % look as
+# if it went on, most of them of 0 dB and less, and of a part of one 97 %.
+_SPECTRUM_BINS, _AVERAGED_BINS, _EDGE = 128, 7, 0.43
+_FLAT_DB = 4.0  # from the quietest to the loudest: where it is less, nothing beside a carrier is to be seen
 
 
 @dataclass(frozen=True)
@@ -178,12 +185,35 @@ def _lte_evidence(recording: _Recording, bands: dict[float, float]) -> float:
     if not heard:
         return 0.0
     rate = _search_rate(recording, SPACING_LTE_HZ)
-    return float(lte_evidence(torch.stack([recording.at(rate, _LEAKAGE_HZ, centre) for centre in heard]), rate).max())
+    evidence = float(lte_evidence(torch.stack([recording.at(rate, _LEAKAGE_HZ, band) for band in heard]), rate).max())
+    if evidence < 0 and _may_go_on(recording.iq):
+        # The signal is in the middle of the carrier, which may as well lie outside.
+        evidence = math.log((1 + math.exp(evidence)) / 2)
+    return evidence
+
+
+def _may_go_on(iq: torch.Tensor) -> bool:
+    """Whether a carrier may reach beyond the band of a recording `(num_samples,)`: it is loud at one of the edges."""
+    frames = iq[: len(iq) // _SPECTRUM_BINS * _SPECTRUM_BINS].unflatten(0, (-1, _SPECTRUM_BINS))
+    window = torch.hann_window(_SPECTRUM_BINS)
+    power = torch.view_as_real(torch.fft.fft(frames * window)).square().sum(2).mean(0)
+    power[[-2, -1, 0, 1, 2]] = (power[-3] + power[3]) / 2  # the receiver's leakage
+    averaged = F.avg_pool1d(torch.fft.fftshift(power)[None], _AVERAGED_BINS, stride=1)[0]
+    level = 10 * averaged.clamp(min=1e-30).log10()
+    edge = round((0.5 - _EDGE) * _SPECTRUM_BINS) - _AVERAGED_BINS // 2
+    level = level[edge : len(level) - edge]
+    quietest, loudest = level.min(), level.max()
+    return bool(loudest - quietest < _FLAT_DB or level[[0, -1]].max() > (quietest + loudest) / 2)
 
 
 def _search_rate(recording: _Recording, spacing_hz: float) -> float | None:
-    rates = [rate for rate in _SEARCH_RATES_HZ[spacing_hz] if rate <= 1.1 * recording.sampling_rate]
-    return rates[-1] if rates else None
+    lowest, *others = _SEARCH_RATES_HZ[spacing_hz]
+    # Cells go on all the time, so that prefixes show in a part of a carrier, too. Packets are told by their training
+    # fields, which need more of it.
+    most = 1.1 if spacing_hz == SPACING_WIFI_HZ else _MAX_INTERPOLATION
+    if lowest > most * recording.sampling_rate:
+        return None
+    return max([lowest, *(rate for rate in others if rate <= 1.1 * recording.sampling_rate)])
 
 
 def _band_centres(sampling_rate: float, rate: float) -> list[float]:
