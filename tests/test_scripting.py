@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lwm_spectro_hf import LwmSpectroMoEConfig
 from lwm_spectro_hf.scripting import one_line_errors, usable_device
 from lwm_spectro_hf.training.loop import DivergedError
 
@@ -11,6 +12,11 @@ from lwm_spectro_hf.training.loop import DivergedError
 def test_what_a_user_can_mend_is_one_line(kind):
     with pytest.raises(SystemExit, match="^error: nothing there$"), one_line_errors():
         raise kind("nothing there")
+
+
+def test_a_wrong_configuration_says_what_is_wrong_with_it():
+    with pytest.raises(SystemExit, match="^error: `router_occupied_band` is for a router of type"), one_line_errors():
+        LwmSpectroMoEConfig(router_type="cnn", router_occupied_band=True)
 
 
 def test_what_is_nobodys_mistake_stays_visible():

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 
 @contextmanager
@@ -11,10 +12,13 @@ def one_line_errors() -> Iterator[None]:
     """Ends a script with one line where a user can mend what is wrong: a file that is missing, a value out of range.
 
     Raises:
-        SystemExit: In place of `OSError`, `ValueError`, `ImportError` and `ArithmeticError`.
+        SystemExit: In place of `OSError`, `ValueError`, `ImportError`, `ArithmeticError`, and what configurations
+            raise.
     """
     try:
         yield
+    except StrictDataclassError as error:
+        raise SystemExit(f"error: {error.__cause__ or error}") from None
     except (OSError, ValueError, ImportError, ArithmeticError) as error:
         raise SystemExit(f"error: {error}") from None
 

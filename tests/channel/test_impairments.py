@@ -6,6 +6,7 @@ import torch
 
 from lwm_spectro_hf.channel.impairments import (
     add_noise,
+    band_edges,
     clock_offset,
     imperfect_mixer,
     lowpass,
@@ -117,6 +118,13 @@ def test_converter_has_its_levels_and_noise():
     step = float(largest[1]) / 127
     assert abs(float((out[1] - samples[1]).abs().square().mean()) / (step**2 / 6) - 1) < 0.02
     assert (quantize(torch.zeros(1, 10, dtype=torch.complex64), torch.tensor([8])) == 0).all()
+
+
+def test_edges_of_the_band_fall_off_and_its_middle_stays():
+    samples = tone([0.02, -0.38, 0.47, -0.5], 1000)
+    kept = band_edges(samples, 1e6, torch.full((4,), 0.4e6), torch.full((4,), 0.1))
+    torch.testing.assert_close(kept[:2], samples[:2], atol=1e-5, rtol=0)
+    torch.testing.assert_close(kept[2:].abs().mean(1), torch.full((2,), 1e-3), atol=1e-5, rtol=0)
 
 
 def test_lowpass_passes_and_stops():

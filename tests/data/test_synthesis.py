@@ -83,6 +83,28 @@ def test_receivers_of_lte_and_5g_have_the_same_rates():
     assert own_rates("5G", nr.numerology(273, 30e3), 273 * 12 * 30e3) == (122.88e6,)
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_receivers_of_a_part_of_the_carrier_have_it_in_most_of_their_band(protocol):
+    clear = {"snrs_db": (math.inf,), "channels": ("none",), "full_load": 1.0, "native_rate": 0.5}
+    recipe = recipe_of(protocol, "blind", partial_band=1.0, contiguous_view=1.0, chunk_size=8, **clear)
+    recipe = dataclasses.replace(recipe, resource_blocks={"LTE": (50,), "5G": ((15, 52),)})
+    places = []
+    for chunk in range(4):
+        batch = draw_recordings(recipe, chunk)
+        assert batch.sampling_rate in recipe.radio_rates_hz and batch.sampling_rate < batch.bandwidth_hz
+        power = torch.fft.fft(batch.iq.unflatten(1, (-1, 32))).abs().square().mean(1)
+        power[:, [-1, 0, 1]] = power.median(dim=1, keepdim=True).values  # the receiver's leakage
+        loud = power > 0.03 * power.quantile(0.8, dim=1, keepdim=True)
+        assert bool((loud.float().mean(1) >= 0.6).all())  # three quarters less the edges of its filter
+        places += (torch.fft.fftshift(loud, 1).float() @ torch.linspace(-1, 1, 32)).tolist()
+    assert min(places) < -1 and max(places) > 1  # either side of the carrier is reached
+
+
+def test_a_carrier_that_is_narrower_than_any_rate_is_heard_whole():
+    batch = draw_recordings(recipe_of("LTE", "blind", partial_band=1.0), 0)
+    assert batch.sampling_rate > batch.bandwidth_hz
+
+
 @pytest.mark.parametrize("receiver, least, most", [("synchronous", 0, 1), ("listening", 8, 64)])
 def test_who_listens_hears_the_symbols_and_does_not_know_the_carrier(receiver, least, most):
     recipe = recipe_of("LTE", receiver, snrs_db=(40,), full_load=1.0, channels=("none",), chunk_size=16)

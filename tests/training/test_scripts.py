@@ -59,9 +59,9 @@ def test_from_data_to_a_released_folder(tmp_path, data, monkeypatch, capsys):
     mixed = ["--data", data, data, "--mix", 2, *SMALL, *STEPS]
     call(monkeypatch, "run_router.py", *experts, "--router-type", "cnn", "--out", tmp_path / "router", *mixed)
     router = json.loads((tmp_path / "router" / "results.json").read_text())["router_held_out"]
-    short = "listening, short recordings"
-    assert set(router) == {"as trained", "synchronous", "blind", "listening", short, "blind, saturated"}
-    assert router["blind"]["num"] == 16
+    short, part = "listening, short recordings", "blind, a part of the carrier"
+    assert set(router) == {"as trained", "synchronous", "blind", "listening", short, "blind, saturated", part}
+    assert router["blind"]["num"] == router[part]["num"] == 16
     trained = LwmSpectroMoEForPreTraining.from_pretrained(tmp_path / "router" / "model")
     expert = LwmSpectroForPreTraining.from_pretrained(runs[2] / "model")
     assert torch.equal(trained.decoders[2].mask_token, expert.decoder.mask_token)

@@ -179,6 +179,22 @@ def receive(
     return torch.fft.ifft(spectrum, norm="forward")
 
 
+def band_edges(
+    samples: torch.Tensor, sampling_rate: float, edge_hz: torch.Tensor, rolloff: torch.Tensor
+) -> torch.Tensor:
+    """The filter that keeps what lies outside the received band from folding into it.
+
+    Args:
+        samples (`torch.Tensor` of shape `(batch, num_samples)`): Complex64.
+        sampling_rate (`float`): [Hz].
+        edge_hz (`torch.Tensor` of shape `(batch,)`): Where it begins to fall, up to half the rate and beyond [Hz].
+        rolloff (`torch.Tensor` of shape `(batch,)`): Width of the transition over the edge, at whose end it is 60 dB.
+    """
+    frequency = torch.fft.fftfreq(samples.shape[1], 1 / sampling_rate, device=samples.device)
+    response = lowpass(frequency.expand(len(samples), -1), edge_hz, rolloff, torch.full_like(edge_hz, -60.0))
+    return torch.fft.ifft(torch.fft.fft(samples) * response)
+
+
 def imperfect_mixer(
     samples: torch.Tensor, dc_db: torch.Tensor, image_db: torch.Tensor, generator: torch.Generator
 ) -> torch.Tensor:

@@ -58,7 +58,7 @@ _RATE_TOLERANCE = 0.05
 _SHORTEST_S = 1e-5
 _SHARES = (
     *("full_load", "noise_share", "high_throughput", "line_of_sight", "receive_filter", "native_rate"),
-    "contiguous_view",
+    *("partial_band", "contiguous_view"),
 )
 
 
@@ -122,6 +122,8 @@ class Recipe:
         native_rate: Share of blind recordings made at one of the carrier's own sampling rates and centred; the others
             take a rate that radios offer and put the carrier anywhere inside.
         radio_rates_hz: Those rates [Hz].
+        partial_band: Share of blind recordings of a part of a carrier, at one of those rates that is less than its
+            width; of a carrier that is narrower than all of them there are none.
         contiguous_view: Share of blind recordings as long as `num_frames` frames without gaps; the others last a
             duration drawn log-uniformly from `spans_s`.
         spans_s: Range of durations [s].
@@ -178,6 +180,7 @@ class Recipe:
         2e6, 2.4e6, 2.5e6, 4e6, 5e6, 5.76e6, 8e6, 10e6, 11.52e6, 12.5e6, 15.36e6, 16e6, 20e6, 23.04e6, 25e6, 30.72e6,
         40e6, 46.08e6, 50e6, 56e6, 61.44e6,
     )  # fmt: skip
+    partial_band: float = 0.0
     contiguous_view: float = 0.5
     spans_s: tuple[float, float] = (0.5e-3, 12e-3)
     max_samples: int = 400_000

@@ -98,6 +98,7 @@ class _Setting:
         num_samples (`int`): At that rate.
         symbol_step (`int`): OFDM symbols from frame to frame of a receiver that finds them.
         tuned (`bool`): A blind receiver tuned to the carrier.
+        partial (`bool`): One that hears a part of it.
     """
 
     protocol: str
@@ -110,6 +111,7 @@ class _Setting:
     num_samples: int
     symbol_step: int
     tuned: bool
+    partial: bool = False
 
 
 def check_channels(recipe: Recipe) -> None:
@@ -274,14 +276,23 @@ def _draw_setting(rows: Rows, recipe: Recipe, generator: torch.Generator) -> _Se
         rates = [rate for rate in recipe.radio_rates_hz if occupied_hz * 1.02 <= rate <= 8 * occupied_hz]
         if native or not rates:
             rates = own_rates(protocol, numerology, occupied_hz)
-        rate = pick(rates)
+        # A recipe without such recordings draws what it drew before there were any.
+        narrower = [rate for rate in recipe.radio_rates_hz if rate < occupied_hz] if recipe.partial_band else []
+        partial = bool(narrower) and uniform() < recipe.partial_band
+        rate = pick(narrower if partial else rates)
         low, high = (math.log(value) for value in recipe.spans_s)
         span = round(math.exp(low + (high - low) * uniform()) * rate)
         contiguous = recipe.num_frames * recipe.fft_size
         num_samples = max(contiguous // 4, min(span, recipe.max_samples))
         if uniform() < recipe.contiguous_view:
             num_samples = contiguous
-        return replace(setting, sampling_rate=rate, num_samples=fast_length(num_samples), tuned=native)
+        return replace(
+            setting,
+            sampling_rate=rate,
+            num_samples=fast_length(num_samples),
+            tuned=native and not partial,
+            partial=partial,
+        )
     return setting
 
 
@@ -450,6 +461,10 @@ def _receive(
         generator=generator,
         filter_probability=recipe.receive_filter,
     )
+    if setting.partial:
+        # Without noise or a neighbour beside the carrier, the filter against them shows in the carrier itself.
+        edge_hz = setting.sampling_rate * uniform(0.4, 0.6)
+        samples = impairments.band_edges(samples, setting.sampling_rate, edge_hz, uniform(0.05, 0.25))
     samples = samples if drift_first else drift(samples, setting.sampling_rate)
     leakage_db = torch.where(uniform(0, 1) < 0.5, uniform(-50, -15) if informed else uniform(-40, 5), -100.0)
     samples = impairments.imperfect_mixer(samples, leakage_db, uniform(-60, -25), generator)
@@ -493,6 +508,8 @@ def _tuned_offset(setting: _Setting, recipe: Recipe, uniform: Callable[[float, f
 
 def _blind_offset(setting: _Setting, recipe: Recipe, uniform: Callable[[float, float], torch.Tensor]) -> torch.Tensor:
     """Where a monitoring receiver hears the carrier, off the middle of its band [Hz]."""
+    if setting.partial:  # at least three quarters of the band are within the carrier
+        return (0.5 * setting.occupied_hz - 0.25 * setting.sampling_rate) * uniform(-1, 1)
     spare = max(0.0, 0.49 * setting.sampling_rate - 0.5 * setting.occupied_hz)
     if setting.tuned:  # only the oscillators differ, by some ten ppm
         return (setting.numerology.subcarrier_spacing_hz * uniform(-0.5, 0.5)).clamp(-spare, spare)
