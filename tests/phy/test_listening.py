@@ -55,6 +55,13 @@ def test_cells_are_told_at_any_rate_and_heard_by_their_symbols(spacing_hz, likel
         assert power[:, inside].mean() > 1.6 * np.delete(power, inside, axis=1)[:, 1:].mean()
 
 
+def test_receivers_of_a_part_of_the_channel_tell_packets():
+    iq = open_recording(RECORDINGS / "wifi_11a_16qam_36mbps.sigmf-meta").read()
+    part = resample_poly(iq * np.exp(0.4j * np.arange(len(iq))), 1, 5)  # 4 MHz of 20, beside the middle
+    evidence = listen(np.tile(part, 8), 4e6, PROTOCOLS).evidence
+    assert evidence.argmax() == 0 and evidence[0] > 1
+
+
 @pytest.mark.parametrize("spacing_hz, likeliest", [(15e3, {"LTE", "5G"}), (30e3, {"5G"})])
 def test_receivers_of_a_part_of_the_carrier_tell_cells(spacing_hz, likeliest):
     rate = 64 * spacing_hz  # 1.08 or 2.16 MHz are occupied: 12 % of it are lost

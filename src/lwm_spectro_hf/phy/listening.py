@@ -208,10 +208,7 @@ def _may_go_on(iq: torch.Tensor) -> bool:
 
 def _search_rate(recording: _Recording, spacing_hz: float) -> float | None:
     lowest, *others = _SEARCH_RATES_HZ[spacing_hz]
-    # Cells go on all the time, so that prefixes show in a part of a carrier, too. Packets are told by their training
-    # fields, which need more of it.
-    most = 1.1 if spacing_hz == SPACING_WIFI_HZ else _MAX_INTERPOLATION
-    if lowest > most * recording.sampling_rate:
+    if lowest > _MAX_INTERPOLATION * recording.sampling_rate:  # prefixes show in a part of the band, too
         return None
     return max([lowest, *(rate for rate in others if rate <= 1.1 * recording.sampling_rate)])
 
