@@ -55,10 +55,10 @@ def wide_carriers(duration_ms: float, band_hz: float) -> Recipe:
         "LTE": tuple(num_rb for num_rb in recipe.resource_blocks["LTE"] if 12 * 15 * num_rb >= least_khz),
         "5G": tuple(width for width in recipe.resource_blocks["5G"] if 12 * width[0] * width[1] >= least_khz),
     }
-    protocols = tuple(name for name in PROTOCOLS if widths.get(name, wifi.OCCUPIED_HZ >= 2 * band_hz))
+    is_wide = {"WiFi": wifi.OCCUPIED_HZ >= 2 * band_hz, **widths}
+    protocols = tuple(name for name in PROTOCOLS if is_wide[name])
     if not protocols:
         raise SystemExit(f"No carrier is twice as wide as {band_hz * 1e-6:g} MHz; expected a narrower --band-mhz.")
-    widths = {name: widths[name] or recipe.resource_blocks[name] for name in widths}
     return replace(
         recipe,
         protocols=protocols,

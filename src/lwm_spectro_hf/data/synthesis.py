@@ -97,8 +97,7 @@ class _Setting:
         sampling_rate (`float`): Of the receiver [Hz].
         num_samples (`int`): At that rate.
         symbol_step (`int`): OFDM symbols from frame to frame of a receiver that finds them.
-        tuned (`bool`): A blind receiver tuned to the carrier.
-        partial (`bool`): One that hears a part of it.
+        tuned (`bool`): A blind receiver tuned to the carrier, if it hears all of it.
     """
 
     protocol: str
@@ -111,7 +110,11 @@ class _Setting:
     num_samples: int
     symbol_step: int
     tuned: bool
-    partial: bool = False
+
+    @property
+    def partial(self) -> bool:
+        """Whether it is a blind receiver of a part of the carrier: others have rates that hold it."""
+        return self.receiver == "blind" and self.sampling_rate < self.occupied_hz
 
 
 def check_channels(recipe: Recipe) -> None:
@@ -278,21 +281,14 @@ def _draw_setting(rows: Rows, recipe: Recipe, generator: torch.Generator) -> _Se
             rates = own_rates(protocol, numerology, occupied_hz)
         # A recipe without such recordings draws what it drew before there were any.
         narrower = [rate for rate in recipe.radio_rates_hz if rate < occupied_hz] if recipe.partial_band else []
-        partial = bool(narrower) and uniform() < recipe.partial_band
-        rate = pick(narrower if partial else rates)
+        rate = pick(narrower if narrower and uniform() < recipe.partial_band else rates)
         low, high = (math.log(value) for value in recipe.spans_s)
         span = round(math.exp(low + (high - low) * uniform()) * rate)
         contiguous = recipe.num_frames * recipe.fft_size
         num_samples = max(contiguous // 4, min(span, recipe.max_samples))
         if uniform() < recipe.contiguous_view:
             num_samples = contiguous
-        return replace(
-            setting,
-            sampling_rate=rate,
-            num_samples=fast_length(num_samples),
-            tuned=native and not partial,
-            partial=partial,
-        )
+        return replace(setting, sampling_rate=rate, num_samples=fast_length(num_samples), tuned=native)
     return setting
 
 
