@@ -105,6 +105,17 @@ class TestClassify:
         assert silent.startswith("silent.sigmf-meta") and "no signal" in silent
         assert heard.index("5 ms") == header.index("duration")
 
+    def test_where_no_symbols_were_found_the_table_says_so(self, spectro, captures, monkeypatch):
+        found = [np.full(3, 2.0), np.full(3, -2.0)]
+        monkeypatch.setattr("lwm_spectro_hf.phy.listening.listen", lambda *args: Heard(found[0], []))
+        assert "*" not in spectro("classify", captures).out
+        found.reverse()
+        _, heard, silent, note = spectro("classify", captures).out.splitlines()
+        assert " % * " in heard and "*" not in silent
+        assert note == cli.NO_SYMBOLS
+        heard, silent = map(json.loads, spectro("classify", captures, "--json").out.splitlines())
+        assert heard["symbols_found"] is False and silent["symbols_found"] is None
+
     def test_names_that_are_equal_are_shown_with_their_folders(self, spectro, captures, noise, write_sigmf):
         write_sigmf(captures / "more" / "a", noise(3000))
         rows = spectro("classify", captures).out.splitlines()

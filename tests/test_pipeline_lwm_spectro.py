@@ -115,6 +115,13 @@ class TestEvidence:
         torch.testing.assert_close(told["snr_db"], torch.softmax(0.75 * snr_db[0] + 0.25 * snr_db[1], dim=0))
         torch.testing.assert_close(told["modulation"], torch.softmax(modulation.mean(dim=0), dim=0))
 
+    def test_what_was_heard_most_surely_is_kept(self):
+        evidence = Evidence()
+        assert evidence.heard is None
+        for heard in ([-2.0, 0.0, -1.0], [-1.0, 0.0, -2.0]):  # 0: not looked for
+            evidence.add({"protocol": torch.full((1, 3), 1 / 3).log()}, heard=torch.tensor(heard))
+        assert evidence.heard.tolist() == [-1, -torch.inf, -1]
+
 
 class TestBounds:
     @pytest.mark.parametrize("num_samples", [1, 99, 149, 151, 1000, 1049, 12345])
@@ -200,6 +207,25 @@ class TestSymbols:
         assert list(answer["protocol_scores"].values()) == pytest.approx(sorted(router.tolist(), reverse=True))
         assert answer["protocol"] == names[router.argmax()]
         assert heard.calls == [(DENSE, RATE, names, 16, 24)]
+
+    def test_it_is_said_whether_symbols_of_that_protocol_were_found(self, classify, heard, noise):
+        iq = noise(DENSE)
+        told = classify(iq)["protocol"]
+        place = list(classify.model.config.expert_names).index(told)
+        for value, found in ((6.0, True), (-0.1, False), (0.0, None)):
+            # Where a name is told for the router's sake, other symbols do not count.
+            heard.evidence = np.where(np.arange(3) == place, value, -2.0 if value else 1e-9)
+            answer = classify(iq, sampling_rate=RATE)
+            assert (answer["protocol"], answer["symbols_found"]) == (told, found)
+        assert classify(iq)["symbols_found"] is None
+        assert classify(np.zeros(DENSE, np.complex64), sampling_rate=RATE)["symbols_found"] is None
+
+    def test_symbols_anywhere_in_a_window_are_symbols(self, classify, noise, monkeypatch):
+        evidence = iter([-2.0, 6.0, -2.0, -2.0])  # of all protocols alike
+        monkeypatch.setattr(listening, "listen", lambda *args: listening.Heard(np.full(3, next(evidence)), []))
+        lengths = {"segment_ms": 1e3 * DENSE / RATE, "window_ms": 2e3 * DENSE / RATE}
+        windows = classify(noise(4 * DENSE), sampling_rate=RATE, **lengths)
+        assert [window["symbols_found"] for window in windows] == [True, False]
 
     @pytest.mark.parametrize("labels", [["5G", "LTE", "WiFi"], ["LTE", "WiFi"]])
     def test_they_count_for_the_class_of_that_name(self, tiny_extractor, heard, noise, labels):

@@ -105,6 +105,9 @@ def test_words():
     assert describe(VERDICT) == "LTE 93 %, QPSK 60 %, SNR -5 dB 40 %"
     assert describe({"protocol": None, "protocol_score": 0.0, "verdict": "no signal"}) == "no signal"
     assert describe({}) == ""
+    for found in (True, None):
+        assert describe({**VERDICT, "symbols_found": found}) == describe(VERDICT)
+    assert describe({**VERDICT, "symbols_found": False}) == f"{describe(VERDICT)}, no symbols found"
 
 
 def test_no_state_of_pyplot_is_touched():

@@ -22,6 +22,7 @@ from .files import whole_file
 from .resources import default_checkpoint, default_segmenter, demo_recordings
 
 USER_ERRORS = (OSError, ValueError, ImportError)
+NO_SYMBOLS = "* none of its symbols were found: something else, or too faint or too short for them"
 CARRIER_COLUMNS = ("file", "label", "center_hz", "bandwidth_hz", "share_of_time")
 
 
@@ -475,6 +476,8 @@ def _record(path: Path, answer: dict, quantities: Iterable[str] | None = None) -
     for quantity in _quantities(answer) if quantities is None else quantities:
         record[quantity] = answer[quantity]
         record[f"{quantity}_score"] = round(answer[f"{quantity}_score"], 6)
+    if quantities is None and "symbols_found" in answer:
+        record["symbols_found"] = answer["symbols_found"]
     if "verdict" in answer:
         record["verdict"] = answer["verdict"]
     return record
@@ -540,6 +543,7 @@ def _carrier_lines(heard: Iterable[tuple[Path, list[dict]]], paths: list[Path]) 
 
 def _table_lines(records: Iterable[dict], paths: list[Path], windowed: bool) -> Iterator[str]:
     table = _Table(paths)
+    doubtful = False
     for index, record in enumerate(records):
         quantities = _quantities(record)
         times = ["start", "duration"] if windowed else ["duration"]
@@ -553,7 +557,12 @@ def _table_lines(records: Iterable[dict], paths: list[Path], windowed: bool) -> 
             cells[name] = "-" if value is None else f"{value} {record[f'{name}_score'] * 100:.0f} %"
         if record.get("protocol", "") is None:
             cells["protocol"] = "no signal"
+        if record.get("symbols_found") is False:
+            doubtful = True
+            cells["protocol"] += " *"
         yield table.row(record["file"], *cells.values())
+    if doubtful:
+        yield NO_SYMBOLS
 
 
 def _write_lines(lines: Iterable[str], output: str | None):

@@ -57,6 +57,7 @@ class Evidence:
         self._symbol_weights = {**SYMBOL_WEIGHTS, **dict.fromkeys(blind, 0.0)}
         self._totals: dict[str, torch.Tensor] = {}
         self._weights: dict[str, torch.Tensor] = {}
+        self.heard: torch.Tensor | None = None
 
     def add(
         self,
@@ -64,6 +65,7 @@ class Evidence:
         embedding: torch.Tensor | None = None,
         stands_for: float | torch.Tensor = 1.0,
         of_symbols: bool | torch.Tensor = False,
+        heard: torch.Tensor | None = None,
     ):
         """Adds views.
 
@@ -74,7 +76,13 @@ class Evidence:
                 each of them counts for.
             of_symbols (`bool` or `torch.BoolTensor` of shape `(num_views,)`, *optional*, defaults to `False`): Whether
                 their frames are symbols.
+            heard (`torch.Tensor` of shape `(num_protocols,)`, *optional*): How surely symbols of each protocol are
+                where these views come from, positive if they are; 0 if they were not looked for. The attribute `heard`
+                keeps the most of each, -inf for 0.
         """
+        if heard is not None:
+            heard = torch.where(heard == 0, -torch.inf, heard)
+            self.heard = heard if self.heard is None else heard.maximum(self.heard)
         if "protocol" in log_probs:
             weights = view_weights(log_probs["protocol"])
         else:
@@ -165,7 +173,9 @@ class IQClassificationPipeline(IQPipeline):
     Returns:
         `dict`: `protocol`, `protocol_score` and `protocol_scores`; for each head its name, e.g. `modulation`, and
         `modulation_score`. A head over two quantities, "snr_db+mobility", is marginalized into both. Labels that are
-        numbers come as numbers. Without any power, `protocol` is `None`, its score 0, and `verdict` is "no signal".
+        numbers come as numbers. `symbols_found` is whether symbols of that protocol were heard, without which it may
+        as well be something else, or too faint; `None` if they were not looked for. Without any power, `protocol` is
+        `None`, its score 0, and `verdict` is "no signal".
     """
 
     def __init__(self, *args, batch_size: int | None = 16, leave_out: Iterable[str] = (), **kwargs):
@@ -228,7 +238,13 @@ class IQClassificationPipeline(IQPipeline):
         evidence = Evidence(blind)
         for segment in super()._answers(items, **kwargs):
             if segment["log_probs"]:
-                evidence.add(segment["log_probs"], segment["embedding"], segment["stands_for"], segment["of_symbols"])
+                evidence.add(
+                    segment["log_probs"],
+                    segment["embedding"],
+                    segment["stands_for"],
+                    segment["of_symbols"],
+                    segment["prefixes"],
+                )
             if on_progress is not None:
                 on_progress(segment["num_samples"])
             if segment["window"] is not None:
@@ -413,10 +429,20 @@ class IQClassificationPipeline(IQPipeline):
                     answer[f"{quantity}_scores"] = dict(ranked[:top_k])
         if not probabilities:
             answer = {"protocol": None, "protocol_score": 0.0, **answer, "verdict": "no signal"}
+        if "protocol" in answer:
+            answer["symbols_found"] = self._symbols_found(answer["protocol"], evidence.heard)
         if return_embedding:
             embedding = evidence.embedding()
             answer["embedding"] = None if embedding is None else embedding.numpy()
         return answer
+
+    def _symbols_found(self, protocol: str | None, heard: torch.Tensor | None) -> bool | None:
+        """Whether a protocol's own symbols were heard; `None` if they were not looked for."""
+        names = list(getattr(self.model.config, "expert_names", []))
+        if heard is None or protocol not in names:
+            return None
+        evidence = heard[names.index(protocol)]
+        return None if evidence.isinf() else bool(evidence > 0)
 
     @property
     def tasks(self) -> list[str]:

@@ -122,6 +122,8 @@ def describe(verdict: Mapping[str, Any]) -> str:
             unit = " dB" if name.endswith("_db") else ""
             value = f"{name.removesuffix('_db').upper()} {value:g}{unit}"
         parts.append(f"{value} {verdict[f'{name}_score']:.0%}".replace("%", " %"))
+    if verdict.get("symbols_found") is False:
+        parts.append("no symbols found")
     return ", ".join(parts)
 
 

@@ -1,6 +1,6 @@
 """What the sampling rate of a recording gives away: whose symbols are in it, and where.
 
-Prefixes tell symbols, preambles WiFi's packets, and synchronization signals LTE from 5G.
+Prefixes tell symbols, preambles WiFi's packets, of 802.11b, too, and synchronization signals LTE from 5G.
 
 A spectrogram alone does not say how many hertz a bin is wide. A receiver knows, and can try the symbol lengths of all
 standards; one that fits is found far below the noise, and what follows need not listen blindly any longer.
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from .cell_search import SPACING_LTE_HZ, lte_evidence
 from .ofdm import fast_length
+from .spread_spectrum import spreading_evidence
 from .synchronization import SPACING_WIFI_HZ, required_samples, symbol_evidence, symbol_period_s, synchronize
 
 # WiFi's, and of 3GPP's those that the generator draws; LTE and 5G may have the same.
@@ -55,7 +56,8 @@ class Heard:
 
     Attributes:
         evidence (`np.ndarray` of shape `(num_protocols,)`): For each protocol, the logarithm of how much likelier the
-            recording is if it has such symbols, and LTE's synchronization signal, than if it has not.
+            recording is if it has such symbols, and LTE's synchronization signal, than if it has not; of WiFi, such
+            symbols or packets of 802.11b, which have no views.
         frames (`np.ndarray` of shape `(num_views, num_frames * fft_size)`): One useful symbol after the other,
             complex64; no views if no symbols were found, or if the recording is not long enough.
         frame_step_s (`float`): From one of these frames to the next in the recording [s]; not a number without any.
@@ -106,6 +108,9 @@ def listen(
     evidence = np.array(
         [max((found[spacing] for spacing in PROTOCOL_SPACINGS_HZ.get(name, ())), default=0.0) for name in protocols]
     )
+    if "WiFi" in protocols:
+        wifi = list(protocols).index("WiFi")
+        evidence[wifi] = max(evidence[wifi], _spreading_evidence(recording, bands[SPACING_WIFI_HZ]))
     if "LTE" in protocols:
         evidence[list(protocols).index("LTE")] += _lte_evidence(recording, bands[SPACING_LTE_HZ])
     likeliest = max(found, key=found.__getitem__, default=None)
@@ -177,6 +182,15 @@ def _evidence(recording: _Recording, spacing_hz: float) -> dict[float, float]:
     centres = _band_centres(recording.sampling_rate, rate)
     bands = torch.stack([recording.at(rate, _LEAKAGE_HZ, centre) for centre in centres])
     return dict(zip(centres, symbol_evidence(bands, rate, spacing_hz).tolist(), strict=True))
+
+
+def _spreading_evidence(recording: _Recording, bands: dict[float, float]) -> float:
+    """Evidence of WiFi's packets without OFDM in those bands that OFDM was looked for in."""
+    if not bands:
+        return -math.inf
+    rate = _search_rate(recording, SPACING_WIFI_HZ)
+    iq = torch.stack([recording.at(rate, _LEAKAGE_HZ, band) for band in bands])
+    return float(spreading_evidence(iq, rate).max())
 
 
 def _lte_evidence(recording: _Recording, bands: dict[float, float]) -> float:

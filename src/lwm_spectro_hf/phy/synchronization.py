@@ -35,13 +35,14 @@ _FIELD_PERIOD_S = 0.8e-6  # of the short training field, which has ten
 _TRAINING_COHERENCE = 0.6  # of two periods of the short training field: it is S / (S + N)
 
 # Evidence of symbols. Of prefixes: the peak of their correlation, where it counts neither way, and how fast it then
-# counts [nats]. Of 664 generated recordings of 3 or 20 ms, 95 % of those without WiFi's prefixes have a peak below
-# 2.6; those with them, from 0 dB of SNR on, all have one above 3.1. Of 440 of 5 or 20 ms, 98 % of those without a
+# counts [nats]. Of 583 generated recordings of 1, 3 or 20 ms without WiFi's prefixes, 96 % have a peak below 2.7; of
+# 254 with them, from 0 dB of SNR on, all but two have one above 2.8. Of 440 of 5 or 20 ms, 98 % of those without a
 # cell's are below 4.5; of those with them, from 0 dB on, all but one are above 5.0.
 _WIFI_BLOCK = 25  # symbols that are summed as they are: packets come and go, each with a timing of its own
 _WIFI_PEAK, _WIFI_SLOPE = 2.8, 4.0  # over the root mean square of noise, mean over all blocks
 _WIFI_POWER = 4  # of that mean: a packet counts even if little else is sent
-_WIFI_LEVEL_HZ = 300e3  # bands that are made equally loud, less than a tenth of the narrowest that is searched
+# Bands that are made equally loud, less than a tenth of the narrowest that is searched, and for how long.
+_LEVEL_HZ, _LEVEL_S = 300e3, 0.2e-3
 _CELL_PEAK, _CELL_SLOPE = 5.0, 2.0  # over the median of all timings
 # Of training fields: the peak of their coherence, over its mean in noise. Of 687 generated recordings of 5 or 20 ms
 # without packets all have less than 7.3; of those with them, from 5 dB of SNR on, 95 % have more than 6.8.
@@ -262,7 +263,7 @@ def symbol_evidence(iq: torch.Tensor, sampling_rate: float, subcarrier_spacing_h
     is_wifi = subcarrier_spacing_hz == SPACING_WIFI_HZ
     if is_wifi and iq.shape[1]:
         # A packet fills its channel. What does not, a narrower carrier, repeats itself more than noise does.
-        iq = _equally_loud(iq, round(_WIFI_LEVEL_HZ / sampling_rate * iq.shape[1]))
+        iq = equally_loud(iq, sampling_rate)
     repeats = iq[:, : -raster.fft_size].conj() * iq[:, raster.fft_size :]
     periods = _WIFI_BLOCK if is_wifi else repeats.shape[1] // raster.period
     length = periods * raster.period
@@ -289,7 +290,7 @@ def _training_field_evidence(iq: torch.Tensor, sampling_rate: float) -> torch.Te
     symbols and prefixes are of many kinds.
 
     Args:
-        iq (`torch.Tensor` of shape `(batch, num_samples)`): Recordings from [`_equally_loud`], of 30 us or more.
+        iq (`torch.Tensor` of shape `(batch, num_samples)`): Recordings from [`equally_loud`], of 30 us or more.
         sampling_rate (`float`): A multiple of 1.25 MHz; below 10 MHz no field is long enough to be sure [Hz].
     """
     period = round(_FIELD_PERIOD_S * sampling_rate)
@@ -307,13 +308,20 @@ def _training_field_evidence(iq: torch.Tensor, sampling_rate: float) -> torch.Te
     return (_FIELD_SLOPE * (peak - _FIELD_PEAK)).clamp(*EVIDENCE)
 
 
-def _equally_loud(iq: torch.Tensor, width: int) -> torch.Tensor:
-    """Recordings `(batch, num_samples)` of which each band of `width` bins of the spectrum has the same power."""
-    width = max(width, 1)
+def equally_loud(iq: torch.Tensor, sampling_rate: float) -> torch.Tensor:
+    """Recordings `(batch, num_samples)` of which all bands of 300 kHz have the same power in each 0.2 ms.
+
+    Of a burst in a narrow band, which is over soon, a spectrum of all the recording would leave what it is.
+    The last samples, fewer than there are such pieces, are left out.
+    """
+    pieces = max(1, int(iq.shape[1] / (_LEVEL_S * sampling_rate)))
+    length = iq.shape[1] // pieces
+    iq = iq[:, : pieces * length].unflatten(1, (pieces, length))
+    width = max(round(_LEVEL_HZ / sampling_rate * length), 1)
     spectrum = torch.fft.fft(iq)
-    power = torch.view_as_real(spectrum).square().sum(2)
-    level = torch.nn.functional.avg_pool1d(power[:, None], width, ceil_mode=True)[:, 0].clamp(min=1e-30)
-    return torch.fft.ifft(spectrum * level.rsqrt().repeat_interleave(width, 1)[:, : iq.shape[1]])
+    power = torch.view_as_real(spectrum).square().sum(3)
+    level = torch.nn.functional.avg_pool1d(power, width, ceil_mode=True).clamp(min=1e-30)
+    return torch.fft.ifft(spectrum * level.rsqrt().repeat_interleave(width, 2)[..., :length]).flatten(1)
 
 
 def _turn(cycles: torch.Tensor) -> torch.Tensor:
