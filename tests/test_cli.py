@@ -191,6 +191,15 @@ class TestClassify:
         result = spectro("classify", captures, "--device", device)
         assert result.code == 2 and f"--device {device} cannot compute here" in result.err
 
+    def test_a_config_that_cannot_be_is_named(self, captures, tiny_checkpoint, tmp_path, capsys):
+        shutil.copytree(tiny_checkpoint, tmp_path / "model")
+        path = tmp_path / "model" / "config.json"
+        config = json.loads(path.read_text())
+        config["expert_config"]["num_attention_heads"] = 7
+        path.write_text(json.dumps(config))
+        assert main(["classify", "--model", str(tmp_path / "model"), str(captures)]) == 2
+        assert "model, its config.json: `hidden_size` = " in capsys.readouterr().err
+
     def test_one_recording_under_all_its_names_is_one(self, spectro, captures):
         names = [captures / f"a{suffix}" for suffix in ("", ".sigmf-data", ".sigmf-meta")]
         assert len(spectro("classify", *names, "--json").out.splitlines()) == 1

@@ -416,11 +416,14 @@ def _load_pipeline(arguments: argparse.Namespace, heads: bool = False) -> Any:
 
 @contextmanager
 def _loading(model: str) -> Iterator[None]:
+    from huggingface_hub.errors import StrictDataclassError
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     try:
         yield
+    except StrictDataclassError as error:
+        raise ValueError(f"--model {model}, its config.json: {error.__cause__ or error}") from error
     except OSError as error:
         if Path(model).exists():
             raise
