@@ -9,8 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 INPUTS = """\
 inputs:
-  SigMF recordings (.sigmf-meta, .sigmf-data or their common name), .npy arrays (complex, or float of shape (n, 2)),
-  raw samples (.cf32, .ci16 ..., or any name with --dtype; they need --sampling-rate), and folders of these.
+  SigMF recordings (.sigmf-meta, .sigmf-data or their common name), .wav files of I and Q, .npy arrays (complex, or
+  float of shape (n, 2)), raw samples (.cf32, .ci16 ..., or any name with --dtype), and folders of these. Of .npy and
+  raw ones --sampling-rate is needed.
 """
 
 CLASSIFY = (

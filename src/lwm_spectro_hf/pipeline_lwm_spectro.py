@@ -150,8 +150,8 @@ class IQClassificationPipeline(IQPipeline):
     the views say is combined by [`Evidence`]. Views without any power are left out.
 
     An input is a complex array or tensor `(num_samples,)`; a batch of them `(batch, num_samples)`; real I and Q
-    columns `(num_samples, 2)`; a dictionary `{"iq": ..., "sampling_rate": ...}`; the path of a SigMF, `.npy` or raw
-    recording, or an open one. A list gives a list of answers, a generator or dataset gives a generator.
+    columns `(num_samples, 2)`; a dictionary `{"iq": ..., "sampling_rate": ...}`; the path of a SigMF, WAV, `.npy` or
+    raw recording, or an open one. A list gives a list of answers, a generator or dataset gives a generator.
 
     Args of a call (all but `dtype` also when the pipeline is made):
         sampling_rate (`float`, *optional*): Rate of samples that do not say it themselves [Hz].

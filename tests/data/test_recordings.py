@@ -2,12 +2,14 @@
 
 import json
 import pickle
+import struct
 import tarfile
 import tracemalloc
 
 import numpy as np
 import pytest
 import sigmf
+from scipy.io import wavfile
 
 from lwm_spectro_hf.data.recordings import open_recording, write_sigmf
 
@@ -204,6 +206,40 @@ class TestOtherFiles:
         scale, tolerance = (0.99, 2**-15) if kind == "int16 pairs" else (1, 0)
         np.testing.assert_allclose(recording.read(), iq * scale, atol=tolerance)
         assert recording.read(10, 5).shape == (5,)
+
+    @pytest.mark.parametrize(
+        "kind, offset, scale", [("u1", 127.5, 2**7), ("i2", 0, 2**15), ("i4", 0, 2**31), ("f4", 0, 1), ("f8", 0, 1)]
+    )
+    def test_wav(self, kind, offset, scale, tmp_path):
+        iq = noise(60)
+        iq = iq / np.abs(iq.view(np.float32)).max()
+        stored = (iq.view(np.float32).reshape(-1, 2).astype(float) * 0.9 * scale + offset).astype(kind)
+        wavfile.write(tmp_path / "recording.wav", 2_400_000, stored)
+        recording = open_recording(tmp_path / "recording.wav")
+        np.testing.assert_allclose(recording.read(), 0.9 * iq, atol=1 / 64 if kind == "u1" else 1e-4)
+        np.testing.assert_array_equal(recording.read(50, 5), recording.read()[50:55])
+        assert (recording.sampling_rate, recording.num_samples) == (2.4e6, 60)
+
+    def test_wav_with_what_else_a_program_says_of_it(self, tmp_path):
+        wavfile.write(tmp_path / "plain.wav", 2_000_000, np.arange(20, dtype=np.int16).reshape(10, 2))
+        whole = (tmp_path / "plain.wav").read_bytes()
+        path = tmp_path / "baseband.wav"
+        path.write_bytes(whole[:36] + b"auxi" + struct.pack("<I", 8) + bytes(8) + whole[36:])
+        recording = open_recording(path)
+        np.testing.assert_array_equal(recording.read() * 2**15, np.arange(0, 20, 2) + 1j * np.arange(1, 20, 2))
+
+    @pytest.mark.parametrize(
+        "name, frequency_hz",
+        [
+            ("baseband_2437000000Hz_10-00-00_01-01-2026", 2.437e9),
+            ("HDSDR_20260101_100000Z_7045kHz_RF", 7.045e6),
+            ("SDRSharp_20260101_100000Z_94000000Hz_IQ", 94e6),
+            ("capture_at_5_Hz", None),
+        ],
+    )
+    def test_the_name_of_a_wav_may_tell_the_carrier(self, name, frequency_hz, tmp_path):
+        wavfile.write(tmp_path / f"{name}.wav", 2_000_000, np.zeros((10, 2), np.int16))
+        assert open_recording(tmp_path / f"{name}.wav").center_frequency_hz == frequency_hz
 
 
 class TestReading:
@@ -483,3 +519,23 @@ class TestErrors:
         path.write_bytes(b"not a tar file")
         with pytest.raises(ValueError, match="not a SigMF archive"):
             open_recording(path)
+
+    def test_wav_that_is_no_baseband_or_broken(self, tmp_path):
+        path = tmp_path / "recording.wav"
+        for array, message in ((np.zeros(10, np.int16), "1 channel"), (np.zeros((10, 4), np.int16), "4 channel")):
+            wavfile.write(path, 48_000, array)
+            with pytest.raises(ValueError, match=f"{message}.*Expected two, I and Q"):
+                open_recording(path)
+        wavfile.write(path, 2_400_000, np.zeros((100, 2), np.int16))
+        with pytest.raises(ValueError, match="the file says 2,400,000 Hz, but `sampling_rate=2,000,000`"):
+            open_recording(path, sampling_rate=2e6)
+        with pytest.raises(ValueError, match="a .wav file names its sample type"):
+            open_recording(path, dtype="ci16")
+        assert open_recording(path, sampling_rate=2.4e6).num_samples == 100
+        whole = path.read_bytes()
+        packed = bytearray(whole)
+        packed[32:36] = struct.pack("<HH", 6, 24)  # three bytes a value
+        for broken in (whole[:-100], whole[:30], whole[:3], b"", b"RIFF" + bytes(60), bytes(packed)):
+            path.write_bytes(broken)
+            with pytest.raises(ValueError, match="not a whole .wav file|holds no samples"):
+                open_recording(path)

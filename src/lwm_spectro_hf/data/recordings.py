@@ -1,11 +1,13 @@
-"""Recordings of complex baseband samples on disk: SigMF, NumPy and raw files, read in windows of constant memory."""
+"""Recordings of complex baseband samples on disk: SigMF, WAV, NumPy and raw files, read in constant memory."""
 
 import json
 import math
 import os
 import re
+import struct
 import tarfile
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import sigmf
+from scipy.io import wavfile
 from sigmf.error import SigMFError
 from sigmf.hashing import calculate_sha512
 from sigmf.sigmffile import get_dataset_filename_from_metadata, get_sigmf_filenames
@@ -34,20 +37,20 @@ DATATYPES = ("cf32", "cf64", "ci8", "ci16", "ci32", "cu8", "cu16", "cu32")
 RAW_SUFFIXES = frozenset(f".{name}" for name in (*DATATYPES, *DATATYPE_ALIASES))
 SIGMF_SUFFIXES = (".sigmf-meta", ".sigmf-data", ".sigmf")
 # Of files that say themselves how their samples are stored, and of those by which a recording is looked for.
-SELF_DESCRIBING = (*SIGMF_SUFFIXES, ".npy")
-SEARCHED = frozenset({".sigmf-meta", ".sigmf", ".npy"}) | RAW_SUFFIXES
+SELF_DESCRIBING = (*SIGMF_SUFFIXES, ".wav", ".npy")
+SEARCHED = frozenset({".sigmf-meta", ".sigmf", ".wav", ".npy"}) | RAW_SUFFIXES
 
 # What each file holds, for error messages.
 _READABLE = (
-    "SigMF (.sigmf-meta beside .sigmf-data, or an uncompressed .sigmf archive), .npy (complex, or (num_samples, 2)), "
-    "or a raw file with `dtype` and `sampling_rate`"
+    "SigMF (.sigmf-meta beside .sigmf-data, or an uncompressed .sigmf archive), .wav (I and Q as two channels), .npy "
+    "(complex, or (num_samples, 2)), or a raw file with `dtype` and `sampling_rate`"
 )
 
 
 # How files begin that hold more than samples.
 _CONTAINERS = {
-    b"RIFF": "a WAV file",
-    b"RF64": "a WAV file",
+    b"RIFF": "a WAV file: give it the suffix .wav",
+    b"RF64": "a WAV file: give it the suffix .wav",
     b"PK\x03\x04": "a ZIP archive, as .npz files are",
     b"\x1f\x8b\x08": "a gzip file",
     b"BZh": "a bzip2 file",
@@ -57,6 +60,10 @@ _CONTAINERS = {
     b"\x89HDF": "an HDF5 file, as newer MATLAB files are",
     b"\x93NUMPY": "a NumPy array: give it the suffix .npy",
 }
+
+
+# How SDR#, SDR++, HDSDR and others put the carrier frequency into the names of their recordings.
+_NAMED_FREQUENCY = re.compile(r"_(\d+)(k?)Hz(?=[_.])")
 
 
 @dataclass(frozen=True)
@@ -220,13 +227,13 @@ def open_recording(
     Args:
         path (`str` or `os.PathLike`):
             A SigMF recording (its `.sigmf-meta`, its `.sigmf-data`, their common name, or an uncompressed `.sigmf`
-            archive), a `.npy` file (complex `(num_samples,)`, or I and Q as `(num_samples, 2)`), or a raw file of
-            alternating I and Q.
+            archive), a `.wav` file of two channels, I and Q, as SDR programs write them, a `.npy` file (complex
+            `(num_samples,)`, or I and Q as `(num_samples, 2)`), or a raw file of alternating I and Q.
         dtype (`str`, *optional*):
             Sample type of a raw file, such as `"cf32"`, `"ci16"`, `"cu8"` or `"ci16_be"`. Not needed where the suffix
             is such a name.
         sampling_rate (`float`, *optional*):
-            [Hz]. Required for `.npy` and raw files, and where SigMF metadata has none.
+            [Hz]. Required for `.npy` and raw files, and where SigMF metadata has none. Others say it themselves.
         channel (`int`, *optional*): Which channel of a SigMF recording that has several.
         check_hash (`bool`, *optional*, defaults to `True`):
             Compare the data with the hash in SigMF metadata, if there is one. Reads the data once.
@@ -255,10 +262,10 @@ def open_recording(
         raise FileNotFoundError(f"There is no recording {path}. Expected {_READABLE}.")
     if channel is not None:
         raise ValueError(f"{path}: only SigMF recordings have channels. Leave out `channel={channel}`.")
-    if suffix == ".npy":
+    if suffix in SELF_DESCRIBING:
         if dtype is not None:
-            raise ValueError(f"{path}: a .npy file names its sample type. Leave out `dtype={dtype!r}`.")
-        return _open_npy(path, sampling_rate)
+            raise ValueError(f"{path}: a {suffix} file names its sample type. Leave out `dtype={dtype!r}`.")
+        return (_open_wav if suffix == ".wav" else _open_npy)(path, sampling_rate)
     return _open_raw(path, dtype, sampling_rate)
 
 
@@ -372,6 +379,43 @@ def _open_raw(path: Path, dtype: str | None, sampling_rate: float | None) -> Rec
             )
     sample_format = SampleFormat.from_datatype(dtype or path.suffix[1:], str(path))
     return _recording(path, path, sampling_rate, sample_format, 0, path.stat().st_size)
+
+
+def _open_wav(path: Path, sampling_rate: float | None) -> Recording:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # of what SDR programs write beside the samples
+            declared_rate, array = wavfile.read(path, mmap=True)
+    except (ValueError, EOFError, OSError, struct.error) as error:
+        raise ValueError(
+            f"{path}: {path.stat().st_size} bytes that are not a whole .wav file of 8, 16, 32 or 64 bits ({error}). "
+            "It may be truncated, or packed: save it again, in 16 bits for example."
+        ) from error
+    if array.ndim != 2 or array.shape[1] != 2:
+        raise ValueError(
+            f"{path}: the file has {1 if array.ndim == 1 else array.shape[1]} channel(s). Expected two, I and Q: what "
+            "a receiver has demodulated is audio, and no baseband."
+        )
+    rate = _same_rate(sampling_rate, _check_rate(declared_rate, f"{path}: its rate"), f"{path}: the file")
+    frequency = _NAMED_FREQUENCY.search(path.name)
+    return _recording(
+        path,
+        path,
+        rate,
+        SampleFormat.of(array.dtype),
+        array.offset,
+        array.nbytes,
+        center_frequency_hz=float(frequency[1]) * (1e3 if frequency[2] else 1) if frequency else None,
+    )
+
+
+def _same_rate(given: float | None, declared: float, where: str) -> float:
+    if given is not None and not math.isclose(given, declared, rel_tol=1e-6):
+        raise ValueError(
+            f"{where} says {declared:,.0f} Hz, but `sampling_rate={given:,.0f}` was given. Leave it out, or correct "
+            "what is wrong."
+        )
+    return declared
 
 
 def _open_npy(path: Path, sampling_rate: float | None) -> Recording:
@@ -492,12 +536,7 @@ def _open_sigmf(
 
     if "core:sample_rate" in info:
         declared_rate = _check_rate(info["core:sample_rate"], f"{path}: 'core:sample_rate'")
-        if sampling_rate is not None and not math.isclose(sampling_rate, declared_rate, rel_tol=1e-6):
-            raise ValueError(
-                f"{path}: the metadata says {declared_rate:,.0f} Hz, but `sampling_rate={sampling_rate:,.0f}` was "
-                "given. Leave it out, or correct the metadata."
-            )
-        sampling_rate = declared_rate
+        sampling_rate = _same_rate(sampling_rate, declared_rate, f"{path}: the metadata")
 
     num_channels = info.get("core:num_channels", 1)
     if channel is None and num_channels == 1:
