@@ -3,7 +3,6 @@
 from functools import cache
 
 import torch
-import torch.nn.functional as F
 
 from .synchronization import EVIDENCE, equally_loud
 
@@ -39,16 +38,18 @@ def spreading_evidence(iq: torch.Tensor, sampling_rate: float) -> torch.Tensor:
         raise ValueError(
             f"`sampling_rate={sampling_rate:g}` is not usable. Expected a whole number of MHz, from 5 on."
         )
-    if iq.shape[1] < _BLOCK * period:
+    length = _BLOCK // 2 * period
+    if iq.shape[1] < 2 * length:
         return torch.zeros(len(iq), device=iq.device)
     iq = equally_loud(iq, sampling_rate)
-    matched = torch.fft.fft(_barker(period).to(iq.device), n=iq.shape[1]).conj()
-    power = torch.view_as_real(torch.fft.ifft(torch.fft.fft(iq) * matched)).square().sum(2)
-    symbols = power[:, : iq.shape[1] // period * period].unflatten(1, (-1, period))
+    pieces = iq[:, : iq.shape[1] // length * length].unflatten(1, (-1, length))
+    matched = torch.fft.fft(_barker(period).to(iq.device), n=length).conj()
+    power = torch.view_as_real(torch.fft.ifft(torch.fft.fft(pieces) * matched)).square().sum(3)
+    symbols = power.unflatten(2, (-1, period))
     # Each symbol counts the same: in a short burst of something else few loud ones would be no mean.
-    symbols = symbols / symbols.mean(2, keepdim=True).clamp(min=1e-30)
-    folded = F.avg_pool1d(symbols.transpose(1, 2), _BLOCK, stride=_BLOCK // 2)
-    return (_SLOPE * (folded.amax((1, 2)) - _PEAK)).clamp(*EVIDENCE)
+    folded = (symbols / symbols.mean(3, keepdim=True).clamp(min=1e-30)).mean(2)
+    peak = (folded[:, :-1] + folded[:, 1:]).amax((1, 2)) / 2
+    return (_SLOPE * (peak - _PEAK)).clamp(*EVIDENCE)
 
 
 @cache
