@@ -52,10 +52,10 @@ LIMITS = """
   chance, a fourth or a fifth.
 - Mobility shows only where a recording lasts a good part of the channel's coherence time, several milliseconds:
   compare its score with a third, which is chance.
-- LTE uplink, 5G uplink, 802.11b, 802.11ax and WiFi channels of 40 MHz and more, and every protocol other than the three
-  were never seen; the verdict on such a signal is one of the three all the same. Where the sampling rate is known, that
-  on WiFi is the right one, by the preambles of packets, though what it says of their modulation is not; and what is none
-  of the three is told by `symbols_found`, which is false.
+- LTE uplink, 5G uplink, 802.11b, 802.11ax and WiFi channels of 40 MHz and more, and every protocol other than the
+  three were never seen; the verdict on such a signal is one of the three all the same. Where the sampling rate is
+  known, that on WiFi is the right one, by the preambles of packets, though what it says of their modulation is not;
+  and what is none of the three is told by `symbols_found`, which is false.
 - LTE and 5G with subcarriers of 15 kHz and carriers of like width look alike where frames straddle symbols: most of
   what is told wrong of blind spectrograms is one of these for the other. In recordings of 5 ms and more whose sampling
   rate is known, LTE's synchronization signal tells them apart.
