@@ -115,6 +115,16 @@ class TestEvidence:
         torch.testing.assert_close(told["snr_db"], torch.softmax(0.75 * snr_db[0] + 0.25 * snr_db[1], dim=0))
         torch.testing.assert_close(told["modulation"], torch.softmax(modulation.mean(dim=0), dim=0))
 
+    def test_a_view_that_another_expert_answered_counts_for_nothing_but_the_protocol(self):
+        protocol = torch.tensor([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1]]).log()
+        modulation = torch.tensor([[0.9, 0.1], [0.4, 0.6]]).log()
+        evidence, plain = Evidence(), Evidence()
+        evidence.add({"protocol": protocol, "modulation": modulation}, trust=torch.tensor([1.0, 0.0]))
+        plain.add({"protocol": protocol})
+        told = evidence.probabilities()
+        torch.testing.assert_close(told["modulation"], modulation[0].exp())
+        torch.testing.assert_close(told["protocol"], plain.probabilities()["protocol"])
+
     def test_what_was_heard_most_surely_is_kept(self):
         evidence = Evidence()
         assert evidence.heard is None
@@ -248,9 +258,16 @@ class TestSymbols:
         router = torch.cat([output.router_logits for output in outputs]) + torch.from_numpy(heard.evidence).float()
         router = router.log_softmax(-1)
         weights = view_weights(router) * torch.tensor([1, 1, 1, 1.5, 1.5])
+        # Prefixes overrule the router here: what another expert has said counts for less.
+        answered = torch.cat([output.router_logits for output in outputs]).argmax(-1)
+        trust = router.exp()[torch.arange(len(views)), answered]
+        assert trust.min() < 0.5
         modulation = torch.cat([output.logits for output in outputs]).log_softmax(-1)
-        for values, score in ((router, "protocol_score"), (modulation, "modulation_score")):
-            mean = (weights @ values / weights.sum()).softmax(-1)
+        for values, score, counted in (
+            (router, "protocol_score", weights),
+            (modulation, "modulation_score", weights * trust),
+        ):
+            mean = (counted @ values / counted.sum()).softmax(-1)
             assert answer[score] == pytest.approx(mean.max().item(), abs=1e-5)
 
     def test_the_model_is_told_the_resolution_of_every_view(self, classify, heard, noise, monkeypatch):

@@ -47,7 +47,8 @@ class Evidence:
 
     The log-probabilities of each quantity are averaged with the weights of [`view_weights`] and normalized again: a
     geometric mean of opinions. Every quantity uses the same weights, those of the protocol, but for views of symbols,
-    see `SYMBOL_WEIGHTS`; without a protocol all views weigh the same. Embeddings are averaged likewise.
+    see `SYMBOL_WEIGHTS`, and for views that another expert than that of their protocol has answered; without a
+    protocol all views weigh the same. Embeddings are averaged likewise.
 
     Args:
         blind (`Iterable[str]`, *optional*): Quantities for which views of symbols do not count.
@@ -65,6 +66,7 @@ class Evidence:
         embedding: torch.Tensor | None = None,
         stands_for: float | torch.Tensor = 1.0,
         of_symbols: bool | torch.Tensor = False,
+        trust: float | torch.Tensor = 1.0,
         heard: torch.Tensor | None = None,
     ):
         """Adds views.
@@ -76,6 +78,8 @@ class Evidence:
                 each of them counts for.
             of_symbols (`bool` or `torch.BoolTensor` of shape `(num_views,)`, *optional*, defaults to `False`): Whether
                 their frames are symbols.
+            trust (`float` or `torch.Tensor` of shape `(num_views,)`, *optional*, defaults to 1): How likely each is of
+                the protocol whose expert has answered; what it says of all else counts as much.
             heard (`torch.Tensor` of shape `(num_protocols,)`, *optional*): How surely symbols of each protocol are
                 where these views come from, positive if they are; 0 if they were not looked for. The attribute `heard`
                 keeps the most of each, -inf for 0.
@@ -92,6 +96,7 @@ class Evidence:
         for name, values in {**log_probs, "embedding": embedding}.items():
             if values is not None:
                 counted = weights * torch.where(of_symbols, self._symbol_weights.get(name, 1.0), 1.0)
+                counted = counted if name == "protocol" else counted * trust
                 self._totals[name] = self._totals.get(name, 0) + counted @ values
                 self._weights[name] = self._weights.get(name, 0) + counted.sum()
 
@@ -243,6 +248,7 @@ class IQClassificationPipeline(IQPipeline):
                     segment["embedding"],
                     segment["stands_for"],
                     segment["of_symbols"],
+                    segment["trust"],
                     segment["prefixes"],
                 )
             if on_progress is not None:
@@ -387,12 +393,17 @@ class IQClassificationPipeline(IQPipeline):
         for name, value in model_outputs[0].items():
             if isinstance(value, torch.Tensor):
                 stacked[name] = torch.cat([view[name] for view in model_outputs])
+        trust = torch.ones(len(model_outputs))
         if tags["prefixes"] is not None and "protocol" in self._heads():
             # A head of its own for the protocol may have other classes than the router, or another order.
             names, heard = self._heads()["protocol"], self.model.config.expert_names
             if set(names) == set(heard):
                 prefixes = tags["prefixes"][[heard.index(name) for name in names]]
+                answered = stacked["protocol"].argmax(dim=-1, keepdim=True)
                 stacked["protocol"] = torch.log_softmax(stacked["protocol"] + prefixes, dim=-1)
+                if self.model.config.task_name != "protocol":  # it is the router's
+                    # Where prefixes overrule the router, another protocol's expert has answered.
+                    trust = stacked["protocol"].gather(-1, answered)[:, 0].exp().clamp(min=MIN_VIEW_WEIGHT)
         log_probs = {}
         for name, labels in self._heads().items():
             for quantity, places in quantities(name, labels).items():
@@ -403,6 +414,7 @@ class IQClassificationPipeline(IQPipeline):
             "embedding": stacked.get("embedding"),
             "stands_for": torch.tensor([view["stands_for"] for view in model_outputs]),
             "of_symbols": torch.tensor([view["of_symbols"] for view in model_outputs]),
+            "trust": trust,
         }
 
     def verdict(self, evidence: Evidence, top_k: int | None = None, return_embedding: bool = False) -> dict:

@@ -266,3 +266,14 @@ def test_samples_near_the_largest_number_are_heard_as_others():
 def test_a_recording_too_short_at_its_rate_is_no_evidence(num_samples, rate):
     heard = listen(noise(num_samples), rate, PROTOCOLS)
     assert not heard.evidence.any() and not len(heard.frames)
+
+
+def test_sparse_cells_without_noise_are_not_taken_for_packets():
+    """What is narrow, and comes and goes, repeats itself more than noise does."""
+    numerology = Numerology(7.68e6, 15e3, 512, dc_used=False)
+    generator = torch.Generator().manual_seed(0)
+    bits = torch.randint(0, 2, (4, 140, 300, 2), generator=generator) * 2.0 - 1
+    active = torch.randint(0, 8, (4, 140, 25), generator=generator).repeat_interleave(12, 2) == 0
+    cells = modulate(torch.view_as_complex(bits) * active, numerology, cyclic_prefix_3gpp(numerology, 140))[0]
+    iq = torch.from_numpy(resample_poly(cells.numpy(), 125, 48, axis=1)).to(torch.complex64)
+    assert (symbol_evidence(iq, 20e6, SPACING_WIFI_HZ) < 1).all()
