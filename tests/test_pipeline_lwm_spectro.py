@@ -255,12 +255,11 @@ class TestSymbols:
         for piece, view in zip(listened, views, strict=True):
             np.testing.assert_array_equal(piece, view)
         outputs = [model_outputs(classify, view) for view in views]
-        router = torch.cat([output.router_logits for output in outputs]) + torch.from_numpy(heard.evidence).float()
-        router = router.log_softmax(-1)
+        routed = torch.cat([output.router_logits for output in outputs]).log_softmax(-1)
+        router = (routed + torch.from_numpy(heard.evidence).float()).log_softmax(-1)
         weights = view_weights(router) * torch.tensor([1, 1, 1, 1.5, 1.5])
         # Prefixes overrule the router here: what another expert has said counts for less.
-        answered = torch.cat([output.router_logits for output in outputs]).argmax(-1)
-        trust = router.exp()[torch.arange(len(views)), answered]
+        trust = (router - routed)[torch.arange(len(views)), routed.argmax(-1)].exp().clamp(max=1)
         assert trust.min() < 0.5
         modulation = torch.cat([output.logits for output in outputs]).log_softmax(-1)
         for values, score, counted in (

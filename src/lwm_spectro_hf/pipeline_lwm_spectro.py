@@ -78,8 +78,8 @@ class Evidence:
                 each of them counts for.
             of_symbols (`bool` or `torch.BoolTensor` of shape `(num_views,)`, *optional*, defaults to `False`): Whether
                 their frames are symbols.
-            trust (`float` or `torch.Tensor` of shape `(num_views,)`, *optional*, defaults to 1): How likely each is of
-                the protocol whose expert has answered; what it says of all else counts as much.
+            trust (`float` or `torch.Tensor` of shape `(num_views,)`, *optional*, defaults to 1): How much what each
+                says of anything but the protocol counts; less than 1 where another expert should have answered.
             heard (`torch.Tensor` of shape `(num_protocols,)`, *optional*): How surely symbols of each protocol are
                 where these views come from, positive if they are; 0 if they were not looked for. The attribute `heard`
                 keeps the most of each, -inf for 0.
@@ -399,11 +399,12 @@ class IQClassificationPipeline(IQPipeline):
             names, heard = self._heads()["protocol"], self.model.config.expert_names
             if set(names) == set(heard):
                 prefixes = tags["prefixes"][[heard.index(name) for name in names]]
-                answered = stacked["protocol"].argmax(dim=-1, keepdim=True)
-                stacked["protocol"] = torch.log_softmax(stacked["protocol"] + prefixes, dim=-1)
+                routed = stacked["protocol"]
+                stacked["protocol"] = torch.log_softmax(routed + prefixes, dim=-1)
                 if self.model.config.task_name != "protocol":  # it is the router's
                     # Where prefixes overrule the router, another protocol's expert has answered.
-                    trust = stacked["protocol"].gather(-1, answered)[:, 0].exp().clamp(min=MIN_VIEW_WEIGHT)
+                    answered = routed.argmax(dim=-1, keepdim=True)
+                    trust = (stacked["protocol"] - routed).gather(-1, answered)[:, 0].exp().clamp(MIN_VIEW_WEIGHT, 1)
         log_probs = {}
         for name, labels in self._heads().items():
             for quantity, places in quantities(name, labels).items():
