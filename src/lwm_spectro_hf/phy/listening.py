@@ -187,7 +187,7 @@ def _evidence(recording: _Recording, spacing_hz: float) -> dict[float, float]:
 def _spreading_evidence(recording: _Recording, bands: dict[float, float]) -> float:
     """Evidence of WiFi's packets without OFDM in those bands that OFDM was looked for in."""
     if not bands:
-        return -math.inf
+        return 0.0
     rate = _search_rate(recording, SPACING_WIFI_HZ)
     iq = torch.stack([recording.at(rate, _LEAKAGE_HZ, band) for band in bands])
     return float(spreading_evidence(iq, rate).max())

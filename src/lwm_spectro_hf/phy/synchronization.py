@@ -49,7 +49,6 @@ _CELL_PEAK, _CELL_SLOPE = 5.0, 2.0  # over the median of all timings
 # without packets all have less than 6.7, and of as many without noise 7 % more than 7.2; of those with them, from 5 dB
 # of SNR on, 68, 81 and 90 % have more.
 _FIELD_PEAK, _FIELD_SLOPE = 7.2, 3.0
-_FIELD_BLOCK = 125  # periods, 0.1 ms, over which the color of what is heard is measured: many times a field
 EVIDENCE = (-2.0, 6.0)  # that there are none: they may be weak; that there are some: they may be somebody else's
 
 
@@ -277,27 +276,29 @@ def symbol_evidence(iq: torch.Tensor, sampling_rate: float, subcarrier_spacing_h
     if is_wifi:
         share = raster.is_prefix.mean()
         variance = share * (1 - share) * torch.view_as_real(blocks).square().sum((2, 3, 4))
-        noise = (variance * _coloration(iq[:, : blocks.shape[1] * length].unflatten(1, (-1, length)))).sqrt()
+        color = _coloration(iq, length)
+        noise = (variance * color[:, : blocks.shape[1]]).sqrt()
         peaks = correlation.amax(2) / noise.clamp(min=1e-30)
         peak, slope = peaks.pow(_WIFI_POWER).mean(1).pow(1 / _WIFI_POWER) - _WIFI_PEAK, _WIFI_SLOPE
     else:
         floor = correlation.median(2).values.clamp(min=1e-30)
         peak, slope = (correlation.amax(2) / floor)[:, 0] - _CELL_PEAK, _CELL_SLOPE
     evidence = (slope * peak).clamp(*EVIDENCE)
-    return evidence.maximum(_training_field_evidence(iq, sampling_rate)) if is_wifi else evidence
+    return evidence.maximum(_training_field_evidence(iq, sampling_rate, color, length)) if is_wifi else evidence
 
 
-def _coloration(blocks: torch.Tensor) -> torch.Tensor:
-    """How much larger correlations of noise are for its color, `(...)` of blocks `(..., num_samples)`; squared.
+def _coloration(iq: torch.Tensor, length: int) -> torch.Tensor:
+    """How much larger correlations of noise are for its color, squared: `(batch, num_blocks)`, of blocks of `length`.
 
     The products of samples a fixed time apart have the square of the autocorrelation for theirs, whose sum is the mean
     square of the spectrum over its squared mean. That of a block varies by itself, which doubles it.
     """
+    blocks = iq[:, : iq.shape[1] // length * length].unflatten(1, (-1, length))
     spectrum = torch.view_as_real(torch.fft.fft(blocks)).square().sum(-1)
     return (spectrum.square().mean(-1) / spectrum.mean(-1).square().clamp(min=1e-30) / 2).clamp(min=1)
 
 
-def _training_field_evidence(iq: torch.Tensor, sampling_rate: float) -> torch.Tensor:
+def _training_field_evidence(iq: torch.Tensor, sampling_rate: float, color: torch.Tensor, block: int) -> torch.Tensor:
     """As [`symbol_evidence`], from the short training fields that packets begin with (IEEE 802.11-2020, 17.3.3).
 
     These are the same in all packets of OFDM, from 802.11a to 802.11ax, and in each 20 MHz of a wider channel, where
@@ -306,6 +307,8 @@ def _training_field_evidence(iq: torch.Tensor, sampling_rate: float) -> torch.Te
     Args:
         iq (`torch.Tensor` of shape `(batch, num_samples)`): Recordings from [`equally_loud`], of 30 us or more.
         sampling_rate (`float`): A multiple of 1.25 MHz; below 10 MHz no field is long enough to be sure [Hz].
+        color (`torch.Tensor` of shape `(batch, num_blocks)`): From [`_coloration`].
+        block (`int`): Of so many samples each, many times a field.
     """
     period = round(_FIELD_PERIOD_S * sampling_rate)
     num_periods, repeated = iq.shape[1] // period, 9  # the last of the ten has no next
@@ -319,11 +322,9 @@ def _training_field_evidence(iq: torch.Tensor, sampling_rate: float) -> torch.Te
     # What is narrow or a tone is coherent, too, but for longer than a field.
     around = torch.maximum(coherence[:, : -2 * apart], coherence[:, 2 * apart :])
     # What has few subcarriers at a time has fewer independent samples, too.
-    length = min(_FIELD_BLOCK, num_periods)
-    blocks = periods[:, : num_periods // length * length].unflatten(1, (-1, length)).flatten(2)
-    color = _coloration(blocks).repeat_interleave(length, 1)
-    color = torch.nn.functional.pad(color, (0, num_periods - color.shape[1]), mode="replicate")[:, apart:]
-    rise = (coherence[:, apart:-apart] - around) / color[:, : around.shape[1]].sqrt()
+    places = torch.arange(apart, apart + around.shape[1], device=iq.device)
+    which = (places * period // block).clamp(max=color.shape[1] - 1)
+    rise = (coherence[:, apart:-apart] - around) / color[:, which].sqrt()
     peak = rise.amax(1) * (repeated * period) ** 0.5
     return (_FIELD_SLOPE * (peak - _FIELD_PEAK)).clamp(*EVIDENCE)
 
