@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 INPUTS = """\
 inputs:
   SigMF recordings (.sigmf-meta, .sigmf-data or their common name), .wav files of I and Q, .npy arrays (complex, or
-  float of shape (n, 2)), raw samples (.cf32, .ci16 ..., or any name with --dtype), and folders of these. Of .npy and
-  raw ones --sampling-rate is needed.
+  float of shape (n, 2)), .mat files (one complex variable, and its rate as fs), raw samples (.cf32, .ci16 ..., or any
+  name with --dtype), and folders of these. Of .npy and raw ones --sampling-rate is needed.
 """
 
 CLASSIFY = (
@@ -208,7 +208,7 @@ def _add_files(command: argparse.ArgumentParser):
     command.add_argument("inputs", nargs="*", help="recordings and folders (none: those that ship with the package)")
     command.add_argument("--dtype", help="sample type of raw files: cf32, ci16, ci8 ...")
     command.add_argument("--sampling-rate", type=positive, metavar="HZ", help="of files that do not say it, e.g. 20e6")
-    command.add_argument("--channel", type=int, help="which one of SigMF recordings with several, from 0")
+    command.add_argument("--channel", type=int, help="which one of recordings with several, from 0")
 
 
 def _add_model(command: argparse.ArgumentParser, unit: str):

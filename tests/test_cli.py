@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
+from scipy.io import savemat
 from transformers import pipeline
 
 from lwm_spectro_cli import build_parser, main
@@ -260,11 +261,17 @@ class TestClassify:
         write_sigmf(tmp_path / "one", noise(3000, 1))
         refused = spectro("classify", meta)
         assert refused.code == 2 and "--channel" in refused.err
-        second, alone = (
-            json.loads(spectro("classify", tmp_path / name, "--json", *rest).out)
-            for name, *rest in (("two.sigmf-meta", "--channel", 1), ("one.sigmf-meta",))
+        rate = content["global"]["core:sample_rate"]
+        savemat(tmp_path / "two.mat", {"iq": np.stack([noise(3000), noise(3000, 1)], 1), "fs": rate})
+        alone, *second = (
+            json.loads(spectro("classify", tmp_path / name, "--json", *rest).out)["protocol_score"]
+            for name, *rest in (
+                ("one.sigmf-meta",),
+                ("two.sigmf-meta", "--channel", 1),
+                ("two.mat", "--channel", 1),
+            )
         )
-        assert second["protocol_score"] == alone["protocol_score"]
+        assert second == [alone, alone]
 
     def test_a_folder_is_no_file_to_write(self, spectro, captures, tmp_path, monkeypatch):
         monkeypatch.setattr(cli, "_load_pipeline", None)  # nothing is loaded, let alone heard

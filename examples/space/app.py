@@ -27,8 +27,8 @@ LONGEST_S = 0.2  # that is looked at: a Space has two cores
 SAMPLE_TYPES = ["", "cf32", "ci16", "ci8", "cu8"]
 TEXT = """
 # LWM-Spectro
-What is in a recording of complex samples? SigMF (both files of a pair, or an archive), `.wav` (I and Q), `.npy`, or
-raw samples with their type and rate. The first {limit:g} ms are looked at.
+What is in a recording of complex samples? SigMF (both files of a pair, or an archive), `.wav` (I and Q), `.npy`,
+`.mat`, or raw samples with their type and rate. The first {limit:g} ms are looked at.
 """
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from lwm_spectro_cli import main  # noqa: F401  (the entry point, under the name users expect)
 
-from .data.recordings import SEARCHED, SELF_DESCRIBING, Recording, open_recording
+from .data.recordings import SEARCHED, SELF_DESCRIBING, WITH_CHANNELS, Recording, open_recording
 from .files import whole_file
 from .resources import default_checkpoint, default_segmenter, demo_recordings
 
@@ -341,7 +341,7 @@ class _Files:
         """Opens one of the recordings; `--dtype` is for those that do not say it themselves."""
         suffix, rate = path.suffix.lower(), self.arguments.sampling_rate
         dtype = None if suffix in SELF_DESCRIBING else self.arguments.dtype
-        channel = self.arguments.channel if suffix.startswith(".sigmf") else None
+        channel = self.arguments.channel if suffix in WITH_CHANNELS else None
         return open_recording(path, dtype=dtype, sampling_rate=rate, channel=channel)
 
     def hear(self, path: Path, pipe: Any, **options) -> tuple[Recording, Iterator[dict]]:

@@ -155,13 +155,13 @@ class IQClassificationPipeline(IQPipeline):
     the views say is combined by [`Evidence`]. Views without any power are left out.
 
     An input is a complex array or tensor `(num_samples,)`; a batch of them `(batch, num_samples)`; real I and Q
-    columns `(num_samples, 2)`; a dictionary `{"iq": ..., "sampling_rate": ...}`; the path of a SigMF, WAV, `.npy` or
-    raw recording, or an open one. A list gives a list of answers, a generator or dataset gives a generator.
+    columns `(num_samples, 2)`; a dictionary `{"iq": ..., "sampling_rate": ...}`; the path of a SigMF, WAV, `.npy`,
+    `.mat` or raw recording, or an open one. A list gives a list of answers, a generator or dataset gives a generator.
 
     Args of a call (all but `dtype` also when the pipeline is made):
         sampling_rate (`float`, *optional*): Rate of samples that do not say it themselves [Hz].
         dtype (`str`, *optional*): Sample type of raw files, e.g. `"ci16"`.
-        channel (`int`, *optional*): Which one of SigMF recordings with several.
+        channel (`int`, *optional*): Which one of SigMF or MATLAB recordings with several.
         window_ms (`float`, *optional*): Give a list of answers, one a window of this length [ms], each with `start_s`
             and `duration_s`. A last window of less than half the length, or too short for a view, is left out.
         segment_ms (`float`, *optional*, defaults to 20): Length of a segment [ms].

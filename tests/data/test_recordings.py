@@ -457,7 +457,7 @@ class TestErrors:
         np.save(tmp_path / "recording.npy", noise(10))
         with pytest.raises(ValueError, match="names its sample type. Leave out `dtype='cf32'`"):
             open_recording(tmp_path / "recording.npy", dtype="cf32", sampling_rate=RATE)
-        with pytest.raises(ValueError, match="only SigMF recordings have channels"):
+        with pytest.raises(ValueError, match="only SigMF and .mat files have channels"):
             open_recording(tmp_path / "recording.npy", sampling_rate=RATE, channel=0)
 
     def test_raw_without_type_or_rate(self, tmp_path):

@@ -1,4 +1,7 @@
-"""Recordings of complex baseband samples on disk: SigMF, WAV, NumPy and raw files, read in constant memory."""
+"""Recordings of complex baseband samples on disk: SigMF, WAV, NumPy, MATLAB and raw files.
+
+All but MATLAB's are read in constant memory.
+"""
 
 import json
 import math
@@ -20,6 +23,8 @@ from sigmf.error import SigMFError
 from sigmf.hashing import calculate_sha512
 from sigmf.sigmffile import get_dataset_filename_from_metadata, get_sigmf_filenames
 
+from .matlab import read_matlab
+
 # Names that other programs give to SigMF's datatypes, for raw files.
 DATATYPE_ALIASES = {
     "complex64": "cf32",
@@ -37,13 +42,16 @@ DATATYPES = ("cf32", "cf64", "ci8", "ci16", "ci32", "cu8", "cu16", "cu32")
 RAW_SUFFIXES = frozenset(f".{name}" for name in (*DATATYPES, *DATATYPE_ALIASES))
 SIGMF_SUFFIXES = (".sigmf-meta", ".sigmf-data", ".sigmf")
 # Of files that say themselves how their samples are stored, and of those by which a recording is looked for.
-SELF_DESCRIBING = (*SIGMF_SUFFIXES, ".wav", ".npy")
-SEARCHED = frozenset({".sigmf-meta", ".sigmf", ".wav", ".npy"}) | RAW_SUFFIXES
+SELF_DESCRIBING = (*SIGMF_SUFFIXES, ".wav", ".npy", ".mat")
+SEARCHED = frozenset({".sigmf-meta", ".sigmf", ".wav", ".npy", ".mat"}) | RAW_SUFFIXES
+# Of files whose samples may have several channels.
+WITH_CHANNELS = (*SIGMF_SUFFIXES, ".mat")
 
 # What each file holds, for error messages.
 _READABLE = (
     "SigMF (.sigmf-meta beside .sigmf-data, or an uncompressed .sigmf archive), .wav (I and Q as two channels), .npy "
-    "(complex, or (num_samples, 2)), or a raw file with `dtype` and `sampling_rate`"
+    "(complex, or (num_samples, 2)), .mat (one variable of complex samples), or a raw file with `dtype` and "
+    "`sampling_rate`"
 )
 
 
@@ -56,8 +64,8 @@ _CONTAINERS = {
     b"BZh": "a bzip2 file",
     b"\xfd7zXZ": "an xz file",
     b"(\xb5/\xfd": "a Zstandard file",
-    b"MATLAB 5.0": "a MATLAB file",
-    b"\x89HDF": "an HDF5 file, as newer MATLAB files are",
+    b"MATLAB ": "a MATLAB file: give it the suffix .mat",
+    b"\x89HDF": "an HDF5 file",
     b"\x93NUMPY": "a NumPy array: give it the suffix .npy",
 }
 
@@ -138,6 +146,7 @@ class Recording:
     _format: SampleFormat = field(default=None, repr=False)
     _num_channels: int = field(default=1, repr=False)
     _channel: int = field(default=0, repr=False)
+    _samples: np.ndarray | None = field(default=None, repr=False)  # of files that cannot be read in parts
 
     @property
     def duration_s(self) -> float:
@@ -167,6 +176,8 @@ class Recording:
                 f"{self.path}: {count} samples from sample {start} were asked for, but the recording has "
                 f"{self.num_samples}. Ask for a part within it."
             )
+        if self._samples is not None:
+            return self._samples[start : start + count].copy()
         iq = np.empty((count, 2), dtype=np.float32)
         if count:
             # Mapped anew each time: pages of one long-lived map would add up in memory as they are read.
@@ -222,19 +233,21 @@ def open_recording(
     channel: int | None = None,
     check_hash: bool = True,
 ) -> Recording:
-    """Opens a recording of complex baseband samples, without reading its samples.
+    """Opens a recording of complex baseband samples, without reading its samples where that can be put off.
 
     Args:
         path (`str` or `os.PathLike`):
             A SigMF recording (its `.sigmf-meta`, its `.sigmf-data`, their common name, or an uncompressed `.sigmf`
             archive), a `.wav` file of two channels, I and Q, as SDR programs write them, a `.npy` file (complex
-            `(num_samples,)`, or I and Q as `(num_samples, 2)`), or a raw file of alternating I and Q.
+            `(num_samples,)`, or I and Q as `(num_samples, 2)`), a `.mat` file ([`read_matlab`]; alone these are read
+            at once and kept), or a raw file of alternating I and Q.
         dtype (`str`, *optional*):
             Sample type of a raw file, such as `"cf32"`, `"ci16"`, `"cu8"` or `"ci16_be"`. Not needed where the suffix
             is such a name.
         sampling_rate (`float`, *optional*):
-            [Hz]. Required for `.npy` and raw files, and where SigMF metadata has none. Others say it themselves.
-        channel (`int`, *optional*): Which channel of a SigMF recording that has several.
+            [Hz]. Required for `.npy` and raw files, and where SigMF metadata or a `.mat` file have none. Others say
+            it themselves.
+        channel (`int`, *optional*): Which channel of a SigMF or MATLAB recording that has several.
         check_hash (`bool`, *optional*, defaults to `True`):
             Compare the data with the hash in SigMF metadata, if there is one. Reads the data once.
 
@@ -260,11 +273,13 @@ def open_recording(
         return open_sigmf(path, sampling_rate, channel, check_hash)
     if not path.exists():
         raise FileNotFoundError(f"There is no recording {path}. Expected {_READABLE}.")
+    if suffix in SELF_DESCRIBING and dtype is not None:
+        raise ValueError(f"{path}: a {suffix} file names its sample type. Leave out `dtype={dtype!r}`.")
+    if suffix == ".mat":
+        return _open_matlab(path, sampling_rate, channel)
     if channel is not None:
-        raise ValueError(f"{path}: only SigMF recordings have channels. Leave out `channel={channel}`.")
+        raise ValueError(f"{path}: only SigMF and .mat files have channels. Leave out `channel={channel}`.")
     if suffix in SELF_DESCRIBING:
-        if dtype is not None:
-            raise ValueError(f"{path}: a {suffix} file names its sample type. Leave out `dtype={dtype!r}`.")
         return (_open_wav if suffix == ".wav" else _open_npy)(path, sampling_rate)
     return _open_raw(path, dtype, sampling_rate)
 
@@ -418,6 +433,35 @@ def _same_rate(given: float | None, declared: float, where: str) -> float:
     return declared
 
 
+def _chosen(channel: int | None, num_channels: int, path: Path) -> int:
+    if channel is None and num_channels == 1:
+        return 0
+    if channel is None or not 0 <= channel < num_channels:
+        raise ValueError(
+            f"{path}: the recording has {num_channels} channel(s), and `channel={channel}` was asked for. Expected "
+            f"one of them: pass `channel=0` to `channel={num_channels - 1}` (--channel on the command line)."
+        )
+    return channel
+
+
+def _open_matlab(path: Path, sampling_rate: float | None, channel: int | None) -> Recording:
+    held = read_matlab(path)
+    if held.sampling_rate is not None:
+        declared = _check_rate(held.sampling_rate, f"{path}: its rate")
+        sampling_rate = _same_rate(sampling_rate, declared, f"{path}: the file")
+    samples = np.ascontiguousarray(held.iq[:, _chosen(channel, held.iq.shape[1], path)])
+    return _recording(
+        path,
+        path,
+        sampling_rate,
+        SampleFormat.of(np.dtype(np.float32)),
+        0,
+        samples.nbytes,
+        center_frequency_hz=held.center_frequency_hz,
+        _samples=samples,
+    )
+
+
 def _open_npy(path: Path, sampling_rate: float | None) -> Recording:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -539,13 +583,7 @@ def _open_sigmf(
         sampling_rate = _same_rate(sampling_rate, declared_rate, f"{path}: the metadata")
 
     num_channels = info.get("core:num_channels", 1)
-    if channel is None and num_channels == 1:
-        channel = 0
-    if channel is None or not 0 <= channel < num_channels:
-        raise ValueError(
-            f"{path}: the recording has {num_channels} channel(s), and `channel={channel}` was asked for. Expected "
-            f"one of them: pass `channel=0` to `channel={num_channels - 1}` (--channel on the command line)."
-        )
+    channel = _chosen(channel, num_channels, path)
 
     if any(capture.get("core:header_bytes") for capture in captures[1:]):
         raise ValueError(
