@@ -200,6 +200,8 @@ class TestClassify:
         path.write_text(json.dumps(config))
         assert main(["classify", "--model", str(tmp_path / "model"), str(captures)]) == 2
         assert "model, its config.json: `hidden_size` = " in capsys.readouterr().err
+        assert main(["export", str(tmp_path / "model"), "--output", str(tmp_path / "hub")]) == 2
+        assert "error: `hidden_size` = " in capsys.readouterr().err and not (tmp_path / "hub").exists()
 
     def test_one_recording_under_all_its_names_is_one(self, spectro, captures):
         names = [captures / f"a{suffix}" for suffix in ("", ".sigmf-data", ".sigmf-meta")]

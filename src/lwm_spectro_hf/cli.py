@@ -20,6 +20,7 @@ from lwm_spectro_cli import main  # noqa: F401  (the entry point, under the name
 from .data.recordings import SEARCHED, SELF_DESCRIBING, WITH_CHANNELS, Recording, open_recording
 from .files import whole_file
 from .resources import default_checkpoint, default_segmenter, demo_recordings
+from .scripting import usable_device, without_wrapping
 
 USER_ERRORS = (OSError, ValueError, ImportError)
 NO_SYMBOLS = "* none of its symbols were found: something else, or too faint or too short for them"
@@ -50,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     except Exception as error:
         if arguments.debug:
             raise
+        error = without_wrapping(error)
         _complain(error)
         return _exit_code(error)
 
@@ -423,7 +425,7 @@ def _loading(model: str) -> Iterator[None]:
     try:
         yield
     except StrictDataclassError as error:
-        raise ValueError(f"--model {model}, its config.json: {error.__cause__ or error}") from error
+        raise ValueError(f"--model {model}, its config.json: {without_wrapping(error)}") from error
     except OSError as error:
         if Path(model).exists():
             raise
@@ -451,8 +453,6 @@ def _load(
     task: str, pipeline_class: type, arguments: argparse.Namespace, name: str, model: Any, **options: Any
 ) -> Any:
     from transformers import AutoFeatureExtractor, pipeline
-
-    from .scripting import usable_device
 
     device = usable_device(arguments.device)
     with _loading(name):

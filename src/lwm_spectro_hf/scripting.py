@@ -17,10 +17,13 @@ def one_line_errors() -> Iterator[None]:
     """
     try:
         yield
-    except StrictDataclassError as error:
-        raise SystemExit(f"error: {error.__cause__ or error}") from None
-    except (OSError, ValueError, ImportError, ArithmeticError) as error:
-        raise SystemExit(f"error: {error}") from None
+    except (StrictDataclassError, OSError, ValueError, ImportError, ArithmeticError) as error:
+        raise SystemExit(f"error: {without_wrapping(error)}") from None
+
+
+def without_wrapping(error: Exception) -> Exception:
+    """What a configuration has raised, where `huggingface_hub` has put an error of its own around it."""
+    return error.__cause__ or error if isinstance(error, StrictDataclassError) else error
 
 
 def usable_device(name: str | None) -> torch.device | None:
