@@ -9,13 +9,15 @@ with the carrier near the middle or anywhere, a random start and all impairments
 and full cells; with `--band-mhz` of carriers at least twice as wide, of which a band anywhere within is recorded. Each
 goes through the pipeline twice, with `synchronize=False` and as by default. The table has the share of right answers
 in %, and at the end that of recordings in which symbols of the named protocol were found; a recording in which no
-user's data are heard has no modulation.
+user's data are heard has no modulation. The second table has how often answers are right whose score is in a range:
+scores that can be believed are as high as answers are right.
 """
 
 import argparse
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -30,6 +32,7 @@ from lwm_spectro_hf.data.synthesis import draw_recordings
 from lwm_spectro_hf.phy import wifi
 
 LABELS = ("protocol", "modulation", "snr_db", "mobility")
+SCORES = (0.0, 0.4, 0.6, 0.8, 0.95, 1.0)  # edges of ranges
 LISTENERS = {"blindly": False, "by its symbols": None}
 
 
@@ -111,6 +114,7 @@ def main() -> None:
 
     classify = pipeline("iq-classification", model=args.model)
     right: dict[str, list[dict[str, bool]]] = {listener: [] for listener in LISTENERS}
+    scores: dict[str, list[dict[str, float]]] = {listener: [] for listener in LISTENERS}
     snrs_db, protocols = [], []
     for iq, rate, truth in recordings(args):
         snrs_db.append(truth["snr_db"])
@@ -118,6 +122,7 @@ def main() -> None:
         for listener, synchronize in LISTENERS.items():
             answer = classify(iq, sampling_rate=rate, synchronize=synchronize)
             hits = {name: answer[name] == value for name, value in truth.items()}
+            scores[listener].append({name: answer[f"{name}_score"] for name in truth})
             right[listener].append({**hits, "symbols_found": bool(answer["symbols_found"])})
 
     snrs_db, protocols = np.array(snrs_db), np.array(protocols)
@@ -132,6 +137,16 @@ def main() -> None:
         print(
             f"| {listener} | " + " | ".join(f"{100 * np.mean(cell):.1f}" if len(cell) else "" for cell in cells) + " |"
         )
+    print("\n| listened to | told | " + " | ".join(f"{a:g} to {b:g}" for a, b in pairwise(SCORES)) + " |")
+    print("| --- " * (1 + len(SCORES)) + "|")
+    for listener, hits in right.items():
+        for name in LABELS:
+            hit = np.array([row[name] for row in hits if name in row])
+            score = np.array([row[name] for row in scores[listener] if name in row])
+            group = np.clip(np.digitize(score, SCORES) - 1, 0, len(SCORES) - 2)
+            cells = [hit[group == index] for index in range(len(SCORES) - 1)]
+            told = [f"{100 * cell.mean():.0f} ({len(cell)})" if len(cell) else "" for cell in cells]
+            print(f"| {listener} | {name} | " + " | ".join(told) + " |")
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@
 A model knows WiFi, LTE and 5G, and names one of them whatever it hears; the answer's `symbols_found` tells whether
 symbols of that standard are there. Signals: noise, a tone, narrowband FM, Gaussian frequency-shift keying at 1 Mbit/s,
 the same hopping in packets of 366 us as Bluetooth does, and 16-QAM of one carrier. `802.11b` is WiFi before OFDM:
-packets of direct-sequence spread spectrum at 1 Mbit/s. The table has the share of recordings in % in which symbols
-were found, how often each protocol is named, and the mean of its score. `benchmarks/listening.py` has the same share
-for WiFi, LTE and 5G.
+packets of direct-sequence spread spectrum at 1 Mbit/s. `LTE, uplink` is a terminal, single-carrier FDMA of 5 to 50
+resource blocks; models have learned from base stations alone. The table has the share of recordings in % in which
+symbols were found, how often each protocol is named, and the mean of its score. `benchmarks/listening.py` has the same
+share for WiFi, LTE and 5G.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from lwm_spectro_hf.phy.spread_spectrum import BARKER, SYMBOL_S
 
 RATES_HZ = (10e6, 20e6, 25e6, 30.72e6, 61.44e6)
 HOP_SPAN_HZ, SLOT_S, PACKET_S = 79e6, 625e-6, 366e-6  # of Bluetooth
+SPACING_HZ, SLOT_OF_LTE_S = 15e3, 0.5e-3
 CHIP_RATE_HZ = len(BARKER) / SYMBOL_S
 
 
@@ -89,6 +91,24 @@ def spread_spectrum(generator: np.random.Generator, rate: float, num_samples: in
     return iq
 
 
+def uplink(generator: np.random.Generator, rate: float, num_samples: int) -> np.ndarray:
+    """Slots of seven symbols of 15 kHz (TS 36.211, 5.6), QPSK that is spread over the blocks of a slot."""
+    size = round(rate / SPACING_HZ)
+    prefixes = np.round(np.array([160, *[144] * 6]) * rate / 30.72e6).astype(int)
+    slots = []
+    for _ in range(int(num_samples / rate / SLOT_OF_LTE_S) + 1):
+        width = 12 * int(generator.integers(5, 51))
+        first = int(generator.integers(-300, 300 - width + 1))
+        data = generator.choice([-1, 1], size=(7, width, 2)) @ (1, 1j)
+        bins = np.zeros((7, size), complex)
+        bins[:, np.arange(first, first + width) % size] = np.fft.fft(data, norm="ortho")
+        for prefix, symbol in zip(prefixes, np.fft.ifft(bins, norm="forward"), strict=True):
+            # Half a subcarrier up, from the beginning of the symbol on.
+            turn = np.exp(1j * np.pi * np.arange(-prefix, size) / size)
+            slots.append(np.concatenate([symbol[size - prefix :], symbol]) * turn)
+    return np.concatenate(slots)[:num_samples]
+
+
 SIGNALS: dict[str, Callable[[np.random.Generator, float, int], np.ndarray]] = {
     "noise": lambda generator, rate, num_samples: np.zeros(num_samples),
     "tone": tone,
@@ -97,6 +117,7 @@ SIGNALS: dict[str, Callable[[np.random.Generator, float, int], np.ndarray]] = {
     "GFSK, hopping": hopping,
     "16-QAM, one carrier": single_carrier,
     "802.11b": spread_spectrum,
+    "LTE, uplink": uplink,
 }
 
 
