@@ -23,6 +23,7 @@ examples:
   lwm-spectro classify capture.sigmf-meta --plot capture.png
   lwm-spectro classify captures/ --json > verdicts.jsonl
   lwm-spectro classify long.sigmf-meta --window-ms 100 --csv --output long.csv
+  lwm-spectro classify long.sigmf-meta --max-segments 50        pieces of it, where all of it would take minutes
   lwm-spectro classify dump.bin --dtype ci16 --sampling-rate 20e6
   lwm-spectro classify capture.npy --sampling-rate 1.92e6 --model ./my-checkpoint --device cpu
 """,
@@ -202,6 +203,12 @@ def _add_reading(command: argparse.ArgumentParser):
     _add_files(command)
     _add_model(command, "views")
     command.add_argument("--blind", action="store_true", help="do not look for symbols of WiFi, LTE and 5G first")
+    command.add_argument(
+        "--max-segments",
+        type=count,
+        metavar="N",
+        help="of a recording or window listen to N pieces of 20 ms, evenly spread (default: to all of it)",
+    )
 
 
 def _add_files(command: argparse.ArgumentParser):

@@ -91,6 +91,15 @@ class TestClassify:
         for record, verdict in zip(records, classify(captures / "a.sigmf-meta", window_ms=2), strict=True):
             assert_is_verdict(record, verdict)
 
+    def test_a_few_segments(self, spectro, write_sigmf, noise, tiny_checkpoint, tmp_path):
+        meta = write_sigmf(tmp_path / "long", noise(90_000))
+        record = json.loads(spectro("classify", meta, "--json", "--max-segments", "2").out)
+        classify = pipeline("iq-classification", model=str(tiny_checkpoint), device="cpu")
+        verdict = classify(meta, max_segments=2)
+        assert_is_verdict(record, verdict)
+        assert verdict["protocol_score"] != classify(meta)["protocol_score"]
+        assert record["duration_s"] == 0.09
+
     def test_csv_has_the_same_numbers(self, spectro, captures):
         records = [json.loads(line) for line in spectro("classify", captures, "--json").out.splitlines()]
         rows = list(csv.DictReader(io.StringIO(spectro("classify", captures, "--csv").out)))

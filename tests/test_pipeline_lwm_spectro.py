@@ -86,16 +86,20 @@ class TestEvidence:
             log_probs = {"protocol": protocol[row : row + 1], "modulation": modulation[row : row + 1]}
             evidence.add({name: torch.tensor(value).log() for name, value in log_probs.items()})
 
-        weights = 1 + (protocol * np.log(protocol)).sum(1) / np.log(3)
-        for name, values in (("protocol", protocol), ("modulation", modulation)):
+        sure_of_protocol = 1 + (protocol * np.log(protocol)).sum(1) / np.log(3)
+        sure_of_modulation = 1 + (modulation * np.log(modulation)).sum(1) / np.log(2)
+        for name, values, weights in (
+            ("protocol", protocol, sure_of_protocol),
+            ("modulation", modulation, sure_of_protocol * sure_of_modulation),
+        ):
             mean = np.prod(values ** (weights / weights.sum())[:, None], axis=0)
             np.testing.assert_allclose(evidence.probabilities()[name], mean / mean.sum(), rtol=1e-6)
 
     def test_views_that_all_say_nothing_are_averaged_plainly(self):
         evidence = Evidence()
-        modulation = torch.tensor([[0.9, 0.1], [0.4, 0.6]])
-        evidence.add({"protocol": torch.full((2, 3), 1 / 3).log(), "modulation": modulation.log()})
-        mean = modulation.prod(dim=0).sqrt()
+        modulation = torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.9, 0.1]])  # as sure of one as of the other
+        evidence.add({"protocol": torch.full((3, 3), 1 / 3).log(), "modulation": modulation.log()})
+        mean = modulation.prod(dim=0) ** (1 / 3)
         np.testing.assert_allclose(evidence.probabilities()["modulation"], mean / mean.sum(), rtol=1e-5)
 
     def test_a_view_can_stand_for_several(self):
@@ -108,11 +112,11 @@ class TestEvidence:
         torch.testing.assert_close(one.probabilities(), several.probabilities())
 
     def test_views_of_symbols_count_less_for_the_snr_of_a_carrier(self):
-        snr_db, modulation = torch.tensor([[0.8, 0.2], [0.3, 0.7]]).log(), torch.tensor([[0.6, 0.4], [0.5, 0.5]]).log()
+        snr_db, modulation = torch.tensor([[0.8, 0.2], [0.2, 0.8]]).log(), torch.tensor([[0.6, 0.4], [0.4, 0.6]]).log()
         evidence = Evidence()
         evidence.add({"snr_db": snr_db, "modulation": modulation}, of_symbols=torch.tensor([False, True]))
         told = evidence.probabilities()
-        torch.testing.assert_close(told["snr_db"], torch.softmax(0.75 * snr_db[0] + 0.25 * snr_db[1], dim=0))
+        torch.testing.assert_close(told["snr_db"], torch.softmax((5 * snr_db[0] + snr_db[1]) / 6, dim=0))
         torch.testing.assert_close(told["modulation"], torch.softmax(modulation.mean(dim=0), dim=0))
 
     def test_a_view_that_another_expert_answered_counts_for_nothing_but_the_protocol(self):
@@ -136,7 +140,8 @@ class TestEvidence:
 class TestBounds:
     @pytest.mark.parametrize("num_samples", [1, 99, 149, 151, 1000, 1049, 12345])
     def test_segments_cover_everything_and_are_alike(self, num_samples):
-        bounds = list(segment_bounds(0, num_samples, 100))
+        bounds = [segment[:2] for segment in segment_bounds(0, num_samples, 100)]
+        assert bounds == [segment[2:] for segment in segment_bounds(0, num_samples, 100, max_segments=10**6)]
         assert bounds[0][0] == 0 and bounds[-1][1] == num_samples
         assert all(one[1] == other[0] for one, other in zip(bounds, bounds[1:], strict=False))
         lengths = {stop - start for start, stop in bounds}
@@ -144,6 +149,14 @@ class TestBounds:
         assert len(bounds) == 1 or min(lengths) >= 66
         # A segment is not cut again.
         assert all(len(list(segment_bounds(start, stop, 100))) == 1 for start, stop in bounds)
+
+    def test_a_few_segments_are_spread_over_a_range(self):
+        assert list(segment_bounds(0, 1000, 100, max_segments=3)) == [
+            (100, 200, 0, 333),
+            (500, 600, 333, 666),
+            (800, 900, 666, 1000),
+        ]
+        assert list(segment_bounds(200, 1200, 100, max_segments=1)) == [(700, 800, 200, 1200)]
 
     def test_windows_keep_a_long_remainder_and_leave_out_a_short_one(self):
         assert list(window_bounds(250, 100)) == [(0, 100), (100, 200), (200, 250)]
@@ -264,7 +277,7 @@ class TestSymbols:
         modulation = torch.cat([output.logits for output in outputs]).log_softmax(-1)
         for values, score, counted in (
             (router, "protocol_score", weights),
-            (modulation, "modulation_score", weights * trust),
+            (modulation, "modulation_score", weights * trust * view_weights(modulation)),
         ):
             mean = (counted @ values / counted.sum()).softmax(-1)
             assert answer[score] == pytest.approx(mean.max().item(), abs=1e-5)
@@ -338,7 +351,8 @@ class TestAnswer:
         mean = (weights @ router / weights.sum()).softmax(-1)
         assert answer["protocol_score"] == pytest.approx(mean.max().item(), abs=1e-5)
         modulation = torch.cat([output.logits for output in outputs]).log_softmax(-1)
-        mean = (weights @ modulation / weights.sum()).softmax(-1)
+        counted = weights * view_weights(modulation)
+        mean = (counted @ modulation / counted.sum()).softmax(-1)
         assert answer["modulation_score"] == pytest.approx(mean.max().item(), abs=1e-5)
         embeddings = torch.cat([output.pooler_output for output in outputs])
         np.testing.assert_allclose(answer["embedding"], weights @ embeddings / weights.sum(), atol=1e-5)
@@ -378,6 +392,23 @@ class TestAnswer:
         done = []
         classify(noise(5000), sampling_rate=RATE, segment_ms=1, on_progress=done.append)
         assert done == [1000] * 5
+        done.clear()
+        classify(noise(5000), sampling_rate=RATE, segment_ms=1, max_segments=2, on_progress=done.append)
+        assert done == [2500] * 2
+
+    def test_a_few_segments_are_listened_to(self, classify, noise):
+        iq = noise(9000)
+        few = classify(iq, sampling_rate=RATE, segment_ms=1, max_segments=2, window_ms=4.5)
+        assert [answer["start_s"] for answer in few] == [0, 4.5e-3]
+        # Windows of four segments each, of which the second and the last are heard; the rest may be anything.
+        heard = np.full_like(iq, 1e3)
+        for start in (1125, 3375, 4500 + 1125, 4500 + 3375):
+            heard[start : start + 1125] = iq[start : start + 1125]
+        again = classify(heard, sampling_rate=RATE, segment_ms=1, max_segments=2, window_ms=4.5)
+        for one, other in zip(few, again, strict=True):
+            assert_same(one, other)
+        with pytest.raises(ValueError, match="max_segments"):
+            classify(iq, sampling_rate=RATE, max_segments=0)
 
     def test_a_stream_reads_no_further_than_it_must(self, classify, noise):
         class Endless:

@@ -21,16 +21,16 @@ MAX_VIEWS = 16
 MIN_VIEW_WEIGHT = 1e-6
 # How much views of symbols count beside blind ones where it is less than what they stand for. Each is of one band of a
 # carrier, and fading makes its SNR another than the carrier's (`benchmarks/listening.py`).
-SYMBOL_WEIGHTS = {"snr_db": 1 / 3}
+SYMBOL_WEIGHTS = {"snr_db": 1 / 5}
 
 
 def view_weights(log_probs: torch.Tensor) -> torch.Tensor:
-    """How much each view is believed: one minus the normalized entropy of what it says about the protocol.
+    """How much each view is believed: one minus the normalized entropy of what it says about a quantity.
 
     A view of pure noise says nothing, and gets next to no weight; a view that is sure gets 1.
 
     Args:
-        log_probs (`torch.Tensor` of shape `(num_views, num_protocols)`): Log-probabilities.
+        log_probs (`torch.Tensor` of shape `(num_views, num_labels)`): Log-probabilities.
 
     Returns:
         `torch.Tensor` of shape `(num_views,)`, from `MIN_VIEW_WEIGHT` to 1.
@@ -46,9 +46,9 @@ class Evidence:
     """What the views of a recording say together, combined as they come in constant memory.
 
     The log-probabilities of each quantity are averaged with the weights of [`view_weights`] and normalized again: a
-    geometric mean of opinions. Every quantity uses the same weights, those of the protocol, but for views of symbols,
-    see `SYMBOL_WEIGHTS`, and for views that another expert than that of their protocol has answered; without a
-    protocol all views weigh the same. Embeddings are averaged likewise.
+    geometric mean of opinions. A view counts by how sure it is of its protocol, if there is one, times how sure it is
+    of the quantity itself; less if it is of symbols, see `SYMBOL_WEIGHTS`, and if another expert than that of its
+    protocol has answered. Embeddings are averaged by the protocol alone.
 
     Args:
         blind (`Iterable[str]`, *optional*): Quantities for which views of symbols do not count.
@@ -97,6 +97,7 @@ class Evidence:
             if values is not None:
                 counted = weights * torch.where(of_symbols, self._symbol_weights.get(name, 1.0), 1.0)
                 counted = counted if name == "protocol" else counted * trust
+                counted = counted if name in ("protocol", "embedding") else counted * view_weights(values)
                 self._totals[name] = self._totals.get(name, 0) + counted @ values
                 self._weights[name] = self._weights.get(name, 0) + counted.sum()
 
@@ -165,14 +166,16 @@ class IQClassificationPipeline(IQPipeline):
         window_ms (`float`, *optional*): Give a list of answers, one a window of this length [ms], each with `start_s`
             and `duration_s`. A last window of less than half the length, or too short for a view, is left out.
         segment_ms (`float`, *optional*, defaults to 20): Length of a segment [ms].
+        max_segments (`int`, *optional*): Listen to no more than this many segments of a recording or window, evenly
+            spread over it, instead of to all; what is heard in between is not told.
         max_views (`int`, *optional*, defaults to 16): Blind views of one segment.
         synchronize (`bool`, *optional*): Look for prefixes, preambles and the like; by default with an extractor whose
             frames can be symbols, `hop_length="auto"`, and a model with a router, and if the whole package is
             installed.
         top_k (`int`, *optional*): Give this many labels in `protocol_scores`, and the same for every other head.
         return_embedding (`bool`, *optional*, defaults to `False`): Add `embedding`, `np.ndarray` `(hidden_size,)`.
-        on_progress (`Callable[[int], None]`, *optional*): Called with the number of samples of each segment when it is
-            done.
+        on_progress (`Callable[[int], None]`, *optional*): Called after each segment, with the number of samples that
+            are done with, those that `max_segments` leaves out included.
         batch_size (`int`, *optional*, defaults to 16): Views that go through the model together.
 
     Returns:
@@ -194,7 +197,16 @@ class IQClassificationPipeline(IQPipeline):
             )
 
     def _sanitize_parameters(self, **kwargs):
-        reading = ("sampling_rate", "dtype", "channel", "window_ms", "segment_ms", "max_views", "synchronize")
+        reading = (
+            "sampling_rate",
+            "dtype",
+            "channel",
+            "window_ms",
+            "segment_ms",
+            "max_segments",
+            "max_views",
+            "synchronize",
+        )
         answering = ("top_k", "return_embedding", "on_progress")
         for name in kwargs:
             if name not in reading + answering:
@@ -202,10 +214,11 @@ class IQClassificationPipeline(IQPipeline):
                     f"`iq-classification` got an unknown argument {name!r}. Expected: "
                     f"{', '.join(reading + answering)}, batch_size or num_workers."
                 )
-        for name in ("sampling_rate", "window_ms", "segment_ms", "max_views", "top_k"):
+        counts = ("max_segments", "max_views", "top_k")
+        for name in ("sampling_rate", "window_ms", "segment_ms", *counts):
             if kwargs.get(name) is not None:
                 value = positive(name, kwargs[name])
-                if name in ("max_views", "top_k"):
+                if name in counts:
                     if value != int(value):
                         raise ValueError(f"`{name}={kwargs[name]!r}` is not usable. Expected a whole number.")
                     value = int(value)
@@ -266,6 +279,7 @@ class IQClassificationPipeline(IQPipeline):
         channel: int | None = None,
         window_ms: float | None = None,
         segment_ms: float = SEGMENT_MS,
+        max_segments: int | None = None,
         max_views: int = MAX_VIEWS,
         synchronize: bool | None = None,
     ) -> Iterator[dict]:
@@ -295,7 +309,8 @@ class IQClassificationPipeline(IQPipeline):
             if window_ms is not None:
                 duration = window_stop - window_start
                 span = {"start_s": window_start / sampling_rate, "duration_s": duration / sampling_rate}
-            for start, stop in segment_bounds(window_start, window_stop, segment_samples):
+            segments = segment_bounds(window_start, window_stop, segment_samples, max_segments)
+            for start, stop, done_from, done_to in segments:
                 segment = read(start, stop - start)
                 views = self._views(segment, sampling_rate, max_views)
                 prefixes = None
@@ -306,9 +321,9 @@ class IQClassificationPipeline(IQPipeline):
                     views += [{**view, "stands_for": stands_for, "of_symbols": True} for view in symbols]
                 *views, last = views
                 tags = {
-                    "num_samples": stop - start,
+                    "num_samples": done_to - done_from,
                     "prefixes": prefixes,
-                    "window": span if stop == window_stop else None,
+                    "window": span if done_to == window_stop else None,
                     "ends_recording": upcoming is None,
                 }
                 for view in views:
@@ -484,11 +499,23 @@ def register():
     register_task("iq-classification", IQClassificationPipeline, AutoModelForSequenceClassification)
 
 
-def segment_bounds(start: int, stop: int, segment_samples: float) -> Iterator[tuple[int, int]]:
-    """Cuts a range of samples into equal segments of about `segment_samples`: no remainder, but a short one alone."""
+def segment_bounds(
+    start: int, stop: int, segment_samples: float, max_segments: int | None = None
+) -> Iterator[tuple[int, int, int, int]]:
+    """Cuts a range of samples into equal segments of about `segment_samples`: no remainder, but a short one alone.
+
+    Yields:
+        Of each segment its bounds, and those of the part of the range that is done with it: the same, or where there
+        are more than `max_segments`, of each of so many equal parts and the segment in its middle.
+    """
     count = max(1, round((stop - start) / segment_samples))
-    edges = (start + (stop - start) * index // count for index in range(count + 1))
-    return pairwise(edges)
+    heard = count if max_segments is None else min(count, max_segments)
+
+    def part(index: int, of: int) -> tuple[int, int]:
+        return start + (stop - start) * index // of, start + (stop - start) * (index + 1) // of
+
+    for index in range(heard):
+        yield *part((2 * index + 1) * count // (2 * heard), count), *part(index, heard)
 
 
 def window_bounds(num_samples: int, window_samples: float, needed: int = 1) -> Iterator[tuple[int, int]]:
