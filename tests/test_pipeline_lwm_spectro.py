@@ -111,14 +111,6 @@ class TestEvidence:
             several.add(part)
         torch.testing.assert_close(one.probabilities(), several.probabilities())
 
-    def test_views_of_symbols_count_less_for_the_snr_of_a_carrier(self):
-        snr_db, modulation = torch.tensor([[0.8, 0.2], [0.2, 0.8]]).log(), torch.tensor([[0.6, 0.4], [0.4, 0.6]]).log()
-        evidence = Evidence()
-        evidence.add({"snr_db": snr_db, "modulation": modulation}, of_symbols=torch.tensor([False, True]))
-        told = evidence.probabilities()
-        torch.testing.assert_close(told["snr_db"], torch.softmax((5 * snr_db[0] + snr_db[1]) / 6, dim=0))
-        torch.testing.assert_close(told["modulation"], torch.softmax(modulation.mean(dim=0), dim=0))
-
     def test_a_view_that_another_expert_answered_counts_for_nothing_but_the_protocol(self):
         protocol = torch.tensor([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1]]).log()
         modulation = torch.tensor([[0.9, 0.1], [0.4, 0.6]]).log()

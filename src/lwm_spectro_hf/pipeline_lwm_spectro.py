@@ -19,9 +19,6 @@ SEGMENT_MS = 20.0
 MAX_VIEWS = 16
 # A view that says nothing still counts this much, so that evidence made of such views only is their plain mean.
 MIN_VIEW_WEIGHT = 1e-6
-# How much views of symbols count beside blind ones where it is less than what they stand for. Each is of one band of a
-# carrier, and fading makes its SNR another than the carrier's (`benchmarks/listening.py`).
-SYMBOL_WEIGHTS = {"snr_db": 1 / 5}
 
 
 def view_weights(log_probs: torch.Tensor) -> torch.Tensor:
@@ -47,15 +44,15 @@ class Evidence:
 
     The log-probabilities of each quantity are averaged with the weights of [`view_weights`] and normalized again: a
     geometric mean of opinions. A view counts by how sure it is of its protocol, if there is one, times how sure it is
-    of the quantity itself; less if it is of symbols, see `SYMBOL_WEIGHTS`, and if another expert than that of its
-    protocol has answered. Embeddings are averaged by the protocol alone.
+    of the quantity itself; less if another expert than that of its protocol has answered. Embeddings are averaged by
+    the protocol alone.
 
     Args:
         blind (`Iterable[str]`, *optional*): Quantities for which views of symbols do not count.
     """
 
     def __init__(self, blind: Iterable[str] = ()):
-        self._symbol_weights = {**SYMBOL_WEIGHTS, **dict.fromkeys(blind, 0.0)}
+        self._blind = frozenset(blind)
         self._totals: dict[str, torch.Tensor] = {}
         self._weights: dict[str, torch.Tensor] = {}
         self.heard: torch.Tensor | None = None
@@ -92,10 +89,10 @@ class Evidence:
         else:
             weights = torch.ones(len(next(iter(log_probs.values()))))
         weights = weights * stands_for
-        of_symbols = torch.as_tensor(of_symbols)
+        blind = ~torch.as_tensor(of_symbols)
         for name, values in {**log_probs, "embedding": embedding}.items():
             if values is not None:
-                counted = weights * torch.where(of_symbols, self._symbol_weights.get(name, 1.0), 1.0)
+                counted = weights * blind if name in self._blind else weights
                 counted = counted if name == "protocol" else counted * trust
                 counted = counted if name in ("protocol", "embedding") else counted * view_weights(values)
                 self._totals[name] = self._totals.get(name, 0) + counted @ values

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..phy.ofdm import FULL_BAND
+from ..phy.ofdm import band_edge
 
 TAIL = 32  # samples after which a fractional delay has rung out: 65 dB below a signal that fills that band
 
@@ -67,9 +67,8 @@ class Blocks:
         return torch.fft.fftfreq(self.fft_size, device=device)
 
     def band_edge(self, device: torch.device) -> torch.Tensor:
-        """One within `FULL_BAND`, falling smoothly to zero at half the rate, where a fractional delay has no value."""
-        beyond = ((2 * self.bins(device).abs() - FULL_BAND) / (1 - FULL_BAND)).clamp(0, 1)
-        return torch.cos(torch.pi / 2 * beyond).square()
+        """[`~phy.ofdm.band_edge`] of the bins: at half the rate a fractional delay has no value."""
+        return band_edge(self.bins(device))
 
 
 def filter_blocks(samples: torch.Tensor, blocks: Blocks, response: Callable[[slice], torch.Tensor]) -> torch.Tensor:

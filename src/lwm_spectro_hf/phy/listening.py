@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from .cell_search import SPACING_LTE_HZ, lte_evidence
-from .ofdm import fast_length
+from .ofdm import band_edge, fast_length
 from .spread_spectrum import spreading_evidence
 from .synchronization import SPACING_WIFI_HZ, required_samples, symbol_evidence, symbol_period_s, synchronize
 
@@ -40,7 +40,7 @@ _MAX_FACTOR = 4000  # of a resampling ratio, which is then exact to a tenth of a
 # What repeats after any time hides the prefixes: receivers leak around DC, one was seen to do so by 90 dB above the
 # noise, drifting. A carrier can spare these subcarriers.
 _LEAKAGE_HZ = 20e3
-_HIGHEST_SNR_DB = 28.0  # models have been shown 25 dB
+_FLOOR_DB = 40.0  # below the signal: as converters of eight bits leave it, the coarsest that models have been shown
 _OCCUPIED_QUANTILE = 0.8  # of the subcarriers of a view: WiFi has two fifths of them
 _FAINTEST_VIEW = 0.5  # of the power of the loudest one: what is half as loud has as much noise as signal
 # Bins of the mean spectrum, of those averaged with their neighbours, and how far out the edges of the band are looked
@@ -129,10 +129,10 @@ class _Recording:
 
     iq: torch.Tensor
     sampling_rate: float
-    _resampled: dict[tuple[float, float, float], torch.Tensor] = field(default_factory=dict)
+    _resampled: dict[tuple[float, float, float, bool], torch.Tensor] = field(default_factory=dict)
     _spectra: dict[tuple[int, float], torch.Tensor] = field(default_factory=dict)
 
-    def at(self, rate: float, above_hz: float = 0.0, around_hz: float = 0.0) -> torch.Tensor:
+    def at(self, rate: float, above_hz: float = 0.0, around_hz: float = 0.0, filtered: bool = False) -> torch.Tensor:
         """The recording at another rate, but for a few samples at its end.
 
         One transform of all of it: filters in time, of thousands of taps for such ratios, take five times as long.
@@ -141,8 +141,9 @@ class _Recording:
             rate (`float`): [Hz].
             above_hz (`float`, *optional*, defaults to 0): Frequencies around DC to be freed of [Hz].
             around_hz (`float`, *optional*, defaults to 0): Frequency that becomes DC [Hz].
+            filtered (`bool`, *optional*, defaults to `False`): Whether it falls off at its edges, see [`band_edge`].
         """
-        key = (rate, above_hz, around_hz)
+        key = (rate, above_hz, around_hz, filtered)
         if key not in self._resampled:
             ratio = Fraction(rate / self.sampling_rate).limit_denominator(_MAX_FACTOR)
             units = len(self.iq) // ratio.denominator
@@ -156,6 +157,8 @@ class _Recording:
                 band[leaking.abs() <= int(above_hz / self.sampling_rate * before)] = 0
             kept = torch.zeros(after, dtype=self.iq.dtype)
             kept[:half], kept[after - half :] = band[half:], band[:half]
+            if filtered:
+                kept *= band_edge(torch.fft.fftfreq(after))
             self._resampled[key] = torch.fft.ifft(kept, norm="forward") / max(before, 1) if after else kept
         return self._resampled[key]
 
@@ -270,8 +273,8 @@ def _frames(
     centres = torch.tensor(_band_centres(recording.sampling_rate, rate))
     stretches = num_samples // needed
 
-    def cut(band: int, above_hz: float = 0.0) -> torch.Tensor:
-        samples = recording.at(rate, above_hz, float(centres[band]))
+    def cut(band: int, above_hz: float = 0.0, filtered: bool = False) -> torch.Tensor:
+        samples = recording.at(rate, above_hz, float(centres[band]), filtered)
         return samples[: stretches * needed].unflatten(0, (stretches, needed))
 
     # The receiver's leakage makes no band loud.
@@ -282,17 +285,23 @@ def _frames(
         return None
     # From all over the carrier: the loudest alone would be those that fading favours, and their SNR.
     places = np.linspace(0, len(loud), min(max_views, len(loud)), endpoint=False).astype(int)
-    chosen = [cut(band)[stretch] for band, stretch in (loud[place] for place in places)]
-    found = synchronize(torch.stack(chosen), rate, spacing_hz, num_frames=count, symbol_step=step)
+    # Models have been shown cells through receivers as wide as a view, whose filters fall off at its edges. Without
+    # them they take the SNR for two to four dB more than it is.
+    filtered = spacing_hz != SPACING_WIFI_HZ
+    chosen = torch.stack(
+        [cut(band, filtered=filtered)[stretch] for band, stretch in (loud[place] for place in places)]
+    )
+    found = synchronize(chosen, rate, spacing_hz, num_frames=count, symbol_step=step)
     frames = _with_floor(found.iq, fft_size).unflatten(1, (count, fft_size))
     return frames[:, torch.arange(num_frames) % count].flatten(1).numpy(), step
 
 
 def _with_floor(frames: torch.Tensor, fft_size: int) -> torch.Tensor:
-    """Adds noise that is as far below the signal as models have been shown.
+    """Adds noise as far below the signal as that of converters that models have been shown.
 
     Where nothing was received, and above the rate of the recording, there is nothing but rounding. On the scale of dB
-    that is so far down that, once normalized, nothing else of the spectrogram can be told apart.
+    that is so far down that, once normalized, nothing else of the spectrogram can be told apart. More noise would be
+    taken for that of the receiver, and tell a wrong SNR.
 
     Args:
         frames (`torch.Tensor` of shape `(num_views, num_frames * fft_size)`): Of samples.
@@ -301,7 +310,7 @@ def _with_floor(frames: torch.Tensor, fft_size: int) -> torch.Tensor:
     spectrum = torch.fft.fft(frames.unflatten(1, (-1, fft_size)), norm="ortho")
     level = spectrum.abs().square().mean(1).quantile(_OCCUPIED_QUANTILE, dim=1, keepdim=True)
     noise = torch.randn(frames.shape, generator=torch.Generator().manual_seed(0), dtype=frames.dtype)
-    return frames + 10 ** (-_HIGHEST_SNR_DB / 20) * level.sqrt() * noise
+    return frames + 10 ** (-_FLOOR_DB / 20) * level.sqrt() * noise
 
 
 def _loud(power: torch.Tensor, overlaps: torch.Tensor) -> list[tuple[int, int]]:

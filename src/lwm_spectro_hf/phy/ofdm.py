@@ -9,6 +9,19 @@ _FFT_SIZES = (128, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 FULL_BAND = 0.94  # share of the band that a carrier occupies at most, and up to which channels are exact
 
 
+def band_edge(frequencies: torch.Tensor) -> torch.Tensor:
+    """A filter that takes a sampling rate's edges off: one within `FULL_BAND`, falling smoothly to zero at half of it.
+
+    Args:
+        frequencies (`torch.Tensor` of any shape): In cycles per sample.
+
+    Returns:
+        `torch.Tensor` of that shape: the amplitude response.
+    """
+    beyond = ((2 * frequencies.abs() - FULL_BAND) / (1 - FULL_BAND)).clamp(0, 1)
+    return torch.cos(torch.pi / 2 * beyond).square()
+
+
 def fft_sizes(num_subcarriers: float) -> list[int]:
     """Usual DFTs that hold so many subcarriers and leave channels room for their edges, the smallest first."""
     return [size for size in _FFT_SIZES if FULL_BAND * size >= num_subcarriers]
