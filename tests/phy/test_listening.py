@@ -239,6 +239,15 @@ def test_views_of_cells_fall_off_at_their_edges():
     assert np.abs(profile[4:58]).max() < 1
 
 
+def test_a_clean_signal_gets_noise_28_db_below_it():
+    """QPSK has one power; what it varies by is twice its product with the noise."""
+    frames = listen(cell(15e3, 280, snr_db=np.inf), 128 * 15e3, PROTOCOLS).frames
+    power = np.abs(np.fft.fft(frames.reshape(-1, 128))) ** 2
+    inside = power[:, 4:30]
+    spread = inside.std(0) / inside.mean(0)
+    np.testing.assert_allclose(spread, (2 * 10**-2.8) ** 0.5, rtol=0.25)
+
+
 def test_views_are_no_cleaner_than_what_models_were_shown():
     """Beside a carrier without any noise, and above the rate of the recording, there is a floor 40 dB below it."""
     packets = wifi_packets(40)

@@ -40,7 +40,8 @@ _MAX_FACTOR = 4000  # of a resampling ratio, which is then exact to a tenth of a
 # What repeats after any time hides the prefixes: receivers leak around DC, one was seen to do so by 90 dB above the
 # noise, drifting. A carrier can spare these subcarriers.
 _LEAKAGE_HZ = 20e3
-_FLOOR_DB = 40.0  # below the signal: as converters of eight bits leave it, the coarsest that models have been shown
+_HIGHEST_SNR_DB = 28.0  # models have been shown 25 dB
+_FLOOR_DB = 40.0  # below the carrier: as converters of eight bits leave it, the coarsest that models have been shown
 _OCCUPIED_QUANTILE = 0.8  # of the subcarriers of a view: WiFi has two fifths of them
 _FAINTEST_VIEW = 0.5  # of the power of the loudest one: what is half as loud has as much noise as signal
 # Bins of the mean spectrum, of those averaged with their neighbours, and how far out the edges of the band are looked
@@ -297,20 +298,23 @@ def _frames(
 
 
 def _with_floor(frames: torch.Tensor, fft_size: int) -> torch.Tensor:
-    """Adds noise as far below the signal as that of converters that models have been shown.
+    """Adds as much noise as there was in all that models have been shown.
 
-    Where nothing was received, and above the rate of the recording, there is nothing but rounding. On the scale of dB
-    that is so far down that, once normalized, nothing else of the spectrogram can be told apart. More noise would be
-    taken for that of the receiver, and tell a wrong SNR.
+    A signal without any shows what they do not know. And where nothing was received, as above the rate of the
+    recording, there is nothing but rounding: on the scale of dB that is so far down that, once normalized, nothing
+    else of the spectrogram can be told apart. More noise than this, there, would be taken for the receiver's, and tell
+    a wrong SNR.
 
     Args:
         frames (`torch.Tensor` of shape `(num_views, num_frames * fft_size)`): Of samples.
         fft_size (`int`): Samples of a frame.
     """
     spectrum = torch.fft.fft(frames.unflatten(1, (-1, fft_size)), norm="ortho")
-    level = spectrum.abs().square().mean(1).quantile(_OCCUPIED_QUANTILE, dim=1, keepdim=True)
-    noise = torch.randn(frames.shape, generator=torch.Generator().manual_seed(0), dtype=frames.dtype)
-    return frames + 10 ** (-_FLOOR_DB / 20) * level.sqrt() * noise
+    power = spectrum.abs().square().mean(1, keepdim=True)
+    carrier = power.quantile(_OCCUPIED_QUANTILE, dim=2, keepdim=True)
+    added = 10 ** (-_HIGHEST_SNR_DB / 10) * power + 10 ** (-_FLOOR_DB / 10) * carrier
+    noise = torch.randn(spectrum.shape, generator=torch.Generator().manual_seed(0), dtype=spectrum.dtype)
+    return torch.fft.ifft(spectrum + added.sqrt() * noise, norm="ortho").flatten(1)
 
 
 def _loud(power: torch.Tensor, overlaps: torch.Tensor) -> list[tuple[int, int]]:
