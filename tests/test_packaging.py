@@ -4,6 +4,7 @@ import configparser
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from setuptools import find_packages
 from transformers import pipeline
 
 from lwm_spectro_hf import resources
+from lwm_spectro_hf.data.recipe import preset
 from lwm_spectro_hf.data.recordings import open_recording
+from lwm_spectro_hf.data.synthesis import draw_recordings
 from lwm_spectro_hf.extras import require
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,6 +114,26 @@ def test_default_checkpoint_tells_what_the_demo_recordings_are():
         "nr": ("5G", "64QAM"),
         "wifi": ("WiFi", "16QAM"),
     }
+
+
+@pytest.mark.parametrize("snr_db", [15.0, 20.0])
+def test_default_checkpoint_tells_the_snr_of_a_wide_cell(snr_db):
+    """What the pipeline cuts out of a carrier has to look as what the weights have learned from."""
+    recipe = replace(
+        preset("native"),
+        protocols=("LTE",),
+        resource_blocks={"LTE": (50,)},
+        snrs_db=(snr_db,),
+        channels=("none",),
+        full_load=1.0,
+        duration_s=20e-3,
+        chunk_size=2,
+    )
+    cells = draw_recordings(recipe, 0)
+    classify = pipeline("iq-classification", model=str(resources.default_checkpoint()), device="cpu")
+    told = classify(list(cells.iq.numpy()), sampling_rate=cells.sampling_rate)
+    assert [verdict["protocol"] for verdict in told] == ["LTE"] * 2
+    assert [verdict["snr_db"] for verdict in told] == [snr_db] * 2
 
 
 def test_released_checkpoints_are_whole_and_need_no_trust():
