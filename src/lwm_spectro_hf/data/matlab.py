@@ -1,6 +1,6 @@
 """Recordings in MATLAB's files: what `save` writes, HDF5 included."""
 
-import math
+import io
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
@@ -13,6 +13,7 @@ import numpy as np
 from scipy.io import loadmat
 
 from ..extras import require
+from .hdf5 import stored_within
 
 # As in MATLAB's toolboxes and in other programs that write such files; without case and underscores.
 _RATE_NAMES = frozenset(
@@ -60,8 +61,9 @@ def read_matlab(path: Path) -> MatlabRecording:
     h5py = require("h5py", "train") if is_hdf5 else None
     try:
         if h5py is None:
-            _check_elements(path)
-            variables = dict(_arrays(loadmat(path, simplify_cells=True)))
+            whole = path.read_bytes()
+            _check_elements(whole)
+            variables = dict(_arrays(loadmat(io.BytesIO(whole), simplify_cells=True)))
         else:
             with h5py.File(path, "r") as file:
                 variables = dict(_hdf5_arrays(h5py, file))
@@ -100,9 +102,8 @@ def read_matlab(path: Path) -> MatlabRecording:
     )
 
 
-def _check_elements(path: Path):
+def _check_elements(whole: bytes):
     """Looks at what is stored as what, since scipy's reader of versions 5 to 7 crashes on a type that there is not."""
-    whole = path.read_bytes()
     order = {b"IM": "<", b"MI": ">"}.get(whole[126:128])
     if order is None:  # version 4, which has no such types
         return
@@ -130,25 +131,22 @@ def _arrays(variables: Mapping[str, Any], within: str = "") -> Iterator[tuple[st
     for name, value in variables.items():
         if isinstance(value, Mapping):
             yield from _arrays(value, f"{within}{name}.")
-        elif (
-            isinstance(value, np.ndarray | np.generic | int | float | complex)
-            and np.asarray(value).dtype.kind in "cfiu"
-        ):
-            yield within + name, np.asarray(value)
+        elif isinstance(value, np.ndarray | np.generic | int | float | complex):
+            array = np.asarray(value)
+            if array.dtype.kind in "cfiu":
+                yield within + name, array
 
 
 def _hdf5_arrays(h5py: ModuleType, group: Any, within: str = "") -> Iterator[tuple[str, np.ndarray]]:
     """The same of version 7.3, where dimensions are the other way round and complex numbers pairs."""
     for name in group:
-        # A link may point to another file of the reader's, and so may external or virtual storage.
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink) or name.startswith("#"):
-            continue
-        found = group[name]
+        found = None if name.startswith("#") else stored_within(group, name)
         if isinstance(found, h5py.Group):
             yield from _hdf5_arrays(h5py, found, f"{within}{name}.")
             continue
-        is_here = isinstance(found, h5py.Dataset) and not (found.external or found.is_virtual)
-        if not is_here or found.attrs.get("MATLAB_class") == b"char" or "MATLAB_empty" in found.attrs:
+        if not isinstance(found, h5py.Dataset):
+            continue
+        if found.attrs.get("MATLAB_class") == b"char" or "MATLAB_empty" in found.attrs:
             continue
         if found.dtype.names == ("real", "imag"):
             pairs = found[()]
@@ -162,9 +160,11 @@ def _number(variables: Mapping[str, np.ndarray], names: frozenset[str], path: Pa
     told = {
         float(value)
         for name, value in variables.items()
-        if name.rpartition(".")[2].lower().replace("_", "") in names and value.size == 1 and value.dtype.kind in "fiu"
+        if name.rpartition(".")[2].lower().replace("_", "") in names
+        and value.size == 1
+        and value.dtype.kind in "fiu"
+        and np.isfinite(value)
     }
-    told = {value for value in told if math.isfinite(value)}
     if len(told) > 1:
         raise ValueError(
             f"{path}: {' and '.join(f'{value:g}' for value in sorted(told))} are given for the same. Expected one: "

@@ -25,6 +25,7 @@ import torch
 from ..extras import require
 from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor, analysis_window
 from .array_pickle import read_array_pickle
+from .hdf5 import stored_within
 
 SAMPLING_RATE = 1e6  # nominal, see above [Hz]
 WINDOW_SAMPLES = 8  # of a symbol, in both files
@@ -352,10 +353,8 @@ def _hdf5_datasets(path: Path):
     with file:
         datasets = []
         for name, ndim in (("X", 3), ("Y", 2), ("Z", 2)):
-            # A link may point to another file of the reader's, and so may external or virtual storage.
-            is_here = isinstance(file.get(name, getlink=True), h5py.HardLink) if name in file else False
-            found = file[name] if is_here else None
-            is_plain = isinstance(found, h5py.Dataset) and not (found.external or found.is_virtual)
+            found = stored_within(file, name)
+            is_plain = isinstance(found, h5py.Dataset)
             if not is_plain or found.ndim != ndim or found.dtype.kind not in "fiu":
                 about = f"{found.shape}, {found.dtype}" if is_plain else "missing, or not stored in the file"
                 raise ValueError(
