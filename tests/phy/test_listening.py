@@ -30,6 +30,14 @@ def cell(spacing_hz, num_symbols, snr_db=0.0):
     return samples + noise(len(samples)) * 10 ** (-snr_db / 20)
 
 
+def wide_cell():
+    """Ten milliseconds of a downlink of random QPSK, 9 MHz wide at 15.36 Msps, without noise."""
+    numerology = Numerology(15.36e6, 15e3, 1024, dc_used=False)
+    bits = torch.randint(0, 2, (1, 140, 600, 2), generator=torch.Generator().manual_seed(3)) * 2.0 - 1
+    grid = torch.view_as_complex(bits) / 2**0.5
+    return modulate(grid, numerology, cyclic_prefix_3gpp(numerology, 140))[0][0].numpy()
+
+
 @pytest.mark.parametrize(
     "name, sampling_rate, likeliest",
     [("wifi_11a_16qam_36mbps", 20e6, {"WiFi"}), ("lte_1.4mhz_10ms", 1.92e6, {"LTE", "5G"})],
@@ -210,10 +218,7 @@ def test_bands_are_where_the_carrier_is(offset_hz):
 
 
 def test_a_wide_carrier_is_seen_in_several_bands():
-    numerology = Numerology(15.36e6, 15e3, 1024, dc_used=False)
-    bits = torch.randint(0, 2, (1, 140, 600, 2), generator=torch.Generator().manual_seed(3)) * 2.0 - 1
-    grid = torch.view_as_complex(bits) / 2**0.5
-    iq = modulate(grid, numerology, cyclic_prefix_3gpp(numerology, 140))[0][0].numpy()
+    iq = wide_cell()
     for max_views in (1, 3, 8):
         frames = listen(iq, 15.36e6, PROTOCOLS, max_views=max_views).frames
         assert len(frames) == min(max_views, 4)  # of 9 MHz, bands of 1.92 MHz that do not overlap
@@ -228,11 +233,7 @@ def test_silence_has_no_views():
 
 def test_views_of_cells_fall_off_at_their_edges():
     """As those of receivers of that width do, which models have been shown."""
-    numerology = Numerology(15.36e6, 15e3, 1024, dc_used=False)
-    bits = torch.randint(0, 2, (1, 140, 600, 2), generator=torch.Generator().manual_seed(3)) * 2.0 - 1
-    grid = torch.view_as_complex(bits) / 2**0.5
-    iq = modulate(grid, numerology, cyclic_prefix_3gpp(numerology, 140))[0][0].numpy()
-    frames = listen(iq, 15.36e6, PROTOCOLS).frames
+    frames = listen(wide_cell(), 15.36e6, PROTOCOLS).frames
     power = (np.abs(np.fft.fft(frames.reshape(-1, 128))) ** 2).mean(0)
     profile = 10 * np.log10(power / power[2:50].mean())
     assert profile[64] < -15 and profile[[63, 65]].max() < -10

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import torch
 
-from ..phy.ofdm import band_edge
-
 TAIL = 32  # samples after which a fractional delay has rung out: 65 dB below a signal that fills that band
 
 # Between two nodes from which to which a wave turns by this angle, linear interpolation errs by its fourth power over
@@ -65,10 +63,6 @@ class Blocks:
     def bins(self, device: torch.device) -> torch.Tensor:
         """Frequencies of the bins in cycles per sample, shape `(fft_size,)`."""
         return torch.fft.fftfreq(self.fft_size, device=device)
-
-    def band_edge(self, device: torch.device) -> torch.Tensor:
-        """[`~phy.ofdm.band_edge`] of the bins: at half the rate a fractional delay has no value."""
-        return band_edge(self.bins(device))
 
 
 def filter_blocks(samples: torch.Tensor, blocks: Blocks, response: Callable[[slice], torch.Tensor]) -> torch.Tensor:

@@ -8,6 +8,7 @@ import math
 import torch
 
 from ..phy.bits import slices
+from ..phy.ofdm import band_edge
 from .filtering import Blocks, filter_blocks
 
 
@@ -52,7 +53,8 @@ def clock_offset(samples: torch.Tensor, offset_ppm: torch.Tensor) -> torch.Tenso
     num_samples = samples.shape[1]
     turn = math.pi * max(-slowest, fastest, 0.0)  # of the highest frequency
     blocks = Blocks.plan(num_samples, max(0.0, -slowest) * num_samples, max(0.0, fastest) * num_samples, turn)
-    bins, edge = blocks.bins(samples.device), blocks.band_edge(samples.device)
+    bins = blocks.bins(samples.device)
+    edge = band_edge(bins)  # at half the rate a fractional delay has no value
 
     def response(rows: slice) -> torch.Tensor:
         advance = (drift[rows, None] * blocks.nodes(samples.device)).float()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..phy.ofdm import band_edge
 from .filtering import Blocks, filter_blocks
 from .profiles import PowerDelayProfile
 
@@ -106,7 +107,8 @@ class TappedDelayLine:
         longest, doppler = torch.stack([delays.max(), self.doppler_hz.max().to(delays.dtype)]).tolist()
         blocks = Blocks.plan(samples.shape[1], longest, 0, 2 * math.pi * doppler / sampling_rate)
         times = start_s + blocks.nodes(samples.device)[None].double() / sampling_rate
-        bins, edge = blocks.bins(samples.device), blocks.band_edge(samples.device)
+        bins = blocks.bins(samples.device)
+        edge = band_edge(bins)  # at half the rate a fractional delay has no value
 
         def response(rows: slice) -> torch.Tensor:
             rotation = 2 * torch.pi * delays[rows, :, None] * bins

@@ -264,14 +264,14 @@ def _frames(
     rate = fft_size * spacing_hz
     if fft_size % 128 or rate > _MAX_INTERPOLATION * recording.sampling_rate:
         return None
-    num_samples = len(recording.at(rate))
+    centres = torch.tensor(_band_centres(recording.sampling_rate, rate))
+    num_samples = len(recording.at(rate, _LEAKAGE_HZ, float(centres[0])))  # all bands have as many
     for count, step in _lengths(spacing_hz, num_frames):
         needed = required_samples(rate, spacing_hz, count, step)
         if needed <= num_samples:
             break
     else:
         return None
-    centres = torch.tensor(_band_centres(recording.sampling_rate, rate))
     stretches = num_samples // needed
 
     def cut(band: int, above_hz: float = 0.0, filtered: bool = False) -> torch.Tensor:
