@@ -353,8 +353,7 @@ class _Files:
 
     def _answers(self, recording: Recording, pipe: Any, **options) -> Iterator[dict]:
         options["window_ms"] = getattr(self.arguments, "window_ms", None)
-        if getattr(self.arguments, "max_segments", None) is not None:  # `segment` has none
-            options["max_segments"] = self.arguments.max_segments
+        options["max_segments"] = self.arguments.max_segments
         # Rows that come as they are ready show the progress themselves; a bar would only garble them.
         hidden = True if options["window_ms"] and sys.stdout.isatty() else None
         name = Path(recording.path).name
