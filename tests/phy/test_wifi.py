@@ -140,6 +140,19 @@ def test_timeline_holds_exchanges_that_a_receiver_follows():
     assert num_received > 20 and num_answers > 5 and kinds == {True, False}
 
 
+def test_a_sender_waits_for_the_answer_before_it_goes_on():
+    generator = seeded(4)
+    options = {"modulation": None, "code_rate": None, "full": torch.ones(64, dtype=torch.bool)}
+    links = wifi_traffic.draw_links(64, generator, **options, high_throughput=0.4, aligned=False)
+    exchanges = wifi_traffic.draw_exchanges(links, 20_000, generator)
+    data, answer = exchanges.blocks.unbind(-1)
+    gap = exchanges.start_us[:, 1:, 0] - (exchanges.start_us[..., 0] + 4 * data)[:, :-1]
+    contending, to_one = ~links.opportunity[:, None], (links.ack >= 0)[:, None]
+    lost = contending & to_one & (answer[:, :-1] == 0)
+    assert lost.any() and gap[lost].min() == 16 + 9 + 20 + 34  # 10.3.2.11, and DIFS
+    assert gap[(contending & ~to_one).expand_as(gap)].min() == 34  # nobody is to answer
+
+
 @pytest.mark.parametrize("modes", [LEGACY_MODES.values(), HT_MODES])
 def test_asked_modes_are_in_the_air(modes):
     modes = list(modes)
@@ -178,8 +191,8 @@ def test_full_rows_are_packets_one_after_another():
     for row in full.nonzero()[:, 0].tolist():
         silent = np.convolve((batch.samples[row].abs() > 0).numpy(), np.ones(64), "same") < 1
         edges = np.flatnonzero(np.diff(np.r_[0, silent, 0]))
-        # DIFS and a first attempt's longest back-off, and what the convolution adds.
-        assert np.diff(edges)[::2].max() <= (34 + 15 * 9) * 20
+        # DIFS and a first attempt's longest back-off, after an answer that never came.
+        assert np.diff(edges)[::2].max() <= (45 + 34 + 15 * 9) * 20
         assert len(packet_starts(batch.symbol_start[row], 100_000)) > 1
 
 

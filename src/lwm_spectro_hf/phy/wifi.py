@@ -268,7 +268,7 @@ def draw(
         high_throughput (`float`, *optional*, defaults to 0.4): Share of links of 802.11n, where that has the mode.
         aligned (`bool`, *optional*, defaults to `False`): Start and end between packets instead of anywhere, as long
             as one fits, with frame bodies of at most 1,500 bytes, which readers of files take for the largest, and of
-            at least 1,000 where `full`.
+            about 1,000 at least where `full`; 16 pad bits and more end each packet.
 
     Returns:
         [`Waveform`].
@@ -278,8 +278,9 @@ def draw(
     def integers(low: int, high: int, *shape: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
         return torch.randint(low, high, shape, generator=generator, device=device, dtype=dtype)
 
-    # The receiver's samples fall anywhere between the microseconds of the sender.
-    skipped = int(integers(0, _SAMPLES_PER_US, 1))
+    # The receiver's samples fall anywhere between the microseconds of the sender. In files they do not fall together:
+    # OpenOFDM's decode.py drops packets whose first sample is a multiple of 80.
+    skipped = int(integers(int(aligned), _SAMPLES_PER_US, 1))
     num_us = -(-(num_samples + skipped) // _SAMPLES_PER_US)
     links = wifi_traffic.draw_links(batch_size, generator, modulation, code_rate, full, high_throughput, aligned)
     exchanges = wifi_traffic.draw_exchanges(links, num_us, generator)

@@ -56,6 +56,10 @@ class Mode:
         """OFDM symbols of a PSDU of that many bytes (eq. 17-11 and 19-32)."""
         return -(-(SERVICE_BITS + 8 * num_bytes + TAIL_BITS) // self.data_bits)
 
+    def pad_bits(self, num_bytes: int) -> int:
+        """Bits that fill up the last of these symbols (eq. 17-13)."""
+        return self.num_symbols(num_bytes) * self.data_bits - SERVICE_BITS - 8 * num_bytes - TAIL_BITS
+
     def num_bytes(self, num_symbols: int) -> int:
         """Bytes of the longest PSDU that fits into so many OFDM symbols."""
         return max(0, (num_symbols * self.data_bits - SERVICE_BITS - TAIL_BITS) // 8)

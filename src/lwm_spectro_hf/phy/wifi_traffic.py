@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 
 from . import wifi_frames
-from .wifi_coding import HT_MODES, LEGACY_MODES
+from .wifi_coding import HT_MODES, LEGACY_MODES, Mode
 
 SYMBOL_US = 4
 # Table 17-21. In the 2.4 GHz band the shorter SIFS and the signal extension add up to the same (clause 18).
 SIFS_US, SLOT_US = 16, 9
 _DIFS_US = SIFS_US + 2 * SLOT_US  # 10.3.7
+_ACK_TIMEOUT_US = SIFS_US + SLOT_US + 20  # 10.3.2.11, with the delay at which a preamble of clause 17 is announced
 CONTENTION_WINDOW = 15  # of a first attempt, aCWmin [slots]
 MODULATIONS = ("BPSK", "QPSK", "16QAM", "64QAM")
 BASIC_RATES = (6, 12, 24)  # the mandatory ones, with which control frames are sent [Mbit/s]
@@ -24,6 +25,9 @@ _NUM_LENGTHS, _NUM_LONG = 6, 2
 _LONG_BYTES = 1500
 # Readers of files take no longer bodies: gr-ieee802-11 drops what does not fit an Ethernet frame.
 _FILE_BYTES = (1000, 1500)
+# The decoders of gr-ieee802-11 and FutureSDR go on into what is left of the packet before, instead of ending at the
+# zeros of the tail. With ten pad bits and fewer, one packet of thirty at code rate 3/4 fails its check.
+_FILE_PAD_BITS = 16
 
 
 def preamble_blocks(high_throughput: bool) -> int:
@@ -133,6 +137,9 @@ def draw_links(
     shortest, longest = _FILE_BYTES if aligned else (_LONG_BYTES, wifi_frames.MAX_PAYLOAD_BYTES)
     lengths = [min(longest, max(8, round(30 * 76 ** min(1.0, 1.3 * draw)) - 30)) for draw in draws[:_NUM_LENGTHS]]
     lengths += [shortest + round((longest - shortest) * draw) for draw in draws[_NUM_LENGTHS:]]
+    if aligned:
+        modes = set(mode.tolist())
+        lengths = [_well_padded(length, [MODES[index] for index in modes]) for length in lengths]
     chosen = torch.rand(batch_size, 2, generator=generator, device=device)
     first = _NUM_LENGTHS * (full & aligned)  # of files, receivers should get much data
     length = (first[:, None] + chosen * (torch.where(full, len(lengths), _NUM_LENGTHS) - first)[:, None]).long()
@@ -153,6 +160,14 @@ def draw_links(
         skipped=u[5] * (not aligned),
         aligned=aligned,
     )
+
+
+def _well_padded(longest: int, modes: list[tuple[bool, Mode]]) -> int:
+    """The longest frame body of `longest` bytes at most whose packets end in pad bits enough, or else `longest`."""
+    for length in range(longest, 7, -1):
+        if all(mode.pad_bits(length + wifi_frames.overhead_bytes(qos)) >= _FILE_PAD_BITS for qos, mode in modes):
+            return length
+    return longest
 
 
 def draw_exchanges(links: Links, num_us: int, generator: torch.Generator) -> Exchanges:
@@ -179,6 +194,8 @@ def draw_exchanges(links: Links, num_us: int, generator: torch.Generator) -> Exc
     backoff = _DIFS_US + SLOT_US * (uniform[2] * (CONTENTION_WINDOW + 1)).long()
     idle = (-links.idle_us[:, None] * (1 - uniform[3]).log()).round().long()
     pause = torch.where(links.opportunity[:, None], SIFS_US, backoff + idle)
+    # The sender waits for the answer before it gives the frame up.
+    pause = torch.where(answered | (ack == 0), pause, _ACK_TIMEOUT_US + pause)
     answer = SYMBOL_US * blocks + SIFS_US
     lasting = torch.where(answered, answer + SYMBOL_US * ack, SYMBOL_US * blocks) + pause
     start = lasting.cumsum(1) - lasting - (links.skipped * SYMBOL_US * blocks[:, 0]).long()[:, None]
