@@ -16,17 +16,11 @@ from lwm_spectro_hf import (
     IQClassificationPipeline,
     LwmSpectroForSequenceClassification,
     LwmSpectroMoEForSequenceClassification,
+    pipeline_lwm_spectro,
 )
+from lwm_spectro_hf.evidence_lwm_spectro import Evidence, marginal, quantities, view_weights
 from lwm_spectro_hf.phy import listening
-from lwm_spectro_hf.pipeline_lwm_spectro import (
-    Evidence,
-    marginal,
-    quantities,
-    register,
-    segment_bounds,
-    view_weights,
-    window_bounds,
-)
+from lwm_spectro_hf.pipeline_lwm_spectro import register, segment_bounds, window_bounds
 from tiny_models import build, tiny_config, tiny_moe_config
 
 RATE = 1e6
@@ -120,6 +114,18 @@ class TestEvidence:
         told = evidence.probabilities()
         torch.testing.assert_close(told["modulation"], modulation[0].exp())
         torch.testing.assert_close(told["protocol"], plain.probabilities()["protocol"])
+
+    def test_views_spread_over_time_tell_whether_anything_changes_and_nothing_else(self):
+        views = {"protocol": [[0.9, 0.1], [0.9, 0.1]], "mobility": [[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]]}
+        views = {name: torch.tensor(value).log() for name, value in views.items()}
+        evidence, plain = Evidence(still={"mobility": 0}), Evidence()
+        embedding = torch.tensor([[1.0], [2.0]])
+        evidence.add(views, embedding, spread=torch.tensor([False, True]))
+        plain.add({name: value[:1] for name, value in views.items()}, embedding[:1])
+        told = evidence.probabilities()
+        torch.testing.assert_close(told["mobility"], torch.tensor([0.1, 0.9 * 0.6, 0.9 * 0.4]))
+        torch.testing.assert_close(told["protocol"], plain.probabilities()["protocol"])
+        torch.testing.assert_close(evidence.embedding(), plain.embedding())
 
     def test_what_was_heard_most_surely_is_kept(self):
         evidence = Evidence()
@@ -273,6 +279,50 @@ class TestSymbols:
         ):
             mean = (counted @ values / counted.sum()).softmax(-1)
             assert answer[score] == pytest.approx(mean.max().item(), abs=1e-5)
+
+    def test_movement_is_told_by_symbols_from_all_over_adjoining_segments(
+        self, classify, listened, noise, monkeypatch
+    ):
+        segment_ms = 1e3 * DENSE / RATE
+        monkeypatch.setattr(pipeline_lwm_spectro, "SPREAD_MS", 2 * segment_ms)
+        pieces = [noise(DENSE, seed).reshape(4, -1) for seed in range(1, 8)]
+        # The second band has none of the second segment; the fourth has other symbols than the third.
+        bands = [{0.0: pieces[0], 1e3: pieces[1]}, {0.0: pieces[2]}, {0.0: pieces[3]}, {0.0: pieces[4]}]
+        spacings_hz = [15e3, 15e3, 15e3, 30e3]
+        segments = [
+            listening.Heard(np.zeros(3), [], 71e-6, spacing_hz, band)
+            for band, spacing_hz in zip(bands, spacings_hz, strict=True)
+        ]
+        upcoming = iter(segments)
+        monkeypatch.setattr(listening, "listen", lambda *args: next(upcoming))
+        answer = classify(noise(4 * DENSE), sampling_rate=RATE, segment_ms=segment_ms, top_k=2)
+
+        joined = np.concatenate([pieces[0], pieces[2]])
+        expected = [joined[::2].ravel(), joined[1::2].ravel(), pieces[3].ravel(), pieces[4].ravel()]
+        spread = [listened[place] for place in (2, 3, 6, 7)]  # behind the segments' own
+        for piece, view in zip(spread, expected, strict=True):
+            np.testing.assert_array_equal(piece, view)
+        outputs = [model_outputs(classify, view) for view in expected]
+        joint = torch.cat([output.additional_logits["snr_db+mobility"] for output in outputs]).log_softmax(-1)
+        weights = view_weights(torch.cat([output.router_logits for output in outputs]).log_softmax(-1))
+        counted = weights * view_weights(joint)
+        still = (counted @ joint / counted.sum()).softmax(-1)[0].item()  # one SNR, static or vehicular
+        assert answer["mobility_scores"]["static"] == pytest.approx(still, abs=1e-5)
+
+    def test_segments_that_do_not_adjoin_are_not_joined(self, classify, listened, noise, monkeypatch):
+        segment_ms = 1e3 * DENSE / RATE
+        pieces = noise(DENSE, 1).reshape(4, -1)
+        monkeypatch.setattr(
+            listening, "listen", lambda *args: listening.Heard(np.zeros(3), [], 1.0, 1.0, {0.0: pieces})
+        )
+        iq = noise(6 * DENSE)
+        for options, times in (({"max_segments": 2}, 2), ({"window_ms": 3 * segment_ms}, 6), ({}, 6)):
+            listened.clear()
+            classify(iq, sampling_rate=RATE, segment_ms=segment_ms, **options)
+            views = [view for view in listened if not np.isin(view, iq).any()]
+            assert len(views) == times
+            whole = [np.array_equal(view, pieces.ravel()) for view in views]
+            assert all(whole) == ("max_segments" in options)
 
     def test_the_model_is_told_the_resolution_of_every_view(self, classify, heard, noise, monkeypatch):
         told = []

@@ -13,101 +13,16 @@ from transformers import AutoModelForSequenceClassification
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.base import ChunkPipeline
 
+from .evidence_lwm_spectro import MIN_VIEW_WEIGHT, Evidence, marginal, quantities
+
 # A recording is listened to in segments of this length [ms]: long enough to hold several packets or a radio frame,
 # short enough that a recording of any length is read in constant memory.
 SEGMENT_MS = 20.0
 MAX_VIEWS = 16
-# A view that says nothing still counts this much, so that evidence made of such views only is their plain mean.
-MIN_VIEW_WEIGHT = 1e-6
-
-
-def view_weights(log_probs: torch.Tensor) -> torch.Tensor:
-    """How much each view is believed: one minus the normalized entropy of what it says about a quantity.
-
-    A view of pure noise says nothing, and gets next to no weight; a view that is sure gets 1.
-
-    Args:
-        log_probs (`torch.Tensor` of shape `(num_views, num_labels)`): Log-probabilities.
-
-    Returns:
-        `torch.Tensor` of shape `(num_views,)`, from `MIN_VIEW_WEIGHT` to 1.
-    """
-    num_views, num_classes = log_probs.shape
-    if num_classes == 1:
-        return log_probs.new_ones(num_views)
-    entropy = torch.special.entr(log_probs.exp()).sum(dim=-1)
-    return (1 - entropy / math.log(num_classes)).clamp(min=MIN_VIEW_WEIGHT)
-
-
-class Evidence:
-    """What the views of a recording say together, combined as they come in constant memory.
-
-    The log-probabilities of each quantity are averaged with the weights of [`view_weights`] and normalized again: a
-    geometric mean of opinions. A view counts by how sure it is of its protocol, if there is one, times how sure it is
-    of the quantity itself; less if another expert than that of its protocol has answered. Embeddings are averaged by
-    the protocol alone.
-
-    Args:
-        blind (`Iterable[str]`, *optional*): Quantities for which views of symbols do not count.
-    """
-
-    def __init__(self, blind: Iterable[str] = ()):
-        self._blind = frozenset(blind)
-        self._totals: dict[str, torch.Tensor] = {}
-        self._weights: dict[str, torch.Tensor] = {}
-        self.heard: torch.Tensor | None = None
-
-    def add(
-        self,
-        log_probs: dict[str, torch.Tensor],
-        embedding: torch.Tensor | None = None,
-        stands_for: float | torch.Tensor = 1.0,
-        of_symbols: bool | torch.Tensor = False,
-        trust: float | torch.Tensor = 1.0,
-        heard: torch.Tensor | None = None,
-    ):
-        """Adds views.
-
-        Args:
-            log_probs (`dict[str, torch.Tensor]`): For each quantity, log-probabilities `(num_views, num_labels)`.
-            embedding (`torch.Tensor` of shape `(num_views, hidden_size)`, *optional*): The views' embeddings.
-            stands_for (`float` or `torch.Tensor` of shape `(num_views,)`, *optional*, defaults to 1): How many views
-                each of them counts for.
-            of_symbols (`bool` or `torch.BoolTensor` of shape `(num_views,)`, *optional*, defaults to `False`): Whether
-                their frames are symbols.
-            trust (`float` or `torch.Tensor` of shape `(num_views,)`, *optional*, defaults to 1): How much what each
-                says of anything but the protocol counts; less than 1 where another expert should have answered.
-            heard (`torch.Tensor` of shape `(num_protocols,)`, *optional*): How surely symbols of each protocol are
-                where these views come from, positive if they are; 0 if they were not looked for. The attribute `heard`
-                keeps the most of each, -inf for 0.
-        """
-        if heard is not None:
-            heard = torch.where(heard == 0, -torch.inf, heard)
-            self.heard = heard if self.heard is None else heard.maximum(self.heard)
-        if "protocol" in log_probs:
-            weights = view_weights(log_probs["protocol"])
-        else:
-            weights = torch.ones(len(next(iter(log_probs.values()))))
-        weights = weights * stands_for
-        blind = ~torch.as_tensor(of_symbols)
-        for name, values in {**log_probs, "embedding": embedding}.items():
-            if values is not None:
-                counted = weights * blind if name in self._blind else weights
-                counted = counted if name == "protocol" else counted * trust
-                counted = counted if name in ("protocol", "embedding") else counted * view_weights(values)
-                self._totals[name] = self._totals.get(name, 0) + counted @ values
-                self._weights[name] = self._weights.get(name, 0) + counted.sum()
-
-    def _means(self) -> dict[str, torch.Tensor]:
-        return {name: total / self._weights[name] for name, total in self._totals.items()}
-
-    def probabilities(self) -> dict[str, torch.Tensor]:
-        """The combined probabilities `(num_labels,)` of each quantity; none if no view had any power."""
-        return {name: torch.softmax(mean, dim=-1) for name, mean in self._means().items() if name != "embedding"}
-
-    def embedding(self) -> torch.Tensor | None:
-        """The combined embedding `(hidden_size,)`; `None` if no view had any power."""
-        return self._means().get("embedding")
+# Quantities of which one label says that nothing changes, which shows the better the more time is seen; and how much
+# of adjoining segments is seen together for that [ms]: in which who walks has moved by a good part of a wavelength.
+STILL_LABELS = {"mobility": "static"}
+SPREAD_MS = 100.0
 
 
 class IQPipeline(ChunkPipeline):
@@ -149,8 +64,9 @@ class IQClassificationPipeline(IQPipeline):
     as it is longer than one and a half of these. Where the sampling rate is known, it is also searched for the cyclic
     prefixes of WiFi, LTE and 5G, for WiFi's preambles and for LTE's synchronization ([`~phy.listening.listen`]): what
     the model says of the protocol is multiplied by how likely they are, and where symbols are found, up to eight more
-    views have a frame for each, over and over if they are few, which together count as much as all the others. What
-    the views say is combined by [`Evidence`]. Views without any power are left out.
+    views have a frame for each, over and over if they are few, which together count as much as all the others.
+    Whether anything moves is then told by views whose symbols are in four pieces from all over up to 100 ms of
+    adjoining segments. What the views say is combined by [`Evidence`]. Views without any power are left out.
 
     An input is a complex array or tensor `(num_samples,)`; a batch of them `(batch, num_samples)`; real I and Q
     columns `(num_samples, 2)`; a dictionary `{"iq": ..., "sampling_rate": ...}`; the path of a SigMF, WAV, `.npy`,
@@ -248,9 +164,8 @@ class IQClassificationPipeline(IQPipeline):
         """Combines segments into windows; with each verdict, whether it is the last one on its recording."""
         answering = {**self._postprocess_params, **self._sanitize_parameters(**_without_batching(kwargs))[2]}
         on_progress = answering.get("on_progress")
-        names = getattr(self.model.config, "blind_tasks", None) or ()
-        blind = [part for name, labels in self._heads().items() if name in names for part in quantities(name, labels)]
-        evidence = Evidence(blind)
+        blind, still = self._blind(), self._still()
+        evidence = Evidence(blind, still)
         for segment in super()._answers(items, **kwargs):
             if segment["log_probs"]:
                 evidence.add(
@@ -260,13 +175,14 @@ class IQClassificationPipeline(IQPipeline):
                     segment["of_symbols"],
                     segment["trust"],
                     segment["prefixes"],
+                    segment["spread"],
                 )
             if on_progress is not None:
                 on_progress(segment["num_samples"])
             if segment["window"] is not None:
                 verdict = self.verdict(evidence, answering.get("top_k"), answering.get("return_embedding", False))
                 yield {**verdict, **segment["window"]}, segment["ends_recording"]
-                evidence = Evidence(blind)
+                evidence = Evidence(blind, still)
 
     def preprocess(
         self,
@@ -307,15 +223,24 @@ class IQClassificationPipeline(IQPipeline):
                 duration = window_stop - window_start
                 span = {"start_s": window_start / sampling_rate, "duration_s": duration / sampling_rate}
             segments = segment_bounds(window_start, window_stop, segment_samples, max_segments)
+            adjoining: list[Any] = []  # what was heard in segments that follow one another
+            heard_until = window_start
             for start, stop, done_from, done_to in segments:
                 segment = read(start, stop - start)
                 views = self._views(segment, sampling_rate, max_views)
-                prefixes = None
+                prefixes, spread = None, []
                 listen = self._listen(sampling_rate, synchronize)
                 if listen is not None and not views[0]["silent"]:
-                    prefixes, symbols = self._heard(listen, segment, sampling_rate)
+                    heard, symbols = self._heard(listen, segment, sampling_rate)
+                    prefixes = torch.from_numpy(heard.evidence).float()
                     stands_for = len(views) / max(len(symbols), 1)
-                    views += [{**view, "stands_for": stands_for, "of_symbols": True} for view in symbols]
+                    views += [{**view, "stands_for": stands_for} for view in symbols]
+                    if start != heard_until or (adjoining and heard.spacing_hz != adjoining[-1].spacing_hz):
+                        spread, adjoining = self._spread_views(adjoining), []
+                    adjoining, heard_until = [*adjoining, heard], stop
+                if len(adjoining) >= max(1, round(SPREAD_MS / segment_ms)) or done_to == window_stop:
+                    spread, adjoining = spread + self._spread_views(adjoining), []
+                views = (spread or views) if views[0]["silent"] else views + spread
                 *views, last = views
                 tags = {
                     "num_samples": done_to - done_from,
@@ -350,17 +275,37 @@ class IQClassificationPipeline(IQPipeline):
         for piece in sounding or pieces[:1]:
             inputs = extractor(piece, sampling_rate=sampling_rate, return_tensors="pt")
             inputs.setdefault("resolution", torch.full((1, 2), torch.nan))  # inputs of one call may differ
-            views.append({**inputs, "silent": silent, "stands_for": 1.0, "of_symbols": False})
+            views.append({**inputs, "silent": silent, "stands_for": 1.0, "of_symbols": False, "spread": False})
         return views
 
-    def _heard(self, listen: Callable, iq: np.ndarray, sampling_rate: float) -> tuple[torch.Tensor, list[dict]]:
-        """What prefixes and the like say of the protocol, `(num_protocols,)`, and the views of found symbols."""
+    def _heard(self, listen: Callable, iq: np.ndarray, sampling_rate: float) -> tuple[Any, list[dict]]:
+        """What symbols say of a segment ([`~phy.listening.Heard`]), and their views."""
         extractor = self.feature_extractor
         heard = listen(iq, sampling_rate, self.model.config.expert_names, extractor.num_frames, extractor.fft_size)
-        values = [extractor(frames, return_tensors="pt").input_values for frames in heard.frames]
-        resolution = torch.tensor([[heard.frame_step_s, heard.spacing_hz]])
-        views = [{"input_values": view, "resolution": resolution, "silent": False} for view in values]
-        return torch.from_numpy(heard.evidence).float(), views
+        return heard, [self._view_of_symbols(frames, heard) for frames in heard.frames]
+
+    def _spread_views(self, adjoining: list[Any]) -> list[dict]:
+        """Views of symbols from all over some segments, of each band that has pieces of all of them."""
+        if not adjoining or not self._still():
+            return []
+        count = len(adjoining)
+        views = []
+        for centre in sorted(set.intersection(*(set(heard.pieces) for heard in adjoining))):
+            pieces = np.concatenate([heard.pieces[centre] for heard in adjoining])
+            # Each as many pieces as a segment has, evenly spaced, in the order of time.
+            frames = [pieces[first::count].ravel() for first in range(count)]
+            views += [self._view_of_symbols(view, adjoining[0], spread=True) for view in frames]
+        return views
+
+    def _view_of_symbols(self, frames: np.ndarray, heard: Any, spread: bool = False) -> dict:
+        return {
+            "input_values": self.feature_extractor(frames, return_tensors="pt").input_values,
+            "resolution": torch.tensor([[heard.frame_step_s, heard.spacing_hz]]),
+            "silent": False,
+            "stands_for": 1.0,
+            "of_symbols": True,
+            "spread": spread,
+        }
 
     def _listen(self, sampling_rate: float | None, synchronize: bool | None) -> Callable | None:
         """What looks for prefixes and preambles, if it should."""
@@ -427,6 +372,7 @@ class IQClassificationPipeline(IQPipeline):
             "embedding": stacked.get("embedding"),
             "stands_for": torch.tensor([view["stands_for"] for view in model_outputs]),
             "of_symbols": torch.tensor([view["of_symbols"] for view in model_outputs]),
+            "spread": torch.tensor([view["spread"] for view in model_outputs]),
             "trust": trust,
         }
 
@@ -473,6 +419,20 @@ class IQClassificationPipeline(IQPipeline):
     def tasks(self) -> list[str]:
         """The names of the heads that answer."""
         return list(self._heads())
+
+    def _blind(self) -> list[str]:
+        """Quantities of heads that were never taught by symbols."""
+        names = getattr(self.model.config, "blind_tasks", None) or ()
+        return [part for name, labels in self._heads().items() if name in names for part in quantities(name, labels)]
+
+    def _still(self) -> dict[str, int]:
+        """Quantities of which a label says that nothing changes, and its place; without those of `_blind`."""
+        told = {name: list(part) for head in self._heads().items() for name, part in quantities(*head).items()}
+        return {
+            name: told[name].index(label)
+            for name, label in STILL_LABELS.items()
+            if label in told.get(name, ()) and name not in self._blind()
+        }
 
     def _heads(self) -> dict[str, list[str]]:
         """The labels of each head, in the order of its logits."""
@@ -521,38 +481,6 @@ def window_bounds(num_samples: int, window_samples: float, needed: int = 1) -> I
     if count > 1 and num_samples - round((count - 1) * window_samples) < needed:
         count -= 1
     return pairwise(min(round(index * window_samples), num_samples) for index in range(count + 1))
-
-
-def quantities(name: str, labels: list[str]) -> dict[str, dict[str | float, list[int]]]:
-    """What a head "a+b" tells: of a and of b the labels, as numbers where they are, and which outputs are of each."""
-    names = name.split("+")
-    told: dict[str, dict[str | float, list[int]]] = {quantity: {} for quantity in names}
-    for index, label in enumerate(labels):
-        parts = str(label).split("+") if len(names) > 1 else [str(label)]
-        if len(parts) != len(names):
-            raise ValueError(
-                f"The label {label!r} of the head {name!r} has {len(parts)} part(s). Expected {len(names)}, "
-                "joined by '+' like the head's name: correct the labels in the checkpoint's config.json."
-            )
-        for quantity, part in zip(names, parts, strict=True):
-            told[quantity].setdefault(part, []).append(index)
-    return {quantity: _with_numbers(places) for quantity, places in told.items()}
-
-
-def marginal(log_probs: torch.Tensor, places: dict[str | float, list[int]]) -> torch.Tensor:
-    """Of a head's log-probabilities `(num_views, num_outputs)` those of the labels that [`quantities`] found."""
-    return torch.stack([log_probs[:, indices].logsumexp(dim=-1) for indices in places.values()], dim=-1)
-
-
-def _with_numbers(places: dict[str, list[int]]) -> dict[str | float, list[int]]:
-    try:
-        numbers = {label: float(label) for label in places}
-    except ValueError:
-        return places
-    # "001" and "1e5" are names.
-    if any(label not in (f"{number:g}", str(number)) for label, number in numbers.items()):
-        return places
-    return {numbers[label]: indices for label, indices in places.items()}
 
 
 def _without_batching(kwargs: dict) -> dict:

@@ -258,6 +258,7 @@ def test_export_of_a_folder_keeps_its_files(tmp_path, mixture, extractor):
     assert after == before == read_json(source / "config.json")
     assert sorted(path.name for path in folder.glob("*.py")) == [
         "configuration_lwm_spectro.py",
+        "evidence_lwm_spectro.py",
         "feature_extraction_lwm_spectro.py",
         "handler.py",
         "level_histogram_lwm_spectro.py",

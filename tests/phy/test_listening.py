@@ -300,3 +300,27 @@ def test_sparse_cells_without_noise_are_not_taken_for_packets():
     cells = modulate(torch.view_as_complex(bits) * active, numerology, cyclic_prefix_3gpp(numerology, 140))[0]
     iq = torch.from_numpy(resample_poly(cells.numpy(), 125, 48, axis=1)).to(torch.complex64)
     assert (symbol_evidence(iq, 20e6, SPACING_WIFI_HZ) < 1).all()
+
+
+def test_pieces_are_where_each_quarter_of_a_recording_is_loudest():
+    iq = cell(15e3, 600, snr_db=20)
+    quarter = len(iq) // 4
+    level = np.arange(len(iq)) // quarter % 4 + 1.0
+    level[np.arange(len(iq)) % quarter < quarter // 2] = 0.1  # each is loud in its second half
+    heard = listen(iq * level, 1.92e6, PROTOCOLS)
+    (pieces,) = heard.pieces.values()
+    assert list(heard.pieces) == [0] and pieces.shape == (4, 32 * 128) and pieces.dtype == np.complex64
+    power = np.mean(np.abs(pieces) ** 2, axis=1)
+    np.testing.assert_allclose(power / power[0], [1, 4, 9, 16], rtol=0.1)
+    # Whole symbols: of one that is cut out as it was sent nothing is left outside of its subcarriers but noise.
+    spectrum = np.mean(np.abs(np.fft.fft(pieces.reshape(-1, 128))) ** 2, axis=0)
+    inside = np.r_[1:37, 92:128]
+    assert spectrum[inside].mean() > 30 * np.delete(spectrum, inside)[1:].mean()
+
+
+def test_a_wide_carrier_has_pieces_of_several_bands_and_a_short_recording_none():
+    wide = wide_cell()
+    assert not listen(wide[: len(wide) // 2], 15.36e6, PROTOCOLS).pieces
+    heard = listen(wide, 15.36e6, PROTOCOLS)
+    centres = np.array(list(heard.pieces))
+    assert 2 <= len(centres) <= 4 and np.abs(centres).max() < 4.5e6 and np.diff(centres).min() >= 0.9 * 1.92e6

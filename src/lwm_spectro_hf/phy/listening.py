@@ -7,9 +7,10 @@ standards; one that fits is found far below the noise, and what follows need not
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -40,6 +41,8 @@ _MAX_FACTOR = 4000  # of a resampling ratio, which is then exact to a tenth of a
 # What repeats after any time hides the prefixes: receivers leak around DC, one was seen to do so by 90 dB above the
 # noise, drifting. A carrier can spare these subcarriers.
 _LEAKAGE_HZ = 20e3
+PIECES = 4  # of a view that is spread over a recording
+_PIECED_BANDS = 4  # that have such views, at most
 _HIGHEST_SNR_DB = 28.0  # models have been shown 25 dB
 _FLOOR_DB = 40.0  # below the carrier: as converters of eight bits leave it, the coarsest that models have been shown
 _OCCUPIED_QUANTILE = 0.8  # of the subcarriers of a view: WiFi has two fifths of them
@@ -63,12 +66,16 @@ class Heard:
             complex64; no views if no symbols were found, or if the recording is not long enough.
         frame_step_s (`float`): From one of these frames to the next in the recording [s]; not a number without any.
         spacing_hz (`float`): Of the subcarriers, which are the bins of the frames [Hz]; likewise.
+        pieces (`dict[float, np.ndarray]`): By the centre of a band [Hz] frames of its own, `(PIECES, num_frames /
+            PIECES * fft_size)`, as far apart as `SYMBOL_STEPS` says: one piece from each quarter of the recording,
+            where the signal is loudest. Joined, they are a view that sees more time than frames in a row.
     """
 
     evidence: np.ndarray
     frames: np.ndarray
     frame_step_s: float = np.nan
     spacing_hz: float = np.nan
+    pieces: dict[float, np.ndarray] = field(default_factory=dict)
 
 
 def listen(
@@ -115,13 +122,22 @@ def listen(
     if "LTE" in protocols:
         evidence[list(protocols).index("LTE")] += _lte_evidence(recording, bands[SPACING_LTE_HZ])
     likeliest = max(found, key=found.__getitem__, default=None)
-    cut = None
-    if likeliest is not None and found[likeliest] > 0:
-        cut = _frames(recording, likeliest, num_frames, fft_size, max_views)
+    cut, pieces = None, {}
+    if likeliest is not None and found[likeliest] > 0 and _Bands.hold(recording, likeliest, fft_size):
+        bands_of_views = _Bands(recording, likeliest, fft_size)
+        cut = _frames(bands_of_views, num_frames, max_views)
+        pieces = _pieces(bands_of_views, num_frames)
     if cut is None:
         return Heard(evidence, np.zeros((0, num_frames * fft_size), np.complex64))
     frames, symbol_step = cut
-    return Heard(evidence, frames * np.float32(scale), symbol_step * symbol_period_s(likeliest), likeliest)
+    scale = np.float32(scale)
+    return Heard(
+        evidence,
+        frames * scale,
+        symbol_step * symbol_period_s(likeliest),
+        likeliest,
+        {centre: piece * scale for centre, piece in pieces.items()},
+    )
 
 
 @dataclass(frozen=True)
@@ -256,45 +272,105 @@ def _lengths(spacing_hz: float, num_frames: int) -> Iterator[tuple[int, int]]:
     yield from ((count, 1) for count in counts if repeated_frames(count, spacing_hz) == count)
 
 
-def _frames(
-    recording: _Recording, spacing_hz: float, num_frames: int, fft_size: int, max_views: int
-) -> tuple[np.ndarray, int] | None:
+@dataclass(frozen=True)
+class _Bands:
+    """Bands of a recording as wide as a view, `fft_size` subcarriers, which overlap by half."""
+
+    recording: _Recording
+    spacing_hz: float
+    fft_size: int
+
+    @staticmethod
+    def hold(recording: _Recording, spacing_hz: float, fft_size: int) -> bool:
+        """Whether a recording has enough of such a band."""
+        return not fft_size % 128 and fft_size * spacing_hz <= _MAX_INTERPOLATION * recording.sampling_rate
+
+    @property
+    def rate(self) -> float:
+        return self.fft_size * self.spacing_hz
+
+    @cached_property
+    def centres(self) -> list[float]:
+        return _band_centres(self.recording.sampling_rate, self.rate)
+
+    @cached_property
+    def num_samples(self) -> int:
+        return len(self._heard(0))  # all bands have as many
+
+    def _heard(self, band: int) -> torch.Tensor:
+        """A band without the receiver's leakage, which makes none loud."""
+        return self.recording.at(self.rate, _LEAKAGE_HZ, self.centres[band])
+
+    def power(self, cut: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Mean power of what is cut out of each band, `(num_bands, ...)`."""
+        return torch.stack([cut(self._heard(band)).abs().square().mean(-1) for band in range(len(self.centres))])
+
+    def samples(self, band: int) -> torch.Tensor:
+        """A band as models are shown it, `(num_samples,)`.
+
+        They have been shown cells through receivers as wide as a view, whose filters fall off at its edges. Without
+        them they take the SNR for two to four dB more than it is.
+        """
+        return self.recording.at(self.rate, 0.0, self.centres[band], self.spacing_hz != SPACING_WIFI_HZ)
+
+    def loud(self, power: torch.Tensor, at_most: int) -> list[tuple[int, int]]:
+        """Bands and stretches of time that the signal fills, of their power `(num_bands, num_stretches)`.
+
+        They are from all over the carrier: the loudest alone would be those that fading favours, and their SNR.
+        """
+        centres = torch.tensor(self.centres)
+        loud = _loud(power, (centres - centres[:, None]).abs() < 0.9 * self.rate)
+        places = np.linspace(0, len(loud), min(at_most, len(loud)), endpoint=False).astype(int)
+        return [loud[place] for place in places]
+
+    def frames(self, iq: torch.Tensor, count: int, step: int) -> torch.Tensor:
+        """`count` symbols, every `step`-th, of each row of samples, `(batch, count * fft_size)`."""
+        return synchronize(iq, self.rate, self.spacing_hz, num_frames=count, symbol_step=step).iq
+
+
+def _frames(bands: _Bands, num_frames: int, max_views: int) -> tuple[np.ndarray, int] | None:
     """Frames of times and bands that the signal fills, and symbols from one to the next; `None` if the recording is
     too short for any."""
-    rate = fft_size * spacing_hz
-    if fft_size % 128 or rate > _MAX_INTERPOLATION * recording.sampling_rate:
-        return None
-    centres = torch.tensor(_band_centres(recording.sampling_rate, rate))
-    num_samples = len(recording.at(rate, _LEAKAGE_HZ, float(centres[0])))  # all bands have as many
-    for count, step in _lengths(spacing_hz, num_frames):
-        needed = required_samples(rate, spacing_hz, count, step)
-        if needed <= num_samples:
+    for count, step in _lengths(bands.spacing_hz, num_frames):
+        needed = required_samples(bands.rate, bands.spacing_hz, count, step)
+        if needed <= bands.num_samples:
             break
     else:
         return None
-    stretches = num_samples // needed
+    stretches = bands.num_samples // needed
 
-    def cut(band: int, above_hz: float = 0.0, filtered: bool = False) -> torch.Tensor:
-        samples = recording.at(rate, above_hz, float(centres[band]), filtered)
+    def cut(samples: torch.Tensor) -> torch.Tensor:
         return samples[: stretches * needed].unflatten(0, (stretches, needed))
 
-    # The receiver's leakage makes no band loud.
-    power = [cut(band, _LEAKAGE_HZ).abs().square().mean(1) for band in range(len(centres))]
-    overlaps = (centres - centres[:, None]).abs() < 0.9 * rate
-    loud = _loud(torch.stack(power), overlaps)
+    loud = bands.loud(bands.power(cut), max_views)
     if not loud:
         return None
-    # From all over the carrier: the loudest alone would be those that fading favours, and their SNR.
-    places = np.linspace(0, len(loud), min(max_views, len(loud)), endpoint=False).astype(int)
-    # Models have been shown cells through receivers as wide as a view, whose filters fall off at its edges. Without
-    # them they take the SNR for two to four dB more than it is.
-    filtered = spacing_hz != SPACING_WIFI_HZ
-    chosen = torch.stack(
-        [cut(band, filtered=filtered)[stretch] for band, stretch in (loud[place] for place in places)]
-    )
-    found = synchronize(chosen, rate, spacing_hz, num_frames=count, symbol_step=step)
-    frames = _with_floor(found.iq, fft_size).unflatten(1, (count, fft_size))
+    chosen = torch.stack([cut(bands.samples(band))[stretch] for band, stretch in loud])
+    frames = _with_floor(bands.frames(chosen, count, step), bands.fft_size).unflatten(1, (count, bands.fft_size))
     return frames[:, torch.arange(num_frames) % count].flatten(1).numpy(), step
+
+
+def _pieces(bands: _Bands, num_frames: int) -> dict[float, np.ndarray]:
+    """[`Heard`]`.pieces`; none of a recording that is too short for them."""
+    count, step = num_frames // PIECES, SYMBOL_STEPS[bands.spacing_hz][0]
+    quarter = bands.num_samples // PIECES
+    needed = required_samples(bands.rate, bands.spacing_hz, count, step)
+    stretches = quarter // needed
+    if num_frames % PIECES or not stretches:
+        return {}
+
+    def cut(samples: torch.Tensor) -> torch.Tensor:
+        quarters = samples[: PIECES * quarter].unflatten(0, (PIECES, quarter))
+        return quarters[:, : stretches * needed].unflatten(1, (stretches, needed))
+
+    power = bands.power(cut)
+    loud = [band for band, _ in bands.loud(power.mean((1, 2))[:, None], _PIECED_BANDS)]
+    if not loud:
+        return {}
+    chosen = torch.stack([cut(bands.samples(band))[torch.arange(PIECES), power[band].argmax(1)] for band in loud])
+    frames = bands.frames(chosen.flatten(0, 1), count, step).unflatten(0, (-1, PIECES)).flatten(1)
+    frames = _with_floor(frames, bands.fft_size).unflatten(1, (PIECES, -1)).numpy()
+    return dict(zip([bands.centres[band] for band in loud], frames, strict=True))
 
 
 def _with_floor(frames: torch.Tensor, fft_size: int) -> torch.Tensor:
