@@ -115,6 +115,16 @@ class TestEvidence:
         torch.testing.assert_close(told["modulation"], modulation[0].exp())
         torch.testing.assert_close(told["protocol"], plain.probabilities()["protocol"])
 
+    def test_modulation_is_told_by_symbols_alone_where_there_are_any(self):
+        protocol = torch.tensor([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1]]).log()
+        modulation = torch.tensor([[0.9, 0.1], [0.4, 0.6]]).log()
+        symbols = torch.tensor([False, True])
+        for blind, expected in (((), modulation[1]), (("modulation",), modulation[0])):
+            evidence = Evidence(blind)
+            evidence.add({"protocol": protocol, "modulation": modulation}, of_symbols=symbols)
+            evidence.add({"protocol": protocol[:1], "modulation": modulation[:1]})  # a segment without any
+            torch.testing.assert_close(evidence.probabilities()["modulation"], expected.exp())
+
     def test_views_spread_over_time_tell_whether_anything_changes_and_nothing_else(self):
         views = {"protocol": [[0.9, 0.1], [0.9, 0.1]], "mobility": [[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]]}
         views = {name: torch.tensor(value).log() for name, value in views.items()}
@@ -126,6 +136,17 @@ class TestEvidence:
         torch.testing.assert_close(told["mobility"], torch.tensor([0.1, 0.9 * 0.6, 0.9 * 0.4]))
         torch.testing.assert_close(told["protocol"], plain.probabilities()["protocol"])
         torch.testing.assert_close(evidence.embedding(), plain.embedding())
+
+    def test_what_comes_again_is_believed_less_of_what_changes(self):
+        mobility = torch.tensor([[0.8, 0.1, 0.1]])
+        told = {}
+        for distinct in (1.0, 0.5):
+            evidence = Evidence(still={"mobility": 0})
+            evidence.add({"mobility": mobility.log(), "snr_db": mobility.log()}, distinct=torch.tensor([distinct]))
+            told[distinct] = evidence.probabilities()
+        torch.testing.assert_close(told[1.0]["mobility"], mobility[0])
+        torch.testing.assert_close(told[0.5]["mobility"], mobility[0].sqrt() / mobility.sqrt().sum())
+        torch.testing.assert_close(told[0.5]["snr_db"], mobility[0])
 
     def test_what_was_heard_most_surely_is_kept(self):
         evidence = Evidence()
@@ -275,7 +296,8 @@ class TestSymbols:
         modulation = torch.cat([output.logits for output in outputs]).log_softmax(-1)
         for values, score, counted in (
             (router, "protocol_score", weights),
-            (modulation, "modulation_score", weights * trust * view_weights(modulation)),
+            # Which only symbols show.
+            (modulation, "modulation_score", (weights * trust * view_weights(modulation)) * torch.arange(5).ge(3)),
         ):
             mean = (counted @ values / counted.sum()).softmax(-1)
             assert answer[score] == pytest.approx(mean.max().item(), abs=1e-5)
@@ -290,7 +312,7 @@ class TestSymbols:
         bands = [{0.0: pieces[0], 1e3: pieces[1]}, {0.0: pieces[2]}, {0.0: pieces[3]}, {0.0: pieces[4]}]
         spacings_hz = [15e3, 15e3, 15e3, 30e3]
         segments = [
-            listening.Heard(np.zeros(3), [], 71e-6, spacing_hz, band)
+            listening.Heard(np.zeros(3), [], 71e-6, spacing_hz, pieces=band)
             for band, spacing_hz in zip(bands, spacings_hz, strict=True)
         ]
         upcoming = iter(segments)
@@ -313,7 +335,7 @@ class TestSymbols:
         segment_ms = 1e3 * DENSE / RATE
         pieces = noise(DENSE, 1).reshape(4, -1)
         monkeypatch.setattr(
-            listening, "listen", lambda *args: listening.Heard(np.zeros(3), [], 1.0, 1.0, {0.0: pieces})
+            listening, "listen", lambda *args: listening.Heard(np.zeros(3), [], 1.0, 1.0, pieces={0.0: pieces})
         )
         iq = noise(6 * DENSE)
         for options, times in (({"max_segments": 2}, 2), ({"window_ms": 3 * segment_ms}, 6), ({}, 6)):

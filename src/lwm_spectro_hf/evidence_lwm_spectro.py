@@ -7,6 +7,10 @@ import torch
 
 # A view that says nothing still counts this much, so that evidence made of such views only is their plain mean.
 MIN_VIEW_WEIGHT = 1e-6
+# Quantities that only whole symbols show: in frames that straddle them the levels of all constellations look alike.
+SYMBOL_QUANTITIES = frozenset({"modulation"})
+# Quantities of which one label says that nothing changes, which shows the better the more time is seen.
+STILL_LABELS = {"mobility": "static"}
 
 
 def view_weights(log_probs: torch.Tensor) -> torch.Tensor:
@@ -35,9 +39,9 @@ class Evidence:
     of the quantity itself; less if another expert than that of its protocol has answered. Embeddings are averaged by
     the protocol alone.
 
-    Views that are spread over more time than the others tell whether anything changes, and nothing else. Where there
-    are any, the label that says that nothing does has its probability from them; the other labels share what is left
-    as the other views say.
+    Where there are views of symbols, they alone count for `SYMBOL_QUANTITIES`. Views that are spread over more time
+    than the others tell whether anything changes, and nothing else: where there are any, the one of `STILL_LABELS` has
+    its probability from them, and the other labels share what is left as the other views say.
 
     Args:
         blind (`Iterable[str]`, *optional*): Quantities for which views of symbols do not count.
@@ -47,8 +51,9 @@ class Evidence:
     def __init__(self, blind: Iterable[str] = (), still: Mapping[str, int] | None = None):
         self._blind = frozenset(blind)
         self._still = dict(still or {})
-        self._totals: dict[tuple[str, bool], torch.Tensor] = {}  # of each quantity, of spread views or of the others
-        self._weights: dict[tuple[str, bool], torch.Tensor] = {}
+        # Of each quantity and kind of view: "blind", "symbols" or "spread".
+        self._totals: dict[tuple[str, str], torch.Tensor] = {}
+        self._weights: dict[tuple[str, str], torch.Tensor] = {}
         self.heard: torch.Tensor | None = None
 
     def add(
@@ -60,6 +65,7 @@ class Evidence:
         trust: float | torch.Tensor = 1.0,
         heard: torch.Tensor | None = None,
         spread: bool | torch.Tensor = False,
+        distinct: float | torch.Tensor = 1.0,
     ):
         """Adds views.
 
@@ -77,6 +83,9 @@ class Evidence:
                 keeps the most of each, -inf for 0.
             spread (`bool` or `torch.BoolTensor` of shape `(num_views,)`, *optional*, defaults to `False`): Whether
                 their frames are from all over more time than other views have.
+            distinct (`float` or `torch.Tensor` of shape `(num_views,)`, *optional*, defaults to 1): Share of the
+                frames of each that do not repeat others. What comes again has not changed: the fewer are new, the less
+                is believed of what they say of that.
         """
         if heard is not None:
             heard = torch.where(heard == 0, -torch.inf, heard)
@@ -86,37 +95,42 @@ class Evidence:
         else:
             weights = torch.ones(len(next(iter(log_probs.values()))))
         weights = weights * stands_for
-        blind, spread = ~torch.as_tensor(of_symbols), torch.as_tensor(spread)
+        of_symbols, spread = torch.as_tensor(of_symbols), torch.as_tensor(spread)
+        kinds = {"blind": ~of_symbols & ~spread, "symbols": of_symbols & ~spread, "spread": spread}
+        distinct = torch.as_tensor(distinct).expand(len(weights))[:, None]
         for name, values in {**log_probs, "embedding": embedding}.items():
             if values is not None:
-                counted = weights * blind if name in self._blind else weights
-                counted = counted if name == "protocol" else counted * trust
+                values = torch.log_softmax(distinct * values, dim=-1) if name in self._still else values
+                counted = weights if name == "protocol" else weights * trust
                 counted = counted if name in ("protocol", "embedding") else counted * view_weights(values)
-                for kind in (False, True):
-                    of_kind = counted * (spread == kind)
-                    self._totals[name, kind] = self._totals.get((name, kind), 0) + of_kind @ values
-                    self._weights[name, kind] = self._weights.get((name, kind), 0) + of_kind.sum()
+                for kind, are in kinds.items():
+                    self._totals[name, kind] = self._totals.get((name, kind), 0) + (counted * are) @ values
+                    self._weights[name, kind] = self._weights.get((name, kind), 0) + (counted * are).sum()
 
-    def _mean(self, name: str, of_spread: bool = False) -> torch.Tensor | None:
-        weight = self._weights.get((name, of_spread), 0)
-        return self._totals[name, of_spread] / weight if weight > 0 else None
+    def _mean(self, name: str, *kinds: str) -> torch.Tensor | None:
+        weight = sum(self._weights.get((name, kind), 0) for kind in kinds)
+        return sum(self._totals[name, kind] for kind in kinds) / weight if weight > 0 else None
 
     def probabilities(self) -> dict[str, torch.Tensor]:
         """The combined probabilities `(num_labels,)` of each quantity; none if no view had any power."""
-        names = dict.fromkeys(name for name, _ in self._totals if name != "embedding")
-        combined = {name: torch.softmax(self._mean(name), dim=-1) for name in names}
-        for name, place in self._still.items():
-            spread = self._mean(name, of_spread=True)
-            if spread is not None:
-                still = torch.softmax(spread, dim=-1)[place]
-                is_still = torch.arange(len(spread)) == place
-                others = torch.softmax(self._mean(name).masked_fill(is_still, -torch.inf), dim=-1)
+        combined = {}
+        for name in dict.fromkeys(name for name, _ in self._totals if name != "embedding"):
+            kinds = ("blind",) if name in self._blind else ("blind", "symbols")
+            if name in SYMBOL_QUANTITIES - self._blind and self._weights[name, "symbols"] > 0:
+                kinds = ("symbols",)
+            mean = self._mean(name, *kinds)
+            combined[name] = torch.softmax(mean, dim=-1)
+            spread = self._mean(name, "spread")
+            if name in self._still and spread is not None:
+                still = torch.softmax(spread, dim=-1)[self._still[name]]
+                is_still = torch.arange(len(mean)) == self._still[name]
+                others = torch.softmax(mean.masked_fill(is_still, -torch.inf), dim=-1)
                 combined[name] = torch.where(is_still, still, (1 - still) * others)
         return combined
 
     def embedding(self) -> torch.Tensor | None:
         """The combined embedding `(hidden_size,)`; `None` if no view had any power."""
-        return self._mean("embedding")
+        return self._mean("embedding", "blind", "symbols")
 
 
 def quantities(name: str, labels: list[str]) -> dict[str, dict[str | float, list[int]]]:

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,17 @@ from transformers import AutoModelForSequenceClassification
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.base import ChunkPipeline
 
-from .evidence_lwm_spectro import MIN_VIEW_WEIGHT, Evidence, marginal, quantities
+from .evidence_lwm_spectro import MIN_VIEW_WEIGHT, STILL_LABELS, Evidence, marginal, quantities
 
 # A recording is listened to in segments of this length [ms]: long enough to hold several packets or a radio frame,
 # short enough that a recording of any length is read in constant memory.
 SEGMENT_MS = 20.0
 MAX_VIEWS = 16
-# Quantities of which one label says that nothing changes, which shows the better the more time is seen; and how much
-# of adjoining segments is seen together for that [ms]: in which who walks has moved by a good part of a wavelength.
-STILL_LABELS = {"mobility": "static"}
+# Of adjoining segments so much is seen together to tell whether anything moves [ms]: time enough for who walks to move
+# by a good part of a wavelength.
 SPREAD_MS = 100.0
+# What [`Evidence`] is told of each view: here of one that is a piece of the recording as it came.
+_AS_IT_CAME = MappingProxyType({"stands_for": 1.0, "of_symbols": False, "spread": False, "distinct": 1.0})
 
 
 class IQPipeline(ChunkPipeline):
@@ -171,11 +173,9 @@ class IQClassificationPipeline(IQPipeline):
                 evidence.add(
                     segment["log_probs"],
                     segment["embedding"],
-                    segment["stands_for"],
-                    segment["of_symbols"],
-                    segment["trust"],
-                    segment["prefixes"],
-                    segment["spread"],
+                    trust=segment["trust"],
+                    heard=segment["prefixes"],
+                    **segment["kinds"],
                 )
             if on_progress is not None:
                 on_progress(segment["num_samples"])
@@ -275,14 +275,14 @@ class IQClassificationPipeline(IQPipeline):
         for piece in sounding or pieces[:1]:
             inputs = extractor(piece, sampling_rate=sampling_rate, return_tensors="pt")
             inputs.setdefault("resolution", torch.full((1, 2), torch.nan))  # inputs of one call may differ
-            views.append({**inputs, "silent": silent, "stands_for": 1.0, "of_symbols": False, "spread": False})
+            views.append({**inputs, **_AS_IT_CAME, "silent": silent})
         return views
 
     def _heard(self, listen: Callable, iq: np.ndarray, sampling_rate: float) -> tuple[Any, list[dict]]:
         """What symbols say of a segment ([`~phy.listening.Heard`]), and their views."""
         extractor = self.feature_extractor
         heard = listen(iq, sampling_rate, self.model.config.expert_names, extractor.num_frames, extractor.fft_size)
-        return heard, [self._view_of_symbols(frames, heard) for frames in heard.frames]
+        return heard, [{**self._view_of_symbols(view, heard), "distinct": heard.distinct} for view in heard.frames]
 
     def _spread_views(self, adjoining: list[Any]) -> list[dict]:
         """Views of symbols from all over some segments, of each band that has pieces of all of them."""
@@ -294,18 +294,13 @@ class IQClassificationPipeline(IQPipeline):
             pieces = np.concatenate([heard.pieces[centre] for heard in adjoining])
             # Each as many pieces as a segment has, evenly spaced, in the order of time.
             frames = [pieces[first::count].ravel() for first in range(count)]
-            views += [self._view_of_symbols(view, adjoining[0], spread=True) for view in frames]
+            views += [{**self._view_of_symbols(view, adjoining[0]), "spread": True} for view in frames]
         return views
 
-    def _view_of_symbols(self, frames: np.ndarray, heard: Any, spread: bool = False) -> dict:
-        return {
-            "input_values": self.feature_extractor(frames, return_tensors="pt").input_values,
-            "resolution": torch.tensor([[heard.frame_step_s, heard.spacing_hz]]),
-            "silent": False,
-            "stands_for": 1.0,
-            "of_symbols": True,
-            "spread": spread,
-        }
+    def _view_of_symbols(self, frames: np.ndarray, heard: Any) -> dict:
+        values = self.feature_extractor(frames, return_tensors="pt").input_values
+        resolution = torch.tensor([[heard.frame_step_s, heard.spacing_hz]])
+        return {"input_values": values, "resolution": resolution, **_AS_IT_CAME, "silent": False, "of_symbols": True}
 
     def _listen(self, sampling_rate: float | None, synchronize: bool | None) -> Callable | None:
         """What looks for prefixes and preambles, if it should."""
@@ -370,10 +365,8 @@ class IQClassificationPipeline(IQPipeline):
             **tags,
             "log_probs": {} if silent else log_probs,
             "embedding": stacked.get("embedding"),
-            "stands_for": torch.tensor([view["stands_for"] for view in model_outputs]),
-            "of_symbols": torch.tensor([view["of_symbols"] for view in model_outputs]),
-            "spread": torch.tensor([view["spread"] for view in model_outputs]),
             "trust": trust,
+            "kinds": {name: torch.tensor([view[name] for view in model_outputs]) for name in _AS_IT_CAME},
         }
 
     def verdict(self, evidence: Evidence, top_k: int | None = None, return_embedding: bool = False) -> dict:

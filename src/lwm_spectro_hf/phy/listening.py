@@ -66,6 +66,7 @@ class Heard:
             complex64; no views if no symbols were found, or if the recording is not long enough.
         frame_step_s (`float`): From one of these frames to the next in the recording [s]; not a number without any.
         spacing_hz (`float`): Of the subcarriers, which are the bins of the frames [Hz]; likewise.
+        distinct (`float`): Share of the frames of a view that do not repeat others, 1 but of short recordings.
         pieces (`dict[float, np.ndarray]`): By the centre of a band [Hz] frames of its own, `(PIECES, num_frames /
             PIECES * fft_size)`, as far apart as `SYMBOL_STEPS` says: one piece from each quarter of the recording,
             where the signal is loudest. Joined, they are a view that sees more time than frames in a row.
@@ -75,6 +76,7 @@ class Heard:
     frames: np.ndarray
     frame_step_s: float = np.nan
     spacing_hz: float = np.nan
+    distinct: float = 1.0
     pieces: dict[float, np.ndarray] = field(default_factory=dict)
 
 
@@ -129,13 +131,14 @@ def listen(
         pieces = _pieces(bands_of_views, num_frames)
     if cut is None:
         return Heard(evidence, np.zeros((0, num_frames * fft_size), np.complex64))
-    frames, symbol_step = cut
+    frames, symbol_step, distinct = cut
     scale = np.float32(scale)
     return Heard(
         evidence,
         frames * scale,
         symbol_step * symbol_period_s(likeliest),
         likeliest,
+        distinct,
         {centre: piece * scale for centre, piece in pieces.items()},
     )
 
@@ -328,9 +331,9 @@ class _Bands:
         return synchronize(iq, self.rate, self.spacing_hz, num_frames=count, symbol_step=step).iq
 
 
-def _frames(bands: _Bands, num_frames: int, max_views: int) -> tuple[np.ndarray, int] | None:
-    """Frames of times and bands that the signal fills, and symbols from one to the next; `None` if the recording is
-    too short for any."""
+def _frames(bands: _Bands, num_frames: int, max_views: int) -> tuple[np.ndarray, int, float] | None:
+    """Frames of times and bands that the signal fills, symbols from one to the next, and the share of them that do not
+    repeat others; `None` if the recording is too short for any."""
     for count, step in _lengths(bands.spacing_hz, num_frames):
         needed = required_samples(bands.rate, bands.spacing_hz, count, step)
         if needed <= bands.num_samples:
@@ -347,7 +350,7 @@ def _frames(bands: _Bands, num_frames: int, max_views: int) -> tuple[np.ndarray,
         return None
     chosen = torch.stack([cut(bands.samples(band))[stretch] for band, stretch in loud])
     frames = _with_floor(bands.frames(chosen, count, step), bands.fft_size).unflatten(1, (count, bands.fft_size))
-    return frames[:, torch.arange(num_frames) % count].flatten(1).numpy(), step
+    return frames[:, torch.arange(num_frames) % count].flatten(1).numpy(), step, count / num_frames
 
 
 def _pieces(bands: _Bands, num_frames: int) -> dict[float, np.ndarray]:
