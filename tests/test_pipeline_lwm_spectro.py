@@ -308,7 +308,7 @@ class TestSymbols:
         segment_ms = 1e3 * DENSE / RATE
         monkeypatch.setattr(pipeline_lwm_spectro, "SPREAD_MS", 2 * segment_ms)
         pieces = [noise(DENSE, seed).reshape(4, -1) for seed in range(1, 8)]
-        # The second band has none of the second segment; the fourth has other symbols than the third.
+        # The second band is heard in one segment only; the fourth segment has other symbols than the third.
         bands = [{0.0: pieces[0], 1e3: pieces[1]}, {0.0: pieces[2]}, {0.0: pieces[3]}, {0.0: pieces[4]}]
         spacings_hz = [15e3, 15e3, 15e3, 30e3]
         segments = [
@@ -320,8 +320,9 @@ class TestSymbols:
         answer = classify(noise(4 * DENSE), sampling_rate=RATE, segment_ms=segment_ms, top_k=2)
 
         joined = np.concatenate([pieces[0], pieces[2]])
-        expected = [joined[::2].ravel(), joined[1::2].ravel(), pieces[3].ravel(), pieces[4].ravel()]
-        spread = [listened[place] for place in (2, 3, 6, 7)]  # behind the segments' own
+        expected = [joined[::2], joined[1::2], pieces[1], pieces[3], pieces[4]]
+        expected = [view.ravel() for view in expected]
+        spread = [listened[place] for place in (2, 3, 4, 7, 8)]  # behind the segments' own
         for piece, view in zip(spread, expected, strict=True):
             np.testing.assert_array_equal(piece, view)
         outputs = [model_outputs(classify, view) for view in expected]

@@ -285,15 +285,14 @@ class IQClassificationPipeline(IQPipeline):
         return heard, [{**self._view_of_symbols(view, heard), "distinct": heard.distinct} for view in heard.frames]
 
     def _spread_views(self, adjoining: list[Any]) -> list[dict]:
-        """Views of symbols from all over some segments, of each band that has pieces of all of them."""
-        if not adjoining or not self._still():
+        """Views of symbols from all over some segments, of each band that has pieces of any of them."""
+        if not self._still():
             return []
-        count = len(adjoining)
         views = []
-        for centre in sorted(set.intersection(*(set(heard.pieces) for heard in adjoining))):
-            pieces = np.concatenate([heard.pieces[centre] for heard in adjoining])
+        for centre in sorted(set().union(*(heard.pieces for heard in adjoining))):
+            pieces = [heard.pieces[centre] for heard in adjoining if centre in heard.pieces]
             # Each as many pieces as a segment has, evenly spaced, in the order of time.
-            frames = [pieces[first::count].ravel() for first in range(count)]
+            frames = [np.concatenate(pieces)[first :: len(pieces)].ravel() for first in range(len(pieces))]
             views += [{**self._view_of_symbols(view, adjoining[0]), "spread": True} for view in frames]
         return views
 
