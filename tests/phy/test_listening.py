@@ -324,3 +324,24 @@ def test_a_wide_carrier_has_pieces_of_several_bands_and_a_short_recording_none()
     heard = listen(wide, 15.36e6, PROTOCOLS)
     centres = np.array(list(heard.pieces))
     assert 2 <= len(centres) <= 4 and np.abs(centres).max() < 4.5e6 and np.diff(centres).min() >= 0.9 * 1.92e6
+
+
+def test_of_a_part_of_a_cell_that_is_narrower_than_a_view_the_subcarriers_are_seen_over_and_over():
+    numerology = Numerology(7.68e6, 30e3, 256, dc_used=True)
+    bits = torch.randint(0, 2, (1, 300, 240, 2), generator=torch.Generator().manual_seed(3)) * 2.0 - 1
+    grid = torch.view_as_complex(bits) / 2**0.5
+    wide = modulate(grid, numerology, cyclic_prefix_3gpp(numerology, 300))[0][0].numpy()
+    bins = np.fft.fftfreq(128, 1 / 128).astype(int)
+
+    def spectrum(iq, rate):
+        frames = listen(iq + 0.01 * noise(len(iq)), rate, ("5G",)).frames
+        return np.fft.fft(frames[0].reshape(128, 128)), np.mean(np.abs(np.fft.fft(frames.reshape(-1, 128))) ** 2, 0)
+
+    part, power = spectrum(resample_poly(wide, 5, 16), 2.4e6)  # 80 bins, of which 60 are five resource blocks
+    assert power.min() > 0.5 * power.max()
+    for number in (-60, -40, 3):
+        one, other = (part[:, bins == place][:, 0] for place in (number, number + 60))
+        assert np.abs(np.vdot(one, other)) > 0.9 * np.linalg.norm(one) * np.linalg.norm(other)
+    # A carrier that ends within the band has nothing beside it.
+    _, power = spectrum(resample_poly(cell(30e3, 300, snr_db=40), 25, 32), 3e6)
+    assert power[np.abs(bins) > 40].max() < 0.05 * power[np.abs(bins) < 30].mean()

@@ -29,6 +29,7 @@ SYMBOL_STEPS = {SPACING_WIFI_HZ: (8, 4, 2, 1), 15e3: (1,), 30e3: (2, 1)}
 # Symbols of the shortest recording that is heard by them. One that is too short for all frames of a view is heard over
 # and over: of a cell whole slots, so that what comes again in each goes on doing so.
 SHORTEST_RECORDING = {SPACING_WIFI_HZ: 32, 15e3: 10, 30e3: 10}
+_RESOURCE_BLOCK = 12  # subcarriers
 _SLOT = 7  # symbols of LTE's, half of 5G's
 # Rates at which prefixes are looked for: enough of the band, and a whole number of samples in each.
 _SEARCH_RATES_HZ = {
@@ -152,6 +153,10 @@ class _Recording:
     _resampled: dict[tuple[float, float, float, bool], torch.Tensor] = field(default_factory=dict)
     _spectra: dict[tuple[int, float], torch.Tensor] = field(default_factory=dict)
 
+    @cached_property
+    def num_loud_edges(self) -> int:
+        return _num_loud_edges(self.iq)
+
     def at(self, rate: float, above_hz: float = 0.0, around_hz: float = 0.0, filtered: bool = False) -> torch.Tensor:
         """The recording at another rate, but for a few samples at its end.
 
@@ -223,14 +228,14 @@ def _lte_evidence(recording: _Recording, bands: dict[float, float]) -> float:
         return 0.0
     rate = _search_rate(recording, SPACING_LTE_HZ)
     evidence = float(lte_evidence(torch.stack([recording.at(rate, _LEAKAGE_HZ, band) for band in heard]), rate).max())
-    if evidence < 0 and _may_go_on(recording.iq):
+    if evidence < 0 and recording.num_loud_edges:
         # The signal is in the middle of the carrier, which may as well lie outside.
         evidence = math.log((1 + math.exp(evidence)) / 2)
     return evidence
 
 
-def _may_go_on(iq: torch.Tensor) -> bool:
-    """Whether a carrier may reach beyond the band of a recording `(num_samples,)`: it is loud at one of the edges."""
+def _num_loud_edges(iq: torch.Tensor) -> int:
+    """At how many edges of the band of a recording `(num_samples,)` it is loud, so that a carrier may go on beyond."""
     frames = iq[: len(iq) // _SPECTRUM_BINS * _SPECTRUM_BINS].unflatten(0, (-1, _SPECTRUM_BINS))
     window = torch.hann_window(_SPECTRUM_BINS)
     power = torch.view_as_real(torch.fft.fft(frames * window)).square().sum(2).mean(0)
@@ -240,7 +245,7 @@ def _may_go_on(iq: torch.Tensor) -> bool:
     edge = round((0.5 - _EDGE) * _SPECTRUM_BINS) - _AVERAGED_BINS // 2
     level = level[edge : len(level) - edge]
     quietest, loudest = level.min(), level.max()
-    return bool(loudest - quietest < _FLAT_DB or level[[0, -1]].max() > (quietest + loudest) / 2)
+    return 2 if loudest - quietest < _FLAT_DB else int((level[[0, -1]] > (quietest + loudest) / 2).sum())
 
 
 def _search_rate(recording: _Recording, spacing_hz: float) -> float | None:
@@ -327,8 +332,21 @@ class _Bands:
         return [loud[place] for place in places]
 
     def frames(self, iq: torch.Tensor, count: int, step: int) -> torch.Tensor:
-        """`count` symbols, every `step`-th, of each row of samples, `(batch, count * fft_size)`."""
-        return synchronize(iq, self.rate, self.spacing_hz, num_frames=count, symbol_step=step).iq
+        """`count` symbols, every `step`-th, of each row of samples, `(batch, count * fft_size)`.
+
+        Where a cell goes on beyond both edges of a recording that is narrower than a view, its subcarriers are seen
+        over and over, whole resource blocks of them: models know no view of it that is empty at the sides.
+        """
+        frames = synchronize(iq, self.rate, self.spacing_hz, num_frames=count, symbol_step=step).iq
+        recording = self.recording
+        num_seen = int(2 * _EDGE * recording.sampling_rate / self.spacing_hz) // _RESOURCE_BLOCK * _RESOURCE_BLOCK
+        whole = recording.sampling_rate >= self.rate or not num_seen or self.spacing_hz == SPACING_WIFI_HZ
+        if whole or recording.num_loud_edges < 2:
+            return frames
+        bins = torch.fft.fftfreq(self.fft_size, 1 / self.fft_size).long()
+        seen = (bins + num_seen // 2) % num_seen - num_seen // 2
+        spectrum = torch.fft.fft(frames.unflatten(1, (count, self.fft_size)))
+        return torch.fft.ifft(spectrum[..., seen % self.fft_size]).flatten(1)
 
 
 def _frames(bands: _Bands, num_frames: int, max_views: int) -> tuple[np.ndarray, int, float] | None:
