@@ -125,7 +125,9 @@ def test_timeline_holds_exchanges_that_a_receiver_follows():
                     num_answers += 1
                     assert start - end == 16 * 20, "an acknowledgement comes after exactly SIFS"
                     assert found.psdu[4:10] == last.psdu[10:16]
-                    assert int.from_bytes(last.psdu[2:4], "little") == 16 + found.num_samples // 20
+                    reserved_us, answer_us = int.from_bytes(last.psdu[2:4], "little"), 16 + found.num_samples // 20
+                    # In an opportunity of 802.11n, for a SIFS and the next exchange, too.
+                    assert reserved_us == answer_us or last.mcs is not None and reserved_us > 2 * answer_us + 16
                     assert found.rate_mbps in (6, 12, 24)
             else:
                 assert found.bits_per_carrier == BITS[wifi.MODULATIONS[int(batch.modulation[row])]]
@@ -215,6 +217,32 @@ def test_only_links_with_quality_of_service_hold_the_medium():
     newer = torch.tensor([newer for newer, _ in wifi_traffic.MODES])[links.mode]
     assert not bool(links.opportunity[~newer].any())
     assert 0.4 < float(links.opportunity[newer].float().mean()) < 0.6
+
+
+def test_opportunities_end_in_time_and_reserve_the_medium_for_what_comes_next():
+    generator = seeded(6)
+    full = torch.ones(400, dtype=torch.bool)
+    links = wifi_traffic.draw_links(400, generator, None, None, full, 1.0, False)
+    exchanges = wifi_traffic.draw_exchanges(links, 20_000, generator)
+    answer = links.ack_blocks()
+    checked = 0
+    for row in (links.opportunity & (links.ack >= 0)).nonzero()[:, 0].tolist():
+        start, blocks = exchanges.start_us[row].tolist(), exchanges.blocks[row].tolist()
+        begun = start[0][0]
+        for number, (this, following) in enumerate(zip(start, start[1:], strict=False)):
+            answered = blocks[number][1] > 0
+            end = this[1] + 4 * blocks[number][1] if answered else this[0] + 4 * blocks[number][0]
+            until = this[0] + 4 * blocks[number][0] + int(exchanges.reserved_us[row, number])
+            if answered and following[0] - end == 16:
+                assert until == following[1] + 4 * int(answer[row])
+                assert until - begun <= 2528 or begun < 0 or not answered
+                checked += 1
+            elif answered:
+                assert until == end and following[0] - end >= 34
+                begun = following[0]
+            else:
+                begun = following[0]  # given up
+    assert checked > 500
 
 
 def test_nobody_is_asked_to_acknowledge_what_goes_to_a_group():

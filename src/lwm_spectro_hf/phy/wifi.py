@@ -12,7 +12,7 @@ from . import wifi_frames, wifi_traffic
 from .ofdm import Numerology, symbols_to_samples
 from .waveform import Waveform
 from .wifi_coding import HT_MODES, LEGACY_MODES, crc, data_field, encode, scrambling_sequence
-from .wifi_traffic import BASIC_RATES, MODES, MODULATIONS, SIFS_US, SYMBOL_US
+from .wifi_traffic import BASIC_RATES, MODES, MODULATIONS, SYMBOL_US
 
 __all__ = ["MODULATIONS", "NUMEROLOGY", "OCCUPIED_HZ", "draw", "ht_ppdu", "packet_samples", "ppdu"]
 
@@ -302,8 +302,7 @@ def draw(
     transmitter = addresses[row, 1]
     receiver = torch.where((links.ack >= 0)[:, None], addresses[:, 0], 0xFF)[row]
     sequence = integers(0, 4096, batch_size)[row] + exchange
-    # How long the medium stays reserved after the data (9.2.5.2).
-    reserved_us = torch.where(links.ack >= 0, SIFS_US + SYMBOL_US * links.ack_blocks(), 0)[row]
+    reserved_us = exchanges.reserved_us[row, exchange]
     state = integers(1, 128, len(packets))
 
     timeline = torch.zeros(batch_size * num_us + 1, _SAMPLES_PER_US, dtype=torch.complex64, device=device)

@@ -15,6 +15,7 @@ SYMBOL_US = 4
 SIFS_US, SLOT_US = 16, 9
 _DIFS_US = SIFS_US + 2 * SLOT_US  # 10.3.7
 _ACK_TIMEOUT_US = SIFS_US + SLOT_US + 20  # 10.3.2.11, with the delay at which a preamble of clause 17 is announced
+_TXOP_US = 2528  # limit of a transmission opportunity, of best effort (table 9-155)
 CONTENTION_WINDOW = 15  # of a first attempt, aCWmin [slots]
 MODULATIONS = ("BPSK", "QPSK", "16QAM", "64QAM")
 BASIC_RATES = (6, 12, 24)  # the mandatory ones, with which control frames are sent [Mbit/s]
@@ -50,8 +51,8 @@ class Links:
         length (`torch.Tensor` of shape `(batch, 2)`): The two indices into `lengths` that the row uses.
         ack (`torch.Tensor` of shape `(batch,)`): Index into `BASIC_RATES` of the answers; -1 for frames to all, which
             nobody answers.
-        opportunity (`torch.Tensor` of shape `(batch,)`, bool): The access point holds a transmission opportunity
-            (10.23), as those with QoS do: only a SIFS between exchanges.
+        opportunity (`torch.Tensor` of shape `(batch,)`, bool): The access point holds transmission opportunities
+            (10.23), as those with QoS do: only a SIFS between the exchanges of each.
         idle_us (`torch.Tensor` of shape `(batch,)`): Mean time without a frame to send, beyond the back-off [µs].
         skipped (`torch.Tensor` of shape `(batch,)`): How much of the first packet is over when the recording starts.
         aligned (`bool`): The recording starts and ends a DIFS away from packets, and `skipped` is 0.
@@ -91,11 +92,14 @@ class Exchanges:
         length (`torch.Tensor` of shape `(batch, num_exchanges)`): Index into [`Links`]`.lengths`.
         start_us (`torch.Tensor` of shape `(batch, num_exchanges, 2)`): Begin of data and acknowledgement [µs].
         blocks (`torch.Tensor` of shape `(batch, num_exchanges, 2)`): Their blocks of 4 µs, 0 for a missing answer.
+        reserved_us (`torch.Tensor` of shape `(batch, num_exchanges)`): For how long data packets reserve the medium
+            behind them (9.2.5.2), as for the answer, and in an opportunity for the next exchange [µs].
     """
 
     length: torch.Tensor
     start_us: torch.Tensor
     blocks: torch.Tensor
+    reserved_us: torch.Tensor
 
 
 def draw_links(
@@ -193,10 +197,16 @@ def draw_exchanges(links: Links, num_us: int, generator: torch.Generator) -> Exc
     answered = (uniform[1] < 0.95) & (ack > 0)
     backoff = _DIFS_US + SLOT_US * (uniform[2] * (CONTENTION_WINDOW + 1)).long()
     idle = (-links.idle_us[:, None] * (1 - uniform[3]).log()).round().long()
-    pause = torch.where(links.opportunity[:, None], SIFS_US, backoff + idle)
+    # As many exchanges to an opportunity as its limit has room for, were they all of the row's longer ones.
+    answer_us = (SIFS_US + SYMBOL_US * ack) * (ack > 0)
+    exchange_us = SYMBOL_US * data_blocks.amax(1, keepdim=True) + answer_us + SIFS_US
+    number = torch.arange(num_exchanges, device=device) + 1
+    goes_on = links.opportunity[:, None] & (number % (_TXOP_US // exchange_us).clamp(min=1) > 0)
+    pause = torch.where(goes_on, SIFS_US, backoff + idle)
     # The sender waits for the answer before it gives the frame up.
     pause = torch.where(answered | (ack == 0), pause, _ACK_TIMEOUT_US + pause)
     answer = SYMBOL_US * blocks + SIFS_US
+    reserved_us = answer_us + (SIFS_US + SYMBOL_US * blocks.roll(-1, 1) + answer_us) * goes_on
     lasting = torch.where(answered, answer + SYMBOL_US * ack, SYMBOL_US * blocks) + pause
     start = lasting.cumsum(1) - lasting - (links.skipped * SYMBOL_US * blocks[:, 0]).long()[:, None]
     start_us, blocks = torch.stack([start, start + answer], -1), torch.stack([blocks, answered * ack], -1)
@@ -205,4 +215,4 @@ def draw_exchanges(links: Links, num_us: int, generator: torch.Generator) -> Exc
         whole = start_us + SYMBOL_US * blocks + _DIFS_US <= num_us
         # Of a recording that is too short for one packet, something is better than nothing.
         blocks = blocks * (whole | ~whole[:, :1, :1])
-    return Exchanges(length=links.length.gather(1, choice), start_us=start_us, blocks=blocks)
+    return Exchanges(links.length.gather(1, choice), start_us, blocks, reserved_us)
