@@ -175,11 +175,9 @@ class _Recording:
             units = fast_length(units, step=-1) if units else 0
             before, after = units * ratio.denominator, units * ratio.numerator
             half = min(before, after) // 2
-            around = torch.arange(-half, half) + round(around_hz / self.sampling_rate * before)
-            band = self._spectrum(before, above_hz)[around % max(before, 1)]
-            if above_hz:
-                leaking = (around + before // 2) % max(before, 1) - before // 2
-                band[leaking.abs() <= int(above_hz / self.sampling_rate * before)] = 0
+            first = (round(around_hz / self.sampling_rate * before) - half) % max(before, 1)
+            spectrum = self._spectrum(before, above_hz)
+            band = torch.cat([spectrum[first : first + 2 * half], spectrum[: max(0, first + 2 * half - before)]])
             kept = torch.zeros(after, dtype=self.iq.dtype)
             kept[:half], kept[after - half :] = band[half:], band[:half]
             if filtered:
@@ -196,7 +194,12 @@ class _Recording:
                 ends = max(1, min(num_samples, round(self.sampling_rate / above_hz)))
                 begin, end = iq[:ends].mean(), iq[-ends:].mean()
                 iq = iq - torch.lerp(begin, end, torch.linspace(0, 1, num_samples, dtype=iq.dtype))
-            self._spectra[key] = torch.fft.fft(iq) if num_samples else iq
+            spectrum = torch.fft.fft(iq) if num_samples else iq
+            if above_hz and num_samples:
+                leaking = int(above_hz / self.sampling_rate * num_samples)
+                spectrum[: leaking + 1] = 0
+                spectrum[num_samples - leaking :] = 0
+            self._spectra[key] = spectrum
         return self._spectra[key]
 
 
