@@ -10,7 +10,7 @@ from scipy.signal import resample_poly
 from lwm_spectro_hf.data.recordings import open_recording
 from lwm_spectro_hf.phy.listening import _loud, listen
 from lwm_spectro_hf.phy.ofdm import Numerology, cyclic_prefix_3gpp, modulate
-from lwm_spectro_hf.phy.synchronization import SPACING_WIFI_HZ, required_samples, symbol_evidence
+from lwm_spectro_hf.phy.synchronization import SPACING_WIFI_HZ, equally_loud, required_samples, symbol_evidence
 from lwm_spectro_hf.phy.wifi import packet_samples, ppdu
 
 RECORDINGS = Path(__file__).parents[2] / "examples/recordings"
@@ -299,7 +299,7 @@ def test_sparse_cells_without_noise_are_not_taken_for_packets():
     active = torch.randint(0, 8, (4, 140, 25), generator=generator).repeat_interleave(12, 2) == 0
     cells = modulate(torch.view_as_complex(bits) * active, numerology, cyclic_prefix_3gpp(numerology, 140))[0]
     iq = torch.from_numpy(resample_poly(cells.numpy(), 125, 48, axis=1)).to(torch.complex64)
-    assert (symbol_evidence(iq, 20e6, SPACING_WIFI_HZ) < 1).all()
+    assert (symbol_evidence(equally_loud(iq, 20e6), 20e6, SPACING_WIFI_HZ) < 1).all()
 
 
 def test_pieces_are_where_each_quarter_of_a_recording_is_loudest():

@@ -7,7 +7,7 @@ from scipy.signal import resample_poly
 
 from lwm_spectro_hf.phy.listening import listen
 from lwm_spectro_hf.phy.spread_spectrum import BARKER, spreading_evidence
-from lwm_spectro_hf.phy.synchronization import EVIDENCE
+from lwm_spectro_hf.phy.synchronization import EVIDENCE, equally_loud
 
 PROTOCOLS = ("WiFi", "LTE", "5G")
 LEAST, MOST = EVIDENCE
@@ -29,7 +29,8 @@ def packets(num_samples, rate_mhz, snr_db, offset_hz=0.0):
 
 
 def evidence(iq, rate_mhz):
-    return float(spreading_evidence(torch.from_numpy(np.complex64(iq))[None], rate_mhz * 1e6))
+    flat = equally_loud(torch.from_numpy(np.complex64(iq))[None], rate_mhz * 1e6)
+    return float(spreading_evidence(flat, rate_mhz * 1e6))
 
 
 @pytest.mark.parametrize("rate_mhz", [5, 10, 20, 44])

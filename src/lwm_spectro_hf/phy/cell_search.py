@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from .lte import primary_synchronization
-from .ofdm import Numerology, symbols_to_samples
+from .ofdm import Numerology, squared_modulus, symbols_to_samples
 from .synchronization import EVIDENCE, required_samples, symbol_period_s, synchronize
 
 SPACING_LTE_HZ = 15e3
@@ -68,7 +68,7 @@ def _surprise(symbols: torch.Tensor) -> torch.Tensor:
     """
     num_symbols, fft_size = symbols.shape
     spectra = torch.fft.fft(symbols, norm="ortho")
-    shares = _shares(symbols, spectra.abs().square())
+    shares = _shares(symbols, squared_modulus(spectra))
     rareness = F.pad(_rareness(shares), (0, 0, 0, 0, 0, -num_symbols % _SYMBOLS)).unflatten(0, (-1, _SYMBOLS)).sum(0)
     first = torch.arange(min(num_symbols, _SYMBOLS), device=symbols.device)
     together = (num_symbols - 1 - first) // _SYMBOLS + 1
@@ -123,7 +123,7 @@ def _shares(symbols: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
     delayed = (signals[:, None] * torch.polar(torch.ones_like(turns), 2 * math.pi * turns)).flatten(0, 1)
     numerology = Numerology(fft_size * SPACING_LTE_HZ, SPACING_LTE_HZ, fft_size, dc_used=False)
     waveforms = symbols_to_samples(delayed[None], numerology)[0]
-    tones = torch.fft.fft(symbols[:, None] * waveforms.conj()).abs().square()
+    tones = squared_modulus(torch.fft.fft(symbols[:, None] * waveforms.conj()))
     beside = _SUBCARRIERS // 2
     around = F.pad(power[:, None], (beside, beside), mode="circular")
     within = F.avg_pool1d(around, _SUBCARRIERS + 1, stride=1) * (_SUBCARRIERS + 1) - power[:, None]

@@ -17,9 +17,16 @@ import torch
 import torch.nn.functional as F
 
 from .cell_search import SPACING_LTE_HZ, lte_evidence
-from .ofdm import band_edge, fast_length
+from .ofdm import band_edge, fast_length, squared_modulus
 from .spread_spectrum import spreading_evidence
-from .synchronization import SPACING_WIFI_HZ, required_samples, symbol_evidence, symbol_period_s, synchronize
+from .synchronization import (
+    SPACING_WIFI_HZ,
+    equally_loud,
+    required_samples,
+    symbol_evidence,
+    symbol_period_s,
+    synchronize,
+)
 
 # WiFi's, and of 3GPP's those that the generator draws; LTE and 5G may have the same.
 PROTOCOL_SPACINGS_HZ = {"WiFi": (SPACING_WIFI_HZ,), "LTE": (SPACING_LTE_HZ,), "5G": (15e3, 30e3)}
@@ -152,6 +159,7 @@ class _Recording:
     sampling_rate: float
     _resampled: dict[tuple[float, float, float, bool], torch.Tensor] = field(default_factory=dict)
     _spectra: dict[tuple[int, float], torch.Tensor] = field(default_factory=dict)
+    _bands: dict[tuple[float, tuple[float, ...], bool], torch.Tensor] = field(default_factory=dict)
 
     @cached_property
     def num_loud_edges(self) -> int:
@@ -185,6 +193,14 @@ class _Recording:
             self._resampled[key] = torch.fft.ifft(kept, norm="forward") / max(before, 1) if after else kept
         return self._resampled[key]
 
+    def bands(self, rate: float, centres: tuple[float, ...], flat: bool = False) -> torch.Tensor:
+        """Bands without the receiver's leakage, `(num_bands, num_samples)`; `flat` ones from [`equally_loud`]."""
+        key = (rate, centres, flat)
+        if key not in self._bands:
+            bands = torch.stack([self.at(rate, _LEAKAGE_HZ, centre) for centre in centres])
+            self._bands[key] = equally_loud(bands, rate) if flat else bands
+        return self._bands[key]
+
     def _spectrum(self, num_samples: int, above_hz: float) -> torch.Tensor:
         key = (num_samples, above_hz)
         if key not in self._spectra:
@@ -211,7 +227,7 @@ def _evidence(recording: _Recording, spacing_hz: float) -> dict[float, float]:
         return {}
     # The carrier is anywhere in a wide recording.
     centres = _band_centres(recording.sampling_rate, rate)
-    bands = torch.stack([recording.at(rate, _LEAKAGE_HZ, centre) for centre in centres])
+    bands = recording.bands(rate, tuple(centres), flat=spacing_hz == SPACING_WIFI_HZ)
     return dict(zip(centres, symbol_evidence(bands, rate, spacing_hz).tolist(), strict=True))
 
 
@@ -220,8 +236,7 @@ def _spreading_evidence(recording: _Recording, bands: dict[float, float]) -> flo
     if not bands:
         return 0.0
     rate = _search_rate(recording, SPACING_WIFI_HZ)
-    iq = torch.stack([recording.at(rate, _LEAKAGE_HZ, band) for band in bands])
-    return float(spreading_evidence(iq, rate).max())
+    return float(spreading_evidence(recording.bands(rate, tuple(bands), flat=True), rate).max())
 
 
 def _lte_evidence(recording: _Recording, bands: dict[float, float]) -> float:
@@ -230,7 +245,7 @@ def _lte_evidence(recording: _Recording, bands: dict[float, float]) -> float:
     if not heard:
         return 0.0
     rate = _search_rate(recording, SPACING_LTE_HZ)
-    evidence = float(lte_evidence(torch.stack([recording.at(rate, _LEAKAGE_HZ, band) for band in heard]), rate).max())
+    evidence = float(lte_evidence(recording.bands(rate, tuple(heard)), rate).max())
     if evidence < 0 and recording.num_loud_edges:
         # The signal is in the middle of the carrier, which may as well lie outside.
         evidence = math.log((1 + math.exp(evidence)) / 2)
@@ -241,7 +256,7 @@ def _num_loud_edges(iq: torch.Tensor) -> int:
     """At how many edges of the band of a recording `(num_samples,)` it is loud, so that a carrier may go on beyond."""
     frames = iq[: len(iq) // _SPECTRUM_BINS * _SPECTRUM_BINS].unflatten(0, (-1, _SPECTRUM_BINS))
     window = torch.hann_window(_SPECTRUM_BINS)
-    power = torch.view_as_real(torch.fft.fft(frames * window)).square().sum(2).mean(0)
+    power = squared_modulus(torch.fft.fft(frames * window)).mean(0)
     power[[-2, -1, 0, 1, 2]] = (power[-3] + power[3]) / 2  # the receiver's leakage
     averaged = F.avg_pool1d(torch.fft.fftshift(power)[None], _AVERAGED_BINS, stride=1)[0]
     level = 10 * averaged.clamp(min=1e-30).log10()
@@ -314,7 +329,7 @@ class _Bands:
 
     def power(self, cut: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """Mean power of what is cut out of each band, `(num_bands, ...)`."""
-        return torch.stack([cut(self._heard(band)).abs().square().mean(-1) for band in range(len(self.centres))])
+        return torch.stack([squared_modulus(cut(self._heard(band))).mean(-1) for band in range(len(self.centres))])
 
     def samples(self, band: int) -> torch.Tensor:
         """A band as models are shown it, `(num_samples,)`.
@@ -410,7 +425,7 @@ def _with_floor(frames: torch.Tensor, fft_size: int) -> torch.Tensor:
         fft_size (`int`): Samples of a frame.
     """
     spectrum = torch.fft.fft(frames.unflatten(1, (-1, fft_size)), norm="ortho")
-    power = spectrum.abs().square().mean(1, keepdim=True)
+    power = squared_modulus(spectrum).mean(1, keepdim=True)
     carrier = power.quantile(_OCCUPIED_QUANTILE, dim=2, keepdim=True)
     added = 10 ** (-_HIGHEST_SNR_DB / 10) * power + 10 ** (-_FLOOR_DB / 10) * carrier
     noise = torch.randn(spectrum.shape, generator=torch.Generator().manual_seed(0), dtype=spectrum.dtype)

@@ -22,6 +22,11 @@ def band_edge(frequencies: torch.Tensor) -> torch.Tensor:
     return torch.cos(torch.pi / 2 * beyond).square()
 
 
+def squared_modulus(values: torch.Tensor) -> torch.Tensor:
+    """|z|² of complex values of any shape: by `abs`, or as a sum over pairs, it takes four times as long."""
+    return (values * values.conj()).real
+
+
 def fft_sizes(num_subcarriers: float) -> list[int]:
     """Usual DFTs that hold so many subcarriers and leave channels room for their edges, the smallest first."""
     return [size for size in _FFT_SIZES if FULL_BAND * size >= num_subcarriers]

@@ -4,7 +4,8 @@ from functools import cache
 
 import torch
 
-from .synchronization import EVIDENCE, equally_loud
+from .ofdm import squared_modulus
+from .synchronization import EVIDENCE
 
 BARKER = (1, -1, 1, 1, -1, 1, 1, 1, -1, -1, -1)  # IEEE 802.11-2020, 15.4.4.4
 SYMBOL_S = 1e-6  # of eleven chips
@@ -23,7 +24,7 @@ def spreading_evidence(iq: torch.Tensor, sampling_rate: float) -> torch.Tensor:
     filter that is matched to it has its power at one of all places of a symbol, the same from symbol to symbol.
 
     Args:
-        iq (`torch.Tensor` of shape `(batch, num_samples)`): Recordings, complex.
+        iq (`torch.Tensor` of shape `(batch, num_samples)`): Recordings from [`~phy.synchronization.equally_loud`].
         sampling_rate (`float`): A whole number of megahertz, five or more [Hz].
 
     Returns:
@@ -41,10 +42,9 @@ def spreading_evidence(iq: torch.Tensor, sampling_rate: float) -> torch.Tensor:
     length = _BLOCK // 2 * period
     if iq.shape[1] < 2 * length:
         return torch.zeros(len(iq), device=iq.device)
-    iq = equally_loud(iq, sampling_rate)
     pieces = iq[:, : iq.shape[1] // length * length].unflatten(1, (-1, length))
     matched = torch.fft.fft(_barker(period).to(iq.device), n=length).conj()
-    power = torch.view_as_real(torch.fft.ifft(torch.fft.fft(pieces) * matched)).square().sum(3)
+    power = squared_modulus(torch.fft.ifft(torch.fft.fft(pieces) * matched))
     symbols = power.unflatten(2, (-1, period))
     # Each symbol counts the same: in a short burst of something else few loud ones would be no mean.
     folded = (symbols / symbols.mean(3, keepdim=True).clamp(min=1e-30)).mean(2)

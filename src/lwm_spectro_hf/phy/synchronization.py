@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .ofdm import Numerology, cyclic_prefix_3gpp
+from .ofdm import Numerology, cyclic_prefix_3gpp, squared_modulus
 
 SPACINGS_3GPP_HZ = (15e3, 30e3, 60e3)
 SPACING_WIFI_HZ = 312_500.0
@@ -250,7 +250,9 @@ def symbol_evidence(iq: torch.Tensor, sampling_rate: float, subcarrier_spacing_h
     """How surely symbols of a standard are heard, from their cyclic prefixes or, of WiFi, from how packets begin.
 
     Args:
-        iq (`torch.Tensor` of shape `(batch, num_samples)`): Recordings, complex, freed of what is constant.
+        iq (`torch.Tensor` of shape `(batch, num_samples)`): Recordings, complex, freed of what is constant; for WiFi
+            from [`equally_loud`]: a packet fills its channel, and what does not, a narrower carrier, repeats itself
+            more than noise does.
         sampling_rate (`float`): As in [`synchronize`] [Hz].
         subcarrier_spacing_hz (`float`): As in [`synchronize`] [Hz].
 
@@ -263,9 +265,6 @@ def symbol_evidence(iq: torch.Tensor, sampling_rate: float, subcarrier_spacing_h
     """
     raster = _raster(sampling_rate, subcarrier_spacing_hz, iq.device)
     is_wifi = subcarrier_spacing_hz == SPACING_WIFI_HZ
-    if is_wifi and iq.shape[1]:
-        # A packet fills its channel. What does not, a narrower carrier, repeats itself more than noise does.
-        iq = equally_loud(iq, sampling_rate)
     repeats = iq[:, : -raster.fft_size].conj() * iq[:, raster.fft_size :]
     periods = _WIFI_BLOCK if is_wifi else repeats.shape[1] // raster.period
     length = periods * raster.period
@@ -275,7 +274,7 @@ def symbol_evidence(iq: torch.Tensor, sampling_rate: float, subcarrier_spacing_h
     correlation = _prefix_correlation(blocks.sum(2), raster).abs()
     if is_wifi:
         share = raster.is_prefix.mean()
-        variance = share * (1 - share) * torch.view_as_real(blocks).square().sum((2, 3, 4))
+        variance = share * (1 - share) * squared_modulus(blocks).sum((2, 3))
         color = _coloration(iq, length)
         noise = (variance * color[:, : blocks.shape[1]]).sqrt()
         peaks = correlation.amax(2) / noise.clamp(min=1e-30)
@@ -294,7 +293,7 @@ def _coloration(iq: torch.Tensor, length: int) -> torch.Tensor:
     square of the spectrum over its squared mean. That of a block varies by itself, which doubles it.
     """
     blocks = iq[:, : iq.shape[1] // length * length].unflatten(1, (-1, length))
-    spectrum = torch.view_as_real(torch.fft.fft(blocks)).square().sum(-1)
+    spectrum = squared_modulus(torch.fft.fft(blocks))
     return (spectrum.square().mean(-1) / spectrum.mean(-1).square().clamp(min=1e-30) / 2).clamp(min=1)
 
 
@@ -315,7 +314,7 @@ def _training_field_evidence(iq: torch.Tensor, sampling_rate: float, color: torc
     apart = repeated + 3
     periods = iq[:, : num_periods * period].unflatten(1, (num_periods, period))
     products = (periods[:, :-1].conj() * periods[:, 1:]).sum(2)
-    power = torch.view_as_real(periods).square().sum((2, 3))
+    power = squared_modulus(periods).sum(2)
     of_periods = torch.stack([products.real, products.imag, (power[:, :-1] + power[:, 1:]) / 2], dim=1)
     real, imaginary, power = torch.nn.functional.avg_pool1d(of_periods, repeated, stride=1).unbind(1)
     coherence = torch.hypot(real, imaginary) / power.clamp(min=1e-30)
@@ -335,12 +334,14 @@ def equally_loud(iq: torch.Tensor, sampling_rate: float) -> torch.Tensor:
     A spectrum of all the recording would leave what stands out for a moment only, a burst in a narrow band. What is
     40 dB below the loudest stays below the others. The last samples, fewer than there are pieces, are left out.
     """
+    if not iq.shape[1]:
+        return iq
     pieces = max(1, int(iq.shape[1] / (_LEVEL_S * sampling_rate)))
     length = iq.shape[1] // pieces
     iq = iq[:, : pieces * length].unflatten(1, (pieces, length))
     width = max(round(_LEVEL_HZ / sampling_rate * length), 1)
     spectrum = torch.fft.fft(iq)
-    power = torch.view_as_real(spectrum).square().sum(3)
+    power = squared_modulus(spectrum)
     level = torch.nn.functional.avg_pool1d(power, width, ceil_mode=True)
     level = level.maximum(_FAINTEST_LEVEL * level.amax((1, 2), keepdim=True)).clamp(min=1e-30)
     return torch.fft.ifft(spectrum * level.rsqrt().repeat_interleave(width, 2)[..., :length]).flatten(1)
@@ -400,7 +401,7 @@ def _bursts(iq: torch.Tensor, raster: _Raster) -> tuple[torch.Tensor, torch.Tens
     """
     num_symbols = (iq.shape[1] - raster.fft_size) // raster.period
     symbols = iq[:, : num_symbols * raster.period].unflatten(1, (num_symbols, -1))
-    raw = power = torch.view_as_real(symbols).square().sum(3).mean(2)
+    raw = power = squared_modulus(symbols).mean(2)
     # The median of three steadies the level, and leaves edges where they are.
     padded = torch.nn.functional.pad(power[:, None], (1, 1), mode="replicate")[:, 0]
     before, after = padded[:, :-2], padded[:, 2:]
