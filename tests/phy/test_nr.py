@@ -349,13 +349,37 @@ def test_how_many_blocks_a_half_frame_has_follows_from_the_carrier(carrier_hz, m
     assert bool((sent == 0).all()), "none beyond the last place"
 
 
-def test_tracking_signals_take_two_slots():
-    cells, _, told = nr.draw_cells(52, 15e3, 64, 40, seeded(2), full=torch.ones(64, dtype=torch.bool))
-    slots = [row.nonzero()[:, 0].tolist() for row in cells.slot_number.masked_fill(~cells.tracking, -1) + 1]
-    with_signals = [row for row, first in zip(slots, told["tracking_slot"].tolist(), strict=True) if first >= 0]
-    assert len(with_signals) > 20 and all(not row for row in slots if row not in with_signals)
-    assert sum(len(row) == 2 and row[1] - row[0] in (1, 39) for row in with_signals) > len(with_signals) / 2
-    assert max(map(len, with_signals)) == 2
+@pytest.mark.parametrize(("num_rb", "spacing_hz"), [(52, 15e3), (24, 30e3), (11, 30e3)])
+def test_tracking_signals_take_two_slots_that_have_room_whenever_they_come(num_rb, spacing_hz):
+    cells, _, told = nr.draw_cells(num_rb, spacing_hz, 128, 80, seeded(2), full=torch.arange(128) % 2 == 0)
+    with_signals = 0
+    for sent, number, first in zip(cells.tracking, cells.slot_number, told["tracking_slot"].tolist(), strict=True):
+        expected = set() if first < 0 else {first, (first + 1) % 40}
+        assert set((number[sent] % 40).tolist()) == expected and int(sent.sum()) == 2 * len(expected)
+        with_signals += first >= 0
+    assert 30 < with_signals < 80
+    assert not bool((cells.tracking[..., None] & (cells.ssb_index >= 0)).any())
+    assert not bool((cells.tracking & (cells.downlink_symbols <= 8)).any())
+
+
+def test_more_places_for_blocks_in_time_division():
+    wave = nr.draw(51, 30e3, 64, 30_720, seeded(1), carrier_hz=2.1e9)
+    paired = wave.parameters["tdd_pattern"] == 0
+    # TS 38.213, clause 4.1, case C: in unpaired spectrum there are eight from 1.88 GHz on.
+    assert wave.parameters["ssb_maximum"][paired].unique().tolist() == [4]
+    assert wave.parameters["ssb_maximum"][~paired].unique().tolist() == [8]
+    assert nr.most_ssb_blocks(30e3, 0.7e9, paired=False) == 4
+
+
+def test_messages_are_no_larger_than_the_coreset():
+    options = {"cell_id": torch.tensor([1, 2]), "aggregation": torch.tensor([16, 1]), "control_symbols": 2}
+    assert Cells(52, 15e3, 1, **options, coreset_groups=3).aggregation.tolist() == [4, 1]
+    assert {
+        m.aggregation for m in nr.transmit(Cells(52, 15e3, 1, **options, coreset_groups=3), seeded(0)).control
+    } == {
+        1,
+        4,
+    }
 
 
 def test_data_leave_room_for_blocks_and_tracking_signals():

@@ -26,6 +26,7 @@ from .traffic import decibels, draw_allocation
 from .waveform import Waveform
 
 _SSB_SUBCARRIERS = 12 * SSB_RB
+_TRACKING_PERIOD = 40  # slots
 _PARAMETERS = (
     *("cell_id", "rnti", "mcs_table", "bwp_start", "bwp_size", "dmrs_position", "dmrs_additional", "dmrs_port"),
     *("cdm_groups", "control_symbols", "coreset_first_rb", "coreset_groups", "bundle_size", "interleaver_rows"),
@@ -215,8 +216,7 @@ def draw(
             scheduled whole.
         aligned (`bool`, *optional*, defaults to `False`): Whether the first sample is the first one of a frame, or
             any sample of a millisecond.
-        carrier_hz (`float`, *optional*, defaults to 2.1e9): Carrier frequency; up to 3 GHz a half frame has four
-            places for SS/PBCH blocks, above it eight [Hz].
+        carrier_hz (`float`, *optional*, defaults to 2.1e9): Carrier frequency, for [`most_ssb_blocks`] [Hz].
 
     Returns:
         [`Waveform`]. Its parameters, besides the fields of [`Cells`] of the same name: `subcarrier_spacing_khz`;
@@ -224,8 +224,8 @@ def draw(
         elements may need a lower one); `ssb_bitmap`, ssb-PositionsInBurst with block 0 in its highest of 8 bits;
         `ssb_shift`, subcarriers above the lowest one of `ssb_first_rb`; `tdd_pattern`, 0 for FDD, else downlink
         symbols by slot repeat every 5 ms of 15 kHz slots (1: DDDSU), or every ten slots (2: DDDDDDDSUU, 3:
-        DDDDSUUUUU); `tracking_slot`, the first of the two slots of 40 that have tracking signals, unless something
-        else is in their place, or -1.
+        DDDDSUUUUU), S of ten, six and ten symbols; `tracking_slot`, the first of the two slots of 40 that have
+        tracking signals, or -1.
 
     Raises:
         ValueError: If a modulation is not one of the four.
@@ -350,7 +350,7 @@ def draw_cells(
     # One block is what most full carriers send, and the least that a receiver needs; the first four fit all patterns.
     one = torch.arange(SSB_BLOCKS, device=device) == integers(4, batch_size, 1)
     ssb_blocks = torch.where(full[:, None], one, ssb_blocks | one if aligned else ssb_blocks)
-    tracking_slot = torch.where(uniform() < 0.5, integers(40), -1)
+    tracking_slot = torch.where(uniform() < 0.5, integers(_TRACKING_PERIOD), -1)
     cells = Cells(
         num_rb,
         subcarrier_spacing_hz,
@@ -378,16 +378,46 @@ def draw_cells(
         ssb_first_rb=(uniform() * (num_rb - SSB_RB + 1)).long().clamp(min=0),
         ssb_half_frames=ssb_half_frames,
         ssb_second_half=torch.where(paired, integers(2), 0),
-        ssb_maximum=4 if carrier_hz <= 3e9 else 8,  # TS 38.213, clause 4.1
+        ssb_maximum=torch.where(
+            paired, *(most_ssb_blocks(subcarrier_spacing_hz, carrier_hz, of) for of in (True, False))
+        ),
         k_ssb=NO_SIB1,
-        # Two slots with two symbols each (TS 38.214, clause 5.1.6.1.1).
-        tracking=((slot_number - tracking_slot[:, None]) % 40 < 2) & (tracking_slot >= 0)[:, None],
         tracking_offset=integers(4),
         data_gain=gain(-6.0, 3.0),
         control_gain=gain(-3.0, 3.0),
         ssb_gain=gain(-3.0, 6.0),
     )
+    # Two slots with two symbols each (TS 38.214, clause 5.1.6.1.1), the next ones that have room whenever they come:
+    # nothing may be configured over SS/PBCH blocks, whose period divides that of the tracking signals.
+    period = replace(
+        cells,
+        num_slots=_TRACKING_PERIOD,
+        first_slot=0,
+        downlink_symbols=patterns[pattern].repeat(1, _TRACKING_PERIOD // patterns.shape[1]),
+        allocated=True,
+        mcs=0,
+        control_load=0.0,
+        tracking=True,
+    )
+    fits = period.tracking & period.tracking.roll(-1, 1)
+    later = (torch.arange(_TRACKING_PERIOD, device=device) - tracking_slot[:, None]) % _TRACKING_PERIOD
+    nearest = later.masked_fill(~fits, _TRACKING_PERIOD).argmin(1)
+    tracking_slot = torch.where((tracking_slot >= 0) & fits.any(1), nearest, -1)
+    since = (slot_number - tracking_slot[:, None]) % _TRACKING_PERIOD
+    cells = replace(cells, tracking=(since < 2) & (tracking_slot >= 0)[:, None])
     return _keep_decodable(cells), modulation, {"mcs": mcs, "tdd_pattern": pattern, "tracking_slot": tracking_slot}
+
+
+def most_ssb_blocks(subcarrier_spacing_hz: float, carrier_hz: float, paired: bool) -> int:
+    """L_max, the places for SS/PBCH blocks in a half frame (TS 38.213, clause 4.1, cases A and C).
+
+    Args:
+        subcarrier_spacing_hz (`float`): 15e3 or 30e3 [Hz].
+        carrier_hz (`float`): Carrier frequency [Hz].
+        paired (`bool`): Whether downlink and uplink have a spectrum each (FDD), or share one (TDD).
+    """
+    few = carrier_hz <= 3e9 if paired or subcarrier_spacing_hz == 15e3 else carrier_hz < 1.88e9
+    return 4 if few else 8
 
 
 def _draw_mcs(

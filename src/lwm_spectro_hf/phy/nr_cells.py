@@ -71,14 +71,15 @@ class Cells:
         bundle_size (`torch.Tensor` of shape `(batch,)`): Resource element groups a bundle; used with interleaving.
         interleaver_rows (`torch.Tensor` of shape `(batch,)`): 2, 3 or 6; 0 maps without interleaving, as happens where
             bundles do not fill the interleaver.
-        aggregation (`torch.Tensor` of shape `(batch,)`): Control channel elements of a message: 1, 2, 4, 8 or 16.
+        aggregation (`torch.Tensor` of shape `(batch,)`): Control channel elements of a message: 1, 2, 4, 8 or 16,
+            lowered to what the CORESET holds.
         control_load (`torch.Tensor` of shape `(batch, num_slots)`): Share of the other places in the CORESET that
             carry messages for other users.
         ssb_blocks (`torch.Tensor` of shape `(batch, 8)`): ssb-PositionsInBurst.
         ssb_first_rb (`torch.Tensor` of shape `(batch,)`): Lowest resource block of the SS/PBCH blocks.
         ssb_half_frames (`torch.Tensor` of shape `(batch,)`): Their period: 1, 2, 4, ... [half frames of 5 ms].
         ssb_second_half (`torch.Tensor` of shape `(batch,)`): 1 puts them in the second half of a frame.
-        ssb_maximum (`torch.Tensor` of shape `(batch,)`): L_max: 4 for carriers up to 3 GHz, else 8.
+        ssb_maximum (`torch.Tensor` of shape `(batch,)`): L_max, 4 or 8, see [`most_ssb_blocks`].
         k_ssb (`torch.Tensor` of shape `(batch,)`): Subcarrier offset to the blocks, 0 to 23 [15 kHz], or 31: no SIB1.
         pdcch_config_sib1 (`torch.Tensor` of shape `(batch,)`): As in the MIB, 0 to 255.
         tracking (`torch.Tensor` of shape `(batch, num_slots)`): Slots with CSI-RS for tracking.
@@ -143,6 +144,8 @@ class Cells:
         groups = 6 * self.coreset_groups * self.control_symbols
         full = groups % (self.bundle_size * self.interleaver_rows.clamp(min=1)) == 0
         self.interleaver_rows = torch.where(full, self.interleaver_rows, 0)
+        elements = (self.coreset_groups * self.control_symbols).clamp(min=1)
+        self.aggregation = torch.minimum(self.aggregation, 1 << elements.double().log2().long())
         self.tracking = self.tracking & self._tracking_fits()
         self.allocated = self._grantable()
 

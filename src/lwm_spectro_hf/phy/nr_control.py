@@ -129,8 +129,7 @@ def add_control(grid: torch.Tensor, cells: Cells, generator: torch.Generator) ->
     """
     device = cells.cell_id.device
     room = cells.coreset_groups * cells.control_symbols  # control channel elements
-    level = torch.minimum(cells.aggregation, 1 << (room.clamp(min=1).double().log2().floor().long()))
-    places = room // level
+    places = room // cells.aggregation
     most = int(places.max())
     # A CORESET of three symbols stays silent where it would meet an SS/PBCH block.
     free = (cells.control_symbols[:, None] <= SSB_FIRST_SYMBOLS[0]) | (cells.ssb_index[..., 0] < 0)
@@ -161,7 +160,9 @@ def add_control(grid: torch.Tensor, cells: Cells, generator: torch.Generator) ->
         -1, (-1, 3)
     )
     block = scheduled.cumsum(1) - 1
-    keys, of_class = torch.stack([width, level[row], fallback.long()], 1).unique(dim=0, return_inverse=True)
+    keys, of_class = torch.stack([width, cells.aggregation[row], fallback.long()], 1).unique(
+        dim=0, return_inverse=True
+    )
     messages = []
     for number, (bits, aggregation, simple_format) in enumerate(keys.tolist()):
         (chosen,) = (of_class == number).nonzero(as_tuple=True)
