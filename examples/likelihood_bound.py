@@ -1,7 +1,7 @@
 """The best accuracy that the power of resource elements allows, per SNR: what results are read against.
 
     python examples/likelihood_bound.py --num-elements 576 --trials 8       # a minute; coarse
-    python examples/likelihood_bound.py                                     # 9,216 elements: about an hour
+    python examples/likelihood_bound.py                                     # 9,216 elements: minutes
     python examples/likelihood_bound.py --trials 1000 --device cuda
     python examples/likelihood_bound.py --joint --num-elements 2304         # SNR, and SNR with modulation, as well
 

@@ -279,6 +279,9 @@ class TestSymbols:
         assert not heard.calls
         with pytest.raises(ValueError, match="This one has 24 and None"):
             classify(iq, sampling_rate=RATE, synchronize=True)
+        monkeypatch.setattr(classify.feature_extractor, "hop_length", "auto")
+        with pytest.raises(ValueError, match="needs the sampling rate"):
+            classify(iq, synchronize=True)
 
     def test_without_the_package_it_listens_blindly(self, classify, heard, noise, monkeypatch):
         def missing(name):
@@ -417,6 +420,10 @@ class TestInputs:
         ):
             assert_same(classify(form, synchronize=False), expected)  # some say their rate
         assert_same(classify(tmp_path / "recording.npy", sampling_rate=RATE, synchronize=False), expected)
+
+    def test_columns_of_whole_numbers_are_samples(self, classify, noise):
+        pairs = np.round(1000 * noise(DENSE).view(np.float32).reshape(-1, 2)).astype(np.int16)
+        assert_same(classify(pairs), classify(pairs.astype(np.float32)))
 
     def test_rates_of_any_type_of_number_and_mappings_of_any_type(self, classify, noise):
         iq = noise(DENSE)

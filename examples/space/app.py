@@ -14,7 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
+try:
+    import gradio as gr
+except ModuleNotFoundError as error:
+    raise SystemExit(f"The page needs the extra `demo` ({error}): pip install 'lwm-spectro-hf[demo]'.") from error
 from matplotlib.figure import Figure
 from transformers import pipeline
 

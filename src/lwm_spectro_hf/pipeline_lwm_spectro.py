@@ -312,6 +312,8 @@ class IQClassificationPipeline(IQPipeline):
                 f"`hop_length='auto'` and any sampling rate. This one has {extractor.hop_length!r} and "
                 f"{extractor.sampling_rate!r}."
             )
+        if sampling_rate is None and synchronize:
+            raise ValueError("`synchronize=True` needs the sampling rate: pass `sampling_rate` in Hz.")
         if sampling_rate is None or synchronize is False or not fits:
             return None
         try:
@@ -510,11 +512,11 @@ def as_inputs(inputs: Any) -> tuple[Iterable, bool]:
 
 
 def _as_complex(iq: Any) -> np.ndarray:
-    """Samples as a NumPy array; float columns I and Q `(num_samples, 2)`, the form on disk, become complex."""
+    """Samples as a NumPy array; real columns I and Q `(num_samples, 2)`, the form on disk, become complex."""
     if isinstance(iq, torch.Tensor):
         iq = iq.detach().resolve_conj().cpu().numpy()
     iq = np.asarray(iq)
-    if iq.dtype.kind == "f" and iq.ndim == 2 and iq.shape[1] == 2:
+    if iq.dtype.kind in "fi" and iq.ndim == 2 and iq.shape[1] == 2:
         iq = iq[:, 0] + 1j * iq[:, 1]
     return iq
 

@@ -247,9 +247,10 @@ def test_export_of_a_folder_keeps_its_files(tmp_path, mixture, extractor):
     (source / "README.md").write_text("card")
     (source / "results").mkdir()
     (source / "results" / "table.csv").write_text("1")
+    (source / "training_args.bin").write_bytes(b"pickled by Trainer.save_model")
     before = read_json(source / "config.json")
     folder = export(source, tmp_path / "hub")
-    assert (folder / "README.md").read_text() == "card"
+    assert (folder / "README.md").read_text() == "card" and not (folder / "training_args.bin").exists()
     assert (folder / "results" / "table.csv").read_text() == "1"
     assert (folder / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
     after = read_json(folder / "config.json")
@@ -389,6 +390,10 @@ def test_publish_refuses_what_could_not_be_loaded(tmp_path, encoder, extractor, 
     with pytest.raises(ValueError, match="no auto_map.*export"):
         publish(tmp_path / "saved", "someone/model")
     folder = export(encoder, tmp_path / "hub", feature_extractor=extractor)
+    (folder / "training_args.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match="holds training_args.bin"):
+        publish(folder, "someone/model")
+    (folder / "training_args.bin").unlink()
     (folder / "modeling_lwm_spectro.py").unlink()
     with pytest.raises(ValueError, match="modeling_lwm_spectro.py"):
         publish(folder, "someone/model")

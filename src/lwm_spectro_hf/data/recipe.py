@@ -88,7 +88,8 @@ class Recipe:
     """A generated data set: the grid of its labels, and the ranges of everything else.
 
     The grid is protocol x (modulation, code rate) x SNR x mobility x channel x user. It is walked in an order that is
-    shuffled but even: any first part of it is balanced, and after the whole grid it starts over with new draws.
+    shuffled but even: any first part of it is balanced, up to chunks, which have `chunk_size` rows of one protocol;
+    after the whole grid it starts over with new draws.
 
     Attributes:
         protocols: Which of `PROTOCOLS`.

@@ -617,7 +617,8 @@ def _open_sigmf(
     if check_hash and declared_hash and calculate_sha512(data_path, offset=offset, size=size) != declared_hash:
         raise ValueError(
             f"{path}: the {size} bytes of {data_path} do not match 'core:sha512' of the metadata: truncated, or "
-            "changed since. Copy the data again, or pass `check_hash=False` to read them as they are."
+            "changed since. Copy the data again; to read them as they are, take `core:sha512` out of the metadata, or "
+            "call `open_recording(..., check_hash=False)`."
         )
     return recording
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ PIPELINES = {
 CONFIG_FILE, PREPROCESSOR_FILE = "config.json", "preprocessor_config.json"
 REQUIREMENTS = "transformers>=5.4,<6\n"
 # Files that run code when they are opened, or may.
+# What `Trainer.save_model` leaves beside the weights: pickled, and of no use to others.
+TRAINER_FILES = ("training_args.bin",)
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".pkl", ".pickle", ".ckpt")
 
 
@@ -51,7 +54,8 @@ def export(
 
     Args:
         model_or_folder (`PreTrainedModel`, `str` or `Path`): A model, or a folder that `save_pretrained` or `convert`
-            wrote; everything else in the folder (model card, evaluation results) is copied as it is.
+            wrote; everything else in the folder (model card, evaluation results) is copied as it is, but for the
+            arguments that `Trainer` keeps there.
         output_dir (`str` or `Path`): The folder to write; appears whole or not at all.
         feature_extractor (`FeatureExtractionMixin`, *optional*): Front-end saved beside the model; a folder may bring
             its own `preprocessor_config.json`.
@@ -70,8 +74,9 @@ def export(
         if isinstance(model_or_folder, PreTrainedModel):
             model_or_folder.save_pretrained(staged)
         else:
-            source = check_folder(Path(model_or_folder))
-            shutil.copytree(source, staged, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+            source = check_folder(Path(model_or_folder), leaving_out=TRAINER_FILES)
+            left_out = shutil.ignore_patterns(".*", "__pycache__", *TRAINER_FILES)
+            shutil.copytree(source, staged, dirs_exist_ok=True, ignore=left_out)
         if feature_extractor is not None:
             feature_extractor.save_pretrained(staged)
         if not (staged / PREPROCESSOR_FILE).is_file():
@@ -111,19 +116,18 @@ def add_code(folder: Path) -> None:
         shutil.copyfile(file, folder / file.name)
 
 
-def check_folder(folder: Path) -> Path:
-    """Make sure that a folder holds a saved model, and nothing that has to be unpickled."""
+def check_folder(folder: Path, leaving_out: Sequence[str] = ()) -> Path:
+    """Make sure that a folder holds a saved model, and nothing that has to be unpickled, but for files left out."""
     folder = folder.expanduser()
     for wanted in (CONFIG_FILE, "*.safetensors"):
         if not any(folder.glob(wanted)):
             raise FileNotFoundError(
                 f"No {wanted} in {folder}; expected a folder written by save_pretrained or `lwm-spectro convert`."
             )
-    pickled = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix in PICKLE_SUFFIXES]
+    pickled = [path for path in folder.rglob("*") if path.suffix in PICKLE_SUFFIXES and path.name not in leaving_out]
     if pickled:
-        raise ValueError(
-            f"{folder} holds {', '.join(pickled)}; weights are published as safetensors only. Remove them."
-        )
+        found = ", ".join(str(path.relative_to(folder)) for path in pickled)
+        raise ValueError(f"{folder} holds {found}; weights are published as safetensors only. Remove them.")
     return folder
 
 

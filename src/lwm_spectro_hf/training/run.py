@@ -418,7 +418,7 @@ class Run:
             ]
             print(f"\n{title}")
             for name, value in rows:
-                print(f"  {name:45}{value}")
+                print(f"  {name:44} {value}")
             print(f"{(time.monotonic() - self.start) / 60:.2f} minutes from start to end")
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
