@@ -30,9 +30,9 @@ PIPELINES = {
 }
 CONFIG_FILE, PREPROCESSOR_FILE = "config.json", "preprocessor_config.json"
 REQUIREMENTS = "transformers>=5.4,<6\n"
-# Files that run code when they are opened, or may.
 # What `Trainer.save_model` leaves beside the weights: pickled, and of no use to others.
 TRAINER_FILES = ("training_args.bin",)
+# Files that run code when they are opened, or may.
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".pkl", ".pickle", ".ckpt")
 
 

@@ -7,7 +7,7 @@ standards; one that fits is found far below the noise, and what follows need not
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -159,7 +159,7 @@ class _Recording:
     sampling_rate: float
     _resampled: dict[tuple[float, float, float, bool], torch.Tensor] = field(default_factory=dict)
     _spectra: dict[tuple[int, float], torch.Tensor] = field(default_factory=dict)
-    _bands: dict[tuple[float, tuple[float, ...], bool], torch.Tensor] = field(default_factory=dict)
+    _flat: dict[tuple[float, tuple[float, ...]], torch.Tensor] = field(default_factory=dict)
 
     @cached_property
     def num_loud_edges(self) -> int:
@@ -193,13 +193,16 @@ class _Recording:
             self._resampled[key] = torch.fft.ifft(kept, norm="forward") / max(before, 1) if after else kept
         return self._resampled[key]
 
-    def bands(self, rate: float, centres: tuple[float, ...], flat: bool = False) -> torch.Tensor:
-        """Bands without the receiver's leakage, `(num_bands, num_samples)`; `flat` ones from [`equally_loud`]."""
-        key = (rate, centres, flat)
-        if key not in self._bands:
-            bands = torch.stack([self.at(rate, _LEAKAGE_HZ, centre) for centre in centres])
-            self._bands[key] = equally_loud(bands, rate) if flat else bands
-        return self._bands[key]
+    def bands(self, rate: float, centres: Sequence[float]) -> torch.Tensor:
+        """Bands without the receiver's leakage, `(num_bands, num_samples)`."""
+        return torch.stack([self.at(rate, _LEAKAGE_HZ, centre) for centre in centres])
+
+    def flat_bands(self, rate: float, centres: Sequence[float]) -> torch.Tensor:
+        """The same, from [`equally_loud`]."""
+        key = (rate, tuple(centres))
+        if key not in self._flat:
+            self._flat[key] = equally_loud(self.bands(rate, centres), rate)
+        return self._flat[key]
 
     def _spectrum(self, num_samples: int, above_hz: float) -> torch.Tensor:
         key = (num_samples, above_hz)
@@ -227,7 +230,7 @@ def _evidence(recording: _Recording, spacing_hz: float) -> dict[float, float]:
         return {}
     # The carrier is anywhere in a wide recording.
     centres = _band_centres(recording.sampling_rate, rate)
-    bands = recording.bands(rate, tuple(centres), flat=spacing_hz == SPACING_WIFI_HZ)
+    bands = (recording.flat_bands if spacing_hz == SPACING_WIFI_HZ else recording.bands)(rate, centres)
     return dict(zip(centres, symbol_evidence(bands, rate, spacing_hz).tolist(), strict=True))
 
 
@@ -236,7 +239,7 @@ def _spreading_evidence(recording: _Recording, bands: dict[float, float]) -> flo
     if not bands:
         return 0.0
     rate = _search_rate(recording, SPACING_WIFI_HZ)
-    return float(spreading_evidence(recording.bands(rate, tuple(bands), flat=True), rate).max())
+    return float(spreading_evidence(recording.flat_bands(rate, list(bands)), rate).max())
 
 
 def _lte_evidence(recording: _Recording, bands: dict[float, float]) -> float:
@@ -245,7 +248,7 @@ def _lte_evidence(recording: _Recording, bands: dict[float, float]) -> float:
     if not heard:
         return 0.0
     rate = _search_rate(recording, SPACING_LTE_HZ)
-    evidence = float(lte_evidence(recording.bands(rate, tuple(heard)), rate).max())
+    evidence = float(lte_evidence(recording.bands(rate, heard), rate).max())
     if evidence < 0 and recording.num_loud_edges:
         # The signal is in the middle of the carrier, which may as well lie outside.
         evidence = math.log((1 + math.exp(evidence)) / 2)
@@ -320,16 +323,13 @@ class _Bands:
         return _band_centres(self.recording.sampling_rate, self.rate)
 
     @cached_property
+    def power(self) -> torch.Tensor:
+        """Of all samples, `(num_bands, num_samples)`, without the receiver's leakage, which makes no band loud."""
+        return squared_modulus(self.recording.bands(self.rate, self.centres))
+
+    @property
     def num_samples(self) -> int:
-        return len(self._heard(0))  # all bands have as many
-
-    def _heard(self, band: int) -> torch.Tensor:
-        """A band without the receiver's leakage, which makes none loud."""
-        return self.recording.at(self.rate, _LEAKAGE_HZ, self.centres[band])
-
-    def power(self, cut: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """Mean power of what is cut out of each band, `(num_bands, ...)`."""
-        return torch.stack([squared_modulus(cut(self._heard(band))).mean(-1) for band in range(len(self.centres))])
+        return self.power.shape[1]
 
     def samples(self, band: int) -> torch.Tensor:
         """A band as models are shown it, `(num_samples,)`.
@@ -379,9 +379,9 @@ def _frames(bands: _Bands, num_frames: int, max_views: int) -> tuple[np.ndarray,
     stretches = bands.num_samples // needed
 
     def cut(samples: torch.Tensor) -> torch.Tensor:
-        return samples[: stretches * needed].unflatten(0, (stretches, needed))
+        return samples[..., : stretches * needed].unflatten(-1, (stretches, needed))
 
-    loud = bands.loud(bands.power(cut), max_views)
+    loud = bands.loud(cut(bands.power).mean(-1), max_views)
     if not loud:
         return None
     chosen = torch.stack([cut(bands.samples(band))[stretch] for band, stretch in loud])
@@ -399,10 +399,10 @@ def _pieces(bands: _Bands, num_frames: int) -> dict[float, np.ndarray]:
         return {}
 
     def cut(samples: torch.Tensor) -> torch.Tensor:
-        quarters = samples[: PIECES * quarter].unflatten(0, (PIECES, quarter))
-        return quarters[:, : stretches * needed].unflatten(1, (stretches, needed))
+        quarters = samples[..., : PIECES * quarter].unflatten(-1, (PIECES, quarter))
+        return quarters[..., : stretches * needed].unflatten(-1, (stretches, needed))
 
-    power = bands.power(cut)
+    power = cut(bands.power).mean(-1)
     loud = [band for band, _ in bands.loud(power.mean((1, 2))[:, None], _PIECED_BANDS)]
     if not loud:
         return {}

@@ -350,6 +350,7 @@ def draw_cells(
     # One block is what most full carriers send, and the least that a receiver needs; the first four fit all patterns.
     one = torch.arange(SSB_BLOCKS, device=device) == integers(4, batch_size, 1)
     ssb_blocks = torch.where(full[:, None], one, ssb_blocks | one if aligned else ssb_blocks)
+    of_paired, of_unpaired = (most_ssb_blocks(subcarrier_spacing_hz, carrier_hz, kind) for kind in (True, False))
     tracking_slot = torch.where(uniform() < 0.5, integers(_TRACKING_PERIOD), -1)
     cells = Cells(
         num_rb,
@@ -378,9 +379,7 @@ def draw_cells(
         ssb_first_rb=(uniform() * (num_rb - SSB_RB + 1)).long().clamp(min=0),
         ssb_half_frames=ssb_half_frames,
         ssb_second_half=torch.where(paired, integers(2), 0),
-        ssb_maximum=torch.where(
-            paired, *(most_ssb_blocks(subcarrier_spacing_hz, carrier_hz, of) for of in (True, False))
-        ),
+        ssb_maximum=torch.where(paired, of_paired, of_unpaired),
         k_ssb=NO_SIB1,
         tracking_offset=integers(4),
         data_gain=gain(-6.0, 3.0),

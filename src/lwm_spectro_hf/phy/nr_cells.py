@@ -144,8 +144,8 @@ class Cells:
         groups = 6 * self.coreset_groups * self.control_symbols
         full = groups % (self.bundle_size * self.interleaver_rows.clamp(min=1)) == 0
         self.interleaver_rows = torch.where(full, self.interleaver_rows, 0)
-        elements = (self.coreset_groups * self.control_symbols).clamp(min=1)
-        self.aggregation = torch.minimum(self.aggregation, 1 << elements.double().log2().long())
+        most = 1 << self.control_elements.clamp(min=1).double().log2().long()
+        self.aggregation = torch.minimum(self.aggregation, most)
         self.tracking = self.tracking & self._tracking_fits()
         self.allocated = self._grantable()
 
@@ -197,6 +197,11 @@ class Cells:
     def coreset_first_rb(self) -> torch.Tensor:
         """Lowest resource block of the CORESET, shape `(batch,)`."""
         return -(-self.bwp_start // 6) * 6
+
+    @property
+    def control_elements(self) -> torch.Tensor:
+        """Control channel elements of the CORESET, each of six groups of resource elements, shape `(batch,)`."""
+        return self.coreset_groups * self.control_symbols
 
     @property
     def ssb_shift(self) -> torch.Tensor:

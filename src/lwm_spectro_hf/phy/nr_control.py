@@ -128,8 +128,7 @@ def add_control(grid: torch.Tensor, cells: Cells, generator: torch.Generator) ->
         `list[ControlMessages]`.
     """
     device = cells.cell_id.device
-    room = cells.coreset_groups * cells.control_symbols  # control channel elements
-    places = room // cells.aggregation
+    places = cells.control_elements // cells.aggregation
     most = int(places.max())
     # A CORESET of three symbols stays silent where it would meet an SS/PBCH block.
     free = (cells.control_symbols[:, None] <= SSB_FIRST_SYMBOLS[0]) | (cells.ssb_index[..., 0] < 0)
