@@ -115,6 +115,14 @@ def test_a_wider_decoder_of_every_kind_begins_with_nearly_the_same_reconstructio
     assert (new.reconstruction - old.reconstruction).norm() < 0.2 * old.reconstruction.norm()
 
 
+def test_outputs_that_are_wider_than_tokens_stay_as_they_are():
+    before, values = expert(num_hidden_layers=2, patch_size=8, projection_size=80), torch.randn(4, 1, 16, 16)
+    assert before.config.patch_dim == 64 and before.config.hidden_size == 16
+    old, new = outputs(before, values), outputs(widen_encoder(before, 24), values)
+    assert (new.reconstruction - old.reconstruction).norm() < 0.2 * old.reconstruction.norm()
+    assert (new.projection - old.projection).norm() < 0.1 * old.projection.norm()
+
+
 def test_every_new_weight_of_a_wider_expert_learns():
     before = expert(mask_strategy="drop", level_num_bins=4)
     model, shapes = widen_encoder(before, 24), {name: each.shape for name, each in before.named_parameters()}

@@ -121,8 +121,10 @@ def widen_encoder(model: LwmSpectroForPreTraining, hidden_size: int) -> LwmSpect
         if part == "k_proj" or (part in _READ_HIDDEN_UNITS and kind == "weight"):
             nn.init.zeros_(values[: len(old)])
         values[tuple(slice(length) for length in old.shape)] = old
-        if part in _WRITE_TOKENS:
-            values = values.movedim(-1 if part == kind else 0, 0)
+        written = -1 if part == kind else 0
+        # Pixels and projections, which the last layers write to, are as many as before.
+        if part in _WRITE_TOKENS and values.shape[written] > old.shape[written]:
+            values = values.movedim(written, 0)
             values[before:] = values[:before].mean(0)
     return wider
 
