@@ -2,6 +2,7 @@
 
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +52,28 @@ def test_a_pipe_is_written_to(tmp_path):
     write(pipe)
     reader.join(timeout=10)
     assert read == [b"new"] and pipe.is_fifo()
+
+
+@pytest.mark.parametrize("interrupted", [1, 2])
+def test_an_interruption_between_two_renames_loses_nothing(interrupted, tmp_path, monkeypatch):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "old").write_text("old")
+    rename, renamed = Path.rename, []
+
+    def stopped(path, target):
+        renamed.append(path)
+        if len(renamed) == interrupted and interrupted == 2:
+            raise KeyboardInterrupt
+        rename(path, target)
+        if len(renamed) == interrupted:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", stopped)
+        with pytest.raises(KeyboardInterrupt), whole_folder(folder, overwrite=True) as new:
+            (new / "new").write_text("new")
+    assert os.listdir(tmp_path) == ["folder"] and os.listdir(folder) == ["old"]
 
 
 def test_what_others_may_read_they_may_read_in_folders_too(tmp_path):

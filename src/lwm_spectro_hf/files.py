@@ -108,6 +108,7 @@ def whole_folder(output_dir: str | Path, *sources: str | Path, overwrite: bool =
             raise ValueError(f"{output_dir} would replace its own source {path}; write to another folder.")
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}.", dir=output_dir.parent))
+    replaced = aside / "replaced"
     try:
         staged = aside / output_dir.name
         staged.mkdir()  # mkdtemp's own folder is readable by its owner alone; this one follows the umask
@@ -116,14 +117,10 @@ def whole_folder(output_dir: str | Path, *sources: str | Path, overwrite: bool =
         for path in staged.rglob("*"):
             if path.is_file():  # those of safetensors are for their owner alone
                 path.chmod(mode)
-        replaced = aside / "replaced"
         if output_dir.exists():
             output_dir.rename(replaced)
-        try:
-            staged.rename(output_dir)
-        except BaseException:
-            if replaced.exists():
-                replaced.rename(output_dir)
-            raise
+        staged.rename(output_dir)
     finally:
+        if replaced.exists() and not output_dir.exists():  # interrupted between these two
+            replaced.rename(output_dir)
         shutil.rmtree(aside, ignore_errors=True)
