@@ -60,6 +60,10 @@ def test_decoder_depth_follows_the_mask_strategy(strategy, layers):
         ({"classifier_kernel_size": 4}, "must be odd"),
         ({"norm_type": "batch"}, "unbiased_std"),
         ({"hidden_size": "128"}, "hidden_size"),
+        ({"hidden_dropout_prob": 1.5}, "`hidden_dropout_prob` is 1.5, but must be from 0 to 1"),
+        ({"classifier_dropout_prob": -1}, "`classifier_dropout_prob` is -1"),
+        ({"initializer_range": -1}, "`initializer_range` is -1, but must be at least 0"),
+        ({"hidden_act": "gleu"}, "`hidden_act` is 'gleu', but must be one of .*gelu, "),
         ({"stem_num_channels": 0}, "`stem_num_channels` = 0"),
         ({"stem_num_channels": 8, "stem_num_layers": -1}, "`stem_num_layers` = -1"),
         ({"stem_num_channels": 8, "stem_cell_size": 3}, "`stem_cell_size` = 3 .* divide `patch_size` = 4"),
@@ -86,6 +90,8 @@ def test_contradictions_are_named(fields, message):
         ({"additional_tasks": {"type": ["a"]}}, "what modules call something else"),
         ({"router_patch_size": 3}, "Of the router's transformer, whose fields.* not divisible by `patch_size` = 3"),
         ({"router_num_attention_heads": 5}, "`hidden_size` = 64"),
+        ({"router_dropout_prob": 2.0}, "`router_dropout_prob` is 2.0"),
+        ({"router_hidden_size": 0, "router_type": "fourier"}, "`router_hidden_size` is 0, but must be at least 1"),
         ({"router_occupied_band": True, "router_type": "cnn"}, "of type \"fourier\", and `router_type` is 'cnn'"),
         ({"expert_config": {"num_frames": 130}}, "130 frames"),
     ],
@@ -93,6 +99,14 @@ def test_contradictions_are_named(fields, message):
 def test_contradictions_of_the_mixture_are_named(fields, message):
     with pytest.raises((StrictDataclassError, ValueError), match=message):
         LwmSpectroMoEConfig(**fields)
+
+
+def test_a_mixture_has_a_configuration_of_its_own():
+    config = LwmSpectroConfig(name_or_path="somewhere")
+    mixture = LwmSpectroMoEConfig(expert_config=config)
+    mixture.expert_config.classifier_type = "linear"
+    assert config.classifier_type == "residual_cnn"
+    assert (config.name_or_path, mixture.expert_config.name_or_path) == ("somewhere", "")
 
 
 def test_one_patch_at_least_stays_visible():

@@ -317,6 +317,15 @@ def test_without_labels_of_the_protocol_the_router_stays_as_it_is(name):
     assert any("running_mean" in key and (value != before[key]).any() for key, value in after.items())
 
 
+@pytest.mark.parametrize("num_experts_per_sample", [1, 2])
+def test_a_loss_of_labels_alone_gives_the_router_no_gradient(num_experts_per_sample):
+    model = build("moe-classification")
+    model.config.num_experts_per_sample = num_experts_per_sample
+    model.train()(**inputs_for(model), labels=torch.tensor([0, 1, 2, 0])).loss.backward()
+    assert all(parameter.grad is None for parameter in model.lwm_spectro_moe.router.parameters())
+    assert model.classifier.out_proj.weight.grad.abs().max() > 0
+
+
 @pytest.mark.parametrize("unknown", [-1, -100])
 def test_rows_whose_label_is_unknown_are_left_out_of_its_loss(unknown):
     model = build("moe-classification")

@@ -1,10 +1,21 @@
 """Configurations of LWM-Spectro: one encoder, and the mixture of protocol experts (arXiv 2601.08780, Table I)."""
 
+import copy
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
+
+
+def _check_probability(name: str, found: float):
+    if not 0 <= found <= 1:
+        raise ValueError(f"`{name}` is {found}, but must be from 0 to 1.")
+
+
+def _check_initializer_range(found: float):
+    if not found >= 0:
+        raise ValueError(f"`initializer_range` is {found}, but must be at least 0.")
 
 
 @strict
@@ -135,6 +146,13 @@ class LwmSpectroConfig(PreTrainedConfig):
             for name in names:
                 if getattr(self, name) < least:
                     raise ValueError(f"`{name}` is {getattr(self, name)}, but must be at least {least}.")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob"):
+            _check_probability(name, getattr(self, name))
+        _check_initializer_range(self.initializer_range)
+        from transformers.activations import ACT2FN  # which brings PyTorch
+
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"`hidden_act` is {self.hidden_act!r}, but must be one of {', '.join(sorted(ACT2FN))}.")
         if self.num_frames % self.patch_size or self.num_freq_bins % self.patch_size:
             raise ValueError(
                 f"The grid of {self.num_frames} frames x {self.num_freq_bins} frequency bins is not divisible by "
@@ -282,6 +300,7 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
             self.expert_config = LwmSpectroConfig()
         elif isinstance(self.expert_config, dict):
             self.expert_config = LwmSpectroConfig(**self.expert_config)
+        self.expert_config = copy.deepcopy(self.expert_config)  # heads write into it, and it may be somebody else's
         self.expert_config.name_or_path = ""  # the folder on somebody's disk that one expert came from
         if self.expert_names is None:
             self.expert_names = ["WiFi", "LTE", "5G"]
@@ -305,7 +324,7 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
                 f"{twice[0]!r} is told by two heads: `task_name` is {self.task_name!r}, and `additional_tasks` has "
                 f"{list(self.additional_tasks)}. Leave one out: `additional_tasks={{}}` for a head of your own."
             )
-        from torch import nn  # a configuration alone does without
+        from torch import nn
 
         for name, labels in self.additional_tasks.items():
             # A head's name becomes a module's name, which may not hold a dot, nor be a name that modules have already.
@@ -316,6 +335,10 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
                     f"{self.task_name!r} and what modules call something else ('type', 'values' ...), and at least "
                     f"one label; found {name!r}: {labels!r}."
                 )
+        _check_probability("router_dropout_prob", self.router_dropout_prob)
+        _check_initializer_range(self.initializer_range)
+        if self.router_hidden_size < 1:
+            raise ValueError(f"`router_hidden_size` is {self.router_hidden_size}, but must be at least 1.")
         if self.router_type == "transformer":
             try:
                 self.router_config  # noqa: B018 (making it checks it)

@@ -54,6 +54,10 @@ class LwmSpectroForPreTrainingOutput(ModelOutput):
         projection (`torch.FloatTensor` of shape `(batch, projection_size)`): Eq. 18.
         router_logits (`torch.FloatTensor` of shape `(batch, num_experts)`, *optional*): Mixture only.
         expert_index (`torch.LongTensor` of shape `(batch,)`, *optional*): The expert of each row, mixture only.
+        hidden_states (`tuple` of `num_hidden_layers + 1` `torch.FloatTensor`, *optional*): On request, what goes into
+            the first layer and comes out of each, `(batch, num_tokens, hidden_size)`; of one encoder only.
+        attentions (`tuple` of `num_hidden_layers` `torch.FloatTensor`, *optional*): On request, the weights of eq. 13,
+            `(batch, num_attention_heads, num_tokens, num_tokens)`; of one encoder with eager attention only.
     """
 
     loss: torch.FloatTensor | None = None
@@ -76,6 +80,9 @@ class LwmSpectroClassifierOutput(SequenceClassifierOutput):
     Output of the classifier over one encoder: that of Transformers, and the embedding.
 
     Args:
+        loss (`torch.FloatTensor` of shape `(1,)`, *optional*): Mean over the rows whose labels are known.
+        logits (`torch.FloatTensor` of shape `(batch, num_labels)`): Of eq. 20, before the softmax.
+        hidden_states, attentions (`tuple`, *optional*): As in [`LwmSpectroForPreTrainingOutput`].
         pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): What the classifier sees.
     """
 
@@ -232,6 +239,7 @@ class LwmSpectroAttention(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`(batch, num_tokens, hidden_size)` to the same shape, and the weights where attention is eager."""
         input_shape = hidden_states.shape[:-1]
         heads = (*input_shape, -1, self.head_dim)
         query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
@@ -279,6 +287,7 @@ class LwmSpectroLayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden_states: torch.Tensor, **kwargs) -> torch.Tensor:
+        """`(batch, num_tokens, hidden_size)` to the same shape."""
         attention, _ = self.self_attn(hidden_states, **kwargs)
         hidden_states = self.norm1(hidden_states + self.dropout(attention))
         return self.norm2(hidden_states + self.dropout(self.mlp(hidden_states)))
@@ -377,6 +386,7 @@ class LwmSpectroClassifier(nn.Module):
         self.out_proj = nn.Linear(width, num_labels)
 
     def forward(self, embedding: torch.Tensor) -> torch.Tensor:
+        """`(batch, hidden_size)` to logits, `(batch, num_labels)`."""
         if self.residual:
             hidden_states = F.relu(self.stem(self.norm(embedding)[:, None, :]))
             for block in self.blocks:

@@ -362,13 +362,21 @@ class LwmSpectroMoEModel(LwmSpectroMoEPreTrainedModel):
             [`LwmSpectroMoEModelOutput`]
 
         Raises:
-            `ValueError`: If hidden states or attentions are asked for, which rows of one expert alone have in common.
+            `ValueError`: If hidden states or attentions are asked for, which rows of one expert alone have in common,
+                or an expert that there is not.
         """
         refuse_recordings(kwargs)
         check_shape(input_values, self.config.expert_config)
+        if expert_index is not None and (expert_index >= self.config.num_experts).any():
+            raise ValueError(
+                f"`expert_index` has {int(expert_index.max())}, but there are {self.config.num_experts} experts "
+                f"({', '.join(self.config.expert_names)}), counted from 0."
+            )
         router_logits = self.router(input_values, resolution)
         if expert_index is None:
-            weights, chosen = router_logits.float().softmax(dim=-1).topk(self.config.num_experts_per_sample)
+            # The router learns protocols, from their labels; what the experts' loss would tell it stays out of it.
+            probabilities = router_logits.detach().float().softmax(dim=-1)
+            weights, chosen = probabilities.topk(self.config.num_experts_per_sample)
             weights = weights / weights.sum(dim=-1, keepdim=True)
         else:
             chosen = torch.where(expert_index < 0, router_logits.argmax(dim=-1), expert_index)[:, None]
@@ -427,7 +435,8 @@ class LwmSpectroMoEForPreTraining(LwmSpectroMoEPreTrainedModel):
         if name not in self.config.expert_names:
             raise ValueError(f"There is no expert {name!r}; expected one of {', '.join(self.config.expert_names)}.")
         index = self.config.expert_names.index(name)
-        model = LwmSpectroForPreTraining(copy.deepcopy(self.config.expert_config))
+        with torch.device("meta"):  # no weights are drawn that would be replaced at once
+            model = LwmSpectroForPreTraining(copy.deepcopy(self.config.expert_config))
         model.lwm_spectro, model.decoder = self.lwm_spectro_moe.experts[index], self.decoders[index]
         model.projection = self.projections[index]
         return model

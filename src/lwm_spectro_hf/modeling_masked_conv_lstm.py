@@ -35,6 +35,8 @@ class MaskedConvLstmReconstructionOutput(ModelOutput):
             value, masked or not.
         mask (`torch.BoolTensor` of shape `(batch, num_frames, num_freq_bins)`): 1 = masked.
         embedding (`torch.FloatTensor` of shape `(batch, hidden_size)`): As from [`MaskedConvLstmModel`].
+        hidden_states (`tuple` of `num_hidden_layers + 1` `torch.FloatTensor`, *optional*): On request, what goes into
+            the first layer and comes out of each, `(batch, num_passes * num_segments, hidden_size, rows, columns)`.
     """
 
     loss: torch.FloatTensor | None = None
