@@ -126,7 +126,7 @@ SHOWN = 4
 
 
 class Rows(Dataset):
-    """Scenes in memory, half of them mirrored in frequency; to segment also narrower and shorter views.
+    """Scenes in memory.
 
     Args:
         columns (`dict`): As [`load_spectrograms`] reads them.
@@ -140,11 +140,31 @@ class Rows(Dataset):
         return len(self.columns["index"])
 
     def __getitems__(self, places: list[int]) -> dict[str, torch.Tensor]:
-        values, labels = self.columns["input_values"][places].float(), self.columns["labels"][places].float()
-        noise = torch.rand(len(values), 2)
-        noise[:, 0] = 0.0  # frames stay in order
-        both = augment(torch.cat([values, labels[:, None]], dim=1), noise)
-        return narrow_views(both, torch.rand(len(values), 6)) if self.labelled else {"input_values": both[:, :-1]}
+        inputs = {"input_values": self.columns["input_values"][places].float()}
+        return inputs | ({"labels": self.columns["labels"][places].float()} if self.labelled else {})
+
+
+class SceneTrainer(CheckedTrainer):
+    """Trains on scenes of which half are mirrored in frequency; to segment also on narrower and shorter views."""
+
+    def compute_loss(
+        self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any
+    ) -> torch.Tensor | tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        values, generator = inputs["input_values"], self.part_generator()
+
+        def uniform(width: int) -> torch.Tensor:
+            return torch.rand(len(values), width, generator=generator).to(values.device)
+
+        mirrored = uniform(2)
+        mirrored[:, 0] = 0.0  # frames stay in order
+        if "labels" in inputs:
+            both = augment(torch.cat([values, inputs["labels"][:, None]], dim=1), mirrored)
+            inputs = narrow_views(both, uniform(6))
+        else:
+            inputs = {"input_values": augment(values, mirrored)}
+            if isinstance(self.model, MaskedConvLstmForPreTraining):
+                inputs["noise"] = uniform(self.model.config.num_patches)
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
 
 def narrow_views(values_and_labels: torch.Tensor, noise: torch.Tensor, share: float = 0.5) -> dict[str, torch.Tensor]:
@@ -394,7 +414,7 @@ def main() -> None:
         report_to=args.report_to,
         seed=args.seed,
     )
-    trainer = CheckedTrainer(
+    trainer = SceneTrainer(
         model=model,
         args=arguments,
         train_dataset=rows,

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import (
     AutoFeatureExtractor,
     AutoModelForPreTraining,
     AutoModelForSemanticSegmentation,
     AutoModelForTimeSeriesPrediction,
+    Trainer,
 )
 
 from lwm_spectro_hf import MaskedConvLstmConfig, MaskedConvLstmForSemanticSegmentation
@@ -121,6 +123,26 @@ def test_a_run_is_gone_on_with_and_not_written_over(tmp_path, data, monkeypatch)
     (tmp_path / "run" / "checkpoints" / "checkpoint-99").mkdir()  # cut off while it was written
     call(monkeypatch, "pretraining", *new, "--epochs", 2, "--resume")
     assert json.loads((tmp_path / "run" / "results.json").read_text())["steps"] == 4
+
+
+@pytest.mark.parametrize("task", ["pretraining", "segmentation"])
+def test_a_run_that_was_killed_ends_with_the_same_weights(task, tmp_path, data, monkeypatch):
+    options = ["--data", data, "--config", data / "small.json", "--epochs", 4]
+    call(monkeypatch, task, *options, "--out", tmp_path / "whole")
+    training_step = Trainer.training_step
+
+    def killed(trainer, *args, **kwargs):
+        if trainer.state.global_step == 5:
+            raise KeyboardInterrupt
+        return training_step(trainer, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "training_step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            call(patched, task, *options, "--out", tmp_path / "killed")
+    call(monkeypatch, task, *options, "--resume", "--out", tmp_path / "killed")
+    whole, killed = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(values, killed[name]) for name, values in whole.items())
 
 
 def test_what_is_wrong_is_said_in_one_line(tmp_path, data, monkeypatch, capsys):

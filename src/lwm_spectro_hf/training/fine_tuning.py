@@ -263,6 +263,18 @@ class CheckedTrainer(Trainer):
         DivergedError: If the loss of a training step is not finite.
     """
 
+    _drawn = (-1, 0)  # step, and part of it, that was drawn for last
+
+    def part_generator(self) -> torch.Generator:
+        """What this process draws by in the next part of the step, on the host.
+
+        It goes by their numbers, so that a run that goes on draws what it would have drawn.
+        """
+        step, part = self._drawn
+        self._drawn = (self.state.global_step, part + 1 if step == self.state.global_step else 0)
+        seed = stable_seed("views", self.args.seed, *self._drawn, self.args.process_index)
+        return torch.Generator().manual_seed(seed)
+
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any
     ) -> torch.Tensor | tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -296,7 +308,6 @@ class FineTuner(CheckedTrainer):
     ):
         super().__init__(*args, **kwargs)
         self.encoder_learning_rate, self.augmented = encoder_learning_rate, augmented
-        self._viewed = (-1, 0)
         # No loss reaches the router, and several processes would wait for its gradients.
         for name, part in self.model.named_modules():
             if name.endswith("lwm_spectro_moe.router"):
@@ -328,12 +339,7 @@ class FineTuner(CheckedTrainer):
         for module in self._held:
             module.eval()
         if model.training and self.augmented:
-            # By the number of the step and of the part of it, so that a run that goes on sees what it would have seen.
-            step, part = self._viewed
-            part = part + 1 if step == self.state.global_step else 0
-            self._viewed = (self.state.global_step, part)
-            seed = stable_seed("views", self.args.seed, *self._viewed, self.args.process_index)
             values = inputs["input_values"]
-            noise = torch.rand(len(values), 2, generator=torch.Generator().manual_seed(seed))
+            noise = torch.rand(len(values), 2, generator=self.part_generator())
             inputs = {**inputs, "input_values": augment(values, noise.to(values.device))}
         return super().compute_loss(model, inputs, return_outputs, **kwargs)
