@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-r"""Stage 3: heads for modulation and SNR x mobility on a routed mixture, its experts with them at a lower rate.
+r"""Stage 3: heads for modulation and SNR x mobility on a routed mixture, its experts with them.
 
 A minute on a laptop, from the output of `examples/run_router.py`:
 

@@ -246,6 +246,17 @@ def test_early_stopping_and_limits(tmp_path):
     for samples in (16, 32, 48, 64):
         short = runner(tmp_path / "f", settings=replace(settings, epoch_samples=10_000), validation=validation)
         assert short.run(max_samples=samples) == "all samples seen" and short.progress.stale_epochs == 0
+    # Nor do they make up for epochs.
+    settings = replace(settings, learning_rate=1e-3, epoch_samples=32)
+    losses = {2: 1.0, 3: 0.5, 4: 0.9, 6: 0.95, 8: 0.97}  # validated at ends of epochs, and of a call within one
+    ends = []
+    for name, calls in (("g", (None,)), ("h", (48, None))):
+        for samples in calls:
+            run = runner(tmp_path / name, settings=settings, validation=validation)
+            run.evaluate = lambda _, run=run: losses.get(run.progress.step, 0.99)
+            run.run(max_samples=samples)
+        ends.append((run.progress.step, run.progress.stale_epochs))
+    assert ends == [(8, 2), (8, 2)]
     assert runner(tmp_path / "b").run(max_samples=100) == "all samples seen"
     stopped = runner(tmp_path / "c")
     assert stopped.run(deadline=Deadline(minutes=0)) == "minutes over" and stopped.progress.step == 1

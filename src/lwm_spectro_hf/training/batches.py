@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Protocol
 
 import torch
@@ -129,6 +129,8 @@ class Batches:
         if self._next is not None and self._next[0] == number:
             self._block = self._next[1].result()
         else:
+            if self._next is not None:
+                wait([self._next[1]])  # a source is read by one thread at a time
             self._block = self.source.batch(number)
         size = len(self._block["index"]) // self.source.chunks_per_batch
         if size % self.rows_per_chunk:

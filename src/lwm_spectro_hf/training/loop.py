@@ -130,13 +130,15 @@ class Progress:
     Attributes:
         step: Steps of the optimizer.
         samples: Spectrograms seen, of all processes.
-        best: Lowest validation loss.
+        best: Lowest validation loss, wherever in an epoch.
+        best_epoch: Lowest one at the end of an epoch: where calls end must not decide when training stops early.
         stale_epochs: Epochs since.
     """
 
     step: int = 0
     samples: int = 0
     best: float | None = None
+    best_epoch: float | None = None
     stale_epochs: int = 0
 
 
@@ -455,11 +457,13 @@ class TrainingLoop:
         loss = self._agreed([self.evaluate(self.validation)])[0]
         progress = self.progress
         if progress.best is None or loss < progress.best:
-            progress.best, progress.stale_epochs = loss, 0
+            progress.best = loss
             if self.improved is not None and self.accelerator.is_main_process:
                 self.improved()
-        elif epoch_ends:  # not where a call ends within one
-            progress.stale_epochs += 1
+        if epoch_ends:
+            better = progress.best_epoch is None or loss < progress.best_epoch
+            progress.best_epoch = loss if better else progress.best_epoch
+            progress.stale_epochs = 0 if better else progress.stale_epochs + 1
         return {"validation_loss": loss}
 
     def _agreed(self, values: list[float]) -> list[float]:

@@ -202,7 +202,7 @@ class MixtureHeads(nn.Module):
 
 
 class HeadTraining(_MixtureTraining):
-    """Trains the heads of modulation and SNR x mobility, and the experts with them at a lower rate.
+    """Trains the heads of modulation and SNR x mobility, and the experts with them.
 
     Args:
         heads ([`MixtureHeads`]): On its device already or not.
