@@ -285,7 +285,7 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         hop_length = self.hop_length if hop_length is None else hop_length
         return (self.num_frames - 1) * (1 if hop_length == "auto" else hop_length) + self.fft_size
 
-    def _framed(self, iq: torch.Tensor, hop_length: int | None) -> tuple[torch.Tensor, int]:
+    def framed(self, iq: torch.Tensor, hop_length: int | None = None) -> tuple[torch.Tensor, int]:
         """Returns the part of `(..., num_samples)` that the frames cover, a view, and the hop [samples]."""
         num_samples = iq.shape[-1]
         hop = self.hop_length if hop_length is None else _as_plain(hop_length)
@@ -347,7 +347,7 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
                 f"`spectrogram` got a tensor of shape {tuple(iq.shape)} and type {iq.dtype}. Expected complex samples "
                 "of shape (batch, num_samples)."
             )
-        iq, hop = self._framed(iq.to(torch.complex64).resolve_conj(), hop_length)
+        iq, hop = self.framed(iq.to(torch.complex64).resolve_conj(), hop_length)
         windows = _window_bank(self._windows, self.fft_size, iq.device)
         shape = (iq.shape[0], len(windows), self.num_frames, self.num_freq_bins)
         output = torch.empty(shape, dtype=torch.float32, device=iq.device)

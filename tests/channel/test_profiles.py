@@ -37,6 +37,9 @@ def test_tdl_profile_has_the_delay_spread_that_was_asked(name):
     assert abs(float(spread) - 100e-9) < 1e-9  # the tables are rounded
 
 
+DEVIATION = 0.825  # of an exponential distribution of mean 1 without its last fiftieth
+
+
 def test_unknown_profile_is_named():
     with pytest.raises(ValueError, match="'F'; expected one of A, B, C, D, E"):
         tdl_profile("F", torch.tensor([1e-7]))
@@ -48,8 +51,16 @@ def test_exponential_profile_decays_with_its_delay_spread():
     profile = exponential_profile(torch.full((num,), spread), k, torch.Generator().manual_seed(0), num_taps=20)
     torch.testing.assert_close(profile.powers.sum(1), torch.ones(num))
     assert (profile.delays_s[:, 0] == 0).all() and (profile.delays_s.diff() >= 0).all() and profile.rician_k is k
-    # Behind the first tap, power falls by e over one delay spread.
+    # Behind the first tap, power falls by e over 1.21 delay spreads.
     later = (profile.delays_s[:, 1:] / spread).flatten().numpy()
     weight = profile.powers[:, 1:].flatten().numpy()
     histogram, _ = np.histogram(later, bins=[0.0, 0.5, 1.0, 1.5, 2.0], weights=weight)
-    np.testing.assert_allclose(np.diff(np.log(histogram)), -0.5, atol=0.05)
+    np.testing.assert_allclose(np.diff(np.log(histogram)), -0.5 * DEVIATION, atol=0.05)
+
+
+def test_the_delay_spread_of_an_exponential_profile_is_the_one_asked_for():
+    # With many taps, the first ones are aligned already.
+    profile = exponential_profile(torch.full((400,), 1e-6), torch.zeros(400), torch.Generator().manual_seed(0), 400)
+    mean = (profile.powers * profile.delays_s).sum() / profile.powers.sum()
+    second = (profile.powers * profile.delays_s.square()).sum() / profile.powers.sum()
+    assert (second - mean.square()).sqrt() == pytest.approx(1e-6, rel=0.02)

@@ -208,7 +208,7 @@ class TestOtherFiles:
         assert recording.read(10, 5).shape == (5,)
 
     @pytest.mark.parametrize(
-        "kind, offset, scale", [("u1", 127.5, 2**7), ("i2", 0, 2**15), ("i4", 0, 2**31), ("f4", 0, 1), ("f8", 0, 1)]
+        "kind, offset, scale", [("u1", 128, 2**7), ("i2", 0, 2**15), ("i4", 0, 2**31), ("f4", 0, 1), ("f8", 0, 1)]
     )
     def test_wav(self, kind, offset, scale, tmp_path):
         iq = noise(60)
@@ -219,6 +219,8 @@ class TestOtherFiles:
         np.testing.assert_allclose(recording.read(), 0.9 * iq, atol=1 / 64 if kind == "u1" else 1e-4)
         np.testing.assert_array_equal(recording.read(50, 5), recording.read()[50:55])
         assert (recording.sampling_rate, recording.num_samples) == (2.4e6, 60)
+        wavfile.write(tmp_path / "silence.wav", 2_400_000, np.full((60, 2), offset, kind))
+        assert not open_recording(tmp_path / "silence.wav").read().any()
 
     def test_wav_with_what_else_a_program_says_of_it(self, tmp_path):
         wavfile.write(tmp_path / "plain.wav", 2_000_000, np.arange(20, dtype=np.int16).reshape(10, 2))

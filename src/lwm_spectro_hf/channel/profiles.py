@@ -1,6 +1,7 @@
 """Power-delay profiles: how late and how strong the taps of a channel arrive (paper, eq. 5)."""
 
 import json
+import math
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -35,7 +36,8 @@ def exponential_profile(
     """Taps at random delays whose mean profile decays exponentially, each with 3 dB of shadowing.
 
     Args:
-        delay_spread_s (`torch.Tensor` of shape `(batch,)`): RMS delay spread of the mean profile [s].
+        delay_spread_s (`torch.Tensor` of shape `(batch,)`): RMS delay spread of the profile of many channels together,
+            their first taps not aligned; that of one channel, which has few taps, is less in the mean [s].
         rician_k (`torch.Tensor` of shape `(batch,)`): K factor of the first tap, linear.
         generator (`torch.Generator`): Source of randomness, on the device of the tensors.
         num_taps (`int`, *optional*, defaults to 12): Taps.
@@ -45,8 +47,11 @@ def exponential_profile(
     """
     shape = (len(delay_spread_s), num_taps)
     uniform = torch.rand(shape, generator=generator, device=generator.device)
-    # Equal-power taps at exponentially distributed delays have that profile in the mean.
-    delays = -torch.log1p(-0.98 * uniform) * delay_spread_s[:, None]
+    # Equal-power taps at exponentially distributed delays have that profile in the mean. The longest fiftieth is cut
+    # off, and the rest spread so that its deviation is the one asked for.
+    kept = 0.98
+    deviation = math.sqrt(1 - (1 - kept) * (math.log1p(-kept) / kept) ** 2)
+    delays = -torch.log1p(-kept * uniform) * (delay_spread_s / deviation)[:, None]
     delays = (delays - delays.min(1, keepdim=True).values).sort(1).values
     powers = 10 ** (0.3 * torch.randn(shape, generator=generator, device=generator.device))
     return PowerDelayProfile(delays, powers / powers.sum(1, keepdim=True), rician_k)

@@ -12,7 +12,7 @@ import tarfile
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -412,12 +412,15 @@ def _open_wav(path: Path, sampling_rate: float | None) -> Recording:
             "a receiver has demodulated is audio, and no baseband."
         )
     rate = _same_rate(sampling_rate, _check_rate(declared_rate, f"{path}: its rate"), f"{path}: the file")
+    format = SampleFormat.of(array.dtype)
+    if array.dtype.kind == "u":  # zero is 128 by definition of the format, not half way through its range
+        format = replace(format, midpoint=128.0)
     frequency = _NAMED_FREQUENCY.search(path.name)
     return _recording(
         path,
         path,
         rate,
-        SampleFormat.of(array.dtype),
+        format,
         array.offset,
         array.nbytes,
         center_frequency_hz=float(frequency[1]) * (1e3 if frequency[2] else 1) if frequency else None,

@@ -18,6 +18,7 @@ from ..channel import impairments
 from ..channel.scenarios import HELD_OUT_SCENARIOS
 from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
 from ..phy.bits import slices
+from ..phy.ofdm import squared_modulus
 from .builder import Shard, shards_of, split_seed, write_shards
 from .recipe import PROTOCOLS, Recipe, preset, stable_seed
 from .synthesis import LabelledRecordings, check_channels, draw_recordings
@@ -367,9 +368,8 @@ def _that_fit(
 
 def _frame_power(samples: torch.Tensor, extractor: SpectrogramFeatureExtractor) -> torch.Tensor:
     """Mean power of the samples of each frame, shape `(batch, num_frames)`."""
-    hop = round(float(extractor.resolution(samples.shape[1], 1.0)[0]))
-    squares = torch.view_as_real(samples).square().sum(-1)
-    return squares.unfold(1, extractor.fft_size, hop)[:, : extractor.num_frames].mean(-1)
+    framed, hop = extractor.framed(samples)
+    return squared_modulus(framed).unfold(1, extractor.fft_size, hop).mean(-1)
 
 
 def _without_pauses(on: torch.Tensor, longest: int) -> torch.Tensor:
