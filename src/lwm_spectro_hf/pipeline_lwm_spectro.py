@@ -282,7 +282,8 @@ class IQClassificationPipeline(IQPipeline):
         """What symbols say of a segment ([`~phy.listening.Heard`]), and their views."""
         extractor = self.feature_extractor
         heard = listen(iq, sampling_rate, self.model.config.expert_names, extractor.num_frames, extractor.fft_size)
-        return heard, [{**self._view_of_symbols(view, heard), "distinct": heard.distinct} for view in heard.frames]
+        steps = (heard.frame_step_s, heard.spacing_hz)
+        return heard, [{**self._view_of_symbols(view, steps), "distinct": heard.distinct} for view in heard.frames]
 
     def _spread_views(self, adjoining: list[Any]) -> list[dict]:
         """Views of symbols from all over some segments, of each band that has pieces of any of them."""
@@ -293,12 +294,14 @@ class IQClassificationPipeline(IQPipeline):
             pieces = [heard.pieces[centre] for heard in adjoining if centre in heard.pieces]
             # Each as many pieces as a segment has, evenly spaced, in the order of time.
             frames = [np.concatenate(pieces)[first :: len(pieces)].ravel() for first in range(len(pieces))]
-            views += [{**self._view_of_symbols(view, adjoining[0]), "spread": True} for view in frames]
+            steps = (adjoining[0].piece_step_s, adjoining[0].spacing_hz)
+            views += [{**self._view_of_symbols(view, steps), "spread": True} for view in frames]
         return views
 
-    def _view_of_symbols(self, frames: np.ndarray, heard: Any) -> dict:
+    def _view_of_symbols(self, frames: np.ndarray, steps: tuple[float, float]) -> dict:
+        """One view of frames `(num_samples,)`, and of the time from one to the next [s] and the width of bins [Hz]."""
         values = self.feature_extractor(frames, return_tensors="pt").input_values
-        resolution = torch.tensor([[heard.frame_step_s, heard.spacing_hz]])
+        resolution = torch.tensor([steps])
         return {"input_values": values, "resolution": resolution, **_AS_IT_CAME, "silent": False, "of_symbols": True}
 
     def _listen(self, sampling_rate: float | None, synchronize: bool | None) -> Callable | None:

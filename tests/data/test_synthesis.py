@@ -11,6 +11,7 @@ from lwm_spectro_hf.channel.tdl import SPEED_OF_LIGHT_MPS
 from lwm_spectro_hf.data.recipe import MOBILITIES, MODULATIONS, PROTOCOLS, RECEIVERS, SYMBOL_RECEIVERS, Recipe
 from lwm_spectro_hf.data.synthesis import NO_LABEL, check_channels, draw_recordings, own_rates, recording_length
 from lwm_spectro_hf.phy import nr
+from lwm_spectro_hf.phy.synchronization import without_answers
 
 WIDTHS = {"LTE": (6,), "5G": ((15, 25),)}
 SMALL = Recipe(chunk_size=4, resource_blocks=WIDTHS, duration_s=3e-3, spans_s=(0.5e-3, 2e-3), num_frames=32)
@@ -19,6 +20,25 @@ SMALL = Recipe(chunk_size=4, resource_blocks=WIDTHS, duration_s=3e-3, spans_s=(0
 def recipe_of(protocol=None, receiver="native", **fields):
     protocols = (protocol,) if protocol else PROTOCOLS
     return dataclasses.replace(SMALL, protocols=protocols, receivers={receiver: 1.0}, **fields)
+
+
+def test_other_stations_have_a_level_of_their_own():
+    """Without fading, whatever answers is as loud as the data, or is another station."""
+    spread_db = []
+    for share in (0.0, 1.0):
+        recipe = recipe_of("WiFi", channels=("none",), snrs_db=(math.inf,), full_load=1.0, answers_apart=share)
+        levels_db = []
+        for chunk in range(8):
+            iq = draw_recordings(recipe, chunk).iq
+            answers = without_answers(iq, 20e6) != iq
+            heard = iq.abs() > 0
+            for row in torch.nonzero(answers.any(1))[:, 0].tolist():
+                power = iq[row].abs().square()
+                answer, data = (power[part & heard[row]].mean() for part in (answers[row], ~answers[row]))
+                levels_db.append(float(10 * torch.log10(answer / data)))
+        assert len(levels_db) > 10
+        spread_db.append(torch.tensor(levels_db).std().item())
+    assert spread_db[0] < 0.5 and 3 < spread_db[1] < 9
 
 
 @pytest.mark.parametrize("receiver", RECEIVERS)

@@ -318,6 +318,28 @@ def test_pieces_are_where_each_quarter_of_a_recording_is_loudest():
     assert spectrum[inside].mean() > 30 * np.delete(spectrum, inside)[1:].mean()
 
 
+def test_steps_are_those_of_the_views_and_of_the_pieces():
+    # Four milliseconds of packets: enough for pieces whose frames are 32 us apart, not for all of a view's.
+    bits = torch.randint(0, 256, (1, 1500), generator=torch.Generator().manual_seed(2)).byte()
+    packet = packet_samples(ppdu(bits, 24, torch.tensor([77])))[0].numpy()
+    iq = np.resize(np.concatenate([packet, np.zeros(680)]), int(4.03e-3 * 20e6)) + 0.01 * noise(int(4.03e-3 * 20e6))
+    heard = listen(iq, 20e6, PROTOCOLS)
+    assert heard.frame_step_s == pytest.approx(16e-6) and heard.piece_step_s == pytest.approx(32e-6)
+    assert len(heard.frames) and heard.pieces
+
+
+def test_who_acknowledges_is_not_heard():
+    data = packet_samples(ppdu(torch.zeros(1, 1500, dtype=torch.uint8), 24, torch.tensor([77])))[0].numpy()
+    answer = packet_samples(ppdu(torch.zeros(1, 14, dtype=torch.uint8), 24, torch.tensor([77])))[0].numpy()
+    views = []
+    for level in (1.0, 30.0):
+        exchange = np.concatenate([data, np.zeros(320), level * answer, np.zeros(1000)])
+        heard = listen(np.resize(exchange, 400_000) + 0.01 * noise(400_000), 20e6, PROTOCOLS)
+        views.append(np.concatenate([heard.frames, *(piece.reshape(1, -1) for piece in heard.pieces.values())]))
+    powers = [np.abs(view).max() for view in views]
+    assert powers[1] < 1.1 * powers[0]
+
+
 def test_a_wide_carrier_has_pieces_of_several_bands_and_a_short_recording_none():
     wide = wide_cell()
     assert not listen(wide[: len(wide) // 2], 15.36e6, PROTOCOLS).pieces

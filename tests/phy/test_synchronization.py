@@ -9,7 +9,13 @@ from lwm_spectro_hf import SpectrogramFeatureExtractor
 from lwm_spectro_hf.data.recordings import open_recording
 from lwm_spectro_hf.phy import wifi, wifi_frames
 from lwm_spectro_hf.phy.ofdm import Numerology, cyclic_prefix_3gpp, modulate
-from lwm_spectro_hf.phy.synchronization import SPACING_WIFI_HZ, required_samples, symbol_period_s, synchronize
+from lwm_spectro_hf.phy.synchronization import (
+    SPACING_WIFI_HZ,
+    required_samples,
+    symbol_period_s,
+    synchronize,
+    without_answers,
+)
 
 RECORDING = Path(__file__).parents[2] / "examples/recordings/wifi_11a_16qam_36mbps.sigmf-meta"
 
@@ -188,6 +194,40 @@ def test_each_wifi_packet_has_its_own_timing_and_offset(upsampling, snr_db):
             powers.append(sent.abs().square().flatten())
     assert num_frames > 300 and num_whole > 0.99 * num_frames
     assert 10 * torch.log10(torch.cat(error_power).mean() / torch.cat(powers).mean()) < -snr_db + 2
+
+
+@pytest.mark.parametrize("upsampling, answer_db", [(1, 0), (2, 15), (2, -10)])
+def test_of_an_exchange_one_station_is_left(upsampling, answer_db):
+    rows = [exchanges(20_000 * upsampling, upsampling, seed) for seed in range(6)]
+    is_answer, is_data = torch.zeros(2, len(rows), 20_000 * upsampling, dtype=torch.bool)
+    for row, (samples, packets) in enumerate(rows):
+        for number, (first, grid, _) in enumerate(packets):
+            place = slice(first, first + 80 * upsampling * len(grid))
+            (is_answer if number % 2 else is_data)[row, place] = True
+            samples[place] *= 10 ** (answer_db / 20) if number % 2 else 1.0
+    iq = noisy(torch.stack([samples for samples, _ in rows]) / upsampling**0.5, 20, 2)
+    alone = without_answers(iq, 20e6 * upsampling)
+    noise = 10**-2.0
+    assert alone[is_answer].abs().square().mean() == pytest.approx(noise, rel=0.1)
+    assert torch.equal(alone[is_data], iq[is_data]) and alone.shape == iq.shape
+    assert not torch.equal(alone[is_answer][:80], alone[is_answer][80:160]), "not one symbol over and over"
+
+
+def test_what_is_long_or_nobody_has_asked_for_is_no_answer():
+    data = wifi.packet_samples(wifi.ppdu(torch.zeros(1, 600, dtype=torch.uint8), 24, torch.tensor([77])))[0]
+    short = wifi.packet_samples(wifi.ppdu(torch.zeros(1, 14, dtype=torch.uint8), 12, torch.tensor([77])))[0]
+    sifs, difs = torch.zeros(320, dtype=torch.complex64), torch.zeros(1000, dtype=torch.complex64)
+    # Two data packets a SIFS apart, as from one station, and short ones after which nothing waits.
+    iq = noisy(torch.cat([difs, data, sifs, data, difs, short, difs, short, difs])[None], 20, 1)
+    assert torch.equal(without_answers(iq, 20e6), iq)
+    # A request to send and the permission, which another station gives.
+    iq = noisy(torch.cat([difs, short, sifs, short, sifs, data, sifs, short, difs])[None], 20, 1)
+    changed = without_answers(iq, 20e6) != iq
+    first = len(difs) + len(short) + len(sifs)
+    assert changed[0, first : first + len(short)].all() and not changed[0, len(difs) : len(difs) + len(short)].any()
+    noise = noisy(torch.zeros(2, 9000, dtype=torch.complex64), 0, 3)
+    for iq in (noise, torch.zeros_like(noise), noise[:, :70], noise[:, :0]):
+        assert torch.equal(without_answers(iq, 20e6), iq)
 
 
 def test_the_raster_goes_on_in_silence_and_without_a_burst():

@@ -211,6 +211,17 @@ def test_packets_of_saturated_senders_do_not_tell_their_rate_by_how_long_they_la
     assert all(short[modulation.repeat(4) == one].mean() > 0.2 for one in range(4))
 
 
+def test_answers_are_apart_where_they_are_asked_to_be():
+    options = {"batch_size": 8, "num_samples": 40_000, "full": torch.ones(8, dtype=torch.bool)}
+    together = wifi.draw(generator=seeded(5), **options)
+    apart = torch.arange(8) % 2 == 0
+    parted = wifi.draw(generator=seeded(5), apart=apart, **options)
+    assert together.answers is None and torch.equal(parted.samples + parted.answers, together.samples)
+    assert parted.answers[apart].any(1).sum() >= 2 and not parted.answers[~apart].any()
+    assert not (parted.answers.abs() * parted.samples.abs()).any(), "nobody interrupts"
+    assert torch.equal(parted.element_power, together.element_power)
+
+
 def test_only_links_with_quality_of_service_hold_the_medium():
     full = torch.ones(2000, dtype=torch.bool)
     links = wifi_traffic.draw_links(2000, seeded(4), None, None, full, 0.5, False)

@@ -58,7 +58,7 @@ _RATE_TOLERANCE = 0.05
 _SHORTEST_S = 1e-5
 _SHARES = (
     *("full_load", "noise_share", "high_throughput", "line_of_sight", "receive_filter", "native_rate"),
-    *("partial_band", "contiguous_view"),
+    *("partial_band", "contiguous_view", "answers_apart"),
 )
 
 
@@ -107,6 +107,9 @@ class Recipe:
         noise_share: Share of recordings without any signal.
         resource_blocks: Carrier widths: of LTE in resource blocks, of 5G subcarrier spacing [kHz] and resource blocks.
         high_throughput: Share of WiFi links of 802.11n; the others are of 802.11a/g.
+        answers_apart: Share of WiFi recordings in which who acknowledges is another station, heard through a channel,
+            at a power and with a carrier offset of its own; in the others it is heard as the data are. The SNR is
+            that of the data.
         antenna_ports: Of LTE cells; more than one send with transmit diversity, which adds symbols up.
         speeds_mps: Range of speeds of each mobility class [m/s].
         carriers_hz: Carrier frequencies of each protocol; with the speed they give the Doppler shift [Hz].
@@ -153,6 +156,7 @@ class Recipe:
         }
     )
     high_throughput: float = 0.4
+    answers_apart: float = 0.0
     antenna_ports: tuple[int, ...] = (1, 2, 4)
     speeds_mps: dict[str, tuple[float, float]] = field(
         default_factory=lambda: {"static": (0.0, 0.0), "pedestrian": (0.5, 2.0), "vehicular": (8.0, 35.0)}
@@ -411,7 +415,7 @@ def preset(name: str) -> Recipe:
     return Recipe(channels=cities, **PRESETS[name])
 
 
-_BLIND = {"full_load": 0.3, "receive_filter": 0.6, "noise_share": 0.05}
+_BLIND = {"full_load": 0.3, "receive_filter": 0.6, "noise_share": 0.05, "answers_apart": 0.7}
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "full_load": 1.0,

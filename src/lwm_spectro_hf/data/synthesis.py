@@ -13,7 +13,7 @@ from ..channel.scenarios import Scenario, load_scenario
 from ..channel.tdl import SPEED_OF_LIGHT_MPS, TappedDelayLine
 from ..phy import lte, nr, wifi
 from ..phy.ofdm import Numerology, fast_length, fft_sizes
-from ..phy.synchronization import Synchronized, required_samples, symbol_period_s, synchronize
+from ..phy.synchronization import Synchronized, required_samples, symbol_period_s, synchronize, without_answers
 from ..phy.waveform import Waveform
 from .recipe import (
     MOBILITIES,
@@ -34,6 +34,8 @@ _MIN_SNR = 10**-1.5  # over the whole view and occupied band; below, nobody coul
 _LEAD_S, _LEAD_SPREADS = 10e-6, 20.7
 _MAX_CFO = 0.45  # of a subcarrier: what is left to a synchronous receiver after a coarse search
 _CPU_SAMPLES = 2**19
+_ANSWER_DB = 6.0  # standard deviation of the level of another station, as other distances and other walls make it
+_ANSWER_CFO = 0.1  # of a subcarrier, between two stations' oscillators: six ppm
 _PHASE_NOISE_HZ = 20e3  # bandwidth of the loop that holds the oscillator
 _MODULES = {"WiFi": wifi, "LTE": lte, "5G": nr}
 
@@ -177,6 +179,8 @@ def draw_recordings(
     sent, heard = (impairments.mean_power(part[:, lead:]) for part in (waveform.samples, samples))
     gain = torch.where(sent > 0, heard / sent.clamp(min=1e-20), 1.0)
     noise_power = waveform.element_power * gain * (10 ** (-snr_db / 10) if rows.protocol else 1)
+    if waveform.answers is not None:
+        samples = samples + _answered(waveform.answers, gain, doppler, rows, recipe, setting, generator)
     # On a CPU, new memory costs more than the arithmetic on it, so little of it is used again and again; a few rows
     # at least, as each transform is planned anew. A GPU takes all at once.
     rows_at_once = max(1, _CPU_SAMPLES // num_in) if device.type == "cpu" else len(samples)
@@ -322,6 +326,8 @@ def _transmit(rows: Rows, recipe: Recipe, setting: _Setting, num_samples: int, g
         return _silence(setting, batch_size, num_samples, device)
     options["aligned"] = setting.receiver == "native"
     if setting.protocol == "WiFi":
+        if recipe.answers_apart:  # a recipe without them draws what it drew before there were any
+            options["apart"] = torch.rand(batch_size, generator=generator, device=device) < recipe.answers_apart
         return wifi.draw(batch_size, num_samples, generator, high_throughput=recipe.high_throughput, **options)
     if setting.protocol == "LTE":
         ports = recipe.antenna_ports
@@ -329,6 +335,29 @@ def _transmit(rows: Rows, recipe: Recipe, setting: _Setting, num_samples: int, g
     spacing_hz = setting.numerology.subcarrier_spacing_hz
     options["carrier_hz"] = setting.carrier_hz
     return nr.draw(setting.num_rb, spacing_hz, batch_size, num_samples, generator, **options)
+
+
+def _answered(
+    answers: torch.Tensor,
+    gain: torch.Tensor,
+    doppler: torch.Tensor,
+    rows: Rows,
+    recipe: Recipe,
+    setting: _Setting,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """What another station sends, as it is heard: somewhere else in the city, by the same receiver at its speed."""
+    device, rate = generator.device, setting.numerology.sampling_rate
+    apart = int(torch.randint(recipe.users, (1,), generator=generator, device=device))
+    others = replace(rows, user=[(user + apart) % recipe.users for user in rows.user])
+    profile, _ = _draw_profile(others, recipe, setting, generator)
+    level_db, cfo = torch.randn(2, len(answers), generator=generator, device=device)
+    if profile is not None:
+        answers = TappedDelayLine.draw(profile, doppler, generator).apply(answers, rate)
+    cycles = _ANSWER_CFO * cfo * setting.numerology.subcarrier_spacing_hz / rate
+    phase = 2 * torch.pi * cycles[:, None] * torch.arange(answers.shape[1], device=device)
+    amplitude = 10 ** (_ANSWER_DB * level_db / 20) * gain.sqrt()
+    return answers * torch.polar(amplitude[:, None].expand_as(phase), phase)
 
 
 def _silence(setting: _Setting, batch_size: int, num_samples: int, device: torch.device) -> Waveform:
@@ -465,6 +494,8 @@ def _receive(
     leakage_db = torch.where(uniform(0, 1) < 0.5, uniform(-50, -15) if informed else uniform(-40, 5), -100.0)
     samples = impairments.imperfect_mixer(samples, leakage_db, uniform(-60, -25), generator)
     if setting.receiver in SYMBOL_RECEIVERS:
+        if setting.protocol == "WiFi" and not informed:
+            samples = without_answers(samples, setting.sampling_rate)
         frames = synchronize(
             samples,
             setting.sampling_rate,

@@ -26,6 +26,7 @@ from .synchronization import (
     symbol_evidence,
     symbol_period_s,
     synchronize,
+    without_answers,
 )
 
 # WiFi's, and of 3GPP's those that the generator draws; LTE and 5G may have the same.
@@ -76,8 +77,9 @@ class Heard:
         spacing_hz (`float`): Of the subcarriers, which are the bins of the frames [Hz]; likewise.
         distinct (`float`): Share of the frames of a view that do not repeat others, 1 but of short recordings.
         pieces (`dict[float, np.ndarray]`): By the centre of a band [Hz] frames of its own, `(PIECES, num_frames /
-            PIECES * fft_size)`, as far apart as `SYMBOL_STEPS` says: one piece from each quarter of the recording,
+            PIECES * fft_size)`, as far apart as those of the longest recordings: one piece from each quarter of it,
             where the signal is loudest. Joined, they are a view that sees more time than frames in a row.
+        piece_step_s (`float`): From one of these frames to the next within a piece [s].
     """
 
     evidence: np.ndarray
@@ -86,6 +88,7 @@ class Heard:
     spacing_hz: float = np.nan
     distinct: float = 1.0
     pieces: dict[float, np.ndarray] = field(default_factory=dict)
+    piece_step_s: float = np.nan
 
 
 def listen(
@@ -148,6 +151,7 @@ def listen(
         likeliest,
         distinct,
         {centre: piece * scale for centre, piece in pieces.items()},
+        SYMBOL_STEPS[likeliest][0] * symbol_period_s(likeliest),
     )
 
 
@@ -308,6 +312,7 @@ class _Bands:
     recording: _Recording
     spacing_hz: float
     fft_size: int
+    _samples: dict[int, torch.Tensor] = field(default_factory=dict)
 
     @staticmethod
     def hold(recording: _Recording, spacing_hz: float, fft_size: int) -> bool:
@@ -325,7 +330,7 @@ class _Bands:
     @cached_property
     def power(self) -> torch.Tensor:
         """Of all samples, `(num_bands, num_samples)`, without the receiver's leakage, which makes no band loud."""
-        return squared_modulus(self.recording.bands(self.rate, self.centres))
+        return squared_modulus(self._of_senders(self.recording.bands(self.rate, self.centres)))
 
     @property
     def num_samples(self) -> int:
@@ -337,7 +342,14 @@ class _Bands:
         They have been shown cells through receivers as wide as a view, whose filters fall off at its edges. Without
         them they take the SNR for two to four dB more than it is.
         """
-        return self.recording.at(self.rate, 0.0, self.centres[band], self.spacing_hz != SPACING_WIFI_HZ)
+        if band not in self._samples:
+            samples = self.recording.at(self.rate, 0.0, self.centres[band], self.spacing_hz != SPACING_WIFI_HZ)
+            self._samples[band] = self._of_senders(samples[None])[0]
+        return self._samples[band]
+
+    def _of_senders(self, iq: torch.Tensor) -> torch.Tensor:
+        """To whom data matter, those who acknowledge them are another station, whose channel is another."""
+        return without_answers(iq, self.rate) if self.spacing_hz == SPACING_WIFI_HZ else iq
 
     def loud(self, power: torch.Tensor, at_most: int) -> list[tuple[int, int]]:
         """Bands and stretches of time that the signal fills, of their power `(num_bands, num_stretches)`.

@@ -33,6 +33,10 @@ _BURST_POWER = 1.5
 _FAINTEST_BURST = 1e-4
 _FIELD_PERIOD_S = 0.8e-6  # of the short training field, which has ten
 _TRAINING_COHERENCE = 0.6  # of two periods of the short training field: it is S / (S + N)
+# Answers: the longest, a block acknowledgement at 6 Mbit/s, fills 17 symbols and part of another; SIFS leaves at least
+# three free, and DIFS, after which everybody may send, seven. An edge of a burst is off by one, where it is faint.
+_LONGEST_ANSWER = 18
+_SIFS_SYMBOLS = (2, 5)
 
 # Evidence of symbols. Of prefixes: the peak of their correlation, where it counts neither way, and how fast it then
 # counts [nats]. Of 583 generated recordings of 1, 3 or 20 ms without WiFi's prefixes 1 % have a peak above 2.5, and of
@@ -432,6 +436,53 @@ def _bursts(iq: torch.Tensor, raster: _Raster) -> tuple[torch.Tensor, torch.Tens
     begin, end = edges[..., :num_bursts]
     begin[:, 0] = torch.where(number[:, -1] < 0, 0, begin[:, 0])
     return begin, end
+
+
+def without_answers(iq: torch.Tensor, sampling_rate: float) -> torch.Tensor:
+    """Recordings of WiFi in which whoever answers keeps silent, so that one station is left of each exchange.
+
+    What follows a packet after a SIFS is sent by another station, through another channel and at another power: of
+    an exchange every second packet (IEEE 802.11-2020, 10.3.2.3). Where these are short, as acknowledgements are, what
+    was received between packets takes their place. Nothing changes where no packet stands out of the noise.
+
+    Args:
+        iq (`torch.Tensor` of shape `(batch, num_samples)`): Recordings, complex64.
+        sampling_rate (`float`): As in [`synchronize`] [Hz].
+
+    Returns:
+        `torch.Tensor` of shape `(batch, num_samples)`, complex64.
+
+    Raises:
+        ValueError: If the rate does not fit WiFi's spacing.
+    """
+    raster = _raster(sampling_rate, SPACING_WIFI_HZ, iq.device)
+    num_symbols = (iq.shape[1] - raster.fft_size) // raster.period
+    if num_symbols < 1:
+        return iq
+    begin, end = _bursts(iq, raster)
+    gap = torch.nn.functional.pad(begin[:, 1:] - end[:, :-1], (1, 0))
+    follows = (begin < end) & (gap >= _SIFS_SYMBOLS[0]) & (gap <= _SIFS_SYMBOLS[1])
+    number = torch.arange(begin.shape[1], device=iq.device).expand_as(begin)
+    opening = torch.where(follows, 0, number).cummax(1).values  # of the exchange
+    answers = ((number - opening) % 2 == 1) & (end - begin <= _LONGEST_ANSWER)
+
+    def covered(which: torch.Tensor) -> torch.Tensor:
+        """Symbols that bursts reach into."""
+        edges = iq.new_zeros(len(iq), num_symbols + 1, dtype=torch.int32)
+        count = which.to(edges.dtype)
+        edges.scatter_add_(1, (begin - 1).clamp(0, num_symbols), count)
+        edges.scatter_add_(1, (end + 1).clamp(0, num_symbols), -count)
+        return edges.cumsum(1)[:, :-1] > 0
+
+    busy = covered(begin < end)
+    num_quiet = (~busy).sum(1, keepdim=True)
+    quiet = busy.to(torch.uint8).sort(dim=1, stable=True).indices  # these come first
+    symbol = torch.arange(num_symbols, device=iq.device)
+    source = torch.where(covered(answers) & (num_quiet > 0), quiet.gather(1, symbol % num_quiet.clamp(min=1)), symbol)
+    symbols, rest = iq.tensor_split([num_symbols * raster.period], dim=1)
+    symbols = symbols.unflatten(1, (num_symbols, raster.period))
+    symbols = symbols.gather(1, source[..., None].expand_as(symbols))
+    return torch.cat([symbols.flatten(1), rest], 1)
 
 
 def _dilate(mask: torch.Tensor, left: int, right: int) -> torch.Tensor:

@@ -26,6 +26,8 @@ class Waveform:
         code_rate (`torch.Tensor` of shape `(batch,)`): Information bits over coded bits of the user's data.
         parameters (`dict[str, torch.Tensor]`): By name, one number a row: what a receiver of that standard is told
             or finds, for instance `cell_id` and `rnti`.
+        answers (`torch.Tensor` of shape `(batch, num_samples)`, *optional*): What other stations send in between, of
+            the same power; they have channels of their own.
     """
 
     samples: torch.Tensor
@@ -37,3 +39,4 @@ class Waveform:
     modulation: torch.Tensor
     code_rate: torch.Tensor
     parameters: dict[str, torch.Tensor] = field(default_factory=dict)
+    answers: torch.Tensor | None = None

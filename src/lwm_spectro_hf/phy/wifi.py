@@ -252,6 +252,7 @@ def draw(
     full: torch.Tensor | None = None,
     high_throughput: float = 0.4,
     aligned: bool = False,
+    apart: torch.Tensor | None = None,
 ) -> Waveform:
     """Draw exchanges: data packets, SIFS, acknowledgements, back-off and idle time, each row with its own traffic.
 
@@ -269,6 +270,8 @@ def draw(
         aligned (`bool`, *optional*, defaults to `False`): Start and end between packets instead of anywhere, as long
             as one fits, with frame bodies of at most 1,500 bytes, which readers of files take for the largest, and of
             about 1,000 at least where `full`; 16 pad bits and more end each packet.
+        apart (`torch.Tensor` of shape `(batch,)`, bool, *optional*): Rows whose acknowledgements are not in `samples`
+            but in `answers`.
 
     Returns:
         [`Waveform`].
@@ -305,7 +308,9 @@ def draw(
     reserved_us = exchanges.reserved_us[row, exchange]
     state = integers(1, 128, len(packets))
 
-    timeline = torch.zeros(batch_size * num_us + 1, _SAMPLES_PER_US, dtype=torch.complex64, device=device)
+    # Of those rows that are apart, answers have rows of their own behind all others.
+    num_rows = batch_size * (1 if apart is None else 2)
+    timeline = torch.zeros(num_rows * num_us + 1, _SAMPLES_PER_US, dtype=torch.complex64, device=device)
     energy, used, data = torch.zeros(3, batch_size, device=device)  # resource elements in use, and their power
     end = 0
     for number, count in enumerate(torch.bincount(kind, minlength=len(MODES) * num_lengths + 3).tolist()):
@@ -331,7 +336,10 @@ def draw(
         # Microseconds that the timeline does not hold go to one place behind it.
         place = start_us[here, None] + torch.arange(SYMBOL_US * grid.shape[1], device=device)
         inside = (place >= 0) & (place < num_us)
-        place = torch.where(inside, row[here, None] * num_us + place, len(timeline) - 1)
+        line = row[here]
+        if apart is not None and which >= len(MODES):
+            line = line + batch_size * apart[line]
+        place = torch.where(inside, line[:, None] * num_us + place, len(timeline) - 1)
         timeline.index_copy_(0, place.flatten(), packet_samples(grid).view(-1, _SAMPLES_PER_US))
         share = inside.view(count, -1, SYMBOL_US).float().mean(-1)
         power = torch.linalg.vector_norm(torch.view_as_real(grid), dim=(2, 3)).square()
@@ -342,7 +350,7 @@ def draw(
             data.index_add_(0, row[here], symbols * mode.num_carriers)
 
     all_elements = num_us / SYMBOL_US * _WIDTH
-    samples = timeline[:-1].view(batch_size, -1)[:, skipped : skipped + num_samples]
+    samples = timeline[:-1].view(num_rows, -1)[:, skipped : skipped + num_samples]
     of_mode = torch.tensor(
         [(float(mode.code_rate), mode.rate_mbps, newer, MODULATIONS.index(mode.modulation)) for newer, mode in MODES],
         device=device,
@@ -352,7 +360,7 @@ def draw(
     after = first + _SAMPLES_PER_US * SYMBOL_US * exchanges.blocks
     num_whole = (heard & (first >= 0) & (after <= num_samples)).sum(1)
     return Waveform(
-        samples=samples,
+        samples=samples[:batch_size],
         numerology=NUMEROLOGY,
         element_power=torch.where(used > 0, energy / used.clamp(min=1e-9), 1.0),
         symbol_start=_symbol_starts(exchanges, heard, num_us) - skipped,
@@ -369,6 +377,7 @@ def draw(
             "num_data_packets": num_whole[:, 0],
             "num_acks": num_whole[:, 1],
         },
+        answers=None if apart is None else samples[batch_size:],
     )
 
 
