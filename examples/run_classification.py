@@ -51,7 +51,7 @@ from lwm_spectro_hf.evaluation.probe import fit_head
 from lwm_spectro_hf.files import whole_file, whole_folder
 from lwm_spectro_hf.hub.model_card import render
 from lwm_spectro_hf.plotting import draw_confusion
-from lwm_spectro_hf.scripting import one_line_errors
+from lwm_spectro_hf.scripting import computes_on_gpu, one_line_errors
 from lwm_spectro_hf.training.checkpoints import check_settings, last_checkpoint, training_figures, write_settings
 from lwm_spectro_hf.training.fine_tuning import (
     HEADS,
@@ -213,9 +213,7 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> None:
-    on_gpu = args.device == "cuda" or (args.device is None and torch.cuda.is_available())
-    if on_gpu and not torch.cuda.is_available():
-        raise TaskError("--device is cuda, but PyTorch finds no GPU here; use --device cpu.")
+    on_gpu = computes_on_gpu(args.device)
     disable_progress_bar()  # of saving and loading checkpoints
     try:
         check_settings(args.out, settings_of(args), args.resume)

@@ -66,7 +66,7 @@ from lwm_spectro_hf.evaluation.spectrum import fit_trees, forecast_errors, noise
 from lwm_spectro_hf.files import whole_file, whole_folder
 from lwm_spectro_hf.hub.model_card import render
 from lwm_spectro_hf.plotting import draw_segments
-from lwm_spectro_hf.scripting import one_line_errors
+from lwm_spectro_hf.scripting import computes_on_gpu, one_line_errors
 from lwm_spectro_hf.training.augmentation import augment, narrow
 from lwm_spectro_hf.training.checkpoints import check_settings, last_checkpoint, training_figures, write_settings
 from lwm_spectro_hf.training.fine_tuning import CheckedTrainer, TimeLimit
@@ -379,9 +379,7 @@ def draw(args: argparse.Namespace, model: PreTrainedModel, test: dict[str, torch
 
 def main() -> None:
     args = parse_args()
-    on_gpu = args.device == "cuda" or (args.device is None and torch.cuda.is_available())
-    if on_gpu and not torch.cuda.is_available():
-        raise SystemExit("--device is cuda, but PyTorch finds no GPU here; use --device cpu.")
+    on_gpu = computes_on_gpu(args.device)
     state, checkpoints = PartialState(cpu=not on_gpu), args.out / "checkpoints"
     free = ("out", "resume", "epochs", "minutes", "device", "report_to")
     settings = {name: value for name, value in vars(args).items() if name not in free}

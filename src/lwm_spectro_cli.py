@@ -110,18 +110,20 @@ examples:
 
 def positive(text: str) -> float:
     """A number above zero, as an argument's type."""
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
     if not 0 < number < float("inf"):
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
     return number
 
 
 def count(text: str) -> int:
     """A whole number above zero, as an argument's type."""
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -293,3 +295,7 @@ def main(argv: list[str] | None = None) -> int:
     from lwm_spectro_hf import cli
 
     return cli.run(arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -79,6 +79,17 @@ class TestClassify:
         assert not rates
         assert spectro("classify", captures, "--json").out == blind.out and set(rates) == {1e6}
 
+    def test_a_rate_for_those_of_a_folder_that_do_not_say_theirs(self, spectro, captures, noise):
+        np.save(captures / "b.npy", noise(5000))
+        assert spectro("classify", captures, "--json").code == 2
+        result = spectro("classify", captures, "--json", "--sampling-rate", "2e6")
+        records = map(json.loads, result.out.splitlines())
+        durations = {Path(record["file"]).name: record["duration_s"] for record in records}
+        assert result.code == 0 and durations["a.sigmf-meta"] == 5e-3 and durations["b.npy"] == 2.5e-3
+        # A file that is named by itself is not overruled in silence.
+        named = spectro("classify", captures / "a.sigmf-meta", "--sampling-rate", "2e6")
+        assert named.code == 2 and "says 1,000,000 Hz" in named.err
+
     def test_windows(self, spectro, captures, tiny_checkpoint):
         result = spectro("classify", captures / "a.sigmf-meta", "--json", "--window-ms", "2")
         records = [json.loads(line) for line in result.out.splitlines()]

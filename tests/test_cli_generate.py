@@ -72,6 +72,13 @@ def test_options_narrow_the_recipe(small):
     assert recipe_of("--recipe", small, "--spacing-khz", 15).protocols == ("LTE",)
 
 
+def test_few_recordings_have_all_protocols(small):
+    assert recipe_of("--num", 1000).chunk_size == 32 and recipe_of("--recipe", small, "--num", 5).chunk_size == 2
+    few = recipe_of("--num", 20)
+    drawn = [few.rows(chunk).protocol for chunk in range(20 // few.chunk_size)]
+    assert {drawn.count(protocol) * few.chunk_size for protocol in few.protocols} <= {6, 7}
+
+
 def test_parquet_with_card_and_figures(generate, small, tmp_path):
     out = tmp_path / "set"
     arguments = ("--recipe", small, "--num", 4, "--num-test", 2, "--seed", 5, "--figures", "--out", out)
@@ -149,3 +156,13 @@ def test_grammar(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["generate", *arguments])
     assert stop.value.code == 2 and "error: " in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "option, value, message",
+    [("--num", "0", "'0' is no whole number above 0"), ("--duration-ms", "-1", "'-1' is no number above 0")],
+)
+def test_numbers_that_cannot_be_are_named(option, value, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["generate", "--out", "x", option, value])
+    assert f"argument {option}: {message}" in capsys.readouterr().err

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lwm_spectro_hf import LwmSpectroMoEConfig
-from lwm_spectro_hf.scripting import one_line_errors, usable_device
+from lwm_spectro_hf.scripting import computes_on_gpu, one_line_errors, usable_device
 from lwm_spectro_hf.training.loop import DivergedError
 
 
@@ -22,6 +22,15 @@ def test_a_wrong_configuration_says_what_is_wrong_with_it():
 def test_what_is_nobodys_mistake_stays_visible():
     with pytest.raises(KeyError), one_line_errors():
         raise KeyError("nothing there")
+
+
+def test_a_gpu_is_taken_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [computes_on_gpu(name) for name in (None, "cuda", "cpu")] == [True, True, False]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert [computes_on_gpu(name) for name in (None, "cpu")] == [False, False]
+    with pytest.raises(ValueError, match="PyTorch finds no GPU here; use --device cpu"):
+        computes_on_gpu("cuda")
 
 
 def test_devices_that_cannot_compute_are_named():

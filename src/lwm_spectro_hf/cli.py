@@ -9,6 +9,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,9 @@ def _recipe_of(arguments: argparse.Namespace) -> Any:
         recipe = Recipe.load(arguments.recipe)
     else:
         recipe = preset(arguments.preset or ("native" if arguments.format == "sigmf" else "paper"))
+        # Recordings of a chunk are of one protocol: few recordings have smaller chunks, so that all of them come.
+        protocols = len(set(arguments.protocol or recipe.protocols))
+        recipe = replace(recipe, chunk_size=min(recipe.chunk_size, max(1, arguments.num // (4 * protocols))))
     widths = dict(recipe.resource_blocks)
     if arguments.num_rb:
         widths["LTE"] = tuple(arguments.num_rb)
@@ -319,6 +323,7 @@ class _Files:
         self.arguments = arguments
         self.exit_code = 0
         self.paths: list[Path] = []
+        self.searched: set[Path] = set()  # that nobody named one by one
         for option in ("output", "plot", "npz"):  # before there is something to lose
             if (name := getattr(arguments, option, None)) and Path(name).expanduser().is_dir():
                 raise IsADirectoryError(f"--{option} {name} is a folder; expected the name of a file to write.")
@@ -332,6 +337,7 @@ class _Files:
         for name in arguments.inputs or [demo_recordings()]:
             path = Path(name).expanduser()
             found = _recordings_in(path) if path.is_dir() else [path]
+            self.searched |= set(found) if path.is_dir() else set()
             if not found:
                 wanted = ", ".join(sorted(SEARCHED))
                 self._fail(path, ValueError(f"no recordings in this folder. Expected files ending in {wanted}."))
@@ -344,7 +350,13 @@ class _Files:
         suffix, rate = path.suffix.lower(), self.arguments.sampling_rate
         dtype = None if suffix in SELF_DESCRIBING else self.arguments.dtype
         channel = self.arguments.channel if suffix in WITH_CHANNELS else None
-        return open_recording(path, dtype=dtype, sampling_rate=rate, channel=channel)
+        options = {"dtype": dtype, "channel": channel}
+        if rate is not None and path in self.searched:  # it is meant for those of the folder that do not say theirs
+            try:
+                return open_recording(path, **options)
+            except ValueError:  # such as say none
+                pass
+        return open_recording(path, sampling_rate=rate, **options)
 
     def hear(self, path: Path, pipe: Any, **options) -> tuple[Recording, Iterator[dict]]:
         """Opens one of the recordings; what the pipeline says about it comes window by window."""

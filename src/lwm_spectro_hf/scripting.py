@@ -26,6 +26,17 @@ def without_wrapping(error: Exception) -> Exception:
     return error.__cause__ or error if isinstance(error, StrictDataclassError) else error
 
 
+def computes_on_gpu(name: str | None) -> bool:
+    """Whether a script whose option `--device` is `name` computes on a GPU: where there is one, unless it says "cpu".
+
+    Raises:
+        ValueError: If it says "cuda" and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device is cuda, but PyTorch finds no GPU here; use --device cpu.")
+    return name != "cpu" and torch.cuda.is_available()
+
+
 def usable_device(name: str | None) -> torch.device | None:
     """The device that an option `--device` names, if it can compute; nothing for `None`.
 

@@ -90,3 +90,9 @@ def test_wrong_options_are_told(options, message):
 def test_a_city_that_is_not_there_is_told_before_the_first_batch():
     with pytest.raises(ValueError, match="No scenario 'atlantis'"):
         GeneratedSpectrograms(RECIPE.narrowed(channels=("atlantis",)))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_device_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="device is 'cuda', and there is none here; expected 'cpu'"):
+        GeneratedSpectrograms(Recipe(), device="cuda")

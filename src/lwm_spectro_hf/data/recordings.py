@@ -440,9 +440,10 @@ def _chosen(channel: int | None, num_channels: int, path: Path) -> int:
     if channel is None and num_channels == 1:
         return 0
     if channel is None or not 0 <= channel < num_channels:
+        asked = "none was chosen" if channel is None else f"`channel={channel}` was asked for"
         raise ValueError(
-            f"{path}: the recording has {num_channels} channel(s), and `channel={channel}` was asked for. Expected "
-            f"one of them: pass `channel=0` to `channel={num_channels - 1}` (--channel on the command line)."
+            f"{path}: the recording has {num_channels} channel(s), and {asked}. Expected one of them: pass "
+            f"`channel=0` to `channel={num_channels - 1}` (--channel on the command line)."
         )
     return channel
 

@@ -31,6 +31,9 @@ class GeneratedSpectrograms(IterableDataset):
         rank (`int`, *optional*, defaults to 0): Of this process.
         num_replicas (`int`, *optional*, defaults to 1): Processes that share the stream.
 
+    Raises:
+        ValueError: If the recipe's channels, the device or the rank do not exist.
+
     Yields:
         `dict`: `input_values` of shape `(batch, num_channels, num_frames, num_freq_bins)`, float32; `resolution` of
         shape `(batch, 2)`, see [`SpectrogramFeatureExtractor.resolution`]; and labels of shape `(batch,)`. There,
@@ -53,6 +56,12 @@ class GeneratedSpectrograms(IterableDataset):
         if chunks_per_batch < 1:
             raise ValueError(f"chunks_per_batch is {chunks_per_batch}; expected at least 1.")
         check_channels(recipe)
+        try:
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(
+                f"device is {device!r}, and there is none here; expected 'cpu'. PyTorch: {error}"
+            ) from error
         self.recipe, self.seed, self.device = recipe, seed, device
         self.extractor = extractor or default_extractor(recipe.num_frames, recipe.fft_size)
         self.chunks_per_batch = chunks_per_batch

@@ -23,6 +23,7 @@ from ..data.streaming import GeneratedSpectrograms
 from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
 from ..files import read_json_lines, whole_file, whole_folder
 from ..modeling_lwm_spectro import LwmSpectroForPreTraining
+from ..scripting import computes_on_gpu
 from .batches import Batches, Interleaved
 from .loop import Deadline, TrainingLoop, TrainingSettings
 
@@ -293,9 +294,7 @@ class Run:
         self.args, self.deadline = args, Deadline(args.minutes, self.start)
         if protocol is not None and protocol not in PROTOCOLS:
             raise ValueError(f"protocol is {protocol!r}; expected one of {', '.join(PROTOCOLS)}.")
-        on_gpu = args.device == "cuda" or (args.device is None and torch.cuda.is_available())
-        if on_gpu and not torch.cuda.is_available():
-            raise SystemExit("--device is cuda, but PyTorch finds no GPU here; use --device cpu.")
+        on_gpu = computes_on_gpu(args.device)
         args.chunk_size = args.chunk_size or (256 if on_gpu else 32)
         args.out.mkdir(parents=True, exist_ok=True)
         self.accelerator = Accelerator(
