@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 
 # One color for each protocol, the same in every picture (Okabe and Ito: told apart with any color vision).
@@ -258,30 +260,34 @@ def draw_confusion(counts: np.ndarray, labels: Sequence[str], title: str = "") -
     Returns:
         `matplotlib.figure.Figure`, to be saved with `savefig`.
     """
-    counts = np.asarray(counts)
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(12.0, 2.2 + 0.45 * len(labels))
     figure = Figure(figsize=(side + 0.8, side), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
-    image = axis.imshow(share, cmap=COLORMAP, vmin=0, vmax=1)
-    axis.set_xticks(range(len(labels)), labels, rotation=90)
-    axis.set_yticks(range(len(labels)), labels)
+    image = show_confusion(axis, counts, labels, most_numbers=12)
     axis.tick_params(labelsize=8 if len(labels) <= 12 else 6)
     axis.set_xlabel("answer", fontsize=8)
     axis.set_ylabel("truth", fontsize=8)
     axis.set_title(title, fontsize=9, loc="left", color="0.3")
-    if len(labels) <= 12:
-        for row, column in np.ndindex(share.shape):
-            color = "black" if share[row, column] > 0.6 else "white"
-            axis.text(
-                column, row, f"{100 * share[row, column]:.0f}", ha="center", va="center", fontsize=7, color=color
-            )
     colorbar = figure.colorbar(image, ax=axis, pad=0.02, aspect=30)
     colorbar.set_label("share of the class", fontsize=8)
     colorbar.ax.tick_params(labelsize=7)
     colorbar.outline.set_visible(False)
     return figure
+
+
+def show_confusion(axis: Axes, counts: np.ndarray, labels: Sequence[str], most_numbers: int) -> AxesImage:
+    """Shows a confusion matrix, see [`draw_confusion`], with shares in % where there are at most so many classes."""
+    counts = np.asarray(counts)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    image = axis.imshow(share, cmap=COLORMAP, vmin=0, vmax=1)
+    axis.set_xticks(range(len(labels)), labels, rotation=90)
+    axis.set_yticks(range(len(labels)), labels)
+    if len(labels) <= most_numbers:
+        for row, column in np.ndindex(share.shape):
+            color, text = "black" if share[row, column] > 0.6 else "white", f"{100 * share[row, column]:.0f}"
+            axis.text(column, row, text, ha="center", va="center", fontsize=7, color=color)
+    return image
 
 
 def draw_segments(

@@ -141,8 +141,8 @@ class TestSigMF:
         two = np.stack([noise(40), noise(40, seed=1)], axis=1)
         path = write_pair(tmp_path, two.tobytes(), num_channels=2)
         np.testing.assert_array_equal(open_recording(path, channel=1).read(5, 30), two[5:35, 1])
-        for channel in (None, 2):
-            with pytest.raises(ValueError, match=rf"2 channel.*`channel={channel}`.*pass `channel=0` to `channel=1`"):
+        for channel, found in ((None, "none was chosen"), (2, "`channel=2` was asked for")):
+            with pytest.raises(ValueError, match=rf"2 channel.*{found}.*pass `channel=0` to `channel=1`"):
                 open_recording(path, channel=channel)
 
     def test_header_and_trailing_bytes_are_skipped(self, tmp_path):

@@ -88,16 +88,20 @@ class LabelledSpectrograms(torch.utils.data.Dataset):
                 name: torch.from_numpy(np.stack([np.asarray(row, np.float32) for row in column]))
                 for name, column in batch.items()
             }
-        rates = batch.get("sampling_rate", [None] * len(batch["iq"]))
-        inputs = []
-        for iq, rate in zip(batch["iq"], rates, strict=True):
+        samples, places_at = [], {}  # places of the rows that were recorded at each rate
+        for place, iq in enumerate(batch["iq"]):
             iq = np.asarray(iq, np.float32)
             if iq.ndim != 2 or iq.shape[1] != 2:
                 raise TaskError(f"A row of `iq` has shape {iq.shape}; expected (num_samples, 2), which are I and Q.")
-            samples = np.ascontiguousarray(iq).view(np.complex64)[:, 0]
-            rate = None if rate is None else float(rate)
-            inputs.append(self._extractor(samples, sampling_rate=rate, return_tensors="pt"))
-        return {name: torch.cat([row[name] for row in inputs]) for name in inputs[0]}
+            samples.append(np.ascontiguousarray(iq).view(np.complex64)[:, 0])
+            rate = float(batch["sampling_rate"][place]) if "sampling_rate" in batch else None
+            places_at.setdefault(rate, []).append(place)
+        inputs: dict[str, torch.Tensor] = {}
+        for rate, places in places_at.items():
+            rows = [samples[place] for place in places]
+            for name, values in self._extractor(rows, sampling_rate=rate, return_tensors="pt").items():
+                inputs.setdefault(name, values.new_empty(len(samples), *values.shape[1:]))[places] = values
+        return inputs
 
 
 def as_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

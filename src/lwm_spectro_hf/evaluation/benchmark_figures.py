@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..plotting import COLORMAP
+from ..plotting import show_confusion
 from .report import Run, is_pretrained, spread
 from .tasks import TASKS
 
@@ -108,18 +108,9 @@ def _draw_confusion(axis: Axes, run: Run, task: str) -> None:
     name = run.best(task, shots)
     lines = run.cells[task, name, shots]
     counts = np.sum([line["confusion"] for line in lines], axis=0, dtype=float)
-    shares = counts / counts.sum(1, keepdims=True)
-    axis.imshow(shares, vmin=0, vmax=1, cmap=COLORMAP)
-    classes = lines[0]["classes"]
-    axis.set_xticks(range(len(classes)), classes, rotation=90)
-    axis.set_yticks(range(len(classes)), classes)
+    show_confusion(axis, counts, lines[0]["classes"], most_numbers=7)
     axis.set_xlabel(f"{run.titles[name]}, {shots} a class", fontsize=7)
     axis.set_ylabel("sent", fontsize=8)
-    if len(classes) <= 7:
-        for row, column in np.ndindex(shares.shape):
-            color = "black" if shares[row, column] > 0.6 else "white"
-            text = f"{100 * shares[row, column]:.0f}"
-            axis.text(column, row, text, ha="center", va="center", fontsize=7, color=color)
 
 
 def _draw_cost(axis: Axes, run: Run, task: str) -> None:

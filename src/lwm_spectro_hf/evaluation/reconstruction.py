@@ -122,19 +122,18 @@ class RidgeRegression:
 
 
 class LinearPredictor(RidgeRegression):
-    """Least squares from the patches around, as far as they are seen, and the mean of what is seen.
+    """Least squares from the patches within eight values, as far as they are seen, and the mean of what is seen.
 
     Patches of more than 8 x 8 values are averaged down to that many before they predict another.
 
     Args:
         config (`LwmSpectroConfig`): Gives the grid.
-        reach (`int`, *optional*): Patches to each side; by default those within eight values.
     """
 
-    def __init__(self, config: LwmSpectroConfig, reach: int | None = None):
+    def __init__(self, config: LwmSpectroConfig):
         super().__init__()
         self.config = config
-        self.reach = max(1, 8 // config.patch_size) if reach is None else reach
+        self.reach = max(1, 8 // config.patch_size)  # patches to each side
 
     def fit(self, batches: Iterable[Batch], ridge: float = 1e-3) -> "LinearPredictor":
         """Fit to batches that training may see, `ridge` times the mean of the diagonal added to it."""

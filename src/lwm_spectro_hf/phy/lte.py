@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from . import lte_coding, lte_control
-from .bits import from_bits
+from .bits import from_bits, slices
 from .ofdm import Numerology, cyclic_prefix_3gpp, modulate
 from .sequences import gold_qpsk, gold_words, m_sequence
 from .traffic import decibels, draw_allocation
@@ -352,8 +352,7 @@ def draw(
     symbol_start = symbol_start.to(device).expand(batch_size, -1)
     if not aligned:
         skipped = integers(samples_per_ms, batch_size)
-        begin = torch.arange(batch_size, device=device) * samples.shape[1] + skipped
-        samples = samples.flatten().unfold(0, num_samples, 1).index_select(0, begin)
+        samples = slices(samples, skipped, num_samples)
         symbol_start = symbol_start - skipped[:, None]
     heard = (symbol_start >= 0) & (symbol_start < num_samples)
     power = torch.linalg.vector_norm(torch.view_as_real(sent.grid), dim=(2, 3)).square()
