@@ -49,7 +49,7 @@ def test_annex_i_check_sequence():
 
 
 def test_annex_i_signal():
-    field = wifi.signal_field(36, 100)
+    field = wifi.signal_field(torch.tensor([5]), torch.tensor([100]))[0]  # 36 Mbit/s is the sixth rate
     coded = wifi_coding.convolutional_code(field)
     assert packed(field) == "b13000"  # table I-7
     assert packed(coded) == "d1a1023e7000"  # table I-8

@@ -1,11 +1,22 @@
 """Integers as bits, and the cyclic redundancy checks that the three standards put behind them."""
 
+from collections.abc import Callable, Hashable
 from functools import cache
 
 import torch
 
 # TS 36.212, clause 5.1.1; TS 38.212, clause 5.1: generator without its highest power, and its degree.
 CRC_3GPP = {"24A": (0x864CFB, 24), "24B": (0x800063, 24), "24C": (0xB2B117, 24), "16": (0x1021, 16)}
+
+
+@cache
+def _kept_on(device: torch.device, table: Callable[..., torch.Tensor], arguments: tuple) -> torch.Tensor:
+    return table(*arguments).to(device)
+
+
+def table_on(device: torch.device, table: Callable[..., torch.Tensor], *arguments: Hashable) -> torch.Tensor:
+    """What `table(*arguments)` gives, made once and kept on the device: to send it there anew would be waited for."""
+    return _kept_on(device, table, arguments)
 
 
 def to_bits(value: torch.Tensor, width: int) -> torch.Tensor:
@@ -69,19 +80,20 @@ def _remainder_table(polynomial: int, width: int, length: int) -> torch.Tensor:
     return to_bits(torch.tensor(remainders[::-1]), width).float()
 
 
-def crc_remainders(polynomial: int, width: int, length: int) -> torch.Tensor:
+def crc_remainders(polynomial: int, width: int, length: int, device: torch.device) -> torch.Tensor:
     """Remainders of x^(length - 1 + width), ..., x^width modulo a generator: what each message bit adds to the parity.
 
     Args:
         polynomial (`int`): Generator without its highest power.
         width (`int`): Its degree.
         length (`int`): Message bits.
+        device (`torch.device`): Of the result.
 
     Returns:
         `torch.Tensor` of shape `(length, width)`, float32, highest power first in both dimensions.
     """
     # The rows of a longer message end in those of a shorter one: one cached table for each power of two.
-    return _remainder_table(polynomial, width, 1 << (length - 1).bit_length())[-length:]
+    return table_on(device, _remainder_table, polynomial, width, 1 << (length - 1).bit_length())[-length:]
 
 
 @cache
@@ -97,24 +109,45 @@ def _shifted_down(polynomial: int, width: int, count: int) -> torch.Tensor:
 def crc(bits: torch.Tensor, kind: str, length: torch.Tensor | None = None) -> torch.Tensor:
     """Parity bits of LTE and 5G (TS 36.212, clause 5.1.1; TS 38.212, clause 5.1).
 
-    Sionna's encoder is built for one length in as many Python steps; here one matrix of remainders serves all lengths.
-
     Args:
         bits (`torch.Tensor` of shape `(..., num_bits)`, uint8): The message.
         kind (`str`): "24A" (transport blocks), "24B" (code blocks), "24C" (5G broadcast and control) or "16".
-        length (`torch.Tensor` of shape `(...,)`, int64, *optional*): How many bits of each row are the message; the
-            others, at the end, must be zero.
+        length (`torch.Tensor` of shape `(...,)`, int64, *optional*): As in [`remainder`].
 
     Returns:
         `torch.Tensor` of shape `(..., 24)`, or 16 for "16", uint8.
     """
-    polynomial, width = CRC_3GPP[kind]
-    remainders = crc_remainders(polynomial, width, bits.shape[-1]).to(bits.device)
+    return remainder(bits, *CRC_3GPP[kind], length)
+
+
+def remainder(
+    bits: torch.Tensor, polynomial: int, width: int, length: torch.Tensor | None = None, ones: bool = False
+) -> torch.Tensor:
+    """Remainders of messages times x^width.
+
+    Sionna's encoder is built for one length in as many Python steps; here one matrix of remainders serves all lengths.
+
+    Args:
+        bits (`torch.Tensor` of shape `(..., num_bits)`, uint8): The message, highest power first.
+        polynomial (`int`): Generator without its highest power.
+        width (`int`): Its degree.
+        length (`torch.Tensor` of shape `(...,)`, int64, *optional*): How many bits of each row are the message; the
+            others, at the end, must be zero.
+        ones (`bool`, *optional*, defaults to `False`): Start the register with ones; messages have at least `width`
+            bits then.
+
+    Returns:
+        `torch.Tensor` of shape `(..., width)`, uint8, highest power first.
+    """
+    remainders = crc_remainders(polynomial, width, bits.shape[-1], bits.device)
     # The sums stay far below 2^24: exact in float32.
-    parity = (bits.float() @ remainders).remainder(2)
+    parity = bits.float() @ remainders
+    if ones:  # it does what complementing the first bits does: it adds their remainders
+        parity = parity + remainders[:width].sum(0)
+    parity = parity.remainder(2)
     if length is not None:
         # Zeros at the end multiplied the message by a power of x: divide by it.
-        down = _shifted_down(polynomial, width, 1 << bits.shape[-1].bit_length()).to(bits.device)
+        down = table_on(bits.device, _shifted_down, polynomial, width, 1 << bits.shape[-1].bit_length())
         steps = (bits.shape[-1] - length)[..., None] + torch.arange(width, device=bits.device)
         matrix = down.index_select(0, steps.flatten()).view(*steps.shape, width)
         parity = (parity[..., None, :] @ matrix)[..., 0, :].remainder(2)

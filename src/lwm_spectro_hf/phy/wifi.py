@@ -4,15 +4,27 @@ Packets are true PPDUs, from preamble and SIGNAL to coded MAC frames with their 
 HT-mixed format, one spatial stream, long guard interval, binary convolutional coding, one frame a packet.
 """
 
-from functools import cache, lru_cache
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
 
 import torch
 
 from . import wifi_frames, wifi_traffic
+from .bits import slices, table_on
 from .ofdm import Numerology, symbols_to_samples
 from .waveform import Waveform
-from .wifi_coding import HT_MODES, LEGACY_MODES, crc, data_field, encode, scrambling_sequence
-from .wifi_traffic import BASIC_RATES, MODES, MODULATIONS, SYMBOL_US
+from .wifi_coding import (
+    HT_MODES,
+    LEGACY_MODES,
+    crc,
+    data_field,
+    data_symbols,
+    encode,
+    integer_bits,
+    scrambling_sequence,
+)
+from .wifi_traffic import BASIC_RATES, MODES, MODULATIONS, SYMBOL_US, preamble_blocks
 
 __all__ = ["MODULATIONS", "NUMEROLOGY", "OCCUPIED_HZ", "draw", "ht_ppdu", "packet_samples", "ppdu"]
 
@@ -24,8 +36,10 @@ _PREFIX = 16
 _LEGACY, _HT = 52, 56  # occupied subcarriers of 802.11a/g and 802.11n
 _WIDTH = _HT
 _HT_SCALE = (_LEGACY / _HT) ** 0.5  # the same transmit power over more subcarriers
-_MAX_SYMBOLS = 4095 // 3 + 1  # after L-SIG, as many as its LENGTH can announce
+_MAX_LENGTH = 4095  # that SIGNAL announces [bytes]
 _SIGNAL_MODE = LEGACY_MODES[6]
+# Kinds of packets: data by mode, acknowledgements by rate.
+_KINDS = (*MODES, *((False, LEGACY_MODES[rate_mbps]) for rate_mbps in BASIC_RATES))
 _LTF_BLOCK = 2  # the first of the two, in the blocks of a packet
 
 # L-STF (eq. 17-6): one subcarrier in four of -24..24; L-LTF (eq. 17-8): all 52 of -26..26, without DC.
@@ -73,50 +87,51 @@ def pilot_polarity() -> torch.Tensor:
     return 1.0 - 2.0 * scrambling_sequence(torch.tensor([127]), 127)[0]
 
 
-def signal_field(rate_mbps: int, length: int) -> torch.Tensor:
+def signal_field(rate: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
     """The bits of SIGNAL: RATE, a reserved zero, LENGTH, even parity and tail (17.3.4).
 
     Args:
-        rate_mbps (`int`): One of the eight rates [Mbit/s].
-        length (`int`): 1 to 4095 bytes.
+        rate (`torch.Tensor` of shape `(batch,)`, int64): Place in `LEGACY_MODES`.
+        length (`torch.Tensor` of shape `(batch,)`, int64): 1 to 4095 bytes.
 
     Returns:
-        `torch.Tensor` of shape `(24,)`, uint8.
-
-    Raises:
-        ValueError: For a length that 12 bits do not hold.
+        `torch.Tensor` of shape `(batch, 24)`, uint8.
     """
-    if not 1 <= length < 1 << 12:
-        raise ValueError(f"A packet has 1 to 4095 bytes, found {length}; split it.")
-    bits = [int(bit) for bit in _RATE_BITS[rate_mbps]] + [0] + [length >> place & 1 for place in range(12)]
-    return torch.tensor([*bits, sum(bits) % 2, *[0] * 6], dtype=torch.uint8)
-
-
-def ht_signal_field(mcs: int, length: int) -> torch.Tensor:
-    """The bits of HT-SIG for 20 MHz, one stream, long guard interval and convolutional coding (19.3.9.4.3).
-
-    Args:
-        mcs (`int`): 0 to 7.
-        length (`int`): Bytes of the PSDU.
-
-    Returns:
-        `torch.Tensor` of shape `(48,)`, uint8.
-    """
-    # MCS and a zero for 20 MHz; length; smoothing recommended, not sounding, a reserved one; then zeros for no
-    # aggregation, STBC, LDPC, short guard interval and extension streams.
-    bits = [mcs >> place & 1 for place in range(8)] + [length >> place & 1 for place in range(16)] + [1] * 3 + [0] * 7
-    field = torch.tensor(bits, dtype=torch.uint8)
-    return torch.cat([field, crc(field, 0x07, 8), field.new_zeros(6)])
+    bits = torch.cat([table_on(rate.device, _rate_bits)[rate], integer_bits(length, 12)], 1)
+    return torch.nn.functional.pad(torch.cat([bits, bits.sum(1, keepdim=True, dtype=torch.uint8) % 2], 1), (0, 6))
 
 
 @cache
-def _pilots(num_carriers: int, first_polarity: int) -> torch.Tensor:
-    """Pilots of successive OFDM symbols, over one period of them, shape `(508, 4)` (17.3.5.10, 19.3.11.10)."""
+def _rate_bits() -> torch.Tensor:
+    """R1 to R4 of each rate and the zero behind them."""
+    return torch.tensor([[*map(int, _RATE_BITS[rate_mbps]), 0] for rate_mbps in LEGACY_MODES], dtype=torch.uint8)
+
+
+def ht_signal_field(mcs: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+    """The bits of HT-SIG for 20 MHz, one stream, long guard interval and convolutional coding (19.3.9.4.3).
+
+    Args:
+        mcs (`torch.Tensor` of shape `(batch,)`, int64): 0 to 7.
+        length (`torch.Tensor` of shape `(batch,)`, int64): Bytes of the PSDU.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, 48)`, uint8.
+    """
+    # MCS and a zero for 20 MHz; length; smoothing recommended, not sounding, a reserved one; then zeros for no
+    # aggregation, STBC, LDPC, short guard interval and extension streams.
+    bits = torch.cat([integer_bits(mcs, 8), integer_bits(length, 16), mcs.new_ones(len(mcs), 3, dtype=torch.uint8)], 1)
+    bits = torch.nn.functional.pad(bits, (0, 7))
+    return torch.nn.functional.pad(torch.cat([bits, crc(bits, 0x07, 8)], 1), (0, 6))
+
+
+@cache
+def _pilots(num_carriers: int) -> torch.Tensor:
+    """Pilots over one period of OFDM symbols, by their number, shape `(508, 4)` (17.3.5.10, 19.3.11.10)."""
     number = torch.arange(4 * 127)
     signs = torch.tensor(_PILOT_SIGNS)
-    # In 802.11n the signs move on by one pilot each symbol.
-    moved = number[:, None] * (num_carriers + len(_PILOTS) == _HT) + torch.arange(4)
-    return signs[moved % 4] * pilot_polarity()[(first_polarity + number) % 127, None]
+    # In 802.11n the signs move on by one pilot each symbol, from the first one of the data on, which has number 3.
+    moved = (number[:, None] - 3) * (num_carriers + len(_PILOTS) == _HT) + torch.arange(4)
+    return signs[moved % 4] * pilot_polarity()[number % 127, None]
 
 
 @cache
@@ -128,62 +143,67 @@ def _carriers(num_carriers: int) -> tuple[list[tuple[int, int]], list[int]]:
     return list(zip([edge, *(place + 1 for place in pilots)], [*pilots, _WIDTH - edge], strict=True)), pilots
 
 
-def _symbols(points: torch.Tensor, first_polarity: int, preamble: torch.Tensor | None = None) -> torch.Tensor:
-    """Points of the data subcarriers to OFDM symbols with pilots (17.3.5.9), behind a preamble where there is one.
+def _symbols(points: torch.Tensor, polarity: int | torch.Tensor) -> torch.Tensor:
+    """Points of the data subcarriers to OFDM symbols with pilots (17.3.5.9).
 
     Args:
-        points (`torch.Tensor` of shape `(batch, num_symbols, num_carriers)`): In 48 or 52 data subcarriers.
-        first_polarity (`int`): Pilot polarity of the first symbol.
-        preamble (`torch.Tensor` of shape `(num_blocks, 56)`, *optional*): The same for all.
+        points (`torch.Tensor` of shape `(..., num_symbols, num_carriers)`): In 48 or 52 data subcarriers.
+        polarity (`int` or `torch.Tensor` of shape `(num_symbols,)`): Number of the pilots of the first symbol, which
+            those of the others follow, or of each.
 
     Returns:
-        `torch.Tensor` of shape `(batch, num_blocks + num_symbols, 56)`.
+        `torch.Tensor` of shape `(..., num_symbols, 56)`.
     """
-    num_symbols, num_carriers = points.shape[1:]
-    start = 0 if preamble is None else len(preamble)
-    packets = points.new_zeros(len(points), start + num_symbols, _WIDTH)
-    if preamble is not None:
-        packets[:, :start] = preamble.to(points.device)
-    grid = packets[:, start:]
+    num_symbols, num_carriers = points.shape[-2:]
+    if isinstance(polarity, int):
+        polarity = polarity + torch.arange(num_symbols, device=points.device)
+    period = table_on(points.device, _pilots, num_carriers)
+    grid = points.new_zeros(*points.shape[:-1], _WIDTH)
     runs, places = _carriers(num_carriers)
     at = 0
     for first, last in runs:
         grid[..., first:last] = points[..., at : at + last - first]
         at += last - first
-    values = _pilots(num_carriers, first_polarity).to(points)
-    values = values.repeat(-(-num_symbols // len(values)), 1)[:num_symbols]
-    for place, value in zip(places, values.T, strict=True):
+    for place, value in zip(places, period[polarity % len(period)].to(points.dtype).mT, strict=True):
         grid[..., place] = value
-    if num_carriers + len(_PILOTS) == _HT:
-        grid *= _HT_SCALE
-    return packets
+    return grid * _HT_SCALE if num_carriers + len(_PILOTS) == _HT else grid
 
 
-@lru_cache(maxsize=4096)  # the packets of all draws share some thousand lengths
-def _legacy_preamble(rate_mbps: int, length: int) -> torch.Tensor:
-    """L-STF, L-LTF and SIGNAL, shape `(5, 56)`; the same blocks begin both kinds of packets."""
+@cache
+def _training() -> torch.Tensor:
+    """L-STF and L-LTF, `(4, 56)`."""
     # The two useful symbols of the L-LTF share one prefix of 32. As blocks of 80 with a prefix of 16, the first one is
     # the symbol a quarter later: a phase on each subcarrier.
     late = long_training_field() * (-1j) ** (NUMEROLOGY.bins(_WIDTH) % 4)
-    training = [short_training_field()] * 2 + [late, long_training_field()]
-    signal = encode(signal_field(rate_mbps, length)[None], _SIGNAL_MODE)
-    return torch.cat([torch.stack(training), _symbols(signal, 0)[0]])
+    return torch.stack([short_training_field(), short_training_field(), late, long_training_field()])
 
 
-@lru_cache(maxsize=4096)
-def _ht_preamble(mcs: int, psdu_length: int) -> torch.Tensor:
-    """The legacy preamble, HT-SIG, HT-STF and HT-LTF, shape `(9, 56)` (19.3.9)."""
-    num_symbols = 4 + HT_MODES[mcs].num_symbols(psdu_length)
-    if num_symbols > _MAX_SYMBOLS:
-        longest = HT_MODES[mcs].num_bytes(_MAX_SYMBOLS - 4)
-        raise ValueError(f"At MCS {mcs} a packet has at most {longest} bytes, found {psdu_length}; split it.")
-    # To stations of 802.11a/g the rest of the packet lasts as long as this many bytes at 6 Mbit/s (10.27.4): three for
-    # each OFDM symbol after L-SIG, less the three of SERVICE and tail.
-    legacy = _legacy_preamble(6, 3 * num_symbols - 3)
+@cache
+def _ht_training() -> torch.Tensor:
+    """HT-STF and HT-LTF, `(2, 56)`."""
+    return torch.stack([short_training_field(), _HT_SCALE * ht_long_training_field()])
+
+
+def _legacy_preamble(rate: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+    """L-STF, L-LTF and SIGNAL, which begin both kinds of packets; see [`signal_field`]. `(batch, 5, 56)`."""
+    signal = _symbols(encode(signal_field(rate, length), _SIGNAL_MODE), 0)
+    return torch.cat([table_on(rate.device, _training).expand(len(rate), -1, -1), signal], 1)
+
+
+def _ht_preamble(mcs: torch.Tensor, num_bytes: torch.Tensor) -> torch.Tensor:
+    """What follows in packets of 802.11n: HT-SIG, HT-STF and HT-LTF (19.3.9). `(batch, 4, 56)`."""
     # BPSK on the imaginary axis tells an HT packet; the pilots stay as they are (19.3.9.4.3).
-    signal = _symbols(1j * encode(ht_signal_field(mcs, psdu_length)[None], _SIGNAL_MODE), 1)[0]
-    training = torch.stack([short_training_field(), _HT_SCALE * ht_long_training_field()])
-    return torch.cat([legacy, signal, training])
+    signal = _symbols(1j * encode(ht_signal_field(mcs, num_bytes), _SIGNAL_MODE), 1)
+    return torch.cat([signal, table_on(mcs.device, _ht_training).expand(len(mcs), -1, -1)], 1)
+
+
+def _announced_bytes(num_symbols: int | torch.Tensor) -> int | torch.Tensor:
+    """LENGTH of SIGNAL in a packet of 802.11n with so many symbols of data (10.27.4).
+
+    To stations of 802.11a/g the rest of the packet lasts as long as this many bytes at 6 Mbit/s: three for each OFDM
+    symbol after L-SIG, less the three of SERVICE and tail.
+    """
+    return 3 * (4 + num_symbols) - 3
 
 
 def ppdu(psdu: torch.Tensor, rate_mbps: int, scrambler_state: torch.Tensor) -> torch.Tensor:
@@ -204,8 +224,12 @@ def ppdu(psdu: torch.Tensor, rate_mbps: int, scrambler_state: torch.Tensor) -> t
     if rate_mbps not in LEGACY_MODES:
         known = ", ".join(map(str, LEGACY_MODES))
         raise ValueError(f"802.11a/g has no rate of {rate_mbps} Mbit/s; expected one of {known}.")
-    preamble = _legacy_preamble(rate_mbps, psdu.shape[1])
-    return _symbols(data_field(psdu, LEGACY_MODES[rate_mbps], scrambler_state), 1, preamble)
+    length = psdu.shape[1]
+    if not 1 <= length <= _MAX_LENGTH:
+        raise ValueError(f"A packet has 1 to {_MAX_LENGTH} bytes, found {length}; split it.")
+    rate = torch.full_like(scrambler_state, list(LEGACY_MODES).index(rate_mbps))
+    data = _symbols(data_field(psdu, LEGACY_MODES[rate_mbps], scrambler_state), 1)
+    return torch.cat([_legacy_preamble(rate, torch.full_like(rate, length)), data], 1)
 
 
 def ht_ppdu(psdu: torch.Tensor, mcs: int, scrambler_state: torch.Tensor) -> torch.Tensor:
@@ -226,7 +250,14 @@ def ht_ppdu(psdu: torch.Tensor, mcs: int, scrambler_state: torch.Tensor) -> torc
     """
     if not 0 <= mcs < len(HT_MODES):
         raise ValueError(f"A single stream of 802.11n has MCS 0 to {len(HT_MODES) - 1}, found {mcs}.")
-    return _symbols(data_field(psdu, HT_MODES[mcs], scrambler_state), 3, _ht_preamble(mcs, psdu.shape[1]))
+    mode, length = HT_MODES[mcs], psdu.shape[1]
+    announced = _announced_bytes(mode.num_symbols(length))
+    if announced > _MAX_LENGTH:
+        longest = mode.num_bytes((_MAX_LENGTH + 3) // 3 - 4)
+        raise ValueError(f"At MCS {mcs} a packet has at most {longest} bytes, found {length}; split it.")
+    rate, scheme, num_bytes = (torch.full_like(scrambler_state, value) for value in (0, mcs, length))
+    preamble = [_legacy_preamble(rate, torch.full_like(rate, announced)), _ht_preamble(scheme, num_bytes)]
+    return torch.cat([*preamble, _symbols(data_field(psdu, mode, scrambler_state), 3)], 1)
 
 
 def packet_samples(grid: torch.Tensor) -> torch.Tensor:
@@ -238,8 +269,13 @@ def packet_samples(grid: torch.Tensor) -> torch.Tensor:
     Returns:
         `torch.Tensor` of shape `(batch, 80 * num_blocks)`, complex64.
     """
+    return _block_samples(grid).flatten(1)
+
+
+def _block_samples(grid: torch.Tensor) -> torch.Tensor:
+    """The same of single blocks, `(..., 56)` to `(..., 80)`."""
     useful = symbols_to_samples(grid, NUMEROLOGY)
-    return torch.cat([useful[..., -_PREFIX:], useful], -1).flatten(1)
+    return torch.cat([useful[..., -_PREFIX:], useful], -1)
 
 
 def draw(
@@ -290,64 +326,24 @@ def draw(
     heard = (exchanges.blocks > 0) & (exchanges.start_us < num_us)
     heard &= exchanges.start_us + SYMBOL_US * exchanges.blocks > 0
 
-    # One call codes all packets of one mode and length, and one all acknowledgements of a rate.
-    num_lengths = len(links.lengths)
-    data_kind = links.mode[:, None] * num_lengths + exchanges.length
-    ack_kind = (len(MODES) * num_lengths + links.ack)[:, None].expand_as(data_kind)
-    packets = heard.flatten().nonzero()[:, 0]
-    kind, order = torch.stack([data_kind, ack_kind], -1).flatten()[packets].sort(stable=True)
-    packets = packets[order]
-    row, exchange = packets // heard[0].numel(), packets % heard[0].numel() // 2
-    start_us = exchanges.start_us.flatten()[packets]
-
-    addresses = integers(0, 256, batch_size, 2, 6, dtype=torch.uint8)
-    addresses[..., 0] = addresses[..., 0] & 0xFC | 0x02  # of one station, and locally administered (IEEE 802, 8.2)
-    transmitter = addresses[row, 1]
-    receiver = torch.where((links.ack >= 0)[:, None], addresses[:, 0], 0xFF)[row]
-    sequence = integers(0, 4096, batch_size)[row] + exchange
-    reserved_us = exchanges.reserved_us[row, exchange]
-    state = integers(1, 128, len(packets))
-
+    packets = _draw_packets(links, exchanges, heard, generator)
     # Of those rows that are apart, answers have rows of their own behind all others.
     num_rows = batch_size * (1 if apart is None else 2)
+    line = packets.row if apart is None else packets.row + batch_size * (apart[packets.row] & ~packets.is_data)
     timeline = torch.zeros(num_rows * num_us + 1, _SAMPLES_PER_US, dtype=torch.complex64, device=device)
     energy, used, data = torch.zeros(3, batch_size, device=device)  # resource elements in use, and their power
-    end = 0
-    for number, count in enumerate(torch.bincount(kind, minlength=len(MODES) * num_lengths + 3).tolist()):
-        if not count:
-            continue
-        here = slice(end, end + count)
-        end += count
-        which, length = divmod(number, num_lengths)
-        if which < len(MODES):
-            high_throughput, mode = MODES[which]
-            # Drawn eight octets at a time: it is the number of draws that takes the time.
-            words = integers(-(2**63), 2**63 - 1, count, -(-links.lengths[length] // 8))
-            payload = words.view(torch.uint8)[:, : links.lengths[length]]
-            frames = wifi_frames.data_frame(
-                receiver[here], transmitter[here], sequence[here], reserved_us[here], payload, high_throughput
-            )
-        else:
-            high_throughput, mode = False, LEGACY_MODES[BASIC_RATES[length]]
-            frames = wifi_frames.ack_frame(transmitter[here])
-        modulate, name = (ht_ppdu, HT_MODES.index(mode)) if high_throughput else (ppdu, round(mode.rate_mbps))
-        grid = modulate(frames, name, state[here])
-
+    # One call codes all packets of one mode, and one or two the preambles of all.
+    for blocks, packet, number, num_carriers in _blocks(packets):
         # Microseconds that the timeline does not hold go to one place behind it.
-        place = start_us[here, None] + torch.arange(SYMBOL_US * grid.shape[1], device=device)
+        place = (packets.start_us[packet] + SYMBOL_US * number)[:, None] + torch.arange(SYMBOL_US, device=device)
         inside = (place >= 0) & (place < num_us)
-        line = row[here]
-        if apart is not None and which >= len(MODES):
-            line = line + batch_size * apart[line]
-        place = torch.where(inside, line[:, None] * num_us + place, len(timeline) - 1)
-        timeline.index_copy_(0, place.flatten(), packet_samples(grid).view(-1, _SAMPLES_PER_US))
-        share = inside.view(count, -1, SYMBOL_US).float().mean(-1)
-        power = torch.linalg.vector_norm(torch.view_as_real(grid), dim=(2, 3)).square()
-        energy.index_add_(0, row[here], (share * power).sum(1))
-        used.index_add_(0, row[here], share @ (grid[0] != 0).float().sum(1))
-        if which < len(MODES):
-            symbols = share[:, wifi_traffic.preamble_blocks(high_throughput) :].sum(1)
-            data.index_add_(0, row[here], symbols * mode.num_carriers)
+        place = torch.where(inside, line[packet, None] * num_us + place, len(timeline) - 1)
+        timeline.index_copy_(0, place.flatten(), _block_samples(blocks).view(-1, _SAMPLES_PER_US))
+        share, row = inside.float().mean(1), packets.row[packet]
+        power = torch.linalg.vector_norm(torch.view_as_real(blocks), dim=(1, 2)).square()
+        energy.index_add_(0, row, share * power)
+        used.index_add_(0, row, share * (blocks != 0).sum(1))
+        data.index_add_(0, row, share * packets.is_data[packet] * num_carriers)
 
     all_elements = num_us / SYMBOL_US * _WIDTH
     samples = timeline[:-1].view(num_rows, -1)[:, skipped : skipped + num_samples]
@@ -379,6 +375,134 @@ def draw(
         },
         answers=None if apart is None else samples[batch_size:],
     )
+
+
+@dataclass
+class _Packets:
+    """Packets that can be heard, in the order of `_KINDS`: data by their modes, then acknowledgements by their rates.
+
+    Attributes:
+        counts (`list[int]`): Of each of `_KINDS`.
+        row (`torch.Tensor` of shape `(num_packets,)`): Whose they are.
+        start_us (`torch.Tensor` of shape `(num_packets,)`): When they begin [µs].
+        num_symbols (`torch.Tensor` of shape `(num_packets,)`): OFDM symbols of data.
+        psdu (`torch.Tensor` of shape `(num_packets, width)`, uint8): MAC frames, zero behind the end of each.
+        num_bytes (`torch.Tensor` of shape `(num_packets,)`): Their lengths.
+        scrambler_state (`torch.Tensor` of shape `(num_packets,)`): 1 to 127.
+    """
+
+    counts: list[int]
+    row: torch.Tensor
+    start_us: torch.Tensor
+    num_symbols: torch.Tensor
+    psdu: torch.Tensor
+    num_bytes: torch.Tensor
+    scrambler_state: torch.Tensor
+
+    @cached_property
+    def is_data(self) -> torch.Tensor:
+        """`torch.Tensor` of shape `(num_packets,)`, bool: Not an acknowledgement."""
+        return torch.arange(len(self.row), device=self.row.device) < sum(self.counts[: len(MODES)])
+
+
+def _draw_packets(
+    links: wifi_traffic.Links, exchanges: wifi_traffic.Exchanges, heard: torch.Tensor, generator: torch.Generator
+) -> _Packets:
+    """Draws who sends what to whom in those packets `(batch, num_exchanges, 2)` that are `heard`."""
+    device, batch_size = heard.device, len(heard)
+
+    def integers(low: int, high: int, *shape: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
+        return torch.randint(low, high, shape, generator=generator, device=device, dtype=dtype)
+
+    # Within a kind by their lengths, too.
+    num_lengths = len(links.lengths)
+    data_order = links.mode[:, None] * num_lengths + exchanges.length
+    ack_order = ((len(MODES) + links.ack) * num_lengths)[:, None].expand_as(data_order)
+    packets = heard.flatten().nonzero()[:, 0]
+    order, places = torch.stack([data_order, ack_order], -1).flatten()[packets].sort(stable=True)
+    packets = packets[places]
+    counts = torch.bincount(order // num_lengths, minlength=len(_KINDS)).tolist()
+    num_legacy, num_data = sum(counts[: len(LEGACY_MODES)]), sum(counts[: len(MODES)])
+    row, exchange = packets // heard[0].numel(), packets % heard[0].numel() // 2
+
+    addresses = integers(0, 256, batch_size, 2, 6, dtype=torch.uint8)
+    addresses[..., 0] = addresses[..., 0] & 0xFC | 0x02  # of one station, and locally administered (IEEE 802, 8.2)
+    transmitter = addresses[row, 1]
+    receiver = torch.where((links.ack >= 0)[:, None], addresses[:, 0], 0xFF)[row]
+    sequence = integers(0, 4096, batch_size)[row] + exchange
+    reserved_us = exchanges.reserved_us[row, exchange]
+    state = integers(1, 128, len(packets))
+
+    body_bytes = torch.tensor(links.lengths, device=device)[order[:num_data] % num_lengths]
+    # Drawn eight octets at a time: it is the number of draws that takes the time.
+    words, longest = (body_bytes + 7) // 8, max(links.lengths)
+    octets = integers(-(2**63), 2**63 - 1, int(words.sum()))
+    octets = torch.nn.functional.pad(octets, (0, -(-longest // 8))).view(torch.uint8)
+    body = slices(octets[None], 8 * (words.cumsum(0) - words)[None], longest)[0]
+    body *= torch.arange(longest, device=device) < body_bytes[:, None]
+    fields, width = (receiver, transmitter, sequence, reserved_us, body), longest + wifi_frames.overhead_bytes(True)
+    frames, num_bytes = [], []
+    for part, newer in ((slice(num_legacy), False), (slice(num_legacy, num_data), True)):
+        frames.append(wifi_frames.data_frame(*(field[:num_data][part] for field in fields), newer, body_bytes[part]))
+        num_bytes.append(body_bytes[part] + wifi_frames.overhead_bytes(newer))
+    frames.append(wifi_frames.ack_frame(transmitter[num_data:]))
+    num_bytes.append(torch.full_like(row[num_data:], wifi_frames.ACK_BYTES))
+    preamble = torch.full_like(row, preamble_blocks(False))
+    preamble[num_legacy:num_data] = preamble_blocks(True)
+    return _Packets(
+        counts=counts,
+        row=row,
+        start_us=exchanges.start_us.flatten()[packets],
+        num_symbols=exchanges.blocks.flatten()[packets] - preamble,
+        psdu=torch.cat([torch.nn.functional.pad(frame, (0, width - frame.shape[1])) for frame in frames]),
+        num_bytes=torch.cat(num_bytes),
+        scrambler_state=state,
+    )
+
+
+def _blocks(packets: _Packets) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]]:
+    """Parts of packets, as blocks of 80 samples.
+
+    Yields:
+        `tuple`: The blocks, `(num_blocks, 56)`; the packet of each, and the number that it has there, both
+        `(num_blocks,)`; and on how many subcarriers they carry data.
+    """
+    counts = packets.counts
+    everyone = torch.arange(len(packets.row), device=packets.row.device)
+    newer = everyone[sum(counts[: len(LEGACY_MODES)]) : sum(counts[: len(MODES)])]
+    kind = torch.tensor(range(len(_KINDS)), device=everyone.device).repeat_interleave(
+        torch.tensor(counts, device=everyone.device), output_size=len(everyone)
+    )
+
+    def preambles(blocks: torch.Tensor, packet: torch.Tensor, first: int) -> tuple:
+        each = blocks.shape[1]
+        number = first + torch.arange(each, device=packet.device).repeat(len(packet))
+        return blocks.flatten(0, 1), packet.repeat_interleave(each), number, 0
+
+    # What the legacy preamble of 802.11n announces is at 6 Mbit/s.
+    rate = table_on(everyone.device, _legacy_rates)[kind]
+    length = packets.num_bytes.index_copy(0, newer, _announced_bytes(packets.num_symbols[newer]))
+    if len(everyone):
+        yield preambles(_legacy_preamble(rate, length), everyone, 0)
+    if len(newer):
+        mcs = kind[newer] - len(LEGACY_MODES)
+        yield preambles(_ht_preamble(mcs, packets.num_bytes[newer]), newer, preamble_blocks(False))
+    end = 0
+    for (high_throughput, mode), count in zip(_KINDS, counts, strict=True):
+        here, end = slice(end, end + count), end + count
+        if count:
+            points, packet, number = data_symbols(
+                packets.psdu[here], packets.num_bytes[here], mode, packets.scrambler_state[here]
+            )
+            blocks = _symbols(points, number + (3 if high_throughput else 1))
+            yield blocks, packet + here.start, number + preamble_blocks(high_throughput), mode.num_carriers
+
+
+@cache
+def _legacy_rates() -> torch.Tensor:
+    """Of each of `_KINDS` the place in `LEGACY_MODES` of the rate that its first preamble announces."""
+    basic = [list(LEGACY_MODES).index(rate_mbps) for rate_mbps in BASIC_RATES]
+    return torch.tensor([*range(len(LEGACY_MODES)), *[0] * len(HT_MODES), *basic])
 
 
 def _symbol_starts(exchanges: wifi_traffic.Exchanges, heard: torch.Tensor, num_us: int) -> torch.Tensor:

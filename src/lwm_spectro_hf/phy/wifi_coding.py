@@ -10,10 +10,11 @@ from functools import cache, cached_property
 
 import torch
 
-from .bits import crc_remainders
+from .bits import remainder, table_on
 from .sequences import CONSTELLATION_ORDERS, m_sequence
 
 SERVICE_BITS, TAIL_BITS = 16, 6  # 17.3.5.2 and 17.3.5.3
+_MEMORY = 6  # of the convolutional encoder [bits]
 # Which bits of the two encoder outputs are sent, A then B, over one period (17.3.5.6; 5/6: 19.3.11.6).
 _PUNCTURING = {
     Fraction(1, 2): ("1", "1"),
@@ -98,8 +99,8 @@ def bytes_to_bits(octets: torch.Tensor) -> torch.Tensor:
         `torch.Tensor` of shape `(..., 8 * num_bytes)`, uint8.
     """
     # Each octet looks up one word of eight bytes.
-    words = _octet_bits().to(octets.device).view(torch.int64)[:, 0].index_select(0, octets.flatten().int())
-    return words.view(torch.uint8).view(*octets.shape[:-1], -1)
+    words = table_on(octets.device, _octet_bits).view(torch.int64)[:, 0].index_select(0, octets.flatten().int())
+    return words.view(torch.uint8).view(*octets.shape[:-1], 8 * octets.shape[-1])
 
 
 @cache
@@ -113,7 +114,7 @@ def integer_bits(values: torch.Tensor, width: int) -> torch.Tensor:
     return ((values[..., None] >> places) & 1).to(torch.uint8)
 
 
-def crc(bits: torch.Tensor, polynomial: int, width: int) -> torch.Tensor:
+def crc(bits: torch.Tensor, polynomial: int, width: int, length: torch.Tensor | None = None) -> torch.Tensor:
     """Cyclic redundancy check with a register started with ones and sent complemented, highest power first.
 
     With 0x04C11DB7 and 32 bits it is the FCS of a MAC frame (9.2.4.8), with 0x07 and 8 bits the check of HT-SIG
@@ -123,14 +124,12 @@ def crc(bits: torch.Tensor, polynomial: int, width: int) -> torch.Tensor:
         bits (`torch.Tensor` of shape `(..., num_bits)`, uint8): What is protected; at least `width` bits.
         polynomial (`int`): Generator without its highest power.
         width (`int`): Degree of the generator.
+        length (`torch.Tensor` of shape `(...,)`, int64, *optional*): As in [`~phy.bits.remainder`].
 
     Returns:
         `torch.Tensor` of shape `(..., width)`, uint8.
     """
-    remainders = crc_remainders(polynomial, width, bits.shape[-1]).to(bits.device)
-    # A register started with ones does what complementing the first bits does: it adds their remainders.
-    sums = bits.float() @ remainders + remainders[:width].sum(0)
-    return 1 - (sums % 2).to(torch.uint8)
+    return 1 - remainder(bits, polynomial, width, length, ones=True)
 
 
 @cache
@@ -162,7 +161,7 @@ def scrambling_sequence(state: torch.Tensor, length: int) -> torch.Tensor:
     # Only on a CPU: on other devices the answer would have to be waited for.
     if state.device.type == "cpu" and bool(((state < 1) | (state > 127)).any()):
         raise ValueError(f"Scrambler states go from 1 to 127, found {state.tolist()}; zero would scramble nothing.")
-    return _scrambler_periods().to(state.device)[state].repeat(1, -(-length // 127))[:, :length]
+    return table_on(state.device, _scrambler_periods)[state].repeat(1, -(-length // 127))[:, :length]
 
 
 def convolutional_code(bits: torch.Tensor) -> torch.Tensor:
@@ -176,13 +175,17 @@ def convolutional_code(bits: torch.Tensor) -> torch.Tensor:
     Returns:
         `torch.Tensor` of shape `(..., 2 * num_bits)`, uint8: A and B in turn.
     """
-    num_bits = bits.shape[-1]
-    padded = torch.nn.functional.pad(bits, (6, 0))
+    return _convolved(torch.nn.functional.pad(bits, (_MEMORY, 0)))
+
+
+def _convolved(bits: torch.Tensor) -> torch.Tensor:
+    """The same, of bits with the six before them ahead, `(..., 6 + num_bits)`."""
+    num_bits = bits.shape[-1] - _MEMORY
 
     def delayed(delay: int) -> torch.Tensor:
-        return padded[..., 6 - delay : 6 - delay + num_bits]
+        return bits[..., _MEMORY - delay : _MEMORY - delay + num_bits]
 
-    common = bits ^ delayed(2) ^ delayed(3) ^ delayed(6)
+    common = delayed(0) ^ delayed(2) ^ delayed(3) ^ delayed(6)
     return torch.stack([common ^ delayed(5), common ^ delayed(1)], -1).flatten(-2)
 
 
@@ -269,13 +272,19 @@ def encode(bits: torch.Tensor, mode: Mode) -> torch.Tensor:
     Returns:
         `torch.Tensor` of shape `(batch, num_symbols, mode.num_carriers)`, complex64.
     """
-    # With one OFDM symbol a column, puncturing and interleaving move whole rows.
-    coded = convolutional_code(bits).view(-1, 2 * mode.data_bits).T.contiguous()
-    index = torch.zeros((), dtype=torch.uint8, device=bits.device)
-    for place, positions in enumerate(_symbol_bits(mode).to(bits.device)):
+    coded = convolutional_code(bits).view(-1, 2 * mode.data_bits)
+    return _mapped(coded, mode).view(len(bits), bits.shape[1] // mode.data_bits, mode.num_carriers)
+
+
+def _mapped(coded: torch.Tensor, mode: Mode) -> torch.Tensor:
+    """Encoder bits of each OFDM symbol, `(num_symbols, 2 * mode.data_bits)`, to its points."""
+    # With one symbol a column, puncturing and interleaving move whole rows.
+    coded = coded.T.contiguous()
+    index = torch.zeros((), dtype=torch.uint8, device=coded.device)
+    for place, positions in enumerate(table_on(coded.device, _symbol_bits, mode)):
         index = index | coded.index_select(0, positions) << place
-    points = constellation(mode.modulation).to(bits.device).index_select(0, index.T.flatten().int())
-    return points.view(len(bits), -1, mode.num_carriers)
+    points = table_on(coded.device, constellation, mode.modulation).index_select(0, index.T.flatten().int())
+    return points.view(-1, mode.num_carriers)
 
 
 def data_field(psdu: torch.Tensor, mode: Mode, scrambler_state: torch.Tensor) -> torch.Tensor:
@@ -289,11 +298,34 @@ def data_field(psdu: torch.Tensor, mode: Mode, scrambler_state: torch.Tensor) ->
     Returns:
         `torch.Tensor` of shape `(batch, num_symbols, mode.num_carriers)`, complex64.
     """
-    bits = bytes_to_bits(psdu)
-    num_bits = mode.num_symbols(psdu.shape[1]) * mode.data_bits
-    tail = SERVICE_BITS + bits.shape[1]
+    num_bytes = torch.full_like(scrambler_state, psdu.shape[1])
+    return data_symbols(psdu, num_bytes, mode, scrambler_state)[0].view(len(psdu), -1, mode.num_carriers)
+
+
+def data_symbols(
+    psdu: torch.Tensor, num_bytes: torch.Tensor, mode: Mode, scrambler_state: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """[`data_field`] of packets of unlike lengths, all their OFDM symbols one after the other.
+
+    Args:
+        psdu (`torch.Tensor` of shape `(batch, width)`, uint8): MAC frames; zero behind the end of each.
+        num_bytes (`torch.Tensor` of shape `(batch,)`, int64): Their lengths.
+        mode ([`Mode`]): Modulation and coding.
+        scrambler_state (`torch.Tensor` of shape `(batch,)`, int64): 1 to 127.
+
+    Returns:
+        `tuple`: points `(num_symbols, mode.num_carriers)`, complex64; the packet of each symbol, and the number that
+        it has there, both `(num_symbols,)`.
+    """
+    device, size = psdu.device, mode.data_bits
+    most = mode.num_symbols(psdu.shape[1])
     # SERVICE bits are zeros: the receiver reads the state of the scrambler from the first seven.
-    scrambled = torch.nn.functional.pad(bits, (SERVICE_BITS, num_bits - tail))
-    scrambled ^= scrambling_sequence(scrambler_state, num_bits)
-    scrambled[:, tail : tail + TAIL_BITS] = 0  # six true zeros return the encoder to its zero state (17.3.5.3)
-    return encode(scrambled, mode)
+    bits = torch.nn.functional.pad(bytes_to_bits(psdu), (SERVICE_BITS, most * size - SERVICE_BITS - 8 * psdu.shape[1]))
+    bits ^= scrambling_sequence(scrambler_state, most * size)
+    # Six true zeros return the encoder to its zero state (17.3.5.3).
+    tail = SERVICE_BITS + 8 * num_bytes[:, None] + torch.arange(TAIL_BITS, device=device)
+    bits.scatter_(1, tail, 0)
+    count = -((SERVICE_BITS + 8 * num_bytes + TAIL_BITS) // -size)
+    packet, number = (torch.arange(most, device=device) < count[:, None]).nonzero(as_tuple=True)
+    windows = torch.nn.functional.pad(bits, (_MEMORY, 0)).unfold(1, _MEMORY + size, size)
+    return _mapped(_convolved(windows[packet, number]), mode), packet, number

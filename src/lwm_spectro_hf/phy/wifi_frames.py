@@ -18,19 +18,25 @@ def overhead_bytes(qos: bool) -> int:
     return _HEADER_BYTES + _QOS_BYTES * qos + _FCS_BYTES
 
 
-def mpdu(frame: torch.Tensor) -> torch.Tensor:
+def mpdu(frame: torch.Tensor, num_bytes: torch.Tensor | None = None) -> torch.Tensor:
     """Append the frame check sequence (9.2.4.8).
 
     Args:
-        frame (`torch.Tensor` of shape `(batch, num_bytes)`, uint8): MAC header and frame body.
+        frame (`torch.Tensor` of shape `(batch, width)`, uint8): MAC header and frame body.
+        num_bytes (`torch.Tensor` of shape `(batch,)`, int64, *optional*): How long each is, if not as wide as all;
+            the bytes behind it must be zero.
 
     Returns:
-        `torch.Tensor` of shape `(batch, num_bytes + 4)`, uint8.
+        `torch.Tensor` of shape `(batch, width + 4)`, uint8.
     """
-    bits = crc(bytes_to_bits(frame), _FCS_POLYNOMIAL, 32).unflatten(-1, (_FCS_BYTES, 8))
+    length = None if num_bytes is None else 8 * num_bytes
+    bits = crc(bytes_to_bits(frame), _FCS_POLYNOMIAL, 32, length).unflatten(-1, (_FCS_BYTES, 8))
     # The highest power is sent first, and so it is the least significant bit of the first octet.
     fcs = (bits << torch.arange(8, dtype=torch.uint8, device=bits.device)).sum(-1, dtype=torch.uint8)
-    return torch.cat([frame, fcs], -1)
+    if num_bytes is None:
+        return torch.cat([frame, fcs], -1)
+    places = num_bytes[:, None] + torch.arange(_FCS_BYTES, device=frame.device)
+    return torch.nn.functional.pad(frame, (0, _FCS_BYTES)).scatter_(1, places, fcs)
 
 
 def _octets(values: torch.Tensor, num_bytes: int) -> torch.Tensor:
@@ -45,6 +51,7 @@ def data_frame(
     duration_us: torch.Tensor,
     payload: torch.Tensor,
     qos: bool = False,
+    num_bytes: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Data frames of an access point that is also the source (9.3.2.1), with FCS.
 
@@ -55,6 +62,7 @@ def data_frame(
         duration_us (`torch.Tensor` of shape `(batch,)`, int64): For how long the medium stays reserved [µs].
         payload (`torch.Tensor` of shape `(batch, num_bytes)`, uint8): Frame body.
         qos (`bool`, *optional*, defaults to `False`): With a QoS Control field, as between 802.11n stations.
+        num_bytes (`torch.Tensor` of shape `(batch,)`, int64, *optional*): Of each body, as in [`mpdu`].
 
     Returns:
         `torch.Tensor` of shape `(batch, 28 + num_bytes)`, uint8, or two more with QoS.
@@ -65,7 +73,8 @@ def data_frame(
     quality[:, :1] = torch.where(receiver[:, :1] & 1 == 1, _NO_ACK, 0)
     addresses = [receiver, transmitter, transmitter]
     numbers = _octets(sequence % 4096 << 4, 2)
-    return mpdu(torch.cat([control, _octets(duration_us, 2), *addresses, numbers, quality, payload], -1))
+    header = torch.cat([control, _octets(duration_us, 2), *addresses, numbers, quality], -1)
+    return mpdu(torch.cat([header, payload], -1), None if num_bytes is None else header.shape[1] + num_bytes)
 
 
 def ack_frame(receiver: torch.Tensor) -> torch.Tensor:
