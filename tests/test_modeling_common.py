@@ -326,6 +326,17 @@ def test_a_loss_of_labels_alone_gives_the_router_no_gradient(num_experts_per_sam
     assert model.classifier.out_proj.weight.grad.abs().max() > 0
 
 
+def test_a_resolution_that_half_precision_does_not_hold_is_no_unknown_one():
+    model = build("moe-classification-fourier")
+    inputs, resolution = inputs_for(model), torch.tensor([[6.4e-6, 156_250.0]] * 4)
+    told = model(**inputs, resolution=resolution).router_logits
+    assert not torch.equal(told, model(**inputs).router_logits)
+    with pytest.raises(ValueError, match="`resolution` has infinite values: half precision"):
+        model(**inputs, resolution=resolution.half())
+    with pytest.raises(ValueError, match="`expert_index` has 7, but there are"):
+        model.lwm_spectro_moe(**inputs, expert_index=torch.tensor([0, 7, 0, 0]))
+
+
 @pytest.mark.parametrize("unknown", [-1, -100])
 def test_rows_whose_label_is_unknown_are_left_out_of_its_loss(unknown):
     model = build("moe-classification")

@@ -363,7 +363,7 @@ class LwmSpectroMoEModel(LwmSpectroMoEPreTrainedModel):
 
         Raises:
             `ValueError`: If hidden states or attentions are asked for, which rows of one expert alone have in common,
-                or an expert that there is not.
+                or an expert that there is not; or if a resolution is infinite.
         """
         refuse_recordings(kwargs)
         check_shape(input_values, self.config.expert_config)
@@ -371,6 +371,11 @@ class LwmSpectroMoEModel(LwmSpectroMoEPreTrainedModel):
             raise ValueError(
                 f"`expert_index` has {int(expert_index.max())}, but there are {self.config.num_experts} experts "
                 f"({', '.join(self.config.expert_names)}), counted from 0."
+            )
+        if resolution is not None and resolution.isinf().any():
+            raise ValueError(
+                "`resolution` has infinite values: half precision holds no number of Hz above 65,504. Cast "
+                "`input_values` alone, and leave `resolution` in float32."
             )
         router_logits = self.router(input_values, resolution)
         if expert_index is None:
