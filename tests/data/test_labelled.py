@@ -129,7 +129,7 @@ def test_iq_becomes_the_spectrograms_of_the_extractor(tmp_path, noise):
     ("columns", "receivers", "blind"),
     [
         (("iq",), None, True),
-        (("input_values",), None, False),
+        (("input_values",), None, True),
         (("iq",), ["synchronous"] * 4, False),
         (("input_values",), ["blind"] * 4, True),
         (("input_values", "iq"), ["blind", "listening"] * 2, False),
@@ -146,6 +146,27 @@ def test_what_was_heard_blindly_is_known(columns, receivers, blind):
         tables.append(tables[0].cast_column("receiver", datasets.ClassLabel(names=list(RECEIVERS))))
     for kind in tables:
         assert LabelledSpectrograms(kind, np.arange(4), np.zeros(4, int), extractor).is_blind == blind
+
+
+def test_a_row_that_makes_no_spectrogram_is_named(tmp_path):
+    iq = [np.ones((64, 2), np.float32).tolist() for _ in range(6)]
+    iq[2][5] = [float("nan"), 0.0]
+    iq[4] = iq[4][:10]
+    table = Dataset.from_dict({"iq": iq, "sampling_rate": [1e6] * 6})
+    extractor = SpectrogramFeatureExtractor(num_frames=4, num_freq_bins=8, fft_size=8)
+    rows = LabelledSpectrograms(table, np.array([5, 2, 4, 0]), np.zeros(4, int), extractor)
+    with pytest.raises(TaskError, match="Row 2 makes no spectrogram: it has 1 sample"):
+        rows.__getitems__([0, 1, 3])
+    with pytest.raises(TaskError, match="Row 4 makes no spectrogram: .*too short"):
+        rows.__getitems__([2, 3])
+    assert rows.__getitems__([0, 3])["input_values"].shape == (2, 1, 4, 8)
+
+
+def test_who_sends_may_be_the_label(tmp_path):
+    data = write(tmp_path, train=rows(user=[f"radio {row % 2}" for row in range(40)]))
+    task = load_task(data, "user")
+    assert task.labels == ["radio 0", "radio 1"]
+    assert set(task.train.labels.tolist()) == set(task.test.labels.tolist()) == {0, 1}
 
 
 def test_what_makes_no_task_says_why(tmp_path):

@@ -22,7 +22,7 @@ class TaskError(ValueError):
 
 def _is_blind(table: Dataset, rows: np.ndarray) -> bool:
     if "receiver" not in table.column_names:
-        return "input_values" not in table.column_names
+        return True
     names = getattr(table.features["receiver"], "names", RECEIVERS)
     found = {value if isinstance(value, str) else names[value] for value in set(table.select(rows)["receiver"])}
     return not found & set(SYMBOL_RECEIVERS)
@@ -38,8 +38,8 @@ class LabelledSpectrograms(torch.utils.data.Dataset):
         extractor ([`SpectrogramFeatureExtractor`], *optional*): Of the checkpoint; `iq` needs it.
 
     Attributes:
-        is_blind (`bool`): Whether no frame is a symbol, as of a receiver that does not look for symbols: by the column
-            `receiver`, or else wherever there are samples instead of spectrograms.
+        is_blind (`bool`): Whether no frame is a symbol, as of a receiver that does not look for symbols: unless the
+            column `receiver` says "synchronous" or "listening".
 
     Raises:
         TaskError: If the table has neither column, or one that cannot be made a spectrogram of.
@@ -73,7 +73,7 @@ class LabelledSpectrograms(torch.utils.data.Dataset):
 
     def __getitems__(self, places: Sequence[int]) -> dict[str, torch.Tensor]:
         batch = self._table[self.rows[places].tolist()]
-        inputs = self._inputs(batch)
+        inputs = self._inputs(batch, self.rows[places])
         values = inputs["input_values"]
         finite = values.flatten(1).isfinite().all(1)
         if not finite.all():
@@ -81,7 +81,7 @@ class LabelledSpectrograms(torch.utils.data.Dataset):
             raise TaskError(f"The spectrogram of row {row} holds values that are NaN or infinite: build it again.")
         return {**inputs, "labels": self.labels[places]}
 
-    def _inputs(self, batch: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    def _inputs(self, batch: dict[str, np.ndarray], numbers: np.ndarray) -> dict[str, torch.Tensor]:
         """What a model takes: spectrograms, float32, and their resolution where the data says it."""
         if "input_values" in batch:
             return {
@@ -90,18 +90,35 @@ class LabelledSpectrograms(torch.utils.data.Dataset):
             }
         samples, places_at = [], {}  # places of the rows that were recorded at each rate
         for place, iq in enumerate(batch["iq"]):
-            iq = np.asarray(iq, np.float32)
+            iq = np.asarray([] if iq is None else iq, np.float32)
             if iq.ndim != 2 or iq.shape[1] != 2:
-                raise TaskError(f"A row of `iq` has shape {iq.shape}; expected (num_samples, 2), which are I and Q.")
+                raise TaskError(
+                    f"`iq` of row {numbers[place]} has shape {iq.shape}; expected (num_samples, 2), which are I and Q."
+                )
             samples.append(np.ascontiguousarray(iq).view(np.complex64)[:, 0])
-            rate = float(batch["sampling_rate"][place]) if "sampling_rate" in batch else None
+            rate = batch["sampling_rate"][place] if "sampling_rate" in batch else None
+            rate = None if rate is None or not rate > 0 else float(rate)  # not-a-number, too, is no rate
             places_at.setdefault(rate, []).append(place)
         inputs: dict[str, torch.Tensor] = {}
         for rate, places in places_at.items():
-            rows = [samples[place] for place in places]
-            for name, values in self._extractor(rows, sampling_rate=rate, return_tensors="pt").items():
+            for name, values in self._extracted(samples, places, rate, numbers).items():
                 inputs.setdefault(name, values.new_empty(len(samples), *values.shape[1:]))[places] = values
         return inputs
+
+    def _extracted(
+        self, samples: list[np.ndarray], places: list[int], rate: float | None, numbers: np.ndarray
+    ) -> dict[str, torch.Tensor]:
+        """What the front-end makes of some rows at one rate; a row that is wrong is named by its number."""
+        try:
+            rows = [samples[place] for place in places]
+            return self._extractor(rows, sampling_rate=rate, return_tensors="pt")
+        except ValueError as error:
+            if len(places) == 1:
+                reason = str(error).replace("Recording 0 has", "it has")
+                raise TaskError(f"Row {numbers[places[0]]} makes no spectrogram: {reason}") from None
+            for place in places:
+                self._extracted(samples, [place], rate, numbers)
+            raise
 
 
 def as_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -175,7 +192,8 @@ def load_task(
     """Read a data set, make classes of a label, and split its rows.
 
     A validation or test split that the data does not have is taken out of the training split: whole channels (all
-    rows of one `user` of one `scenario`) where the data names them, else rows of each class alike.
+    rows of one `user` of one `scenario`) where the data names them and they are not what is told, else rows of each
+    class alike.
 
     Args:
         data (`str`): A folder, or a name on the Hub.
@@ -204,7 +222,7 @@ def load_task(
     table = tables[train_split]
     codes, names = label_codes(table, label)
     rows = _usable(table, codes, protocol, f"split {train_split!r}", label, notes)
-    groups = _channels(table)
+    groups = None if "user" in label.split("+") else _channels(table)
 
     held = {}  # name of the part: table, rows, their classes by name
     for part, split, share in (("test", test_split, test_share), ("validation", validation_split, validation_share)):
