@@ -26,6 +26,9 @@ Several processes; the batch size is that of all together:
 
 The data: a folder that `lwm-spectro generate` wrote, or anything else that `datasets.load_dataset` reads, with
 `input_values` (spectrograms) or `iq` (num_samples x 2, and `sampling_rate`), and labels: classes, strings or numbers.
+Two more columns count, if they are there: `receiver`, which says "synchronous" or "listening" where frames are symbols
+(the pipeline asks a head about symbols that it finds only if it was taught by some), and `user` (of a `scenario`): no
+rows of one are both in training and in what is taken out of it for validation and test, unless it is the label.
 
 Writes to --out: `model/` (for `AutoModelForSequenceClassification` and `pipeline("iq-classification")`, with a card),
 `results.json`, `confusion.png`, and `settings.json` and `checkpoints/`, from which --resume goes on.
@@ -143,6 +146,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args.model = args.model or str(default_checkpoint())
     if args.epochs is not None and args.epochs <= 0:
         parser.error(f"--epochs is {args.epochs:g}; expected more than 0.")
+    for name in ("batch_size", "samples_per_class", "lora_rank", "patience"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected 1 at least.")
+    if not 0 <= args.warmup < 1:
+        parser.error(f"--warmup is {args.warmup:g}; expected a share of the steps, from 0 to 1.")
     if args.method == "frozen" and (args.joint or args.augment):
         parser.error("--method frozen embeds every row once, so it cannot go with --joint or --augment.")
     if args.validation_share is None:
@@ -181,7 +189,7 @@ def training_arguments(args: argparse.Namespace, num_rows: int, on_gpu: bool, va
         eval_steps=every if validated else None,
         save_strategy="steps",
         save_steps=every,
-        save_total_limit=1,
+        save_total_limit=2,  # the best, and the last, from which a run goes on
         logging_steps=every,
         load_best_model_at_end=validated,
         metric_for_best_model=args.best_by if validated else None,
@@ -209,7 +217,9 @@ def metrics_of(labels: list[str]):
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """What the result depends on."""
     free = ("out", "resume", "minutes", "device", "workers", "report_to")
-    return {name: value for name, value in vars(args).items() if name not in free}
+    settings = {name: value for name, value in vars(args).items() if name not in free}
+    # The same folder may be named in several ways.
+    return settings | {"data": str(Path(args.data).resolve()) if Path(args.data).exists() else args.data}
 
 
 def run(args: argparse.Namespace) -> None:

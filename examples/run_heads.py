@@ -39,6 +39,7 @@ from lwm_spectro_hf.data.recipe import PROTOCOLS, stable_seed
 from lwm_spectro_hf.evaluation.reconstruction import baseline_errors, masked_batches, model_error
 from lwm_spectro_hf.evaluation.scores import score_mixture, table_of
 from lwm_spectro_hf.scripting import one_line_errors
+from lwm_spectro_hf.training.checkpoints import load_trained
 from lwm_spectro_hf.training.mixture import VIEWS, HeadSettings, HeadTraining, MixtureHeads, shortened
 from lwm_spectro_hf.training.run import Run, add_model_options, add_options, experts_of
 
@@ -85,7 +86,7 @@ def parse_args() -> argparse.Namespace:
 
 def mixture_of(args: argparse.Namespace) -> LwmSpectroMoEForPreTraining:
     if args.mixture:
-        return LwmSpectroMoEForPreTraining.from_pretrained(args.mixture)
+        return load_trained(LwmSpectroMoEForPreTraining, args.mixture)
     return LwmSpectroMoEForPreTraining.from_experts(experts_of(args), expert_names=list(PROTOCOLS), router_type="cnn")
 
 

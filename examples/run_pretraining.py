@@ -77,6 +77,7 @@ from lwm_spectro_hf.data.recipe import PROTOCOLS, stable_seed
 from lwm_spectro_hf.evaluation.reconstruction import baseline_errors, masked_batches, model_error, over_best_baseline
 from lwm_spectro_hf.scripting import one_line_errors
 from lwm_spectro_hf.training.batches import LABELS
+from lwm_spectro_hf.training.checkpoints import load_trained
 from lwm_spectro_hf.training.growth import (
     copying_decoder,
     counting_levels,
@@ -158,7 +159,7 @@ def parse_args() -> argparse.Namespace:
 def model_of(args: argparse.Namespace) -> LwmSpectroForPreTraining:
     torch.manual_seed(stable_seed("weights", args.seed) % 2**31)
     if args.init:
-        model = LwmSpectroForPreTraining.from_pretrained(args.init)
+        model = load_trained(LwmSpectroForPreTraining, args.init, part="lwm_spectro.")
     else:
         model = LwmSpectroForPreTraining(new_config(args))
     for option, change, _ in CHANGES:

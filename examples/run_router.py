@@ -37,6 +37,7 @@ from lwm_spectro_hf.channel.scenarios import HELD_OUT_SCENARIOS
 from lwm_spectro_hf.data.recipe import PROTOCOLS, preset, stable_seed
 from lwm_spectro_hf.data.streaming import GeneratedSpectrograms
 from lwm_spectro_hf.scripting import one_line_errors
+from lwm_spectro_hf.training.checkpoints import load_trained
 from lwm_spectro_hf.training.growth import start_router
 from lwm_spectro_hf.training.mixture import MixtureSettings, RouterTraining, score_router, shortened
 from lwm_spectro_hf.training.run import Run, add_model_options, add_options, experts_of
@@ -94,7 +95,7 @@ def main() -> None:
     router = mixture.lwm_spectro_moe.router
     if args.init:
         try:
-            start_router(router, *(LwmSpectroMoEModel.from_pretrained(path).router for path in args.init))
+            start_router(router, *(load_trained(LwmSpectroMoEModel, path, "router.").router for path in args.init))
         except ValueError as error:
             raise SystemExit(f"--init {' '.join(map(str, args.init))}: {error}") from None
     run.write_model = mixture.save_pretrained

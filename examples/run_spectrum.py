@@ -68,9 +68,16 @@ from lwm_spectro_hf.hub.model_card import render
 from lwm_spectro_hf.plotting import draw_segments
 from lwm_spectro_hf.scripting import computes_on_gpu, one_line_errors
 from lwm_spectro_hf.training.augmentation import augment, narrow
-from lwm_spectro_hf.training.checkpoints import check_settings, last_checkpoint, training_figures, write_settings
+from lwm_spectro_hf.training.checkpoints import (
+    check_kind,
+    check_settings,
+    last_checkpoint,
+    training_figures,
+    write_settings,
+)
 from lwm_spectro_hf.training.fine_tuning import CheckedTrainer, TimeLimit
 from lwm_spectro_hf.training.growth import mean_weights
+from lwm_spectro_hf.training.run import read_config
 
 TASKS = {
     "pretraining": MaskedConvLstmForPreTraining,
@@ -216,6 +223,8 @@ def scenes_of(args: argparse.Namespace, device: torch.device) -> list[dict[str, 
     """Scenes to train on, and of the held-out city."""
     if args.data:
         train, test = (load_spectrograms(args.data, split) for split in ("train", "test"))
+        if "labels" not in train:
+            raise ValueError(f"{args.data} holds recordings of one sender each; expected scenes, by build_scenes.py.")
         return [{name: column[: args.num_train] for name, column in train.items()}, test]
     recipe = SceneRecipe()
     if device.type == "cuda":  # which does many at once in the time of a few
@@ -242,6 +251,7 @@ def model_of(args: argparse.Namespace, columns: dict[str, torch.Tensor]) -> PreT
     if args.init:
         models = []
         for path in args.init:
+            check_kind(path, TASKS[args.task])
             model, info = TASKS[args.task].from_pretrained(path, output_loading_info=True, **extra)
             if info["missing_keys"] and (args.epochs == 0 or len(args.init) > 1):
                 raise ValueError(
@@ -252,7 +262,9 @@ def model_of(args: argparse.Namespace, columns: dict[str, torch.Tensor]) -> PreT
         models[0].load_state_dict(mean_weights(*models))
         return models[0]
     shape = dict(zip(("num_channels", "num_frames", "num_freq_bins"), columns["input_values"].shape[1:], strict=True))
-    fields = shape | (TINY if args.tiny else {}) | (json.loads(args.config.read_text()) if args.config else {})
+    fields = (
+        shape | (TINY if args.tiny else {}) | (read_config(args.config, MaskedConvLstmConfig) if args.config else {})
+    )
     return TASKS[args.task](MaskedConvLstmConfig(**(fields | extra)))
 
 

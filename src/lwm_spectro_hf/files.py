@@ -46,6 +46,22 @@ def whole_file(path: str | Path) -> Iterator[io.BufferedIOBase]:
         raise
 
 
+def read_json(path: str | Path) -> dict[str, Any]:
+    """An object out of a file.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it holds no JSON object.
+    """
+    try:
+        found = json.loads(Path(path).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged, or no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds {type(found).__name__}; expected a JSON object, {{...}}.")
+    return found
+
+
 def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
     """The lines of a file of JSON; none if there is no file. A last line that a stopped run left half is dropped.
 

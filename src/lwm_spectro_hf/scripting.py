@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
 
 @contextmanager
@@ -13,11 +14,11 @@ def one_line_errors() -> Iterator[None]:
 
     Raises:
         SystemExit: In place of `OSError`, `ValueError`, `ImportError`, `ArithmeticError`, and what configurations
-            raise.
+            and safetensors raise, the latter also on a full disk.
     """
     try:
         yield
-    except (StrictDataclassError, OSError, ValueError, ImportError, ArithmeticError) as error:
+    except (StrictDataclassError, SafetensorError, OSError, ValueError, ImportError, ArithmeticError) as error:
         raise SystemExit(f"error: {without_wrapping(error)}") from None
 
 

@@ -1,5 +1,6 @@
 """Batches by number: every row once, whoever shares them; labels, masks and arithmetic that go with them."""
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -166,6 +167,21 @@ def test_a_data_set_without_the_protocol_leaves_validation_to_the_others(tmp_pat
     assert len(train) == 3 + 50 - 20
     with pytest.raises(TooFewRowsError, match="has 0 rows of 5G"):
         ParquetSpectrograms(folders, protocol="5G", only_kept_back=True, **options)
+
+
+def test_a_spectrogram_that_is_no_number_is_named(tmp_path):
+    write_shards(tmp_path, [16, 16])
+    last = max((tmp_path / "data").iterdir())
+    table = pq.read_table(last)
+    values = table.column("input_values").to_pylist()
+    values[5][0][0][0] = float("nan")
+    place = table.schema.get_field_index("input_values")
+    pq.write_table(table.set_column(place, table.field(place), pa.array(values, table.field(place).type)), last)
+    message = f"Row 5 of {last} holds a spectrogram with values that are NaN or infinite"
+    with pytest.raises(ValueError, match=message):
+        ParquetSpectrograms(tmp_path, chunk_size=16, chunks_per_batch=2).batch(0)
+    with pytest.raises(ValueError, match=message):
+        load_spectrograms(tmp_path, "train")
 
 
 def test_data_sets_that_do_not_say_their_resolution_have_an_unknown_one(tmp_path):

@@ -4,8 +4,38 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
-from lwm_spectro_hf.training.checkpoints import check_settings, last_checkpoint, training_figures, write_settings
+from lwm_spectro_hf import LwmSpectroForPreTraining, LwmSpectroMoEForPreTraining, LwmSpectroMoEModel
+from lwm_spectro_hf.training.checkpoints import (
+    check_settings,
+    last_checkpoint,
+    load_trained,
+    training_figures,
+    write_settings,
+)
+from tiny_models import build
+
+
+def test_what_is_gone_on_from_is_of_the_right_kind_and_whole(tmp_path):
+    for name, model in (("expert", build("pretraining")), ("mixture", build("moe-pretraining"))):
+        model.save_pretrained(tmp_path / name)
+    assert load_trained(LwmSpectroForPreTraining, tmp_path / "expert").config.model_type == "lwm_spectro"
+    assert load_trained(LwmSpectroMoEModel, tmp_path / "mixture", "router.").router
+    with pytest.raises(
+        ValueError, match=r"is a 'lwm_spectro_moe'; expected a 'lwm_spectro'. Take an expert out of it"
+    ):
+        load_trained(LwmSpectroForPreTraining, tmp_path / "mixture")
+    with pytest.raises(ValueError, match="is a 'lwm_spectro'; expected a 'lwm_spectro_moe'\\.$"):
+        load_trained(LwmSpectroMoEForPreTraining, tmp_path / "expert")
+    with pytest.raises(ValueError, match="nowhere is no checkpoint: there is no such folder"):
+        load_trained(LwmSpectroForPreTraining, tmp_path / "nowhere")
+    path = tmp_path / "expert" / "model.safetensors"
+    weights = {name: values for name, values in load_file(path).items() if not name.startswith("decoder.")}
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="lacks .* weights, the first of which is decoder"):
+        load_trained(LwmSpectroForPreTraining, tmp_path / "expert")
+    assert load_trained(LwmSpectroForPreTraining, tmp_path / "expert", "lwm_spectro.")
 
 
 def test_a_run_goes_on_with_what_it_was_begun_with(tmp_path):
@@ -35,3 +65,9 @@ def test_figures_are_of_all_calls(tmp_path):
     assert training_figures(tmp_path, history, 5.0) == {"train_loss": 1.0, "train_seconds": 5.0}
     (tmp_path / "results.json").write_text(json.dumps({"train_seconds": 7.0}))
     assert training_figures(tmp_path, [], 5.0) == {"train_loss": None, "train_seconds": 12.0}
+    (tmp_path / "results.json").write_text('{"train_seconds": 7')  # cut off; it is written anew
+    assert training_figures(tmp_path, [], 5.0) == {"train_loss": None, "train_seconds": 5.0}
+    write_settings(tmp_path, {"rate": 0.1})
+    (tmp_path / "settings.json").write_text('{"rate"')
+    with pytest.raises(ValueError, match="settings.json is damaged, or no JSON"):
+        check_settings(tmp_path, {"rate": 0.1}, resume=True)

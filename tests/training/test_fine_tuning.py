@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, TrainingArguments, 
 from lwm_spectro_hf import LwmSpectroForPreTraining, LwmSpectroForSequenceClassification, LwmSpectroMoEForPreTraining
 from lwm_spectro_hf.data.labelled import LabelledSpectrograms, TaskError, as_is
 from lwm_spectro_hf.evaluation.probe import LogisticProbe, fit_head
+from lwm_spectro_hf.training.checkpoints import last_checkpoint
 from lwm_spectro_hf.training.fine_tuning import (
     EmbeddingClassifier,
     Embeddings,
@@ -366,6 +367,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(run, tmp_path):
         for name in ("whole", "stopped")
     ]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    # Whatever was best, the last weights are what a run goes on from.
+    kept = last_checkpoint(tmp_path / "whole" / "checkpoints")
+    assert kept.endswith(f"checkpoint-{whole['steps']}")
     with pytest.raises(SystemExit, match="error: The run in .* was begun otherwise: seed was 0"):
         run(tmp_path / "stopped", *options, "--resume", "--seed", 1)
 
@@ -380,3 +384,7 @@ def test_mistakes_are_told_in_a_line(run, tiny_checkpoint, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(tmp_path / "out", "--joint")
     assert "--method frozen embeds every row once" in capsys.readouterr().err
+    for option, value, message in (("--batch-size", 0, "expected 1 at least"), ("--warmup", 5, "expected a share")):
+        with pytest.raises(SystemExit):
+            run(tmp_path / "out", option, value)
+        assert message in capsys.readouterr().err

@@ -228,8 +228,23 @@ def test_a_diverging_run_stops_and_says_where(tmp_path):
     assert runner(tmp_path).progress.step == 4  # the last good state
 
 
+def test_a_validation_loss_that_is_no_number_ends_training(tmp_path):
+    wrong = {**Noise().chunk(9_999)}
+    wrong["input_values"] = wrong["input_values"] * torch.nan
+    run = runner(tmp_path, settings=replace(SETTINGS, epoch_samples=32), validation=[wrong])
+    with pytest.raises(DivergedError, match="validation loss became nan at step 2, where that of training was finite"):
+        run.run()
+
+
 def test_a_state_that_does_not_fit_says_how(tmp_path):
     runner(tmp_path).save()
+    manifest = json.loads((tmp_path / "state.json").read_text())
+    for progress in ({"step": "3"}, {"step": -1}, None):
+        damaged = {**manifest, "record": {**manifest["record"], "progress": progress}}
+        (tmp_path / "state.json").write_text(json.dumps(damaged))
+        with pytest.raises(StateError, match="record in .* is damaged"):
+            runner(tmp_path)
+    (tmp_path / "state.json").write_text(json.dumps(manifest))
     with pytest.raises(StateError, match="another model configuration: num_hidden_layers is 2 there, 3 here"):
         runner(tmp_path, config=tiny_config(num_hidden_layers=3))
     with pytest.raises(StateError, match=r"setting: batch_size is 16 there, 32 here; contrastive is \['snr_db'\]"):

@@ -1,11 +1,13 @@
 """The scripts of the three stages, one after the other, and the folder that they end in."""
 
+import argparse
 import json
 import runpy
 import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +22,8 @@ from lwm_spectro_hf import (
 from lwm_spectro_hf.data.builder import Split, build_parquet
 from lwm_spectro_hf.data.recipe import PROTOCOLS, preset
 from lwm_spectro_hf.training.mixture import MixtureHeads
-from lwm_spectro_hf.training.run import TINY
+from lwm_spectro_hf.training.pretraining import PretrainingSettings
+from lwm_spectro_hf.training.run import TINY, Run, TrainingData, add_options
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = ["--batch-size", "8", "--chunk-size", "8", "--eval-samples", "16", "--device", "cpu"]
@@ -249,6 +252,33 @@ def test_training_goes_on_with_a_larger_network(tmp_path, data, monkeypatch):
         call(monkeypatch, "run_pretraining.py", *options, "--deepen-stem", 0, "--out", tmp_path / "none")
     with pytest.raises(SystemExit, match="--widen 31: A width of 31 was asked for"):
         call(monkeypatch, "run_pretraining.py", *options, "--widen", 31, "--out", tmp_path / "none")
+
+
+def test_baselines_are_fitted_to_the_same_rows_on_any_number_of_processes(data):
+    parser = argparse.ArgumentParser()
+    add_options(parser, PretrainingSettings(), mix=2)
+    options = ["--data", data, "--mix", 2, *SMALL, "--out", "x"]
+    args = parser.parse_args(list(map(str, options)))
+    fitted = []
+    for processes in (1, 2):
+        accelerator = SimpleNamespace(num_processes=processes, process_index=0, device=torch.device("cpu"))
+        of_run = SimpleNamespace(args=args, data=TrainingData(args, "LTE", accelerator))
+        fitted.append(Run.first_batches(of_run))
+    assert len(fitted[0]) == len(fitted[1]) > 0
+    for one, two in zip(*fitted, strict=True):
+        assert sorted(one["index"].tolist()) == sorted(two["index"].tolist())
+
+
+def test_a_configuration_has_no_fields_that_nobody_reads(tmp_path, monkeypatch):
+    (tmp_path / "wrong.json").write_text('{"hiden_size": 32}')
+    options = ["--protocol", "LTE", "--tiny", "--config", tmp_path / "wrong.json", "--device", "cpu"]
+    with pytest.raises(SystemExit, match="wrong.json has 'hiden_size', which LwmSpectroConfig has not"):
+        call(monkeypatch, "run_pretraining.py", *options, "--out", tmp_path / "x")
+    (tmp_path / "wrong.json").write_text('{"hidden_size": 32')
+    with pytest.raises(SystemExit, match="wrong.json is damaged, or no JSON"):
+        call(monkeypatch, "run_pretraining.py", *options, "--out", tmp_path / "x")
+    with pytest.raises(SystemExit, match="--minutes is -1.0; expected 0 at least"):
+        call(monkeypatch, "run_pretraining.py", *options[:3], "--minutes", -1, "--device", "cpu", "--out", tmp_path)
 
 
 def test_what_does_not_fit_is_said(tmp_path, monkeypatch):

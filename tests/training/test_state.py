@@ -100,9 +100,10 @@ def test_damage_is_found(tmp_path):
     (tmp_path / MANIFEST).write_text('{"format": 9}')
     with pytest.raises(StateError, match="format 9; this version reads format 1"):
         load_state(tmp_path)
-    (tmp_path / MANIFEST).write_text('{"form')
-    with pytest.raises(StateError, match="is damaged"):
-        load_state(tmp_path)
+    for text in ('{"form', "[]", '{"format": 1}', '{"format": 1, "files": null, "shapes": {}, "record": {}}'):
+        (tmp_path / MANIFEST).write_text(text)
+        with pytest.raises(StateError, match="is damaged"):
+            load_state(tmp_path)
     assert not hasattr(state, "pickle")
 
 

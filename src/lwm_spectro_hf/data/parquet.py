@@ -41,6 +41,8 @@ def load_spectrograms(folder: str | os.PathLike, split: str, num: int | None = N
         table = pq.read_table(path, columns=names)[: total - row]
         for name in names:
             part = _tensor(table.column(name))
+            if name == "input_values":
+                _check_finite(part, path, np.arange(len(part)))
             if name not in found:
                 found[name] = part.new_empty(total, *part.shape[1:])
             found[name][row : row + len(part)] = part
@@ -83,6 +85,16 @@ def _tensor(column: pa.ChunkedArray) -> torch.Tensor:
         values = values.flatten()
         shape.append(len(values) // int(np.prod(shape)))
     return torch.from_numpy(values.to_numpy(zero_copy_only=False).reshape(shape).copy())
+
+
+def _check_finite(input_values: torch.Tensor, path: Path, rows: np.ndarray) -> None:
+    """Raises `ValueError` where a spectrogram, of those `rows` of a file, holds what no recording gives."""
+    wrong = (~input_values.flatten(1).isfinite().all(1)).nonzero()
+    if len(wrong):
+        raise ValueError(
+            f"Row {rows[int(wrong[0, 0])]} of {path} holds a spectrogram with values that are NaN or infinite: delete "
+            "the file, and build it again."
+        )
 
 
 def _shares(sizes: dict[str | os.PathLike, int], total: int) -> dict[str | os.PathLike, int]:
@@ -231,4 +243,6 @@ class ParquetSpectrograms:
         numbers = np.concatenate([np.arange(starts[group], starts[group + 1]) for group in groups])
         table = table.take(pa.array(np.searchsorted(numbers, rows)))
         unknown = {"resolution": torch.full((len(table), 2), torch.nan)}  # of data sets that do not say it
-        return unknown | {name: _tensor(table.column(name)) for name in table.column_names}
+        columns = unknown | {name: _tensor(table.column(name)) for name in table.column_names}
+        _check_finite(columns["input_values"], path, rows)
+        return columns

@@ -1,12 +1,58 @@
-"""Folders of runs by Trainer: what a run was begun with, and where it goes on from."""
+"""What runs go on from: trained weights, and folders of runs by Trainer."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from ..files import whole_file
+from transformers import AutoConfig, PreTrainedModel
+
+from ..files import read_json, whole_file
 
 _SETTINGS = "settings.json"
+
+
+def check_kind(path: Path, kind: type[PreTrainedModel]) -> None:
+    """Make sure that there is a checkpoint of a kind of model.
+
+    Raises:
+        ValueError: If there is none, or one of another kind.
+    """
+    try:
+        found = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if path.exists() else "there is no such folder, and none on the Hub"
+        raise ValueError(f"{path} is no checkpoint: {reason}.") from error
+    if not isinstance(found, kind.config_class):
+        hint = ""
+        if hasattr(found, "expert_names"):
+            hint = (
+                f" Take an expert out of it: `LwmSpectroMoEForPreTraining.from_pretrained({str(path)!r})"
+                f'.expert("{found.expert_names[0]}").save_pretrained(...)`.'
+            )
+        raise ValueError(f"{path} is a {found.model_type!r}; expected a {kind.config_class.model_type!r}.{hint}")
+
+
+def load_trained(kind: type[PreTrainedModel], path: Path, part: str = "") -> Any:
+    """A checkpoint to go on from, none of whose weights would be random.
+
+    Args:
+        kind (`type[PreTrainedModel]`): What it should be.
+        path (`Path`): Folder, or name on the Hub.
+        part (`str`, *optional*, defaults to `""`): How the names of weights begin that it must have; all by default.
+
+    Returns:
+        `PreTrainedModel`: Of that kind.
+
+    Raises:
+        ValueError: If there is none, or one of another kind, or it lacks weights.
+    """
+    check_kind(path, kind)
+    model, info = kind.from_pretrained(path, output_loading_info=True)
+    absent = {*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])}
+    missing = sorted(name for name in absent if name.startswith(part))
+    if missing:
+        raise ValueError(f"{path} lacks {len(missing)} weights, the first of which is {missing[0]}; expected all.")
+    return model
 
 
 def check_settings(out: Path, settings: dict[str, Any], resume: bool) -> None:
@@ -25,7 +71,7 @@ def check_settings(out: Path, settings: dict[str, Any], resume: bool) -> None:
         there = "There is no run in {} to --resume." if resume else "{} holds a run: --resume it, or name another."
         raise ValueError(there.format(out))
     if resume:
-        settings, found = json.loads(_text(settings)), json.loads(path.read_text())
+        settings, found = json.loads(_text(settings)), read_json(path)
         different = [f"{name} was {found.get(name)!r}" for name in settings if found.get(name) != settings[name]]
         if different:
             raise ValueError(f"The run in {out} was begun otherwise: {', '.join(different)}. Give the same again.")
@@ -55,9 +101,18 @@ def training_figures(out: Path, log_history: list[dict[str, Any]], seconds: floa
         `dict`: `train_loss`, the last that was logged (`None` if none was), and `train_seconds` [s].
     """
     losses = [entry["loss"] for entry in log_history if "loss" in entry]
-    path = out / "results.json"
-    before = json.loads(path.read_text()).get("train_seconds", 0.0) if path.exists() else 0.0
-    return {"train_loss": losses[-1] if losses else None, "train_seconds": before + seconds}
+    return {
+        "train_loss": losses[-1] if losses else None,
+        "train_seconds": earlier_results(out).get("train_seconds", 0.0) + seconds,
+    }
+
+
+def earlier_results(out: Path) -> dict[str, Any]:
+    """`results.json` of the call before; nothing if there is none, or it is damaged: it is written anew at the end."""
+    try:
+        return read_json(out / "results.json")
+    except (OSError, ValueError):
+        return {}
 
 
 def _text(settings: dict[str, Any]) -> str:

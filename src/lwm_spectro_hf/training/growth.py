@@ -278,4 +278,5 @@ def start_router(router: LwmSpectroMoERouter, *trained: LwmSpectroMoERouter) -> 
     except RuntimeError as error:
         looks = getattr(trained[0].fourier, "occupied_band", False)
         hint = " It looks at the occupied band, too (`router_occupied_band`, --occupied-band)." if looks else ""
-        raise ValueError(f"The trained router is of another type or size.{hint} {error}") from error
+        reason = str(error).splitlines()[1].strip()  # the first of many
+        raise ValueError(f"The trained router is of another type or size.{hint} {reason}") from error

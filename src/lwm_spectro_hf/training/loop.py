@@ -456,6 +456,11 @@ class TrainingLoop:
             return {}
         loss = self._agreed([self.evaluate(self.validation)])[0]
         progress = self.progress
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"The validation loss became {loss} at step {progress.step}, where that of training was finite. Lower "
+                f"the learning rate; the last good state, if one was saved, is in {self.state_folder}."
+            )
         if progress.best is None or loss < progress.best:
             progress.best = loss
             if self.improved is not None and self.accelerator.is_main_process:
@@ -477,10 +482,19 @@ class TrainingLoop:
         return {name: value for name, value in self.config.to_dict().items() if name not in skipped}
 
     def _check(self, record: dict[str, Any]) -> None:
-        check_same(record["config"], self._config(), "model configuration", self.state_folder)
-        check_same(record["settings"], asdict(self.settings), "training setting", self.state_folder)
-        check_same(record["data"], self.data, "data", self.state_folder)
-        self.progress = Progress(**record["progress"])
+        try:
+            config, settings, data = record["config"], record["settings"], record["data"]
+            self.progress = Progress(**record["progress"])
+            if min(self.progress.step, self.progress.samples) < 0:
+                raise ValueError("a run begins at step 0")
+        except (KeyError, TypeError, ValueError) as error:
+            raise StateError(
+                f"The record in {self.state_folder} is damaged ({error!r}): copy the folder again, or start anew in "
+                "another."
+            ) from None
+        check_same(config, self._config(), "model configuration", self.state_folder)
+        check_same(settings, asdict(self.settings), "training setting", self.state_folder)
+        check_same(data, self.data, "data", self.state_folder)
 
     def _load_weights(self, tensors: dict[str, torch.Tensor]) -> None:
         weights = {name.removeprefix("weights."): x for name, x in tensors.items() if name.startswith("weights.")}

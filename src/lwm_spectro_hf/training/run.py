@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import torch
 from accelerate import Accelerator
+from transformers import PreTrainedConfig
 from transformers.utils.logging import disable_progress_bar
 
 from ..channel.scenarios import HELD_OUT_SCENARIOS, is_held_out
@@ -21,10 +22,11 @@ from ..data.front_end import default_extractor
 from ..data.recipe import PRESETS, PROTOCOLS, RECORD, Recipe, preset, stable_seed
 from ..data.streaming import GeneratedSpectrograms
 from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
-from ..files import read_json_lines, whole_file, whole_folder
+from ..files import read_json, read_json_lines, whole_file, whole_folder
 from ..modeling_lwm_spectro import LwmSpectroForPreTraining
 from ..scripting import computes_on_gpu
-from .batches import Batches, Interleaved
+from .batches import Batches, BlockSource, Interleaved
+from .checkpoints import earlier_results, load_trained
 from .loop import Deadline, TrainingLoop, TrainingSettings
 
 logger = logging.getLogger(__name__)
@@ -131,16 +133,29 @@ def new_config(args: argparse.Namespace) -> LwmSpectroConfig:
     """The configuration of an encoder that the options ask for, over spectrograms of the default front-end."""
     fields = {"num_channels": default_extractor().feature_size, **(TINY if args.tiny else {})}
     if args.config:
-        fields |= json.loads(args.config.read_text())
+        fields |= read_config(args.config, LwmSpectroConfig)
     if args.mask_strategy:
         fields["mask_strategy"] = args.mask_strategy
     return LwmSpectroConfig(**fields)
 
 
+def read_config(path: Path, kind: type[PreTrainedConfig]) -> dict[str, Any]:
+    """Fields of a configuration out of a JSON file.
+
+    Raises:
+        ValueError: If it is no such file, or names fields that there are not.
+    """
+    fields, known = read_json(path), kind().to_dict()
+    unknown = sorted(set(fields) - set(known))
+    if unknown:
+        raise ValueError(f"{path} has {unknown[0]!r}, which {kind.__name__} has not; expected {', '.join(known)}.")
+    return fields
+
+
 def experts_of(args: argparse.Namespace) -> list[LwmSpectroForPreTraining]:
     """The checkpoints that `--experts` names, in the order of `PROTOCOLS`; new ones if there are none."""
     if args.experts:
-        return [LwmSpectroForPreTraining.from_pretrained(path) for path in args.experts]
+        return [load_trained(LwmSpectroForPreTraining, path) for path in args.experts]
     return [LwmSpectroForPreTraining(new_config(args)) for _ in PROTOCOLS]
 
 
@@ -149,6 +164,7 @@ class TrainingData:
 
     Attributes:
         batches: For training.
+        whole: The same of all processes together.
         validation: Batches of training's own cities.
         held_out: Batches of a city that training never sees.
         extractor: What made the spectrograms.
@@ -170,6 +186,9 @@ class TrainingData:
                 "processes: choose multiples."
             )
         self.device, self.rows = accelerator.device, args.batch_size // parts
+        for name, least in (("minutes", 0), ("samples", 0), ("weight_decay", 0), ("final_learning_rate", 0)):
+            if getattr(args, name) is not None and not getattr(args, name) >= least:
+                raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected {least} at least.")
         share = {
             "chunks_per_batch": args.mix // processes,
             "rank": accelerator.process_index,
@@ -184,15 +203,19 @@ class TrainingData:
 
             share |= {"protocol": protocol, "chunk_size": args.chunk_size, "seed": args.seed}
             kept = {"kept_back": args.eval_samples}
-            source = ParquetSpectrograms(args.data, "train", in_memory=args.in_memory, **kept, **share)
+
+            def source_of(**of: int) -> BlockSource:
+                return ParquetSpectrograms(args.data, "train", in_memory=args.in_memory, **kept, **(share | of))
+
+            source = source_of()
             self.description |= kept
             alone = share | {"chunk_size": 1, "chunks_per_batch": 1, "rank": 0, "num_replicas": 1}
             validation = ParquetSpectrograms(args.data, "train", only_kept_back=True, **kept, **alone)
             self.validation = self._kept(validation.rows())
             wanted = -(-args.eval_samples // args.chunk_size)
-            share |= {"chunks_per_batch": wanted, "rank": 0, "num_replicas": 1}
+            alone = share | {"chunks_per_batch": wanted, "rank": 0, "num_replicas": 1}
             try:
-                self.held_out = self._kept(ParquetSpectrograms(args.data, "test", **share).batch(0))
+                self.held_out = self._kept(ParquetSpectrograms(args.data, "test", **alone).batch(0))
             except (FileNotFoundError, TooFewRowsError) as error:
                 logger.warning("%s Scores of the held-out city are of recordings of --recipe %s.", error, args.recipe)
                 self.held_out = self._generated(recipe, HELD_OUT_SCENARIOS, args)
@@ -200,14 +223,26 @@ class TrainingData:
             self.epoch_samples = len(source)
             self.description |= {"folder": ", ".join(path.name for path in args.data), "rows": len(source)}
         else:
-            source = GeneratedSpectrograms(recipe, args.seed, **share)
+
+            def source_of(**of: int) -> BlockSource:
+                return GeneratedSpectrograms(recipe, args.seed, **(share | of))
+
+            source = source_of()
             self.validation = self._generated(recipe, recipe.channels, args)
             self.held_out = self._generated(recipe, HELD_OUT_SCENARIOS, args)
             self.epoch_samples, self.extractor = 0, source.extractor
             self.description["recipe"] = json.loads(recipe.to_json())
-        if args.interleave > 1:
-            source = Interleaved(source, args.interleave)
-        self.batches = Batches(source, self.rows, args.repeat, prefetch=bool(args.data))
+
+        def batches_of(source: BlockSource, rows: int, prefetch: bool = False) -> Batches:
+            source = Interleaved(source, args.interleave) if args.interleave > 1 else source
+            return Batches(source, rows, args.repeat, prefetch)
+
+        self.batches = batches_of(source, self.rows, prefetch=bool(args.data))
+        # What all processes together see.
+        self.whole = self.batches
+        if processes > 1:
+            whole = source_of(chunks_per_batch=args.mix, rank=0, num_replicas=1)
+            self.whole = batches_of(whole, self.rows * processes)
 
     def _generated(self, recipe: Recipe, channels: tuple[str, ...], args: argparse.Namespace) -> list[dict]:
         recipe = replace(recipe, channels=channels, chunk_size=min(32, args.eval_samples))
@@ -230,7 +265,7 @@ def _front_end_of(folders: list[Path]) -> SpectrogramFeatureExtractor:
     found = {}
     for folder in folders:
         path = folder / RECORD
-        record = json.loads(path.read_text()) if path.exists() else {}
+        record = read_json(path) if path.exists() else {}
         if "front_end" in record:
             found[folder] = record["front_end"]
     if not found:
@@ -335,7 +370,7 @@ class Run:
         """Some of what training sees first, to fit a baseline to: at most one block, and twice the held-out rows."""
         args = self.args
         count = max(1, min(2 * args.eval_samples, args.chunk_size * args.mix) // args.batch_size)
-        return [self.data.batches.at(number) for number in range(count)]
+        return [self.data.whole.at(number) for number in range(count)]
 
     def export(self) -> None:
         """Write the model as it is now."""
@@ -382,7 +417,7 @@ class Run:
         lines = self.log.lines()
         validation = [line["validation_loss"] for line in lines if "validation_loss" in line]
         speed = loop.figures(loop.speed.samples, loop.speed.seconds, loop.speed.data_seconds)
-        earlier = self.results().get("training_seconds", 0.0) if before else 0.0
+        earlier = earlier_results(args.out).get("training_seconds", 0.0) if before else 0.0
         seconds = time.monotonic() - begin
         return {
             "stopped": reason,
@@ -394,11 +429,6 @@ class Run:
             "validation_loss": validation[-1] if validation else None,
             **{name: speed.get(name) for name in ("samples_per_s", "data_share", "peak_share")},
         }
-
-    def results(self) -> dict[str, Any]:
-        """Figures of the call before, from `results.json`."""
-        path = self.args.out / "results.json"
-        return json.loads(path.read_text()) if path.exists() else {}
 
     def finish(self, title: str, results: dict[str, Any], scores: list[tuple[str, str]]) -> None:
         """Keep the figures, and print them with the scores of the stage."""

@@ -122,6 +122,9 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
     try:
         manifest = json.loads(path.read_text())
         found = manifest["format"]
+        parts = [manifest[name] for name in ("files", "shapes", "record")] if found == _FORMAT else []
+        if not all(isinstance(part, dict) for part in parts):
+            raise TypeError("files, shapes and record are objects in whole ones")
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise StateError(f"{path} is damaged ({error!r}): copy the folder again, or start anew in another.") from None
     if found != _FORMAT:
