@@ -88,16 +88,20 @@ def modulate(
     Returns:
         `tuple`: samples `(batch, num_samples)` and the first useful sample of each symbol, `(num_symbols,)`.
     """
-    useful = symbols_to_samples(grid, numerology)
-    lengths = cyclic_prefix + numerology.fft_size
-    ends = torch.cumsum(lengths, 0)
+    useful, size = symbols_to_samples(grid, numerology), numerology.fft_size
+    ends = torch.cumsum(cyclic_prefix + size, 0)
     samples = useful.new_empty(len(grid), int(ends[-1]))
-    # Whole runs of samples, symbol by symbol: many times faster than gathering them one by one.
-    for symbol, (end, prefix) in enumerate(zip(ends.tolist(), cyclic_prefix.tolist(), strict=True)):
-        start = end - numerology.fft_size
-        samples[:, start:end] = useful[:, symbol]
-        samples[:, start - prefix : start] = useful[:, symbol, numerology.fft_size - prefix :]
-    return samples, ends - numerology.fft_size
+    # Whole runs of samples, many times faster than one by one: of symbols up to the next with a longer prefix.
+    prefixes = cyclic_prefix.tolist()
+    short = min(prefixes)
+    firsts = [symbol for symbol, prefix in enumerate(prefixes) if prefix > short or symbol == 0]
+    for first, behind in zip(firsts, [*firsts[1:], len(prefixes)], strict=True):
+        longer, run = prefixes[first] - short, useful[:, first:behind]
+        start = int(ends[first]) - size - short
+        samples[:, start - longer : start] = run[:, 0, size - short - longer : size - short]
+        symbols = samples[:, start : int(ends[behind - 1])].unflatten(1, (behind - first, short + size))
+        symbols[..., :short], symbols[..., short:] = run[..., size - short :], run
+    return samples, ends - size
 
 
 def cyclic_prefix_3gpp(numerology: Numerology, num_symbols: int, first_symbol: int = 0) -> torch.Tensor:
