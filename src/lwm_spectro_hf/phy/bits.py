@@ -1,6 +1,6 @@
 """Integers as bits, and the cyclic redundancy checks that the three standards put behind them."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from functools import cache
 
 import torch
@@ -23,6 +23,25 @@ def to_bits(value: torch.Tensor, width: int) -> torch.Tensor:
     """Binary digits of integers, most significant first, shape `(*value.shape, width)`, uint8."""
     shifts = torch.arange(width - 1, -1, -1, device=value.device)
     return ((value[..., None] >> shifts) & 1).to(torch.uint8)
+
+
+def message_bits(fields: Sequence[tuple[torch.Tensor, int]]) -> torch.Tensor:
+    """The bits of messages, field after field, each most significant first.
+
+    Args:
+        fields (`Sequence[tuple[torch.Tensor, int]]`): Integers of one shape, `(...)`, and how many bits they take.
+
+    Returns:
+        `torch.Tensor` of shape `(..., num_bits)`, uint8.
+    """
+    values = torch.stack([value for value, _ in fields], -1)
+    field, shift = table_on(values.device, _message_layout, tuple(width for _, width in fields))
+    return ((values[..., field] >> shift) & 1).to(torch.uint8)
+
+
+def _message_layout(widths: tuple[int, ...]) -> torch.Tensor:
+    """Of each bit its field, and how far right it is there, `(2, num_bits)`."""
+    return torch.tensor([(field, place) for field, width in enumerate(widths) for place in reversed(range(width))]).T
 
 
 def from_bits(bits: torch.Tensor, width: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ from functools import cache
 
 import torch
 
-from .bits import from_bits, to_bits
+from .bits import from_bits, message_bits, table_on, to_bits
 from .lte_coding import append_crc, circular_buffer, convolutional_rate_match
 from .sequences import constellation, gold_bits
 from .traffic import resource_indication
@@ -92,7 +92,7 @@ def broadcast_symbols(
     bandwidth = torch.full_like(cell_id, BANDWIDTHS_RB.index(num_rb))
     # MasterInformationBlock (TS 36.331): bandwidth, PHICH duration (normal) and resource, frame number, spare bits.
     fields = ((bandwidth, 3), (torch.zeros_like(cell_id), 1), (phich_resource, 2), (frame // 4 % 256, 8))
-    information = torch.cat([to_bits(value, width) for value, width in fields], -1)
+    information = message_bits(fields)
     information = torch.nn.functional.pad(information, (0, 10))
     # The parity tells the number of ports (TS 36.212, table 5.3.1.1-1): all zeros, all ones, or alternating.
     mask = to_bits(torch.tensor([0, 0, 0xFFFF, 0, 0x5555], device=cell_id.device)[num_ports], 16)
@@ -149,7 +149,8 @@ def downlink_assignment(
                 f"Resource allocation type 0 schedules whole groups of {group} of the {num_rb} resource blocks; "
                 "align the allocation to them or use type 2 (DCI format 1A)."
             )
-        parts = [to_bits(zero, 1)] * (num_rb > 10) + [bitmap.to(torch.uint8)]
+        header = message_bits([(zero, 1)])[..., : num_rb > 10]
+        payload = torch.cat([header, bitmap.to(torch.uint8), message_bits(common)], -1)
     else:
         length = allocation.sum(1)
         start = allocation.int().argmax(1)
@@ -162,8 +163,7 @@ def downlink_assignment(
             )
         riv = resource_indication(start, length, num_rb)
         width = (num_rb * (num_rb + 1) // 2 - 1).bit_length()
-        parts = [to_bits(zero + 1, 1), to_bits(zero, 1), to_bits(riv, width)]
-    payload = torch.cat([*parts, *(to_bits(value, width) for value, width in common)], -1)
+        payload = message_bits(((zero + 1, 1), (zero, 1), (riv, width), *common))
     return torch.nn.functional.pad(payload, (0, assignment_sizes(num_rb)[type_0] - payload.shape[-1]))
 
 
@@ -271,6 +271,11 @@ def indicator_symbols(cell_id: torch.Tensor, cfi: int, subframe: torch.Tensor) -
     return modulate(gold_bits(c_init, 32) ^ codeword.repeat(11)[:32])
 
 
+def _search_space_powers() -> torch.Tensor:
+    """What the RNTI is multiplied with in each of the ten subframes."""
+    return torch.tensor([pow(39827, number + 1, 65537) for number in range(10)])
+
+
 def search_space(rnti: torch.Tensor, subframe: torch.Tensor, level: torch.Tensor, num_cce: int) -> torch.Tensor:
     """First CCE of the first candidate of a terminal's search space, or of the common one (TS 36.213, clause 9.1.1).
 
@@ -285,10 +290,7 @@ def search_space(rnti: torch.Tensor, subframe: torch.Tensor, level: torch.Tensor
         `num_cce // level * level`.
     """
     rnti, subframe = torch.broadcast_tensors(rnti.long(), subframe)
-    hashed, start = rnti, torch.zeros_like(rnti)
-    for number in range(10):
-        hashed = 39827 * hashed % 65537
-        start = torch.where(subframe == number, hashed, start)
+    start = table_on(rnti.device, _search_space_powers)[subframe] * rnti % 65537
     start = torch.where(rnti == SYSTEM_INFORMATION_RNTI, 0, start)
     return level * (start % (num_cce // level))
 

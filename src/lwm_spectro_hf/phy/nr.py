@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .bits import from_bits, slices, to_bits
+from .bits import from_bits, message_bits, slices
 from .nr_cells import (
     NO_SIB1,
     SSB_BLOCKS,
@@ -121,7 +121,7 @@ def broadcast_symbols(cells: Cells, row: torch.Tensor, slot_number: torch.Tensor
         (zero, 1),  # intraFreqReselection: allowed
         (zero, 1),  # spare
     )
-    mib = torch.cat([to_bits(value, width) for value, width in fields], 1)
+    mib = message_bits(fields)
     coded = encode_broadcast(mib, frame, half_frame, k_ssb, cells.cell_id[row])
     phase = torch.where(cells.ssb_maximum[row] == 4, index % 4, index)
     sequence = gold_bits(cells.cell_id, SSB_BLOCKS * BROADCAST_BITS).unflatten(1, (SSB_BLOCKS, -1))

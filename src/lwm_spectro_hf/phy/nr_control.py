@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .bits import to_bits
+from .bits import message_bits
 from .nr_cells import SSB_FIRST_SYMBOLS, SYMBOLS_PER_SLOT, Cells
 from .nr_coding import encode_control
 from .sequences import gold_bits, gold_qpsk
@@ -83,7 +83,7 @@ def grant(
         head = ((zero + 1, 1), (contiguous.long(), 1), (torch.where(contiguous, blocks, bitmap), width), (time, 1))
         fields = (*head, *common, (ports, 4), (zero, 2), (zero, 1))
     # The two formats always differ in length, as clause 7.3.1.0 asks: by 4 bits at least.
-    return torch.cat([to_bits(value, bits) for value, bits in fields], 1)
+    return message_bits(fields)
 
 
 def _element_groups(cells: Cells, row: torch.Tensor, first: torch.Tensor, aggregation: int) -> torch.Tensor:
