@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -10,12 +11,19 @@ CRC_3GPP = {"24A": (0x864CFB, 24), "24B": (0x800063, 24), "24C": (0xB2B117, 24),
 
 
 @cache
-def _kept_on(device: torch.device, table: Callable[..., torch.Tensor], arguments: tuple) -> torch.Tensor:
-    return table(*arguments).to(device)
+def _kept_on(device: torch.device, table: Callable[..., Any], arguments: tuple) -> Any:
+    found = table(*arguments)
+    return tuple(part.to(device) for part in found) if isinstance(found, tuple) else found.to(device)
 
 
-def table_on(device: torch.device, table: Callable[..., torch.Tensor], *arguments: Hashable) -> torch.Tensor:
-    """What `table(*arguments)` gives, made once and kept on the device: to send it there anew would be waited for."""
+def table_on(device: torch.device, table: Callable[..., Any], *arguments: Hashable) -> Any:
+    """What `table(*arguments)` gives, made once and kept on the device: to send it there anew would be waited for.
+
+    Args:
+        device (`torch.device`): Where it is needed.
+        table (`Callable`): Makes a tensor, or a tuple of some, of its arguments alone.
+        *arguments (`Hashable`): Of the table.
+    """
     return _kept_on(device, table, arguments)
 
 

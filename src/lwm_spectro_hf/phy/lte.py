@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from . import lte_coding, lte_control
-from .bits import from_bits, slices
+from .bits import from_bits, slices, table_on
 from .ofdm import Numerology, cyclic_prefix_3gpp, modulate
 from .sequences import gold_qpsk, gold_words, m_sequence
 from .traffic import decibels, draw_allocation
@@ -189,7 +189,7 @@ def secondary_synchronization(group_id: torch.Tensor, sector_id: torch.Tensor, s
     """
 
     def signs(taps: tuple[int, ...]) -> torch.Tensor:
-        return 1.0 - 2.0 * m_sequence(taps, (0, 0, 0, 0, 1)).to(group_id.device)
+        return 1.0 - 2.0 * table_on(group_id.device, m_sequence, taps, (0, 0, 0, 0, 1))
 
     s, c, z = signs((0, 2)), signs((0, 3)), signs((0, 1, 2, 4))
     q_prime = group_id // 30
@@ -393,8 +393,8 @@ def _options(downlink: Downlink, num_elements: torch.Tensor) -> tuple[torch.Tens
         whether the modulation is that of `downlink.mcs`.
     """
     device = num_elements.device
-    sizes = lte_coding.transport_block_sizes().to(device)
-    table = lte_coding.mcs_table().to(device)[downlink.qam_256.long()][:, None]
+    sizes = table_on(device, lte_coding.transport_block_sizes)
+    table = table_on(device, lte_coding.mcs_table)[downlink.qam_256.long()][:, None]
     system = (downlink.rnti == lte_control.SYSTEM_INFORMATION_RNTI)[..., None]
     # System information is QPSK, its I_MCS is I_TBS, and its column is that of three resource blocks.
     order = torch.where(system, 2, table[..., 0])

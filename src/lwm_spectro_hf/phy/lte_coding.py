@@ -10,7 +10,7 @@ from importlib import resources
 
 import torch
 
-from .bits import crc
+from .bits import crc, table_on
 
 # Octal 133, 171, 165 (clause 5.1.3.1), the present bit first.
 _CONVOLUTIONAL_TAPS = ((1, 0, 1, 1, 0, 1, 1), (1, 1, 1, 1, 0, 0, 1), (1, 1, 1, 0, 1, 0, 1))
@@ -129,7 +129,7 @@ def turbo_encode(bits: torch.Tensor) -> torch.Tensor:
         `torch.Tensor` of shape `(batch, 3, length + 4)`, uint8.
     """
     first, first_tail = _recursive_encode(bits)
-    second, second_tail = _recursive_encode(bits[:, turbo_interleaver(bits.shape[1]).to(bits.device)])
+    second, second_tail = _recursive_encode(bits[:, table_on(bits.device, turbo_interleaver, bits.shape[1])])
     # x, z, x, z, x, z of either encoder, dealt to the three streams in turn (clause 5.1.3.2.2).
     tail = torch.cat([first_tail, second_tail], 1).view(-1, 4, 3).mT
     return torch.cat([torch.stack([bits, first, second], 1), tail], 2)
@@ -172,8 +172,8 @@ def convolutional_rate_match(bits: torch.Tensor, num_bits: int) -> torch.Tensor:
     Returns:
         `torch.Tensor` of shape `(..., num_bits)`, uint8.
     """
-    order = circular_buffer(bits.shape[-1], turbo=False)
-    order = order[torch.arange(num_bits) % len(order)].to(bits.device)
+    order = table_on(bits.device, circular_buffer, bits.shape[-1], False)
+    order = order[torch.arange(num_bits, device=bits.device) % len(order)]
     return convolutional_encode(bits).flatten(-2)[..., order]
 
 
@@ -200,7 +200,7 @@ def encode_transport_block(
     if size + 24 > _MAX_CODE_BLOCK:  # clause 5.1.2
         num_blocks = -(-(size + 24) // (_MAX_CODE_BLOCK - 24))
         blocks = append_crc(blocks.view(num_blocks, -1), "24B")
-    order = circular_buffer(blocks.shape[1] + 4, turbo=True).to(device)
+    order = table_on(device, circular_buffer, blocks.shape[1] + 4, True)
     coded = turbo_encode(blocks).flatten(1).index_select(1, order)
     codewords = []
     for length, granularity in lengths:

@@ -4,7 +4,6 @@ Normal cyclic prefix, FDD. The PHICH's resource elements are set aside and stay 
 """
 
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 
@@ -36,7 +35,6 @@ def modulate(bits: torch.Tensor, order: int = 2) -> torch.Tensor:
     return points(from_bits(bits, order), torch.tensor(order, device=bits.device))
 
 
-@cache
 def _all_points() -> torch.Tensor:
     return torch.cat([constellation(name) for name in ("QPSK", "16QAM", "64QAM", "256QAM")])
 
@@ -53,7 +51,7 @@ def points(label: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """
     # The constellations stand one after the other; those before one of 4^k points have (4^k - 4) / 3.
     index = label.int() + ((2**order - 4) // 3).int()
-    return _all_points().to(label.device).index_select(0, index.flatten()).view(label.shape)
+    return table_on(label.device, _all_points).index_select(0, index.flatten()).view(label.shape)
 
 
 def combine_ports(symbols: torch.Tensor, num_ports: torch.Tensor) -> torch.Tensor:
@@ -245,7 +243,7 @@ def control_region(
     all_taken[:, first_symbol] = taken
     num_quadruplets = len(groups) - 4 - 3 * num_groups
     left = all_taken.argsort(dim=1, stable=True)[:, :num_quadruplets]
-    order = circular_buffer(num_quadruplets, turbo=False)[:num_quadruplets].to(device)
+    order = table_on(device, circular_buffer, num_quadruplets, False)[:num_quadruplets]
     place = torch.empty_like(order)
     place[order] = torch.arange(num_quadruplets, device=device)
     group = left.gather(1, (place - cell) % num_quadruplets)

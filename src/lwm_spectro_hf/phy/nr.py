@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .bits import from_bits, message_bits, slices
+from .bits import from_bits, message_bits, slices, table_on
 from .nr_cells import (
     NO_SIB1,
     SSB_BLOCKS,
@@ -47,14 +47,14 @@ def numerology(num_rb: int, subcarrier_spacing_hz: float) -> Numerology:
 
 def primary_synchronization(sector_id: torch.Tensor) -> torch.Tensor:
     """PSS (TS 38.211, clause 7.4.2.2), shape `(batch, 127)`, complex64."""
-    x = m_sequence((0, 4), (0, 1, 1, 0, 1, 1, 1)).to(sector_id.device)
+    x = table_on(sector_id.device, m_sequence, (0, 4), (0, 1, 1, 0, 1, 1, 1))
     n = torch.arange(127, device=sector_id.device)
     return (1.0 - 2.0 * x[(n + 43 * sector_id[:, None]) % 127]).to(torch.complex64)
 
 
 def secondary_synchronization(group_id: torch.Tensor, sector_id: torch.Tensor) -> torch.Tensor:
     """SSS (TS 38.211, clause 7.4.2.3), shape `(batch, 127)`, complex64."""
-    x0, x1 = (m_sequence(taps, (1, 0, 0, 0, 0, 0, 0)).to(sector_id.device) for taps in ((0, 4), (0, 1)))
+    x0, x1 = (table_on(sector_id.device, m_sequence, taps, (1, 0, 0, 0, 0, 0, 0)) for taps in ((0, 4), (0, 1)))
     n = torch.arange(127, device=sector_id.device)
     m0 = 15 * (group_id // 112) + 5 * sector_id
     m1 = group_id % 112
@@ -131,7 +131,7 @@ def broadcast_symbols(cells: Cells, row: torch.Tensor, slot_number: torch.Tensor
 def modulate_bits(bits: torch.Tensor, modulation: str) -> torch.Tensor:
     """Bits to symbols (TS 38.211, clause 5.1): `(batch, num_bits)` to `(batch, num_symbols)`, complex64."""
     labels = from_bits(bits, CONSTELLATION_ORDERS[modulation])
-    return constellation(modulation).to(bits.device)[labels.int()]
+    return table_on(bits.device, constellation, modulation)[labels.int()]
 
 
 @dataclass

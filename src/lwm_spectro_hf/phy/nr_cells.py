@@ -8,6 +8,7 @@ from functools import cached_property
 
 import torch
 
+from .bits import table_on
 from .nr_coding import MCS_TABLES, transport_block_size
 
 SYMBOLS_PER_SLOT = 14
@@ -33,11 +34,15 @@ def _additional_dmrs_table() -> torch.Tensor:
 
 def mcs_entry(table: torch.Tensor, mcs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Modulation order (int64) and code rate (float64) of an MCS (TS 38.214, tables 5.1.3.1-1 and -2)."""
-    entries = torch.zeros(3, 32, 2, dtype=torch.float64, device=mcs.device)
-    for number, rows in MCS_TABLES.items():
-        entries[number, : len(rows)] = torch.tensor(rows, dtype=torch.float64, device=mcs.device)
-    order, rate = entries[table, mcs].unbind(-1)
+    order, rate = table_on(mcs.device, _mcs_entries)[table, mcs].unbind(-1)
     return order.long(), rate / 1024
+
+
+def _mcs_entries() -> torch.Tensor:
+    entries = torch.zeros(3, 32, 2, dtype=torch.float64)
+    for number, rows in MCS_TABLES.items():
+        entries[number, : len(rows)] = torch.tensor(rows, dtype=torch.float64)
+    return entries
 
 
 @dataclass(eq=False)
@@ -241,7 +246,7 @@ class Cells:
     @cached_property
     def dmrs_symbols(self) -> torch.Tensor:
         """Symbols with DMRS of the PDSCH, where it is sent (clause 7.4.1.1.2), `(batch, num_slots, 14)`, bool."""
-        table = _additional_dmrs_table().to(self.cell_id.device)
+        table = table_on(self.cell_id.device, _additional_dmrs_table)
         additional = table[self.dmrs_additional[:, None], self.downlink_symbols]
         symbol = torch.arange(SYMBOLS_PER_SLOT, device=self.cell_id.device)
         return (additional | (symbol == self.dmrs_position[:, None, None])) & self.data_symbols

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .bits import from_bits, random_bits, slices
+from .bits import from_bits, random_bits, slices, table_on
 from .nr_cells import SYMBOLS_PER_SLOT, TRACKING_SYMBOLS, Cells, mcs_entry
 from .nr_coding import SharedChannelCode
 from .sequences import constellation, gold_bits, gold_qpsk
@@ -57,17 +57,22 @@ def shared_channel(cells: Cells, generator: torch.Generator) -> tuple[torch.Tens
         ValueError: If a transport block would have a code rate above 0.95.
     """
     labels, blocks = _coded_labels(cells, generator)
-    points = torch.zeros(_SILENT + 1, 2, device=labels.device)
-    for index, name in enumerate(MODULATIONS):
-        table = torch.view_as_real(constellation(name)).to(labels.device)
-        points[index * _POINTS : index * _POINTS + len(table)] = table
-    points = torch.view_as_complex(points)
+    points = table_on(labels.device, _label_points)
     grid = points.index_select(0, _place(cells, labels).flatten()).view(*cells.data_blocks.shape[:3], -1)
     grid *= cells.data_gain[:, None, None, None]
     _add_dmrs(grid, cells)
     if bool(cells.tracking.any()):
         _add_tracking(grid, cells)
     return grid, blocks
+
+
+def _label_points() -> torch.Tensor:
+    """All constellations, each in its part of the table, and the zero of an element without data."""
+    points = torch.zeros(_SILENT + 1, dtype=torch.complex64)
+    for index, name in enumerate(MODULATIONS):
+        table = constellation(name)
+        points[index * _POINTS : index * _POINTS + len(table)] = table
+    return points
 
 
 def _place(cells: Cells, labels: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ from functools import cache
 
 import torch
 
-from .bits import byte_bits
+from .bits import byte_bits, table_on
 
 CONSTELLATION_ORDERS = {"BPSK": 1, "QPSK": 2, "16QAM": 4, "64QAM": 6, "256QAM": 8}
 
@@ -44,7 +44,6 @@ def constellation(name: str) -> torch.Tensor:
     return points / points.abs().square().mean().sqrt()
 
 
-@cache
 def _gold_tables(num_words: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The first m-sequence as words, and what each four bits of `c_init` add to the second, `(8, 16, num_words)`."""
     advance, order, length = 1600, 31, num_words * width
@@ -77,8 +76,8 @@ def gold_words(c_init: torch.Tensor, num_words: int, width: int) -> torch.Tensor
         `torch.Tensor` of shape `(*c_init.shape, num_words)`, uint8.
     """
     # One table serves every length up to the next power of two.
-    first, sums = _gold_tables(1 << (num_words - 1).bit_length(), width)
-    first, sums = (table[..., :num_words].to(c_init.device) for table in (first, sums))
+    tables = table_on(c_init.device, _gold_tables, 1 << (num_words - 1).bit_length(), width)
+    first, sums = (table[..., :num_words] for table in tables)
     seeds = c_init.flatten()
     words = first.expand(len(seeds), num_words).clone()
     for place, table in enumerate(sums):
