@@ -1,12 +1,13 @@
 """The generator keeps to the device that it is given: shown on a CPU that plays a machine with a GPU."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from two_devices import DEVICE, DeviceGenerator, TwoDevices
 
-from lwm_spectro_hf.data.recipe import PROTOCOLS, Recipe
+from lwm_spectro_hf.data.recipe import PROTOCOLS, Recipe, preset
 from lwm_spectro_hf.data.scenes import SceneRecipe, draw_scenes
 from lwm_spectro_hf.data.synthesis import draw_recordings
 
@@ -43,6 +44,17 @@ def test_scenes_are_made_on_the_device(device):
         scenes = draw_scenes(SceneRecipe(sent), 0, device=device)
         assert scenes.labels.device == scenes.iq.device == device
     assert watched.mixes == []
+
+
+@pytest.mark.parametrize("protocol, most, growth", [("WiFi", 4_000, 1.3), ("LTE", 6_000, 1.3), ("5G", 14_000, 2.2)])
+def test_a_larger_chunk_takes_hardly_more_operations(protocol, most, growth, monkeypatch):
+    """What a GPU is told must not grow with the rows; 5G alone has more kinds of code blocks in more rows."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    from operations import operations
+
+    recipe = replace(preset("paper"), protocols=(protocol,), resource_blocks={"LTE": (6,), "5G": ((15, 25),)})
+    few, many = (operations(replace(recipe, chunk_size=size)) for size in (16, 64))
+    assert few <= many < min(growth * few, most)
 
 
 def test_a_mix_is_found():
