@@ -55,7 +55,13 @@ from lwm_spectro_hf.files import whole_file, whole_folder
 from lwm_spectro_hf.hub.model_card import render
 from lwm_spectro_hf.plotting import draw_confusion
 from lwm_spectro_hf.scripting import computes_on_gpu, one_line_errors
-from lwm_spectro_hf.training.checkpoints import check_settings, last_checkpoint, training_figures, write_settings
+from lwm_spectro_hf.training.checkpoints import (
+    check_settings,
+    check_tracker,
+    last_checkpoint,
+    training_figures,
+    write_settings,
+)
 from lwm_spectro_hf.training.fine_tuning import (
     HEADS,
     METHODS,
@@ -225,6 +231,7 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
 def run(args: argparse.Namespace) -> None:
     on_gpu = computes_on_gpu(args.device)
     disable_progress_bar()  # of saving and loading checkpoints
+    check_tracker(args.report_to)
     try:
         check_settings(args.out, settings_of(args), args.resume)
     except ValueError as error:

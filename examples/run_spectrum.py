@@ -71,6 +71,7 @@ from lwm_spectro_hf.training.augmentation import augment, narrow
 from lwm_spectro_hf.training.checkpoints import (
     check_kind,
     check_settings,
+    check_tracker,
     last_checkpoint,
     training_figures,
     write_settings,
@@ -395,6 +396,7 @@ def main() -> None:
     state, checkpoints = PartialState(cpu=not on_gpu), args.out / "checkpoints"
     free = ("out", "resume", "epochs", "minutes", "device", "report_to")
     settings = {name: value for name, value in vars(args).items() if name not in free}
+    check_tracker(args.report_to)
     check_settings(args.out, settings, args.resume)
     if args.batch_size % state.num_processes:
         raise SystemExit(

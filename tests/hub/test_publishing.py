@@ -302,6 +302,12 @@ def test_export_needs_a_front_end(tmp_path, encoder):
 def test_export_refuses_what_is_no_model(tmp_path, encoder, extractor):
     with pytest.raises(FileNotFoundError, match="config.json"):
         export(tmp_path / "absent", tmp_path / "hub")
+    encoder.save_pretrained(tmp_path / "run" / "model")
+    with pytest.raises(FileNotFoundError, match=r"Did you mean .*run/model\?"):
+        export(tmp_path / "run", tmp_path / "hub")
+    (tmp_path / "run" / "adapter_config.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="holds adapters: merge them first"):
+        export(tmp_path / "run", tmp_path / "hub")
     source = export(encoder, tmp_path / "source", feature_extractor=extractor)
     torch.save({}, source / "optimizer.pt")
     with pytest.raises(ValueError, match="optimizer.pt"):

@@ -384,6 +384,8 @@ def test_mistakes_are_told_in_a_line(run, tiny_checkpoint, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(tmp_path / "out", "--joint")
     assert "--method frozen embeds every row once" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="--report-to nobody: there is no such tracker here"):
+        run(tmp_path / "out", "--report-to", "nobody")
     for option, value, message in (("--batch-size", 0, "expected 1 at least"), ("--warmup", 5, "expected a share")):
         with pytest.raises(SystemExit):
             run(tmp_path / "out", option, value)

@@ -121,13 +121,22 @@ def check_folder(folder: Path, leaving_out: Sequence[str] = ()) -> Path:
     folder = folder.expanduser()
     for wanted in (CONFIG_FILE, "*.safetensors"):
         if not any(folder.glob(wanted)):
+            hint = ""
+            if (folder / "adapter_config.json").is_file():
+                hint = " It holds adapters: merge them first, `model.merge_and_unload().save_pretrained(...)`."
+            elif (folder / "model" / CONFIG_FILE).is_file():  # the folder of a run
+                hint = f" Did you mean {folder / 'model'}?"
             raise FileNotFoundError(
                 f"No {wanted} in {folder}; expected a folder written by save_pretrained or `lwm-spectro convert`."
+                + hint
             )
     pickled = [path for path in folder.rglob("*") if path.suffix in PICKLE_SUFFIXES and path.name not in leaving_out]
     if pickled:
         found = ", ".join(str(path.relative_to(folder)) for path in pickled)
-        raise ValueError(f"{folder} holds {found}; weights are published as safetensors only. Remove them.")
+        raise ValueError(
+            f"{folder} holds {found}; weights are published as safetensors only. Save the model elsewhere with "
+            "save_pretrained, or remove these if nothing goes on from them."
+        )
     return folder
 
 

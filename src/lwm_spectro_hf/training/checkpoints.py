@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedModel
+from transformers.integrations import get_available_reporting_integrations
 
 from ..files import read_json, whole_file
 
@@ -53,6 +54,18 @@ def load_trained(kind: type[PreTrainedModel], path: Path, part: str = "") -> Any
     if missing:
         raise ValueError(f"{path} lacks {len(missing)} weights, the first of which is {missing[0]}; expected all.")
     return model
+
+
+def check_tracker(name: str) -> None:
+    """Make sure that `--report-to` names a tracker that is installed, before anything is loaded.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    installed = get_available_reporting_integrations()
+    if name not in ("none", "all", *installed):
+        known = f"installed are {', '.join(installed)}" if installed else "none is installed"
+        raise ValueError(f"--report-to {name}: there is no such tracker here, {known}. Install it, or leave it out.")
 
 
 def check_settings(out: Path, settings: dict[str, Any], resume: bool) -> None:
