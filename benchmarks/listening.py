@@ -3,6 +3,7 @@
     python benchmarks/listening.py --num 60                              # minutes
     python benchmarks/listening.py --num 240 --duration-ms 5
     python benchmarks/listening.py --num 240 --band-mhz 2.4             # as cheap receivers hear wide carriers
+    python benchmarks/listening.py --num 240 --tone-db 0                # beside a spur as loud as the signal
 
 Recordings are those of the preset `blind`: half at the carrier's own rate and centre, half at rates that radios offer
 with the carrier near the middle or anywhere, a random start and all impairments, through channels of Florence, sparse
@@ -79,6 +80,13 @@ def part_of(iq: np.ndarray, sampling_rate: float, band_hz: float, offset_hz: flo
     return resample_poly(shifted, ratio.numerator, ratio.denominator).astype(np.complex64)
 
 
+def with_tone(iq: np.ndarray, level_db: float, generator: np.random.Generator) -> np.ndarray:
+    """A recording with a tone anywhere in the band, so loud against all of it."""
+    amplitude = 10 ** (level_db / 20) * np.sqrt(np.mean(np.abs(iq) ** 2))
+    tone = np.exp(2j * np.pi * generator.uniform(-0.45, 0.45) * np.arange(len(iq)))
+    return (iq + amplitude * tone).astype(np.complex64)
+
+
 def recordings(args: argparse.Namespace) -> Iterator[tuple[np.ndarray, float, dict]]:
     """Samples, their rate and what is true of them."""
     band_hz = args.band_mhz and args.band_mhz * 1e6
@@ -99,6 +107,8 @@ def recordings(args: argparse.Namespace) -> Iterator[tuple[np.ndarray, float, di
                 if band_hz:
                     spare = (batch.bandwidth_hz - band_hz) / 2
                     iq, rate = part_of(iq, rate, band_hz, generator.uniform(-spare, spare)), band_hz
+                if args.tone_db is not None:
+                    iq = with_tone(iq, args.tone_db, generator)
                 yield iq, rate, truth
             progress.update(recipe.chunk_size)
 
@@ -108,6 +118,9 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=240, help="recordings (default: %(default)s)")
     parser.add_argument("--duration-ms", type=float, default=20.0, help="of each (default: %(default)s)")
     parser.add_argument("--band-mhz", type=float, help="record this much of wider carriers")
+    parser.add_argument(
+        "--tone-db", type=float, help="add a tone, as of a receiver's spur, so loud against the recording"
+    )
     parser.add_argument("--model", default=str(default_checkpoint()), help="(default: the shipped weights)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     args = parser.parse_args()

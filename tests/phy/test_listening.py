@@ -8,7 +8,7 @@ import torch
 from scipy.signal import resample_poly
 
 from lwm_spectro_hf.data.recordings import open_recording
-from lwm_spectro_hf.phy.listening import _loud, listen
+from lwm_spectro_hf.phy.listening import _loud, _without_tones, listen
 from lwm_spectro_hf.phy.ofdm import Numerology, cyclic_prefix_3gpp, modulate
 from lwm_spectro_hf.phy.synchronization import SPACING_WIFI_HZ, equally_loud, required_samples, symbol_evidence
 from lwm_spectro_hf.phy.wifi import packet_samples, ppdu
@@ -105,6 +105,23 @@ def test_leakage_at_dc_that_ends_lower_than_it_began_is_no_cell():
     iq = noise(200_000)
     iq += 300 * np.exp(-np.linspace(0, 2, len(iq)))
     assert (listen(iq, 46.08e6, PROTOCOLS).evidence < 0).all()
+
+
+@pytest.mark.parametrize("level_db", [-10, 10])
+def test_a_spur_is_taken_out_and_nothing_else(level_db):
+    iq = cell(15e3, 280, snr_db=20)
+    amplitude = 10 ** (level_db / 20) * np.sqrt(np.mean(np.abs(iq) ** 2))
+    spurs = sum(np.exp(2j * np.pi * hertz / 1.92e6 * np.arange(len(iq)) + 1j) for hertz in (211_300.0, -530_020.0))
+    before, after = (listen(signal, 1.92e6, PROTOCOLS) for signal in (iq, iq + amplitude * spurs))
+    np.testing.assert_allclose(after.evidence, before.evidence, atol=1.0)
+    spectra = (np.abs(np.fft.fft(heard.frames.reshape(2, 128, 128))) ** 2 for heard in (before, after))
+    error_db = np.abs(10 * np.log10(np.divide(*spectra))).mean((0, 1))
+    assert np.median(error_db) < 1.0 and (error_db > 3.0).sum() <= 12, "two of 128 subcarriers and their neighbours"
+    # Of what has no line, nothing is taken, though it repeats itself.
+    still = torch.from_numpy(np.tile(cell(15e3, 70, snr_db=100), 8)).to(torch.complex64)
+    for samples in (still, still[:4000], torch.zeros(8000, dtype=torch.complex64), still[:1]):
+        spectrum = torch.fft.fft(samples)
+        assert torch.equal(_without_tones(spectrum, 1.92e6), spectrum)
 
 
 @pytest.mark.parametrize("offset_hz", [-19e6, -12e6, 5e6, 18e6])

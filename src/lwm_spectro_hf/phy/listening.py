@@ -50,6 +50,8 @@ _MAX_FACTOR = 4000  # of a resampling ratio, which is then exact to a tenth of a
 # What repeats after any time hides the prefixes: receivers leak around DC, one was seen to do so by 90 dB above the
 # noise, drifting. A carrier can spare these subcarriers.
 _LEAKAGE_HZ = 20e3
+# Lines: how far above what is up to so many hertz beside them, and of how many bins to each side they are at least.
+_LINE_DB, _LINE_HZ, _LINE_BINS = 25.0, 15e3, 8
 PIECES = 4  # of a view that is spread over a recording
 _PIECED_BANDS = 4  # that have such views, at most
 _HIGHEST_SNR_DB = 28.0  # models have been shown 25 dB
@@ -222,8 +224,44 @@ class _Recording:
                 leaking = int(above_hz / self.sampling_rate * num_samples)
                 spectrum[: leaking + 1] = 0
                 spectrum[num_samples - leaking :] = 0
-            self._spectra[key] = spectrum
+            self._spectra[key] = _without_tones(spectrum, self.sampling_rate)
         return self._spectra[key]
+
+
+def _without_tones(spectrum: torch.Tensor, sampling_rate: float) -> torch.Tensor:
+    """The spectrum `(num_samples,)` of a recording without lines that are far narrower than a subcarrier.
+
+    Spurs of receivers are such lines, and may hold as much power as the signal. What leaks at DC stays: models have
+    been shown it.
+    """
+    num_samples = len(spectrum)
+    reach = int(_LINE_HZ / sampling_rate * num_samples)
+    if reach < 4 * _LINE_BINS or num_samples < 4 * reach:  # too short to tell lines from subcarriers
+        return spectrum
+    power = squared_modulus(spectrum).double()
+    around = torch.cat([power[-reach:], power, power[:reach]]).cumsum(0)
+    around = torch.nn.functional.pad(around, (1, 0))
+
+    def within(bins: int) -> torch.Tensor:
+        """Power of each bin and of as many to both sides."""
+        first = reach - bins
+        return around[first + 2 * bins + 1 : first + 2 * bins + 1 + num_samples] - around[first : first + num_samples]
+
+    beside = (within(reach - 1) - within(_LINE_BINS)) / (2 * (reach - 1 - _LINE_BINS))
+    excess = power / beside.clamp(min=1e-30 * float(power.max()) + 1e-300)
+    leaking = int(_LEAKAGE_HZ / sampling_rate * num_samples) + _LINE_BINS
+    excess[: leaking + 1] = 0
+    excess[num_samples - leaking :] = 0
+    lines = (excess > 10 ** (_LINE_DB / 10)).nonzero()[:, 0]
+    if not len(lines):
+        return spectrum
+    # A line that begins and ends with the recording leaks 1 / (pi * bins) of its amplitude: as far as that is seen.
+    width = (excess[lines].sqrt() / torch.pi).clamp(_LINE_BINS, reach).long()
+    edges = torch.zeros(3 * num_samples + 1, dtype=torch.int32)
+    edges.index_add_(0, num_samples + lines - width, torch.ones_like(lines, dtype=torch.int32))
+    edges.index_add_(0, num_samples + lines + width + 1, -torch.ones_like(lines, dtype=torch.int32))
+    covered = (edges.cumsum(0)[:-1] > 0).view(3, num_samples).any(0)
+    return spectrum.masked_fill(covered, 0)
 
 
 def _evidence(recording: _Recording, spacing_hz: float) -> dict[float, float]:
