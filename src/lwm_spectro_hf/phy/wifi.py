@@ -313,13 +313,9 @@ def draw(
         [`Waveform`].
     """
     device = generator.device
-
-    def integers(low: int, high: int, *shape: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
-        return torch.randint(low, high, shape, generator=generator, device=device, dtype=dtype)
-
     # The receiver's samples fall anywhere between the microseconds of the sender. In files they do not fall together:
     # OpenOFDM's decode.py drops packets whose first sample is a multiple of 80.
-    skipped = int(integers(int(aligned), _SAMPLES_PER_US, 1))
+    skipped = int(torch.randint(int(aligned), _SAMPLES_PER_US, (1,), generator=generator, device=device))
     num_us = -(-(num_samples + skipped) // _SAMPLES_PER_US)
     links = wifi_traffic.draw_links(batch_size, generator, modulation, code_rate, full, high_throughput, aligned)
     exchanges = wifi_traffic.draw_exchanges(links, num_us, generator)
