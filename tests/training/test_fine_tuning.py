@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from datasets import Array3D, ClassLabel, Dataset, Features, Value
-from transformers import AutoModelForSequenceClassification, TrainingArguments, pipeline
+from transformers import AutoModelForSequenceClassification, EvalPrediction, TrainingArguments, pipeline
 
 from lwm_spectro_hf import LwmSpectroForPreTraining, LwmSpectroForSequenceClassification, LwmSpectroMoEForPreTraining
 from lwm_spectro_hf.data.labelled import LabelledSpectrograms, TaskError, as_is
@@ -343,6 +343,18 @@ def test_the_script_from_data_to_scores(run, tiny_checkpoint, tmp_path, capsys):
     assert "| kind | " in (out / "model" / "README.md").read_text()
     with pytest.raises(SystemExit, match="holds a run"):
         run(out, *options)
+
+
+def test_of_equal_scores_the_surer_answers_are_kept():
+    metrics = runpy.run_path(str(SCRIPT))["metrics_of"](["a", "b"])
+    truth = np.array([0, 1, 1])
+    found = [
+        metrics(EvalPrediction(np.array(logits, np.float32), truth))
+        for logits in ([[0.1, 0], [0, 0.1], [0.1, 0]], [[3, 0], [0, 3], [0.1, 0]], [[0.01, 0], [0, 0.01], [0, 0.01]])
+    ]
+    unsure, sure, right = found
+    assert unsure["macro_f1"] == sure["macro_f1"] < right["macro_f1"]
+    assert unsure["macro_f1_decided"] < sure["macro_f1_decided"] < right["macro_f1_decided"]
 
 
 def test_a_head_on_a_frozen_mixture_answers_in_the_pipeline(run, tiny_checkpoint, tmp_path, noise):
