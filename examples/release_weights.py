@@ -27,7 +27,7 @@ from lwm_spectro_hf.data.parquet import load_spectrograms
 from lwm_spectro_hf.data.recipe import PROTOCOLS
 from lwm_spectro_hf.evaluation.reconstruction import error_table
 from lwm_spectro_hf.evaluation.scores import score_mixture
-from lwm_spectro_hf.files import read_json_lines, whole_folder
+from lwm_spectro_hf.files import read_json, read_json_lines, whole_folder
 from lwm_spectro_hf.hub.model_card import departures, render
 from lwm_spectro_hf.scripting import one_line_errors
 
@@ -164,7 +164,7 @@ def read_results(run: Path) -> dict[str, Any]:
     path = run / "results.json"
     if not path.exists():
         raise SystemExit(f"{run} has no results.json: name the --out folder of a finished training script.")
-    return json.loads(path.read_text())
+    return read_json(path)
 
 
 def sections(results: dict[str, Any], args: argparse.Namespace) -> dict[str, str]:

@@ -263,9 +263,8 @@ def model_of(args: argparse.Namespace, columns: dict[str, torch.Tensor]) -> PreT
         models[0].load_state_dict(mean_weights(*models))
         return models[0]
     shape = dict(zip(("num_channels", "num_frames", "num_freq_bins"), columns["input_values"].shape[1:], strict=True))
-    fields = (
-        shape | (TINY if args.tiny else {}) | (read_config(args.config, MaskedConvLstmConfig) if args.config else {})
-    )
+    fields = shape | (TINY if args.tiny else {})
+    fields |= read_config(args.config, MaskedConvLstmConfig) if args.config else {}
     return TASKS[args.task](MaskedConvLstmConfig(**(fields | extra)))
 
 

@@ -13,9 +13,10 @@ def _check_probability(name: str, found: float):
         raise ValueError(f"`{name}` is {found}, but must be from 0 to 1.")
 
 
-def _check_initializer_range(found: float):
-    if not found >= 0:
-        raise ValueError(f"`initializer_range` is {found}, but must be at least 0.")
+def _check_at_least(config: PreTrainedConfig, least: int, *names: str):
+    for name in names:
+        if not getattr(config, name) >= least:
+            raise ValueError(f"`{name}` is {getattr(config, name)}, but must be at least {least}.")
 
 
 @strict
@@ -142,13 +143,10 @@ class LwmSpectroConfig(PreTrainedConfig):
         sizes = ("num_frames", "num_freq_bins", "num_channels", "patch_size", "hidden_size", "num_attention_heads")
         sizes += ("intermediate_size", "projection_size", "classifier_hidden_size", "classifier_kernel_size")
         layers = ("num_hidden_layers", "decoder_num_hidden_layers", "classifier_num_layers", "level_num_bins")
-        for least, names in ((1, sizes), (0, layers)):
-            for name in names:
-                if getattr(self, name) < least:
-                    raise ValueError(f"`{name}` is {getattr(self, name)}, but must be at least {least}.")
+        _check_at_least(self, 1, *sizes)
+        _check_at_least(self, 0, *layers, "initializer_range")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob"):
             _check_probability(name, getattr(self, name))
-        _check_initializer_range(self.initializer_range)
         from transformers.activations import ACT2FN  # which brings PyTorch
 
         if self.hidden_act not in ACT2FN:
@@ -300,7 +298,8 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
             self.expert_config = LwmSpectroConfig()
         elif isinstance(self.expert_config, dict):
             self.expert_config = LwmSpectroConfig(**self.expert_config)
-        self.expert_config = copy.deepcopy(self.expert_config)  # heads write into it, and it may be somebody else's
+        else:
+            self.expert_config = copy.deepcopy(self.expert_config)  # it is somebody else's, and heads write into it
         self.expert_config.name_or_path = ""  # the folder on somebody's disk that one expert came from
         if self.expert_names is None:
             self.expert_names = ["WiFi", "LTE", "5G"]
@@ -336,9 +335,8 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
                     f"one label; found {name!r}: {labels!r}."
                 )
         _check_probability("router_dropout_prob", self.router_dropout_prob)
-        _check_initializer_range(self.initializer_range)
-        if self.router_hidden_size < 1:
-            raise ValueError(f"`router_hidden_size` is {self.router_hidden_size}, but must be at least 1.")
+        _check_at_least(self, 0, "initializer_range")
+        _check_at_least(self, 1, "router_hidden_size")
         if self.router_type == "transformer":
             try:
                 self.router_config  # noqa: B018 (making it checks it)

@@ -54,7 +54,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
         ValueError: If it holds no JSON object.
     """
     try:
-        found = json.loads(Path(path).read_text())
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged, or no JSON: {error}") from None
     if not isinstance(found, dict):

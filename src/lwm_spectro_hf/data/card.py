@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, List
 
-from ..files import whole_file
+from ..files import read_json, whole_file
 from .recipe import RECORD
 
 _COUNTED = ("protocol", "modulation", "snr_db", "mobility", "scenario", "receiver")
@@ -47,7 +47,7 @@ def write_card(folder: str | os.PathLike) -> Path:
         `Path`: The card.
     """
     folder = Path(folder).expanduser()
-    record = json.loads((folder / RECORD).read_text())
+    record = read_json(folder / RECORD)
     splits = {name: sorted((folder / "data").glob(f"{name}-*.parquet")) for name in record["splits"]}
     lines = ["---", "license: cc-by-4.0", "tags: [wireless, spectrogram, iq, lte, 5g-nr, wifi, lwm-spectro]"]
     # `datasets` keeps what it has read by a folder's name and this block, so that the block has to tell what is in it.

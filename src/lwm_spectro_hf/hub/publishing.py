@@ -11,7 +11,7 @@ from transformers import AutoConfig, FeatureExtractionMixin, PreTrainedModel
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..auto import auto_map_for
-from ..files import whole_folder
+from ..files import read_json, whole_folder
 from ..pipeline_lwm_spectro import IQClassificationPipeline
 from ..pipeline_masked_conv_lstm import IQSegmentationPipeline
 
@@ -92,7 +92,7 @@ def add_code(folder: Path) -> None:
     """Copy the model files into a folder and make its configurations name them."""
     # Read through AutoConfig, so that an unknown model_type fails here and not at a user's.
     auto_map = auto_map_for(AutoConfig.from_pretrained(folder))
-    config = _read_json(folder / CONFIG_FILE)
+    config = read_json(folder / CONFIG_FILE)
     classes = list(auto_map.values())
     config["auto_map"] = auto_map
     for auto_class, (task, pipeline_class) in PIPELINES.items():
@@ -101,7 +101,7 @@ def add_code(folder: Path) -> None:
             classes.append(pipeline_class)
     _write_json(folder / CONFIG_FILE, config)
     if "AutoFeatureExtractor" in auto_map:
-        preprocessor = _read_json(folder / PREPROCESSOR_FILE)
+        preprocessor = read_json(folder / PREPROCESSOR_FILE)
         preprocessor["auto_map"] = {"AutoFeatureExtractor": auto_map["AutoFeatureExtractor"]}
         _write_json(folder / PREPROCESSOR_FILE, preprocessor)
 
@@ -168,7 +168,7 @@ def publish(
     from huggingface_hub import HfApi
 
     folder = check_folder(Path(folder))
-    auto_map = _read_json(folder / CONFIG_FILE).get("auto_map") or {}
+    auto_map = read_json(folder / CONFIG_FILE).get("auto_map") or {}
     files = {f"{name.split('.')[0]}.py" for name in auto_map.values()}
     missing = sorted(name for name in files if not (folder / name).is_file())
     if not auto_map or missing:
@@ -191,10 +191,6 @@ def publish(
         ignore_patterns=["__pycache__/*", "*/__pycache__/*", ".*", "*/.*"],
     )
     return str(getattr(commit, "commit_url", commit))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -11,11 +11,6 @@ CRC_3GPP = {"24A": (0x864CFB, 24), "24B": (0x800063, 24), "24C": (0xB2B117, 24),
 
 
 @cache
-def _kept_on(device: torch.device, table: Callable[..., Any], arguments: tuple) -> Any:
-    found = table(*arguments)
-    return tuple(part.to(device) for part in found) if isinstance(found, tuple) else found.to(device)
-
-
 def table_on(device: torch.device, table: Callable[..., Any], *arguments: Hashable) -> Any:
     """What `table(*arguments)` gives, made once and kept on the device: to send it there anew would be waited for.
 
@@ -24,7 +19,8 @@ def table_on(device: torch.device, table: Callable[..., Any], *arguments: Hashab
         table (`Callable`): Makes a tensor, or a tuple of some, of its arguments alone.
         *arguments (`Hashable`): Of the table.
     """
-    return _kept_on(device, table, arguments)
+    found = table(*arguments)
+    return tuple(part.to(device) for part in found) if isinstance(found, tuple) else found.to(device)
 
 
 def to_bits(value: torch.Tensor, width: int) -> torch.Tensor:

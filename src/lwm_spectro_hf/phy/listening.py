@@ -240,7 +240,7 @@ def _without_tones(spectrum: torch.Tensor, sampling_rate: float) -> torch.Tensor
         return spectrum
     power = squared_modulus(spectrum).double()
     around = torch.cat([power[-reach:], power, power[:reach]]).cumsum(0)
-    around = torch.nn.functional.pad(around, (1, 0))
+    around = F.pad(around, (1, 0))
 
     def within(bins: int) -> torch.Tensor:
         """Power of each bin and of as many to both sides."""
@@ -257,11 +257,9 @@ def _without_tones(spectrum: torch.Tensor, sampling_rate: float) -> torch.Tensor
         return spectrum
     # A line that begins and ends with the recording leaks 1 / (pi * bins) of its amplitude: as far as that is seen.
     width = (excess[lines].sqrt() / torch.pi).clamp(_LINE_BINS, reach).long()
-    edges = torch.zeros(3 * num_samples + 1, dtype=torch.int32)
-    edges.index_add_(0, num_samples + lines - width, torch.ones_like(lines, dtype=torch.int32))
-    edges.index_add_(0, num_samples + lines + width + 1, -torch.ones_like(lines, dtype=torch.int32))
-    covered = (edges.cumsum(0)[:-1] > 0).view(3, num_samples).any(0)
-    return spectrum.masked_fill(covered, 0)
+    away = torch.arange(-reach, reach + 1)
+    covered = (lines[:, None] + away)[away.abs() <= width[:, None]] % num_samples
+    return spectrum.index_fill(0, covered, 0)
 
 
 def _evidence(recording: _Recording, spacing_hz: float) -> dict[float, float]:

@@ -10,7 +10,7 @@ import torch
 from .bits import from_bits, message_bits, table_on, to_bits
 from .lte_coding import append_crc, circular_buffer, convolutional_rate_match
 from .sequences import constellation, gold_bits
-from .traffic import resource_indication
+from .traffic import resource_indication, search_space_powers
 
 BANDWIDTHS_RB = (6, 15, 25, 50, 75, 100)
 # N_g of the PHICH (TS 36.331, PHICH-Config), in sixths to stay exact.
@@ -147,7 +147,7 @@ def downlink_assignment(
                 f"Resource allocation type 0 schedules whole groups of {group} of the {num_rb} resource blocks; "
                 "align the allocation to them or use type 2 (DCI format 1A)."
             )
-        header = message_bits([(zero, 1)])[..., : num_rb > 10]
+        header = to_bits(zero, int(num_rb > 10))
         payload = torch.cat([header, bitmap.to(torch.uint8), message_bits(common)], -1)
     else:
         length = allocation.sum(1)
@@ -269,11 +269,6 @@ def indicator_symbols(cell_id: torch.Tensor, cfi: int, subframe: torch.Tensor) -
     return modulate(gold_bits(c_init, 32) ^ codeword.repeat(11)[:32])
 
 
-def _search_space_powers() -> torch.Tensor:
-    """What the RNTI is multiplied with in each of the ten subframes."""
-    return torch.tensor([pow(39827, number + 1, 65537) for number in range(10)])
-
-
 def search_space(rnti: torch.Tensor, subframe: torch.Tensor, level: torch.Tensor, num_cce: int) -> torch.Tensor:
     """First CCE of the first candidate of a terminal's search space, or of the common one (TS 36.213, clause 9.1.1).
 
@@ -288,7 +283,7 @@ def search_space(rnti: torch.Tensor, subframe: torch.Tensor, level: torch.Tensor
         `num_cce // level * level`.
     """
     rnti, subframe = torch.broadcast_tensors(rnti.long(), subframe)
-    start = table_on(rnti.device, _search_space_powers)[subframe] * rnti % 65537
+    start = table_on(rnti.device, search_space_powers, 10)[subframe] * rnti % 65537
     start = torch.where(rnti == SYSTEM_INFORMATION_RNTI, 0, start)
     return level * (start % (num_cce // level))
 

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import torch
 
-from .bits import message_bits
+from .bits import message_bits, table_on
 from .nr_cells import SSB_FIRST_SYMBOLS, SYMBOLS_PER_SLOT, Cells
 from .nr_coding import encode_control
 from .sequences import gold_bits, gold_qpsk
-from .traffic import resource_indication
+from .traffic import resource_indication, search_space_powers
 
 MOST_ELEMENTS = 16  # control channel elements of a message
 HARQ_PROCESSES = 16
@@ -110,7 +110,7 @@ def _element_groups(cells: Cells, row: torch.Tensor, first: torch.Tensor, aggreg
 
 def _user_candidate(cells: Cells, row: torch.Tensor, slot: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """First candidate of the user's search space, CORESET 0 mod 3, in messages (TS 38.213, clause 10.1)."""
-    powers = torch.tensor([pow(39827, n + 1, 65537) for n in range(cells.slots_per_frame)], device=row.device)
+    powers = table_on(row.device, search_space_powers, cells.slots_per_frame)
     return cells.rnti[row] * powers[cells.slot_in_frame[row, slot]] % 65537 % places
 
 

@@ -52,6 +52,14 @@ def resource_indication(start: torch.Tensor, length: torch.Tensor, size: torch.T
     return torch.where(short, size * (length - 1) + start, size * (size - length + 1) + size - 1 - start)
 
 
+def search_space_powers(count: int) -> torch.Tensor:
+    """What an RNTI is multiplied with, modulo 65,537, in each of so many subframes or slots, to place its messages.
+
+    TS 36.213, clause 9.1.1; TS 38.213, clause 10.1, of CORESETs whose number is 0 modulo 3.
+    """
+    return torch.tensor([pow(39827, number + 1, 65537) for number in range(count)])
+
+
 def decibels(batch_size: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
     """Random amplitude factors, uniform in dB between `low` and `high`, shape `(batch, 1, 1)`."""
     draws = torch.rand(batch_size, 1, 1, generator=generator, device=generator.device)

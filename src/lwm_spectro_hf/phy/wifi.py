@@ -379,6 +379,7 @@ class _Packets:
 
     Attributes:
         counts (`list[int]`): Of each of `_KINDS`.
+        kind (`torch.Tensor` of shape `(num_packets,)`): Index into `_KINDS`.
         row (`torch.Tensor` of shape `(num_packets,)`): Whose they are.
         start_us (`torch.Tensor` of shape `(num_packets,)`): When they begin [µs].
         num_symbols (`torch.Tensor` of shape `(num_packets,)`): OFDM symbols of data.
@@ -388,6 +389,7 @@ class _Packets:
     """
 
     counts: list[int]
+    kind: torch.Tensor
     row: torch.Tensor
     start_us: torch.Tensor
     num_symbols: torch.Tensor
@@ -398,7 +400,7 @@ class _Packets:
     @cached_property
     def is_data(self) -> torch.Tensor:
         """`torch.Tensor` of shape `(num_packets,)`, bool: Not an acknowledgement."""
-        return torch.arange(len(self.row), device=self.row.device) < sum(self.counts[: len(MODES)])
+        return self.kind < len(MODES)
 
 
 def _draw_packets(
@@ -417,7 +419,8 @@ def _draw_packets(
     packets = heard.flatten().nonzero()[:, 0]
     order, places = torch.stack([data_order, ack_order], -1).flatten()[packets].sort(stable=True)
     packets = packets[places]
-    counts = torch.bincount(order // num_lengths, minlength=len(_KINDS)).tolist()
+    kind = order // num_lengths
+    counts = torch.bincount(kind, minlength=len(_KINDS)).tolist()
     num_legacy, num_data = sum(counts[: len(LEGACY_MODES)]), sum(counts[: len(MODES)])
     row, exchange = packets // heard[0].numel(), packets % heard[0].numel() // 2
 
@@ -447,6 +450,7 @@ def _draw_packets(
     preamble[num_legacy:num_data] = preamble_blocks(True)
     return _Packets(
         counts=counts,
+        kind=kind,
         row=row,
         start_us=exchanges.start_us.flatten()[packets],
         num_symbols=exchanges.blocks.flatten()[packets] - preamble,
@@ -463,12 +467,9 @@ def _blocks(packets: _Packets) -> Iterator[tuple[torch.Tensor, torch.Tensor, tor
         `tuple`: The blocks, `(num_blocks, 56)`; the packet of each, and the number that it has there, both
         `(num_blocks,)`; and on how many subcarriers they carry data.
     """
-    counts = packets.counts
-    everyone = torch.arange(len(packets.row), device=packets.row.device)
+    counts, kind = packets.counts, packets.kind
+    everyone = torch.arange(len(kind), device=kind.device)
     newer = everyone[sum(counts[: len(LEGACY_MODES)]) : sum(counts[: len(MODES)])]
-    kind = torch.tensor(range(len(_KINDS)), device=everyone.device).repeat_interleave(
-        torch.tensor(counts, device=everyone.device), output_size=len(everyone)
-    )
 
     def preambles(blocks: torch.Tensor, packet: torch.Tensor, first: int) -> tuple:
         each = blocks.shape[1]

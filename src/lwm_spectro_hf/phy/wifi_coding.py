@@ -53,7 +53,7 @@ class Mode:
         """Data bits over the 4 µs of a symbol [Mbit/s]."""
         return self.data_bits / 4
 
-    def num_symbols(self, num_bytes: int) -> int:
+    def num_symbols(self, num_bytes: int | torch.Tensor) -> int | torch.Tensor:
         """OFDM symbols of a PSDU of that many bytes (eq. 17-11 and 19-32)."""
         return -(-(SERVICE_BITS + 8 * num_bytes + TAIL_BITS) // self.data_bits)
 
@@ -325,7 +325,7 @@ def data_symbols(
     # Six true zeros return the encoder to its zero state (17.3.5.3).
     tail = SERVICE_BITS + 8 * num_bytes[:, None] + torch.arange(TAIL_BITS, device=device)
     bits.scatter_(1, tail, 0)
-    count = -((SERVICE_BITS + 8 * num_bytes + TAIL_BITS) // -size)
-    packet, number = (torch.arange(most, device=device) < count[:, None]).nonzero(as_tuple=True)
+    count = mode.num_symbols(num_bytes)[:, None]
+    packet, number = (torch.arange(most, device=device) < count).nonzero(as_tuple=True)
     windows = torch.nn.functional.pad(bits, (_MEMORY, 0)).unfold(1, _MEMORY + size, size)
     return _mapped(_convolved(windows[packet, number]), mode), packet, number

@@ -33,6 +33,12 @@ def check_kind(path: Path, kind: type[PreTrainedModel]) -> None:
         raise ValueError(f"{path} is a {found.model_type!r}; expected a {kind.config_class.model_type!r}.{hint}")
 
 
+def absent_weights(info: dict[str, Any], part: str = "") -> list[str]:
+    """Names of weights, which begin so, that a checkpoint lacks or has in other shapes; of `output_loading_info`."""
+    absent = {*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])}
+    return sorted(name for name in absent if name.startswith(part))
+
+
 def load_trained(kind: type[PreTrainedModel], path: Path, part: str = "") -> Any:
     """A checkpoint to go on from, none of whose weights would be random.
 
@@ -49,8 +55,7 @@ def load_trained(kind: type[PreTrainedModel], path: Path, part: str = "") -> Any
     """
     check_kind(path, kind)
     model, info = kind.from_pretrained(path, output_loading_info=True)
-    absent = {*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])}
-    missing = sorted(name for name in absent if name.startswith(part))
+    missing = absent_weights(info, part)
     if missing:
         raise ValueError(f"{path} lacks {len(missing)} weights, the first of which is {missing[0]}; expected all.")
     return model

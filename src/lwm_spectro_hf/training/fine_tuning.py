@@ -30,6 +30,7 @@ from ..data.recipe import stable_seed
 from ..extras import require
 from ..modeling_lwm_spectro import LwmSpectroPreTrainedModel
 from .augmentation import augment
+from .checkpoints import absent_weights
 from .loop import Deadline, DivergedError
 
 METHODS = ("frozen", "full", "lora", "scratch")
@@ -62,8 +63,7 @@ def load_pretrained(checkpoint: str, expert: str | None = None) -> tuple[LwmSpec
         )
         raise TaskError(f"{checkpoint} is a {config.model_type!r} model; expected one of {known}.")
     model, info = AutoModelForPreTraining.from_pretrained(checkpoint, dtype=torch.float32, output_loading_info=True)
-    absent = {*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])}
-    missing = sorted(key for key in absent if key.startswith(model.base_model_prefix + "."))
+    missing = absent_weights(info, model.base_model_prefix + ".")
     if missing:
         raise TaskError(
             f"{checkpoint} lacks {len(missing)} weights of its encoder, the first of which is {missing[0]}: it is "
@@ -74,7 +74,7 @@ def load_pretrained(checkpoint: str, expert: str | None = None) -> tuple[LwmSpec
         if expert not in names:
             raise TaskError(f"There is no expert {expert!r} in {checkpoint}; it has {', '.join(names) or 'none'}.")
         model = model.expert(expert)
-    return model, not absent
+    return model, not absent_weights(info)
 
 
 def check_fit(model: LwmSpectroPreTrainedModel, rows: LabelledSpectrograms, checkpoint: str) -> None:

@@ -174,9 +174,12 @@ class TrainingData:
 
     def __init__(self, args: argparse.Namespace, protocol: str | None, accelerator: Accelerator):
         counts = ("batch_size", "gradient_accumulation", "mix", "interleave", "repeat", "chunk_size", "eval_samples")
-        for name in counts:
-            if getattr(args, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected 1 at least.")
+        amounts = ("minutes", "samples", "weight_decay", "final_learning_rate")
+        for least, names in ((1, counts), (0, amounts)):
+            for name in names:
+                found = getattr(args, name)
+                if found is not None and not found >= least:
+                    raise ValueError(f"--{name.replace('_', '-')} is {found}; expected {least} at least.")
         processes = accelerator.num_processes
         parts = processes * args.gradient_accumulation
         if args.batch_size % parts or args.mix % processes:
@@ -186,9 +189,6 @@ class TrainingData:
                 "processes: choose multiples."
             )
         self.device, self.rows = accelerator.device, args.batch_size // parts
-        for name, least in (("minutes", 0), ("samples", 0), ("weight_decay", 0), ("final_learning_rate", 0)):
-            if getattr(args, name) is not None and not getattr(args, name) >= least:
-                raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected {least} at least.")
         share = {
             "chunks_per_batch": args.mix // processes,
             "rank": accelerator.process_index,
