@@ -164,7 +164,7 @@ class TrainingData:
 
     Attributes:
         batches: For training.
-        whole: The same of all processes together.
+        whole: Makes the same of all processes together.
         validation: Batches of training's own cities.
         held_out: Batches of a city that training never sees.
         extractor: What made the spectrograms.
@@ -238,11 +238,13 @@ class TrainingData:
             return Batches(source, rows, args.repeat, prefetch)
 
         self.batches = batches_of(source, self.rows, prefetch=bool(args.data))
-        # What all processes together see.
-        self.whole = self.batches
-        if processes > 1:
-            whole = source_of(chunks_per_batch=args.mix, rank=0, num_replicas=1)
-            self.whole = batches_of(whole, self.rows * processes)
+
+        def whole() -> Batches:
+            if processes == 1:
+                return self.batches
+            return batches_of(source_of(chunks_per_batch=args.mix, rank=0, num_replicas=1), self.rows * processes)
+
+        self.whole = whole  # which the first process alone asks for
 
     def _generated(self, recipe: Recipe, channels: tuple[str, ...], args: argparse.Namespace) -> list[dict]:
         recipe = replace(recipe, channels=channels, chunk_size=min(32, args.eval_samples))
@@ -370,7 +372,8 @@ class Run:
         """Some of what training sees first, to fit a baseline to: at most one block, and twice the held-out rows."""
         args = self.args
         count = max(1, min(2 * args.eval_samples, args.chunk_size * args.mix) // args.batch_size)
-        return [self.data.whole.at(number) for number in range(count)]
+        batches = self.data.whole()
+        return [batches.at(number) for number in range(count)]
 
     def export(self) -> None:
         """Write the model as it is now."""
