@@ -224,6 +224,7 @@ class IQClassificationPipeline(IQPipeline):
                 span = {"start_s": window_start / sampling_rate, "duration_s": duration / sampling_rate}
             segments = segment_bounds(window_start, window_stop, segment_samples, max_segments)
             adjoining: list[Any] = []  # what was heard in segments that follow one another
+            stations = None  # whose symbols these are, where several take turns
             heard_until = window_start
             for start, stop, done_from, done_to in segments:
                 segment = read(start, stop - start)
@@ -231,7 +232,8 @@ class IQClassificationPipeline(IQPipeline):
                 prefixes, spread = None, []
                 listen = self._listen(sampling_rate, synchronize)
                 if listen is not None and not views[0]["silent"]:
-                    heard, symbols = self._heard(listen, segment, sampling_rate)
+                    heard, symbols = self._heard(listen, segment, sampling_rate, stations)
+                    stations = heard.stations
                     prefixes = torch.from_numpy(heard.evidence).float()
                     stands_for = len(views) / max(len(symbols), 1)
                     views += [{**view, "stands_for": stands_for} for view in symbols]
@@ -278,10 +280,11 @@ class IQClassificationPipeline(IQPipeline):
             views.append({**inputs, **_AS_IT_CAME, "silent": silent})
         return views
 
-    def _heard(self, listen: Callable, iq: np.ndarray, sampling_rate: float) -> tuple[Any, list[dict]]:
+    def _heard(self, listen: Callable, iq: np.ndarray, sampling_rate: float, before: Any) -> tuple[Any, list[dict]]:
         """What symbols say of a segment ([`~phy.listening.Heard`]), and their views."""
         extractor = self.feature_extractor
-        heard = listen(iq, sampling_rate, self.model.config.expert_names, extractor.num_frames, extractor.fft_size)
+        names = self.model.config.expert_names
+        heard = listen(iq, sampling_rate, names, extractor.num_frames, extractor.fft_size, before=before)
         steps = (heard.frame_step_s, heard.spacing_hz)
         return heard, [{**self._view_of_symbols(view, steps), "distinct": heard.distinct} for view in heard.frames]
 

@@ -11,7 +11,7 @@ from lwm_spectro_hf.channel.tdl import SPEED_OF_LIGHT_MPS
 from lwm_spectro_hf.data.recipe import MOBILITIES, MODULATIONS, PROTOCOLS, RECEIVERS, SYMBOL_RECEIVERS, Recipe
 from lwm_spectro_hf.data.synthesis import NO_LABEL, check_channels, draw_recordings, own_rates, recording_length
 from lwm_spectro_hf.phy import nr
-from lwm_spectro_hf.phy.synchronization import without_answers
+from lwm_spectro_hf.phy.synchronization import of_one_station
 
 WIDTHS = {"LTE": (6,), "5G": ((15, 25),)}
 SMALL = Recipe(chunk_size=4, resource_blocks=WIDTHS, duration_s=3e-3, spans_s=(0.5e-3, 2e-3), num_frames=32)
@@ -30,7 +30,7 @@ def test_other_stations_have_a_level_of_their_own():
         levels_db = []
         for chunk in range(8):
             iq = draw_recordings(recipe, chunk).iq
-            answers = without_answers(iq, 20e6) != iq
+            answers = of_one_station(iq, 20e6)[0] != iq
             heard = iq.abs() > 0
             for row in torch.nonzero(answers.any(1))[:, 0].tolist():
                 power = iq[row].abs().square()

@@ -11,10 +11,11 @@ from lwm_spectro_hf.phy import wifi, wifi_frames
 from lwm_spectro_hf.phy.ofdm import Numerology, cyclic_prefix_3gpp, modulate
 from lwm_spectro_hf.phy.synchronization import (
     SPACING_WIFI_HZ,
+    Station,
+    of_one_station,
     required_samples,
     symbol_period_s,
     synchronize,
-    without_answers,
 )
 
 RECORDING = Path(__file__).parents[2] / "examples/recordings/wifi_11a_16qam_36mbps.sigmf-meta"
@@ -206,7 +207,7 @@ def test_of_an_exchange_one_station_is_left(upsampling, answer_db):
             (is_answer if number % 2 else is_data)[row, place] = True
             samples[place] *= 10 ** (answer_db / 20) if number % 2 else 1.0
     iq = noisy(torch.stack([samples for samples, _ in rows]) / upsampling**0.5, 20, 2)
-    alone = without_answers(iq, 20e6 * upsampling)
+    alone, _ = of_one_station(iq, 20e6 * upsampling)
     noise = 10**-2.0
     assert alone[is_answer].abs().square().mean() == pytest.approx(noise, rel=0.1)
     assert torch.equal(alone[is_data], iq[is_data]) and alone.shape == iq.shape
@@ -219,15 +220,15 @@ def test_what_is_long_or_nobody_has_asked_for_is_no_answer():
     sifs, difs = torch.zeros(320, dtype=torch.complex64), torch.zeros(1000, dtype=torch.complex64)
     # Two data packets a SIFS apart, as from one station, and short ones after which nothing waits.
     iq = noisy(torch.cat([difs, data, sifs, data, difs, short, difs, short, difs])[None], 20, 1)
-    assert torch.equal(without_answers(iq, 20e6), iq)
+    assert torch.equal(of_one_station(iq, 20e6)[0], iq)
     # A request to send and the permission, which another station gives.
     iq = noisy(torch.cat([difs, short, sifs, short, sifs, data, sifs, short, difs])[None], 20, 1)
-    changed = without_answers(iq, 20e6) != iq
+    changed = of_one_station(iq, 20e6)[0] != iq
     first = len(difs) + len(short) + len(sifs)
     assert changed[0, first : first + len(short)].all() and not changed[0, len(difs) : len(difs) + len(short)].any()
     noise = noisy(torch.zeros(2, 9000, dtype=torch.complex64), 0, 3)
     for iq in (noise, torch.zeros_like(noise), noise[:, :70], noise[:, :0]):
-        assert torch.equal(without_answers(iq, 20e6), iq)
+        assert torch.equal(of_one_station(iq, 20e6)[0], iq)
 
 
 def test_the_raster_goes_on_in_silence_and_without_a_burst():
@@ -281,3 +282,50 @@ def test_wrong_input_is_refused():
     iq[1, 5] = float("nan")
     with pytest.raises(ValueError, match="NaN or infinite"):
         synchronize(iq, 1.92e6, 15e3)
+
+
+def taking_turns(seed, upward, cfo_hz, num_samples=200_000):
+    """An exchange of data both ways at 10 dB, the station `cfo_hz` off; and where it and the access point send."""
+    share = torch.full((4,), bool(upward))
+    options = {"full": torch.ones(4, dtype=torch.bool), "apart": torch.ones(4, dtype=torch.bool), "two_way": share}
+    sent = wifi.draw(4, num_samples, seeded(seed), high_throughput=0.0, **options)
+    ours = turned(sent.samples, 40e3 / 20e6)
+    iq = noisy(ours + 2 * turned(sent.answers, (40e3 + cfo_hz) / 20e6), 10, seed)
+    return iq, sent.samples.abs() > 0, sent.answers.abs() > 0
+
+
+@pytest.mark.parametrize("upward", [False, True])
+def test_the_station_that_sends_for_longest_is_left(upward):
+    found = torch.zeros(2)
+    for seed in range(4):
+        iq, own, others = taking_turns(seed, upward, 60e3)
+        alone, station = of_one_station(iq, 20e6)
+        assert (station.carrier_hz - 40e3).abs().max() < 2e3
+        assert (station.airtime_s - own.sum(1) / 20e6).abs().max() < 0.1 * iq.shape[1] / 20e6
+        changed = alone != iq
+        found += torch.stack([changed[others].float().mean(), changed[own].float().mean()]) / 4
+    assert found[0] > 0.9 and found[1] < 0.05
+
+
+def test_carriers_that_agree_are_one_station():
+    iq, own, others = taking_turns(1, True, 0.0)
+    changed = of_one_station(iq, 20e6)[0] != iq
+    assert changed[own].float().mean() < 0.05 and changed[others].float().mean() < 0.6, "what is left out are answers"
+
+
+def test_who_has_sent_for_longer_before_is_listened_to():
+    iq, own, others = taking_turns(2, True, 60e3)
+    usual = of_one_station(iq, 20e6)[1]
+    before = Station(usual.carrier_hz + 60e3, torch.full((4,), 0.1))
+    alone, station = of_one_station(iq, 20e6, before)
+    heard = others.any(1)
+    assert heard.any() and ((station.carrier_hz - 100e3).abs() < 2e3)[heard].all()
+    assert (station.airtime_s > 0.1)[heard].all()
+    changed = (alone != iq)[heard]
+    assert changed[own[heard]].float().mean() > 0.9 > 0.2 > changed[others[heard]].float().mean()
+    # Who does not send any more is not waited for, and where nobody does, who was heard is not forgotten.
+    gone = of_one_station(iq, 20e6, Station(usual.carrier_hz - 100e3, before.airtime_s))[1]
+    torch.testing.assert_close(gone.carrier_hz, usual.carrier_hz)
+    silence = torch.zeros_like(iq)
+    assert of_one_station(silence[:, :70], 20e6, before)[1] is before
+    assert of_one_station(silence, 20e6, before)[1].airtime_s.eq(0).all()

@@ -222,6 +222,45 @@ def test_answers_are_apart_where_they_are_asked_to_be():
     assert torch.equal(parted.element_power, together.element_power)
 
 
+def test_a_station_that_sends_data_sends_for_less_time_than_its_access_point():
+    options = {"batch_size": 8, "num_samples": 200_000, "full": torch.arange(8) < 4, "apart": torch.ones(8) > 0}
+    two_way = torch.arange(8) % 2 == 0
+    batch = wifi.draw(generator=seeded(5), two_way=two_way, **options)
+    airtime = torch.stack([part.abs().gt(0).float().mean(1) for part in (batch.samples, batch.answers)])
+    assert (airtime[0] > airtime[1]).all()
+    assert not (batch.answers.abs() * batch.samples.abs()).any(), "nobody interrupts"
+    alone = wifi.draw(generator=seeded(5), two_way=two_way & False, **options)
+    assert torch.equal(alone.code_rate, batch.code_rate) and torch.equal(alone.modulation, batch.modulation)
+
+    num_upward, num_downward = 0, 0
+    addresses, numbers = {}, {}  # of each row: those of access point and station; the last sequence number of both
+    for row in torch.nonzero(two_way)[:, 0].tolist():
+        starts = packet_starts(batch.symbol_start[row], 200_000)
+        for start in starts:
+            sender = (
+                "answers" if batch.answers[row, start].abs() + batch.answers[row, start + 5].abs() > 0 else "samples"
+            )
+            try:
+                found = wifi_receiver.receive(getattr(batch, sender)[row, start:].numpy())
+            except EOFError:
+                break
+            assert found.fcs_is_right
+            if found.psdu[0] == 0xD4:
+                continue
+            upward = sender == "answers"
+            num_upward, num_downward = num_upward + upward, num_downward + (not upward)
+            assert found.psdu[1] == (1 if upward else 2), "To DS, or From DS"
+            to, sent_by, third = (bytes(found.psdu[4 + 6 * place : 10 + 6 * place]) for place in range(3))
+            if to != b"\xff" * 6:
+                access_point, station = (to, sent_by) if upward else (sent_by, to)
+                assert third == access_point
+                assert addresses.setdefault(row, (access_point, station)) == (access_point, station)
+            number = int.from_bytes(found.psdu[22:24], "little") >> 4
+            assert (number - numbers.get((row, sender), number - 1)) % 4096 == 1
+            numbers[row, sender] = number
+    assert num_upward > 5 and num_downward > num_upward
+
+
 def test_only_links_with_quality_of_service_hold_the_medium():
     full = torch.ones(2000, dtype=torch.bool)
     links = wifi_traffic.draw_links(2000, seeded(4), None, None, full, 0.5, False)

@@ -58,7 +58,7 @@ _RATE_TOLERANCE = 0.05
 _SHORTEST_S = 1e-5
 _SHARES = (
     *("full_load", "noise_share", "high_throughput", "line_of_sight", "receive_filter", "native_rate"),
-    *("partial_band", "contiguous_view", "answers_apart"),
+    *("partial_band", "contiguous_view", "answers_apart", "two_way"),
 )
 
 
@@ -110,6 +110,8 @@ class Recipe:
         answers_apart: Share of WiFi recordings in which who acknowledges is another station, heard through a channel,
             at a power and with a carrier offset of its own; in the others it is heard as the data are. The SNR is
             that of the data.
+        two_way: Share of these whose other station sends data, too, for less time than the first one. Receivers that
+            know the symbols hear none of them.
         antenna_ports: Of LTE cells; more than one send with transmit diversity, which adds symbols up.
         speeds_mps: Range of speeds of each mobility class [m/s].
         carriers_hz: Carrier frequencies of each protocol; with the speed they give the Doppler shift [Hz].
@@ -157,6 +159,7 @@ class Recipe:
     )
     high_throughput: float = 0.4
     answers_apart: float = 0.0
+    two_way: float = 0.0
     antenna_ports: tuple[int, ...] = (1, 2, 4)
     speeds_mps: dict[str, tuple[float, float]] = field(
         default_factory=lambda: {"static": (0.0, 0.0), "pedestrian": (0.5, 2.0), "vehicular": (8.0, 35.0)}
@@ -293,7 +296,7 @@ class Recipe:
             ValueError: If the file is no such thing.
         """
         try:
-            values = yaml.safe_load(Path(path).read_text())
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is neither YAML nor JSON: {error}") from None
         if not isinstance(values, dict):
@@ -415,7 +418,7 @@ def preset(name: str) -> Recipe:
     return Recipe(channels=cities, **PRESETS[name])
 
 
-_BLIND = {"full_load": 0.3, "receive_filter": 0.6, "noise_share": 0.05, "answers_apart": 0.7}
+_BLIND = {"full_load": 0.3, "receive_filter": 0.6, "noise_share": 0.05, "answers_apart": 0.7, "two_way": 0.5}
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "full_load": 1.0,

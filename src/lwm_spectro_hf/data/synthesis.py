@@ -13,7 +13,7 @@ from ..channel.scenarios import Scenario, load_scenario
 from ..channel.tdl import SPEED_OF_LIGHT_MPS, TappedDelayLine
 from ..phy import lte, nr, wifi
 from ..phy.ofdm import Numerology, fast_length, fft_sizes
-from ..phy.synchronization import Synchronized, required_samples, symbol_period_s, synchronize, without_answers
+from ..phy.synchronization import Synchronized, of_one_station, required_samples, symbol_period_s, synchronize
 from ..phy.waveform import Waveform
 from .recipe import (
     MOBILITIES,
@@ -328,6 +328,10 @@ def _transmit(rows: Rows, recipe: Recipe, setting: _Setting, num_samples: int, g
     if setting.protocol == "WiFi":
         if recipe.answers_apart:  # a recipe without them draws what it drew before there were any
             options["apart"] = torch.rand(batch_size, generator=generator, device=device) < recipe.answers_apart
+            # Who knows the symbols knows the frame that they are of, and whose it is.
+            if recipe.two_way and setting.receiver != "synchronous":
+                two_way = torch.rand(batch_size, generator=generator, device=device) < recipe.two_way
+                options["two_way"] = two_way & options["apart"]
         return wifi.draw(batch_size, num_samples, generator, high_throughput=recipe.high_throughput, **options)
     if setting.protocol == "LTE":
         ports = recipe.antenna_ports
@@ -495,7 +499,7 @@ def _receive(
     samples = impairments.imperfect_mixer(samples, leakage_db, uniform(-60, -25), generator)
     if setting.receiver in SYMBOL_RECEIVERS:
         if setting.protocol == "WiFi" and not informed:
-            samples = without_answers(samples, setting.sampling_rate)
+            samples, _ = of_one_station(samples, setting.sampling_rate)
         frames = synchronize(
             samples,
             setting.sampling_rate,

@@ -7,7 +7,7 @@ standards; one that fits is found far below the noise, and what follows need not
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -21,12 +21,13 @@ from .ofdm import band_edge, fast_length, squared_modulus
 from .spread_spectrum import spreading_evidence
 from .synchronization import (
     SPACING_WIFI_HZ,
+    Station,
     equally_loud,
+    of_one_station,
     required_samples,
     symbol_evidence,
     symbol_period_s,
     synchronize,
-    without_answers,
 )
 
 # WiFi's, and of 3GPP's those that the generator draws; LTE and 5G may have the same.
@@ -82,6 +83,7 @@ class Heard:
             PIECES * fft_size)`, as far apart as those of the longest recordings: one piece from each quarter of it,
             where the signal is loudest. Joined, they are a view that sees more time than frames in a row.
         piece_step_s (`float`): From one of these frames to the next within a piece [s].
+        stations (`dict[float, Station]`): Of WiFi, by the centre of a band [Hz], whose frames these are.
     """
 
     evidence: np.ndarray
@@ -91,6 +93,7 @@ class Heard:
     distinct: float = 1.0
     pieces: dict[float, np.ndarray] = field(default_factory=dict)
     piece_step_s: float = np.nan
+    stations: dict[float, Station] = field(default_factory=dict)
 
 
 def listen(
@@ -100,6 +103,7 @@ def listen(
     num_frames: int = 128,
     fft_size: int = 128,
     max_views: int = 8,
+    before: Mapping[float, Station] | None = None,
 ) -> Heard:
     """Look for the symbols of WiFi, LTE and 5G, and cut out the frames of the likeliest.
 
@@ -113,6 +117,8 @@ def listen(
         num_frames (`int`, *optional*, defaults to 128): Frames.
         fft_size (`int`, *optional*, defaults to 128): Samples of a frame, and subcarriers.
         max_views (`int`, *optional*, defaults to 8): Views at most.
+        before (`Mapping[float, Station]`, *optional*): [`Heard`]`.stations` of what these samples go on from. Of
+            several stations that which sends for the longest, all in all, is listened to.
 
     Returns:
         [`Heard`]
@@ -137,13 +143,13 @@ def listen(
     if "LTE" in protocols:
         evidence[list(protocols).index("LTE")] += _lte_evidence(recording, bands[SPACING_LTE_HZ])
     likeliest = max(found, key=found.__getitem__, default=None)
-    cut, pieces = None, {}
+    cut, pieces, stations = None, {}, dict(before or {})
     if likeliest is not None and found[likeliest] > 0 and _Bands.hold(recording, likeliest, fft_size):
-        bands_of_views = _Bands(recording, likeliest, fft_size)
+        bands_of_views = _Bands(recording, likeliest, fft_size, stations)
         cut = _frames(bands_of_views, num_frames, max_views)
         pieces = _pieces(bands_of_views, num_frames)
     if cut is None:
-        return Heard(evidence, np.zeros((0, num_frames * fft_size), np.complex64))
+        return Heard(evidence, np.zeros((0, num_frames * fft_size), np.complex64), stations=stations)
     frames, symbol_step, distinct = cut
     scale = np.float32(scale)
     return Heard(
@@ -154,6 +160,7 @@ def listen(
         distinct,
         {centre: piece * scale for centre, piece in pieces.items()},
         SYMBOL_STEPS[likeliest][0] * symbol_period_s(likeliest),
+        stations,
     )
 
 
@@ -343,11 +350,16 @@ def _lengths(spacing_hz: float, num_frames: int) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class _Bands:
-    """Bands of a recording as wide as a view, `fft_size` subcarriers, which overlap by half."""
+    """Bands of a recording as wide as a view, `fft_size` subcarriers, which overlap by half.
+
+    Args:
+        stations: As [`Heard`] has them, those of before; those that are kept take their places.
+    """
 
     recording: _Recording
     spacing_hz: float
     fft_size: int
+    stations: dict[float, Station]
     _samples: dict[int, torch.Tensor] = field(default_factory=dict)
 
     @staticmethod
@@ -366,7 +378,14 @@ class _Bands:
     @cached_property
     def power(self) -> torch.Tensor:
         """Of all samples, `(num_bands, num_samples)`, without the receiver's leakage, which makes no band loud."""
-        return squared_modulus(self._of_senders(self.recording.bands(self.rate, self.centres)))
+        iq = self.recording.bands(self.rate, self.centres)
+        if self.spacing_hz == SPACING_WIFI_HZ:  # stations take turns
+            iq, found = of_one_station(iq, self.rate, self._known(self.centres))
+            found = map(Station, *torch.stack(found).tolist())
+            self.stations.update(
+                {centre: one for centre, one in zip(self.centres, found, strict=True) if one.airtime_s > 0}
+            )
+        return squared_modulus(iq)
 
     @property
     def num_samples(self) -> int:
@@ -379,13 +398,15 @@ class _Bands:
         them they take the SNR for two to four dB more than it is.
         """
         if band not in self._samples:
-            samples = self.recording.at(self.rate, 0.0, self.centres[band], self.spacing_hz != SPACING_WIFI_HZ)
-            self._samples[band] = self._of_senders(samples[None])[0]
+            centre = self.centres[band]
+            samples = self.recording.at(self.rate, 0.0, centre, self.spacing_hz != SPACING_WIFI_HZ)
+            if self.spacing_hz == SPACING_WIFI_HZ:
+                samples = of_one_station(samples[None], self.rate, self._known([centre]))[0][0]
+            self._samples[band] = samples
         return self._samples[band]
 
-    def _of_senders(self, iq: torch.Tensor) -> torch.Tensor:
-        """To whom data matter, those who acknowledge them are another station, whose channel is another."""
-        return without_answers(iq, self.rate) if self.spacing_hz == SPACING_WIFI_HZ else iq
+    def _known(self, centres: Sequence[float]) -> Station:
+        return Station(*torch.tensor([self.stations.get(centre, Station(torch.nan, 0.0)) for centre in centres]).T)
 
     def loud(self, power: torch.Tensor, at_most: int) -> list[tuple[int, int]]:
         """Bands and stretches of time that the signal fills, of their power `(num_bands, num_stretches)`.

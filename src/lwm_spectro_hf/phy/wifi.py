@@ -289,6 +289,7 @@ def draw(
     high_throughput: float = 0.4,
     aligned: bool = False,
     apart: torch.Tensor | None = None,
+    two_way: torch.Tensor | None = None,
 ) -> Waveform:
     """Draw exchanges: data packets, SIFS, acknowledgements, back-off and idle time, each row with its own traffic.
 
@@ -306,8 +307,10 @@ def draw(
         aligned (`bool`, *optional*, defaults to `False`): Start and end between packets instead of anywhere, as long
             as one fits, with frame bodies of at most 1,500 bytes, which readers of files take for the largest, and of
             about 1,000 at least where `full`; 16 pad bits and more end each packet.
-        apart (`torch.Tensor` of shape `(batch,)`, bool, *optional*): Rows whose acknowledgements are not in `samples`
-            but in `answers`.
+        apart (`torch.Tensor` of shape `(batch,)`, bool, *optional*): Rows in which what the station sends, such as
+            acknowledgements, is not in `samples` but in `answers`.
+        two_way (`torch.Tensor` of shape `(batch,)`, bool, *optional*): Rows whose station sends data, too, for less
+            time than the access point sends.
 
     Returns:
         [`Waveform`].
@@ -317,15 +320,17 @@ def draw(
     # OpenOFDM's decode.py drops packets whose first sample is a multiple of 80.
     skipped = int(torch.randint(int(aligned), _SAMPLES_PER_US, (1,), generator=generator, device=device))
     num_us = -(-(num_samples + skipped) // _SAMPLES_PER_US)
-    links = wifi_traffic.draw_links(batch_size, generator, modulation, code_rate, full, high_throughput, aligned)
+    links = wifi_traffic.draw_links(
+        batch_size, generator, modulation, code_rate, full, high_throughput, aligned, two_way
+    )
     exchanges = wifi_traffic.draw_exchanges(links, num_us, generator)
     heard = (exchanges.blocks > 0) & (exchanges.start_us < num_us)
     heard &= exchanges.start_us + SYMBOL_US * exchanges.blocks > 0
 
     packets = _draw_packets(links, exchanges, heard, generator)
-    # Of those rows that are apart, answers have rows of their own behind all others.
+    # Of those rows that are apart, the station has rows of its own behind all others.
     num_rows = batch_size * (1 if apart is None else 2)
-    line = packets.row if apart is None else packets.row + batch_size * (apart[packets.row] & ~packets.is_data)
+    line = packets.row if apart is None else packets.row + batch_size * (apart[packets.row] & packets.from_station)
     timeline = torch.zeros(num_rows * num_us + 1, _SAMPLES_PER_US, dtype=torch.complex64, device=device)
     energy, used, data = torch.zeros(3, batch_size, device=device)  # resource elements in use, and their power
     # One call codes all packets of one mode, and one or two the preambles of all.
@@ -339,7 +344,7 @@ def draw(
         power = torch.linalg.vector_norm(torch.view_as_real(blocks), dim=(1, 2)).square()
         energy.index_add_(0, row, share * power)
         used.index_add_(0, row, share * (blocks != 0).sum(1))
-        data.index_add_(0, row, share * packets.is_data[packet] * num_carriers)
+        data.index_add_(0, row, share * (packets.is_data & ~packets.from_station)[packet] * num_carriers)
 
     all_elements = num_us / SYMBOL_US * _WIDTH
     samples = timeline[:-1].view(num_rows, -1)[:, skipped : skipped + num_samples]
@@ -386,6 +391,7 @@ class _Packets:
         psdu (`torch.Tensor` of shape `(num_packets, width)`, uint8): MAC frames, zero behind the end of each.
         num_bytes (`torch.Tensor` of shape `(num_packets,)`): Their lengths.
         scrambler_state (`torch.Tensor` of shape `(num_packets,)`): 1 to 127.
+        from_station (`torch.Tensor` of shape `(num_packets,)`, bool): Not from the access point.
     """
 
     counts: list[int]
@@ -396,6 +402,7 @@ class _Packets:
     psdu: torch.Tensor
     num_bytes: torch.Tensor
     scrambler_state: torch.Tensor
+    from_station: torch.Tensor
 
     @cached_property
     def is_data(self) -> torch.Tensor:
@@ -426,9 +433,13 @@ def _draw_packets(
 
     addresses = integers(0, 256, batch_size, 2, 6, dtype=torch.uint8)
     addresses[..., 0] = addresses[..., 0] & 0xFC | 0x02  # of one station, and locally administered (IEEE 802, 8.2)
-    transmitter = addresses[row, 1]
-    receiver = torch.where((links.ack >= 0)[:, None], addresses[:, 0], 0xFF)[row]
-    sequence = integers(0, 4096, batch_size)[row] + exchange
+    upward = exchanges.upward[row, exchange]
+    downlink = torch.where((links.ack >= 0)[:, None], addresses[:, 0], 0xFF)[row]
+    transmitter = torch.where(upward[:, None], addresses[row, 0], addresses[row, 1])
+    receiver = torch.where(upward[:, None], addresses[row, 1], downlink)
+    # Each counts its own frames; the station's numbers begin half the range away.
+    number = torch.where(exchanges.upward, exchanges.upward.cumsum(1) + 2047, (~exchanges.upward).cumsum(1) - 1)
+    sequence = integers(0, 4096, batch_size)[row] + number[row, exchange]
     reserved_us = exchanges.reserved_us[row, exchange]
     state = integers(1, 128, len(packets))
 
@@ -439,10 +450,14 @@ def _draw_packets(
     octets = torch.nn.functional.pad(octets, (0, -(-longest // 8))).view(torch.uint8)
     body = slices(octets[None], 8 * (words.cumsum(0) - words)[None], longest)[0]
     body *= torch.arange(longest, device=device) < body_bytes[:, None]
-    fields, width = (receiver, transmitter, sequence, reserved_us, body), longest + wifi_frames.overhead_bytes(True)
+    fields, width = (
+        (receiver, transmitter, sequence, reserved_us, body, upward),
+        longest + wifi_frames.overhead_bytes(True),
+    )
     frames, num_bytes = [], []
     for part, newer in ((slice(num_legacy), False), (slice(num_legacy, num_data), True)):
-        frames.append(wifi_frames.data_frame(*(field[:num_data][part] for field in fields), newer, body_bytes[part]))
+        *frame, towards = (field[:num_data][part] for field in fields)
+        frames.append(wifi_frames.data_frame(*frame, newer, body_bytes[part], towards))
         num_bytes.append(body_bytes[part] + wifi_frames.overhead_bytes(newer))
     frames.append(wifi_frames.ack_frame(transmitter[num_data:]))
     num_bytes.append(torch.full_like(row[num_data:], wifi_frames.ACK_BYTES))
@@ -457,6 +472,7 @@ def _draw_packets(
         psdu=torch.cat([torch.nn.functional.pad(frame, (0, width - frame.shape[1])) for frame in frames]),
         num_bytes=torch.cat(num_bytes),
         scrambler_state=state,
+        from_station=upward == (kind < len(MODES)),
     )
 
 

@@ -9,8 +9,9 @@ ACK_BYTES = 14
 MAX_PAYLOAD_BYTES = 2304  # of one MSDU (9.2.4.7.1)
 _FCS_POLYNOMIAL = 0x04C11DB7
 _NO_ACK = 0x20  # in QoS Control (9.2.4.5.4)
-# Frame Control (9.2.4.1), protocol version 0: type and subtype, then the flag From DS of an access point's frames.
-_DATA, _QOS_DATA, _ACK = (0x08, 0x02), (0x88, 0x02), (0xD4, 0x00)
+# Frame Control (9.2.4.1), protocol version 0: type and subtype, then flags of frames to an access point and from one.
+_DATA, _QOS_DATA, _ACK = 0x08, 0x88, 0xD4
+_TO_DS, _FROM_DS = 1, 2
 
 
 def overhead_bytes(qos: bool) -> int:
@@ -52,26 +53,30 @@ def data_frame(
     payload: torch.Tensor,
     qos: bool = False,
     num_bytes: torch.Tensor | None = None,
+    upward: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Data frames of an access point that is also the source (9.3.2.1), with FCS.
+    """Data frames between an access point, which is also their source or destination, and a station (9.3.2.1).
 
     Args:
         receiver (`torch.Tensor` of shape `(batch, 6)`, uint8): Address 1.
-        transmitter (`torch.Tensor` of shape `(batch, 6)`, uint8): Addresses 2 and 3, the BSSID.
+        transmitter (`torch.Tensor` of shape `(batch, 6)`, uint8): Address 2. Address 3 is the access point's.
         sequence (`torch.Tensor` of shape `(batch,)`, int64): Sequence number, modulo 4096.
         duration_us (`torch.Tensor` of shape `(batch,)`, int64): For how long the medium stays reserved [µs].
         payload (`torch.Tensor` of shape `(batch, num_bytes)`, uint8): Frame body.
         qos (`bool`, *optional*, defaults to `False`): With a QoS Control field, as between 802.11n stations.
         num_bytes (`torch.Tensor` of shape `(batch,)`, int64, *optional*): Of each body, as in [`mpdu`].
+        upward (`torch.Tensor` of shape `(batch,)`, bool, *optional*): Which are to the access point; by default none.
 
     Returns:
-        `torch.Tensor` of shape `(batch, 28 + num_bytes)`, uint8, or two more with QoS.
+        `torch.Tensor` of shape `(batch, 28 + num_bytes)`, uint8, or two more with QoS; with FCS.
     """
-    control = payload.new_tensor(_QOS_DATA if qos else _DATA).expand(len(payload), 2)
+    upward = receiver.new_zeros(len(receiver), dtype=torch.bool) if upward is None else upward
+    flags = torch.where(upward, _TO_DS, _FROM_DS).to(torch.uint8)
+    control = torch.stack([torch.full_like(flags, _QOS_DATA if qos else _DATA), flags], 1)
     quality = payload.new_zeros(len(payload), _QOS_BYTES if qos else 0)  # best effort
     # Nobody acknowledges what goes to a group (9.2.4.5.4).
     quality[:, :1] = torch.where(receiver[:, :1] & 1 == 1, _NO_ACK, 0)
-    addresses = [receiver, transmitter, transmitter]
+    addresses = [receiver, transmitter, torch.where(upward[:, None], receiver, transmitter)]
     numbers = _octets(sequence % 4096 << 4, 2)
     header = torch.cat([control, _octets(duration_us, 2), *addresses, numbers, quality], -1)
     return mpdu(torch.cat([header, payload], -1), None if num_bytes is None else header.shape[1] + num_bytes)
@@ -86,5 +91,5 @@ def ack_frame(receiver: torch.Tensor) -> torch.Tensor:
     Returns:
         `torch.Tensor` of shape `(batch, 14)`, uint8.
     """
-    control = receiver.new_tensor((*_ACK, 0, 0)).expand(len(receiver), 4)
+    control = receiver.new_tensor((_ACK, 0, 0, 0)).expand(len(receiver), 4)
     return mpdu(torch.cat([control, receiver], -1))

@@ -23,6 +23,7 @@ BASIC_RATES = (6, 12, 24)  # the mandatory ones, with which control frames are s
 MODES = (*((False, mode) for mode in LEGACY_MODES.values()), *((True, mode) for mode in HT_MODES))
 _LEGACY_PREAMBLE, _HT_PREAMBLE = 5, 9  # blocks of 4 us
 _NUM_LENGTHS, _NUM_LONG = 6, 2
+_MOST_UPWARD = 0.5
 _LONG_BYTES = 1500
 # Readers of files take no longer bodies: gr-ieee802-11 drops what does not fit an Ethernet frame.
 _FILE_BYTES = (1000, 1500)
@@ -43,7 +44,7 @@ def ack_blocks(rate_mbps: int) -> int:
 
 @dataclass
 class Links:
-    """What stays the same along each row: an access point that sends to one station, or to all.
+    """What stays the same along each row: an access point that sends to one station, which may send, too, or to all.
 
     Attributes:
         lengths (`list[int]`): Frame bodies of the whole batch [bytes].
@@ -53,6 +54,7 @@ class Links:
             nobody answers.
         opportunity (`torch.Tensor` of shape `(batch,)`, bool): The access point holds transmission opportunities
             (10.23), as those with QoS do: only a SIFS between the exchanges of each.
+        upward (`torch.Tensor` of shape `(batch,)`): Share of the exchanges that the station begins.
         idle_us (`torch.Tensor` of shape `(batch,)`): Mean time without a frame to send, beyond the back-off [µs].
         skipped (`torch.Tensor` of shape `(batch,)`): How much of the first packet is over when the recording starts.
         aligned (`bool`): The recording starts and ends a DIFS away from packets, and `skipped` is 0.
@@ -63,6 +65,7 @@ class Links:
     length: torch.Tensor
     ack: torch.Tensor
     opportunity: torch.Tensor
+    upward: torch.Tensor
     idle_us: torch.Tensor
     skipped: torch.Tensor
     aligned: bool
@@ -94,12 +97,23 @@ class Exchanges:
         blocks (`torch.Tensor` of shape `(batch, num_exchanges, 2)`): Their blocks of 4 µs, 0 for a missing answer.
         reserved_us (`torch.Tensor` of shape `(batch, num_exchanges)`): For how long data packets reserve the medium
             behind them (9.2.5.2), as for the answer, and in an opportunity for the next exchange [µs].
+        upward (`torch.Tensor` of shape `(batch, num_exchanges)`, bool): The station sends the data, and the access
+            point the answer.
     """
 
     length: torch.Tensor
     start_us: torch.Tensor
     blocks: torch.Tensor
     reserved_us: torch.Tensor
+    upward: torch.Tensor
+
+    def airtime_us(self, num_us: int) -> torch.Tensor:
+        """How long within `num_us` each end of a link sends, the access point first, `(batch, 2)` [µs]."""
+        end_us = self.start_us + SYMBOL_US * self.blocks
+        lasting = (end_us.clamp(0, num_us) - self.start_us.clamp(0, num_us)) * (self.blocks > 0)
+        by_station = self.upward[..., None] == torch.tensor([True, False], device=lasting.device)
+        of_station = (lasting * by_station).sum((1, 2))
+        return torch.stack([lasting.sum((1, 2)) - of_station, of_station], 1)
 
 
 def draw_links(
@@ -110,6 +124,7 @@ def draw_links(
     full: torch.Tensor | None,
     high_throughput: float,
     aligned: bool,
+    two_way: torch.Tensor | None = None,
 ) -> Links:
     """Draw what stays the same along each row; the arguments are those of [`~phy.wifi.draw`]."""
     device = generator.device
@@ -154,12 +169,18 @@ def draw_links(
     answer = torch.minimum((u[1] * len(BASIC_RATES)).long() + 1, possible) - 1
     # From saturated, packets a back-off apart, to mostly idle.
     idle_us = 20.0 * torch.where(u[4] > 0.5, 150 ** (2 * u[4] - 1), 1.0)
+    ack = torch.where(u[2] < 0.8, answer, -1)
+    upward = torch.zeros_like(idle_us)
+    if two_way is not None:
+        share = _MOST_UPWARD * torch.rand(batch_size, generator=generator, device=device)
+        upward = share * (two_way.to(device) & (ack >= 0))
     return Links(
         lengths=lengths,
         mode=mode,
         length=length,
-        ack=torch.where(u[2] < 0.8, answer, -1),
+        ack=ack,
         opportunity=(of_mode[mode, 2] > 0) & (u[3] < torch.where(full, 0.5, 0.3)),
+        upward=upward,
         idle_us=torch.where(full, 0.0, idle_us),
         skipped=u[5] * (not aligned),
         aligned=aligned,
@@ -201,7 +222,8 @@ def draw_exchanges(links: Links, num_us: int, generator: torch.Generator) -> Exc
     answer_us = (SIFS_US + SYMBOL_US * ack) * (ack > 0)
     exchange_us = SYMBOL_US * data_blocks.amax(1, keepdim=True) + answer_us + SIFS_US
     number = torch.arange(num_exchanges, device=device) + 1
-    goes_on = links.opportunity[:, None] & (number % (_TXOP_US // exchange_us).clamp(min=1) > 0)
+    of_opportunity = (_TXOP_US // exchange_us).clamp(min=1)
+    goes_on = links.opportunity[:, None] & (number % of_opportunity > 0)
     pause = torch.where(goes_on, SIFS_US, backoff + idle)
     # The sender waits for the answer before it gives the frame up.
     pause = torch.where(answered | (ack == 0), pause, _ACK_TIMEOUT_US + pause)
@@ -215,4 +237,12 @@ def draw_exchanges(links: Links, num_us: int, generator: torch.Generator) -> Exc
         whole = start_us + SYMBOL_US * blocks + _DIFS_US <= num_us
         # Of a recording that is too short for one packet, something is better than nothing.
         blocks = blocks * (whole | ~whole[:, :1, :1])
-    return Exchanges(links.length.gather(1, choice), start_us, blocks, reserved_us)
+    exchanges = Exchanges(links.length.gather(1, choice), start_us, blocks, reserved_us, torch.zeros_like(answered))
+    if links.upward.any():  # whoever holds an opportunity begins all its exchanges
+        turn = torch.where(links.opportunity[:, None], (number - 1) // of_opportunity, number - 1)
+        chance = torch.rand(len(ack), num_exchanges, generator=generator, device=device).gather(1, turn)
+        exchanges.upward = chance < links.upward[:, None]
+        # Few packets may happen to be the station's. Who sends for longer is the access point.
+        airtime = exchanges.airtime_us(num_us)
+        exchanges.upward ^= (airtime[:, 1] > airtime[:, 0])[:, None]
+    return exchanges
