@@ -1,5 +1,6 @@
 """The benchmark's models: each learns, repeats itself, and is what it says it is."""
 
+import json
 import shutil
 
 import pytest
@@ -111,6 +112,19 @@ def test_other_weights_are_another_checkpoint(checkpoint, tiny_checkpoint, tmp_p
         next(model.base_model.experts[0].parameters()).add_(1)
     model.save_pretrained(folder)
     assert Checkpoint(folder).digest != checkpoint.digest
+
+
+def test_other_settings_are_another_checkpoint(checkpoint, tiny_checkpoint, tmp_path):
+    def digest(change):
+        folder = tmp_path / "other"
+        shutil.copytree(tiny_checkpoint, folder, dirs_exist_ok=True)
+        config = json.loads((folder / "config.json").read_text())
+        change(config)
+        (folder / "config.json").write_text(json.dumps(config))
+        return Checkpoint(folder).digest
+
+    assert digest(lambda config: config["expert_config"].update(layer_norm_eps=1.0)) != checkpoint.digest
+    assert digest(lambda config: config.update(transformers_version="9", task_name="other")) == checkpoint.digest
 
 
 def test_statistics_see_level_spread_and_how_fast_it_changes():

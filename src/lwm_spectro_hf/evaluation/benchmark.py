@@ -74,7 +74,7 @@ class ResultsFile:
 
     def add(self, line: dict[str, Any]) -> None:
         """Append a line, on disk when this returns."""
-        with self.path.open("a") as stream:
+        with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
@@ -272,7 +272,7 @@ class Benchmark:
     def _write_splits(self) -> None:
         """What was trained and tested on, in this call and in those before on the same rows."""
         path = self.out / "splits.json"
-        known = json.loads(path.read_text()) if path.exists() else {}
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         same = all(known.get(name) == self.splits[name] for name in ("pool", "labels"))
         tasks = dict(known["tasks"]) if same else {}
         for task in self.tasks:
@@ -296,7 +296,9 @@ class Benchmark:
 
     def differences(self) -> list[str]:
         """What is not as in the splits that are published with the package; none where none are published."""
-        published = json.loads(PUBLISHED_SPLITS.read_text()).get(f"{self.preset.name} {self.pool.name}")
+        published = json.loads(PUBLISHED_SPLITS.read_text(encoding="utf-8")).get(
+            f"{self.preset.name} {self.pool.name}"
+        )
         if published is None:
             return []
         names = [] if published["labels"] == self.common["labels"] else ["the labels of the pool"]

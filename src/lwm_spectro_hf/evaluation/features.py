@@ -1,14 +1,16 @@
 """What classifiers are given in place of spectrograms: embeddings of a frozen checkpoint, classical statistics."""
 
 import hashlib
+import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
 from tqdm.auto import tqdm
-from transformers import AutoModel
+from transformers import AutoModel, PretrainedConfig
 
 from ..configuration_lwm_spectro import LwmSpectroConfig
 from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
@@ -20,6 +22,19 @@ SPECTROGRAM, STATISTICS, TOP1, MIXTURE, EXPERT = "spectrogram", "statistics", "t
 NUM_BANDS = 8
 TIME_LAGS = (1, 2, 4, 8, 16, 32, 64)
 _ROWS_PER_FILE, _BATCH = 2048, 64
+_OF_HEADS = ("task_name", "additional_tasks", "blind_tasks")
+
+
+def _settings(config: PretrainedConfig) -> dict[str, Any]:
+    """In what a configuration departs from the defaults, so that fields to come change nothing; nothing of heads."""
+    defaults, found = type(config)(), {}
+    for name in type(config).__annotations__:
+        value = getattr(config, name)
+        if isinstance(value, PretrainedConfig):
+            found[name] = _settings(value)
+        elif name not in _OF_HEADS and value != getattr(defaults, name):
+            found[name] = value
+    return found
 
 
 class Checkpoint:
@@ -33,7 +48,7 @@ class Checkpoint:
         model ([`LwmSpectroModel`] or [`LwmSpectroMoEModel`]): In evaluation mode.
         extractor ([`SpectrogramFeatureExtractor`]): Its front-end.
         experts (`tuple[str, ...]`): Names of the experts; none of a single encoder.
-        digest (`str`): A hash of its weights.
+        digest (`str`): A hash of its weights, and of the configuration that says how they are used.
         architecture (`str`): A hash of the names and shapes of an encoder's weights.
 
     Raises:
@@ -51,7 +66,8 @@ class Checkpoint:
         self.is_mixture = isinstance(self.model, LwmSpectroMoEModel)
         self.experts = tuple(self.model.config.expert_names) if self.is_mixture else ()
         weights = {name: values.cpu().contiguous() for name, values in self.model.state_dict().items()}
-        self.digest = hashlib.sha256(save(weights)).hexdigest()[:12]
+        settings = json.dumps(_settings(self.model.config), sort_keys=True).encode()
+        self.digest = hashlib.sha256(save(weights) + settings).hexdigest()[:12]
         encoder = self.model.experts[0] if self.is_mixture else self.model
         shapes = [(name, *values.shape) for name, values in encoder.state_dict().items()]
         self.architecture = hashlib.sha256(repr(shapes).encode()).hexdigest()[:12]
