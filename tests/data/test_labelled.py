@@ -85,8 +85,29 @@ def test_rows_without_a_channel_are_told_apart(tmp_path):
     data = write(tmp_path / "data", train=rows(user=[-1] * 40, scenario=["none"] * 40))
     assert len(load_task(data, "kind", validation_share=0).test) == 8
     data = write(tmp_path / "one", train=rows(user=[7] * 40))
-    with pytest.raises(TaskError, match="All 40 rows are of one channel: none is left for test"):
+    with pytest.raises(TaskError, match="All 40 rows are of one recording or channel: none is left for test"):
         load_task(data, "kind")
+
+
+def test_pieces_of_a_recording_stay_together(tmp_path):
+    """Each recording is of one class: of each class some are for testing, and some stay."""
+    recording = [f"{row % 2}-{row // 8}" for row in range(40)]  # five of each class
+    task = load_task(write(tmp_path / "data", train=rows(recording=recording)), "kind", validation_share=0.3)
+    parts = [{recording[row] for row in part.rows} for part in (task.train, task.validation, task.test)]
+    assert [len(part) for part in parts] == [6, 2, 2] and len(set.union(*parts)) == 10
+    assert all({name[0] for name in part} == {"0", "1"} for part in parts)
+    assert "recordings that training has not" in task.notes[0]
+
+    one = load_task(
+        write(tmp_path / "one", train=rows(recording=["a" if row % 2 else f"b{row // 8}" for row in range(40)])),
+        "kind",
+    )
+    assert set(one.test.labels.tolist()) == {0} and "none for test, of b" in one.notes[1]
+    with pytest.raises(TaskError, match="Each class has one recording or channel alone: none is left for test"):
+        load_task(write(tmp_path / "two", train=rows(recording=["a", "b"] * 20)), "kind")
+    # Each row of its own, where it is not said; and by itself, where it is what is to be told.
+    assert len(load_task(write(tmp_path / "none", train=rows(recording=[""] * 40)), "kind").test) == 8
+    assert len(load_task(write(tmp_path / "told", train=rows(recording=["a", "b"] * 20)), "recording").test) == 8
 
 
 def test_given_splits_are_kept_and_what_has_no_class_is_left_out(tmp_path):

@@ -168,10 +168,11 @@ def open_data(data: str) -> DatasetDict:
             found = load_dataset(str(folder) if folder.exists() else data)
     except Exception as error:  # noqa: BLE001 - whatever a broken file does to a reader
         reason = error.__cause__ or error
+        what = f"{type(reason).__name__}: {reason}".splitlines()[0]
         raise TaskError(
-            f"{data} cannot be read as a data set ({type(reason).__name__}: {str(reason).splitlines()[0]}). Expected "
-            "a folder that `lwm-spectro generate` wrote, or another that `datasets.load_dataset` reads, or the name "
-            "of a data set on the Hub. If a file in it is damaged, delete that file and build again."
+            f"{data} cannot be read as a data set ({what}). Expected a folder that `lwm-spectro generate` "
+            "wrote, or another that `datasets.load_dataset` reads, or the name of a data set on the Hub. If a file in "
+            "it is damaged, delete that file and build again."
         ) from error
     return found if isinstance(found, DatasetDict) else DatasetDict({"train": found})
 
@@ -191,9 +192,9 @@ def load_task(
 ) -> Task:
     """Read a data set, make classes of a label, and split its rows.
 
-    A validation or test split that the data does not have is taken out of the training split: whole channels (all
-    rows of one `user` of one `scenario`) where the data names them and they are not what is told, else rows of each
-    class alike.
+    A validation or test split that the data does not have is taken out of the training split: whole recordings (all
+    rows of one `recording`) or channels (of one `user` of one `scenario`), where the data names them and they are not
+    what is told, else rows of each class alike.
 
     Args:
         data (`str`): A folder, or a name on the Hub.
@@ -222,7 +223,7 @@ def load_task(
     table = tables[train_split]
     codes, names = label_codes(table, label)
     rows = _usable(table, codes, protocol, f"split {train_split!r}", label, notes)
-    groups = None if "user" in label.split("+") else _channels(table)
+    group, groups = _groups(table, label.split("+"))
 
     held = {}  # name of the part: table, rows, their classes by name
     for part, split, share in (("test", test_split, test_share), ("validation", validation_split, validation_share)):
@@ -233,8 +234,15 @@ def load_task(
         elif share:
             rows, part_rows = _split_off(rows, codes, groups, share, seed, part)
             held[part] = table, part_rows, np.array(names, object)[codes[part_rows]]
-            how = "rows of each class alike" if groups is None else "channels (scenario, user) that training has not"
+            how = f"{group} that training has not"
+            if groups is None:
+                how = "rows of each class alike"
+                if "iq" in table.column_names:
+                    how += "; if some are of one recording, name it in a column `recording`, or scores are too good"
             notes.append(f"{len(part_rows):,} rows of split {train_split!r} are for {part}: {how}.")
+            missing = sorted({names[code] for code in np.setdiff1d(codes[rows], codes[part_rows])})
+            if groups is not None and missing:
+                notes.append(f"There is one of these {group} alone, and none for {part}, of {', '.join(missing)}.")
     if "test" not in held:
         raise TaskError(f"{data} has no split {test_split!r} to score on, and the share to take out for it is 0.")
     if samples_per_class:
@@ -346,10 +354,17 @@ def _usable(
     return rows
 
 
-def _channels(table: Dataset) -> np.ndarray | None:
-    """A number for each channel; every row without a user has one of its own. None if the data knows no users."""
-    if "user" not in table.column_names:
-        return None
+def _groups(table: Dataset, told: Sequence[str]) -> tuple[str, np.ndarray | None]:
+    """What rows belong together by, and a number for each of these; `None` if the data does not know, or it is told.
+
+    Every row without a recording, or a user, is alone.
+    """
+    if "recording" in table.column_names and "recording" not in told:
+        found = table.select_columns(["recording"]).with_format("arrow")[:].column(0).to_pylist()
+        keys = [f"row {row}" if value in (None, "") else f"recording {value}" for row, value in enumerate(found)]
+        return "recordings", np.unique(keys, return_inverse=True)[1]
+    if "user" not in table.column_names or "user" in told:
+        return "", None
     columns = [name for name in ("scenario", "user") if name in table.column_names]
     values = table.select_columns(columns).with_format("arrow")[:].to_pydict()
     scenarios = values.get("scenario", [""] * len(table))
@@ -357,18 +372,34 @@ def _channels(table: Dataset) -> np.ndarray | None:
         f"row {row}" if user in (None, -1) else f"{scenario}/{user}"
         for row, (scenario, user) in enumerate(zip(scenarios, values["user"], strict=True))
     ]
-    return np.unique(keys, return_inverse=True)[1]
+    return "channels (scenario, user)", np.unique(keys, return_inverse=True)[1]
 
 
 def _split_off(
     rows: np.ndarray, codes: np.ndarray, groups: np.ndarray | None, share: float, seed: int, part: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that stay, and a share of them, or of the channels, for another part."""
+    """Rows that stay, and a share of them, or of their groups, for another part."""
     selection = require("sklearn.model_selection", "train")
     if groups is not None:
-        found = len(np.unique(groups[rows]))
-        if found < 2:
-            raise TaskError(f"All {len(rows)} rows are of one channel: none is left for {part}. Give a split for it.")
+        members, of_row = np.unique(groups[rows], return_inverse=True)
+        if len(members) < 2:
+            raise TaskError(
+                f"All {len(rows)} rows are of one recording or channel: none is left for {part}. Give a split for it."
+            )
+        classes = [np.unique(codes[rows][of_row == member]) for member in range(len(members))]
+        if all(len(found) == 1 for found in classes) and len(np.unique(classes)) > 1:
+            # Each of a single class: of each class some, and one stays at least.
+            chosen, of_class = [], np.concatenate(classes)
+            order = np.random.default_rng([seed, len(rows)]).permutation(len(members))
+            for code in np.unique(of_class):
+                these = order[of_class[order] == code]
+                chosen += these[: min(max(1, round(share * len(these))), len(these) - 1)].tolist()
+            if not chosen:
+                raise TaskError(
+                    f"Each class has one recording or channel alone: none is left for {part}. Give a split for it."
+                )
+            gone = np.isin(of_row, chosen)
+            return rows[~gone], rows[gone]
         splitter = selection.GroupShuffleSplit(1, test_size=share, random_state=seed)
         stay, go = next(splitter.split(rows, groups=groups[rows]))
         return rows[stay], rows[go]
