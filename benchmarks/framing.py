@@ -118,7 +118,7 @@ def network(args: argparse.Namespace, num_channels: int, num_classes: int) -> nn
         return SmallCNN(num_channels, num_classes, args.blocks)
     fields = TINY if args.network == "stem" else {**TINY, "stem_num_channels": None}
     if args.config:
-        fields = fields | json.loads(args.config.read_text())
+        fields = fields | json.loads(args.config.read_text(encoding="utf-8"))
     config = LwmSpectroConfig(num_channels=num_channels, num_labels=num_classes, **fields)
     return Logits(LwmSpectroForSequenceClassification(config))
 
@@ -217,7 +217,7 @@ def main() -> None:
         cells = [*row["by_modulation"].values(), *row["by_snr_db"].values(), row["mean"]]
         print(f"| {windows} | " + " | ".join(f"{cell:.0f}" for cell in cells) + " |", flush=True)
         if args.json:
-            with args.json.open("a") as stream:
+            with args.json.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(row) + "\n")
 
 

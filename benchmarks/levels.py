@@ -77,7 +77,7 @@ def main() -> None:
                 shown = (f"{100 * cell['all']:.1f} ({100 * cell['clear']:.1f})" for cell in cells.values())
                 print(f"| {title}, {label} | {' | '.join(shown)} |", flush=True)
     if args.out:
-        args.out.write_text(json.dumps(found, indent=2) + "\n")
+        args.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

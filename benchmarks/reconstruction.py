@@ -82,7 +82,7 @@ def main() -> None:
                 pictures[label] = panels(expert, *masked_batches(drawn(clear, CHUNK, 2, label), expert.config, 2)[0])
     print(error_table(found))
     if args.out:
-        args.out.write_text(json.dumps(found, indent=2) + "\n")
+        args.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     if args.figure:
         draw(pictures).savefig(args.figure, dpi=80)
 

@@ -72,7 +72,9 @@ def main() -> None:
 
         api = HfApi()
         api.create_repo(args.push, repo_type="dataset", exist_ok=True)
-        api.upload_large_folder(repo_id=args.push, repo_type="dataset", folder_path=args.out)
+        # Files that a killed build left half written begin with a dot.
+        hidden = [".*", "**/.*"]
+        api.upload_folder(repo_id=args.push, repo_type="dataset", folder_path=args.out, ignore_patterns=hidden)
 
 
 if __name__ == "__main__":

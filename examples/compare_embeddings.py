@@ -28,6 +28,7 @@ from lwm_spectro_hf.evaluation.embeddings import draw_tsne, embed, neighbour_sco
 from lwm_spectro_hf.files import whole_file
 from lwm_spectro_hf.resources import default_checkpoint
 from lwm_spectro_hf.scripting import one_line_errors
+from lwm_spectro_hf.training.checkpoints import check_kind
 
 LABELS = ("modulation", "snr_db", "mobility")
 
@@ -50,6 +51,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     name = args.model or default_checkpoint()
+    check_kind(Path(name), LwmSpectroMoEModel)
     model = LwmSpectroMoEModel.from_pretrained(name)
     folder = args.data
     if folder is None:

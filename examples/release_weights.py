@@ -123,7 +123,7 @@ def main() -> None:
             added=added,
         ),
         "data": DATA.format(recipes=", ".join(f"`{name}`" for name in args.recipes))
-        + ("\n" + args.note.read_text() if args.note else ""),
+        + ("\n" + args.note.read_text(encoding="utf-8") if args.note else ""),
         "machine": args.machine,
         "log": {
             name: {"seconds": result["training_seconds"], "samples": result["samples"], "loss": result["loss"]}
@@ -146,8 +146,8 @@ def main() -> None:
             draw_curves(logs).savefig(folder / "figures" / "curves.png", dpi=100)
         for picture in sorted(args.neighbours.glob("tsne-*.png")) if args.neighbours else []:
             shutil.copy(picture, folder / "figures" / picture.name)
-        (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n")
-        (folder / "README.md").write_text(render(args.out.name, record))
+        (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(render(args.out.name, record), encoding="utf-8")
     print(f"{args.out}: {model.num_parameters():,} parameters")
 
 
@@ -184,7 +184,7 @@ def sections(results: dict[str, Any], args: argparse.Namespace) -> dict[str, str
         found["Masked reconstruction, mean squared error in the held-out city"] = error_table(errors)
 
     if args.neighbours:
-        table = (args.neighbours / "neighbours.md").read_text().strip()
+        table = (args.neighbours / "neighbours.md").read_text(encoding="utf-8").strip()
         pictures = [f"![t-SNE](figures/{path.name})" for path in sorted(args.neighbours.glob("tsne-*.png"))]
         found["Embeddings: ten nearest neighbours, % right, mean ± deviation over draws (silhouette)"] = "\n\n".join(
             [table, *pictures]

@@ -103,7 +103,7 @@ def write_report(args: argparse.Namespace) -> None:
         checkpoint = Checkpoint(args.card, args.device)
         section = card_section(lines, f"{args.card.name} {checkpoint.digest}")
         path = args.card / "README.md"
-        card = with_section(path.read_text(), "Few-shot benchmark", section)
+        card = with_section(path.read_text(encoding="utf-8"), "Few-shot benchmark", section)
         with whole_file(path) as stream:
             stream.write(card.encode())
         print(path)
@@ -130,9 +130,13 @@ def run_benchmark(args: argparse.Namespace) -> None:
     )
     for difference in benchmark.differences():
         print(f"Not as published, so that scores cannot be compared: {difference}.")
+    for reason in benchmark.left_out:
+        print(f"Left out: {reason}.")
     lines = benchmark.run()
     key = preset.name, pool.folder_name(checkpoint.extractor)
-    run = runs_of(lines)[key]
+    run = runs_of(lines).get(key)
+    if run is None:
+        raise SystemExit("Nothing was run: all that was asked for is left out. See above what would have to change.")
     for task in run.tasks:
         print(f"\n### {TASKS[task].title}\n\n{table(run, task)}")
     for path in draw_benchmark(args.out / "figures", run, "-".join(key)):
@@ -140,8 +144,6 @@ def run_benchmark(args: argparse.Namespace) -> None:
     others = [name for name in MODELS if name not in (args.models or preset.models)]
     if others:
         print(f"Not part of this run: {', '.join(others)}.")
-    for reason in benchmark.left_out:
-        print(f"Left out: {reason}.")
 
 
 def main() -> None:

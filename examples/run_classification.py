@@ -377,7 +377,7 @@ def report(
         model.save_pretrained(folder)
         if extractor is not None:
             extractor.save_pretrained(folder)
-        (folder / "README.md").write_text(render(args.out.name, card))
+        (folder / "README.md").write_text(render(args.out.name, card), encoding="utf-8")
     with whole_file(args.out / "results.json") as stream:
         stream.write((json.dumps(results, indent=2) + "\n").encode())
     title = f"{task.name}, {args.method}: macro-F1 {scores['macro_f1']:.1f} %"

@@ -129,6 +129,8 @@ def evaluate(features: dict, labels: np.ndarray, snr_db: np.ndarray, args: argpa
     cells = np.unique(np.stack([labels, snr_db]), axis=1, return_inverse=True)[1].ravel()
     train, test = split_cells(cells, args.test_share, args.seed)
     smallest = int(np.bincount(labels[train]).min())
+    for count in [count for count in args.shots if count > smallest]:
+        print(f"left out: {count} of each modulation, of which there are {smallest} to train on (see --per-cell)")
     results = {}
     for name, columns in features.items():
         print(f"probing {name}, {columns.shape[1]} features", flush=True)

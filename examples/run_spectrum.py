@@ -113,8 +113,9 @@ PIPELINE_USE = """```python
 from transformers import pipeline
 import lwm_spectro_hf
 
-segment = pipeline("iq-segmentation", model="{name}")  # a folder, or its name on the Hub
-segment("band.sigmf-meta")["carriers"]              # of any rate and length
+# A folder, or its name on the Hub, whose code is that of the package.
+segment = pipeline("iq-segmentation", model="{name}", trust_remote_code=True)
+segment("band.sigmf-meta")["carriers"]  # of any rate and length
 ```
 
 """
@@ -457,7 +458,7 @@ def main() -> None:
     with whole_folder(args.out / "model", overwrite=True) as folder:
         model.save_pretrained(folder)
         scene_extractor().save_pretrained(folder)
-        (folder / "README.md").write_text(card(args, model, results, args.out.name))
+        (folder / "README.md").write_text(card(args, model, results, args.out.name), encoding="utf-8")
     with whole_file(args.out / "results.json") as stream:
         stream.write((json.dumps(results, indent=2) + "\n").encode())
     draw(args, model, test).savefig(args.out / "examples.png")

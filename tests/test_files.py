@@ -1,12 +1,13 @@
 """Files that appear whole, whatever is where they should go."""
 
+import json
 import os
 import threading
 from pathlib import Path
 
 import pytest
 
-from lwm_spectro_hf.files import whole_file, whole_folder
+from lwm_spectro_hf.files import read_json_lines, whole_file, whole_folder
 
 
 def write(path, data=b"new"):
@@ -82,3 +83,38 @@ def test_what_others_may_read_they_may_read_in_folders_too(tmp_path):
         (folder / "weights").write_bytes(b"")
         (folder / "weights").chmod(0o600)  # as safetensors does
     assert (tmp_path / "folder" / "weights").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_modes_stay_and_links_to_folders_too(tmp_path):
+    path, target, link = tmp_path / "private", tmp_path / "target", tmp_path / "link"
+    write(path, b"old")
+    path.chmod(0o600)
+    write(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    target.mkdir()
+    (target / "old").write_bytes(b"")
+    link.symlink_to(target)
+    with whole_folder(link, overwrite=True) as folder:
+        (folder / "run.sh").write_bytes(b"")
+        (folder / "run.sh").chmod(0o700)
+    assert link.is_symlink() and os.listdir(target) == ["run.sh"]
+    assert (target / "run.sh").stat().st_mode & 0o100
+    dangling = tmp_path / "dangling"
+    dangling.symlink_to(tmp_path / "later")
+    with whole_folder(dangling) as folder:
+        (folder / "new").write_bytes(b"")
+    assert os.listdir(tmp_path / "later") == ["new"]
+
+
+def test_lines_of_json_are_read_up_to_where_a_run_stopped(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    whole = [{"name": "caf\u00e9 \u2028"}, {"n": 2}]
+    text = "\n\n".join(json.dumps(line, ensure_ascii=False) for line in whole).encode() + b"\n"
+    path.write_bytes(text)
+    assert read_json_lines(path) == whole
+    for cut in range(len(text)):
+        path.write_bytes(text[:cut])
+        assert read_json_lines(path) in (whole, whole[:1], [])
+    path.write_bytes(b'{"a": "\xc3"}\n' + text)
+    with pytest.raises(ValueError, match="Line 1 of .* is not JSON"):
+        read_json_lines(path)

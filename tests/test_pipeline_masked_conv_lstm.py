@@ -154,7 +154,13 @@ def test_pieces_cover_the_band_and_overlap():
         assert centers[0] <= -(rate - RATE) / 2 + 4e3 and centers[-1] >= (rate - RATE) / 2 - 4e3
         assert (np.diff(centers) <= 0.76 * RATE).all()
         assert (centers % 8e3 == 0).all()
-    assert _centers(RATE, RATE, 8e3) == _centers(1e5, RATE, 8e3) == [0.0]
+    assert _centers(RATE, RATE, 8e3) == _centers(1e5, RATE, 8e3) == _centers(1.001 * RATE, RATE, 8e3) == [0.0]
+
+
+def test_each_recording_has_one_answer_whatever_its_rate(segment):
+    iq = [band(200 * HOP, RATE, 0, 100e3, 40, seed) for seed in range(3)]
+    for rate in (1.0005 * RATE, 1.005 * RATE, 1.02 * RATE):
+        assert len(segment(iq, sampling_rate=rate)) == 3
 
 
 def test_carriers_are_runs_of_bins():
@@ -168,3 +174,13 @@ def test_carriers_are_runs_of_bins():
     first, second = find_carriers(labels, LABELS, 10.0)
     assert first == {"label": "LTE", "center_hz": -105.0, "bandwidth_hz": 100.0, "share_of_time": 1.0}
     assert second == {"label": "5G", "center_hz": 95.0, "bandwidth_hz": 100.0, "share_of_time": 0.5}
+
+
+def test_what_sends_for_a_moment_of_a_long_recording_is_found():
+    labels = np.zeros((100_050, 41), np.uint8)
+    labels[60_000:60_100, 5:15] = 1
+    labels[-2:, 20:30] = 2  # two frames of an unfinished stretch are nothing
+    assert not find_carriers(labels, LABELS, 10.0)
+    (found,) = find_carriers(labels, LABELS, 10.0, stretch=128)
+    assert found["label"] == "LTE" and found["bandwidth_hz"] == 100.0
+    assert found["share_of_time"] == pytest.approx(100 / 100_050)

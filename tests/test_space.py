@@ -69,6 +69,18 @@ def test_what_is_wrong_with_samples_is_said(app, tmp_path):
             button([str(tmp_path / "broken.cf32")], "", 1.92)
 
 
+def test_two_files_of_one_name_are_said(app, tmp_path):
+    paths = [tmp_path / folder / "a.cf32" for folder in ("one", "two")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_bytes(b"")
+    with pytest.raises(gradio.Error, match="one name|2 recordings"):
+        app.classify([str(path) for path in paths], "cf32", 1.0)
+    pair = [str(path.with_name("b.sigmf-data")) for path in paths] + [str(paths[0])]
+    with pytest.raises(gradio.Error, match="Two of the uploaded files have one name"):
+        app.classify(pair, "cf32", 1.0)
+
+
 def test_half_of_a_pair_is_said_to_be_missing(app, lte):
     with pytest.raises(gradio.Error, match="lte.*sigmf-data is missing"):
         app.classify(lte[:1], "", None)

@@ -57,6 +57,9 @@ def opened(files: list[str] | None, dtype: str, rate_msps: float | None) -> Iter
     knows_itself = found[0].suffix.lower() in SELF_DESCRIBING
     with tempfile.TemporaryDirectory() as folder:
         # Each upload is in a folder of its own; both files of a pair must be in one.
+        names = [Path(file).name for file in files or []]
+        if len(set(names)) < len(names):
+            raise gr.Error(f"Two of the uploaded files have one name ({', '.join(sorted(names))}). Expected others.")
         for file in map(Path, files or []):
             (Path(folder) / file.name).symlink_to(file.resolve())
         try:

@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         `int`: The exit code.
     """
     if sys.stdout is None:  # it was closed
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
     try:
         code = COMMANDS[arguments.command](arguments)
         sys.stdout.flush()

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +40,8 @@ def whole_file(path: str | Path) -> Iterator[io.BufferedIOBase]:
     try:
         with os.fdopen(descriptor, "wb") as stream:
             yield stream
-        os.chmod(aside, _default_mode())  # mkstemp's own file is for its owner alone
+        # mkstemp's own file is for its owner alone.
+        os.chmod(aside, stat.S_IMODE(path.stat().st_mode) if path.exists() else _default_mode())
         os.replace(aside, path)
     except BaseException:
         os.unlink(aside)
@@ -71,12 +73,12 @@ def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
     path = Path(path)
     if not path.exists():
         return []
-    lines = path.read_text().splitlines()
+    lines = [line for line in path.read_bytes().split(b"\n") if line.strip()]
     results = []
     for number, line in enumerate(lines, 1):
         try:
             results.append(json.loads(line))
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             if number < len(lines):
                 raise ValueError(
                     f"Line {number} of {path} is not JSON ({error}); expected one object a line. Remove the line."
@@ -99,7 +101,8 @@ def whole_folder(output_dir: str | Path, *sources: str | Path, overwrite: bool =
     goes wrong, an interruption included, leaves nothing behind and an earlier `output_dir` untouched.
 
     Args:
-        output_dir (`str` or `Path`): Where the finished folder goes. Missing parents are made.
+        output_dir (`str` or `Path`): Where the finished folder goes. Missing parents are made. A link keeps pointing
+            where it does.
         *sources (`str` or `Path`): What the folder is made from; none may lie in `output_dir`, which is replaced.
         overwrite (`bool`, *optional*, defaults to `False`): Replace a folder that has files in it.
 
@@ -111,6 +114,8 @@ def whole_folder(output_dir: str | Path, *sources: str | Path, overwrite: bool =
         FileExistsError: `output_dir` is a file, or a folder with something in it and `overwrite` is false.
     """
     output_dir = Path(output_dir).expanduser().absolute()
+    if output_dir.is_symlink():
+        output_dir = output_dir.resolve()
     if output_dir.exists() and not output_dir.is_dir():
         raise FileExistsError(f"{output_dir} is a file; expected the name of a folder to write. Give another name.")
     if output_dir.is_dir() and any(output_dir.iterdir()) and not overwrite:
@@ -132,7 +137,7 @@ def whole_folder(output_dir: str | Path, *sources: str | Path, overwrite: bool =
         mode = _default_mode()
         for path in staged.rglob("*"):
             if path.is_file():  # those of safetensors are for their owner alone
-                path.chmod(mode)
+                path.chmod(mode | path.stat().st_mode & 0o111)
         if output_dir.exists():
             output_dir.rename(replaced)
         staged.rename(output_dir)

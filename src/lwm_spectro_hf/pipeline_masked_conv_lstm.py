@@ -14,8 +14,9 @@ from .pipeline_lwm_spectro import IQPipeline, open_input, positive, register_tas
 # Bands that are wider than a network sees are looked at in pieces, which overlap by this share: carriers at the edge
 # of one lie further inside the next.
 OVERLAP = 0.25
-# A carrier is reported where neighbouring bins, so many at least, hold its label in this share of the frames at least,
-# and in so many frames; in the band of a larger one also only if it is not less than this share of that.
+# A carrier is reported where neighbouring bins, so many at least, hold its label in this share of the frames that a
+# network looks at together at least, and in so many frames; in the band of a larger one also only if it is not less
+# than this share of that.
 LEAST_BINS, LEAST_SHARE, LEAST_FRAMES, LEAST_BESIDE = 2, 0.02, 3, 0.1
 
 
@@ -102,7 +103,7 @@ class IQSegmentationPipeline(IQPipeline):
             stop = min(num_samples, round((number + 1) * stretch_s * rate) + shortest)
             iq = as_samples(read(start, stop - start))
             spectrum = torch.fft.fftshift(torch.fft.fft(iq))
-            for center_hz in centers_hz:
+            for piece, center_hz in enumerate(centers_hz):
                 moved = _resampled(spectrum, rate, center_hz, extractor.sampling_rate)
                 seen = min(extractor.num_frames, (len(moved) - extractor.fft_size) // extractor.hop_length + 1)
                 missing = max(0, extractor.num_samples_needed() - len(moved))
@@ -117,7 +118,7 @@ class IQSegmentationPipeline(IQPipeline):
                     "center_hz": center_hz,
                     "num_frames": seen,
                     "sampling_rate": rate,
-                    "is_last": number == count - 1 and center_hz == centers_hz[-1],
+                    "is_last": number == count - 1 and piece == len(centers_hz) - 1,
                 }
 
     def _resolution(self) -> tuple[float, float]:
@@ -152,26 +153,29 @@ class IQSegmentationPipeline(IQPipeline):
             "labels": labels,
             "frame_step_s": step_s,
             "bin_hz": bin_hz,
-            "carriers": find_carriers(labels, self.model.config.id2label, bin_hz),
+            "carriers": find_carriers(labels, self.model.config.id2label, bin_hz, extractor.num_frames),
         }
 
 
-def find_carriers(labels: np.ndarray, id2label: dict[int, str], bin_hz: float) -> list[dict[str, Any]]:
+def find_carriers(
+    labels: np.ndarray, id2label: dict[int, str], bin_hz: float, stretch: int | None = None
+) -> list[dict[str, Any]]:
     """Neighbouring bins of one label.
 
     Args:
         labels (`np.ndarray` of shape `(frames, bins)`): Indices into `id2label`, of which 0 is nothing.
         id2label (`dict[int, str]`): Names.
         bin_hz (`float`): From bin to bin [Hz].
+        stretch (`int`, *optional*): So many frames at a time, all by default: what sends in one of many is found, too.
 
     Returns:
         `list[dict]`: As in the answer of [`IQSegmentationPipeline`].
     """
-    middle = labels.shape[1] // 2
+    middle, stretch = labels.shape[1] // 2, min(stretch or len(labels), len(labels))
     found = []  # values that hold the label, first bin and the one after the last, carrier
     for number, name in sorted(id2label.items())[1:]:
         held = labels == number
-        share = held.mean(0)
+        share = np.add.reduceat(held, range(0, len(held), stretch), dtype=int).max(0) / stretch
         edges = np.flatnonzero(np.diff(np.pad(share >= LEAST_SHARE, 1)))
         for first, end in edges.reshape(-1, 2):
             # Bins at the edge that were taken for it now and then do not make it wider.
@@ -203,7 +207,9 @@ def _centers(rate: float, seen_hz: float, bin_hz: float) -> list[float]:
         return [0.0]
     count = math.ceil((rate - seen_hz) / (seen_hz * (1 - OVERLAP))) + 1
     outermost_hz = (rate - seen_hz) / 2
-    return [round(center / bin_hz) * bin_hz for center in np.linspace(-outermost_hz, outermost_hz, count)]
+    # Of a band that is hardly wider than a piece, two may be one and the same.
+    bins = {round(center / bin_hz) for center in np.linspace(-outermost_hz, outermost_hz, count)}
+    return [place * bin_hz for place in sorted(bins)]
 
 
 def _resampled(spectrum: torch.Tensor, rate: float, center_hz: float, new_rate: float) -> torch.Tensor:

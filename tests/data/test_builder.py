@@ -21,7 +21,7 @@ from lwm_spectro_hf.data import builder
 from lwm_spectro_hf.data.builder import Split, build_parquet, split_seed, splits_by_city
 from lwm_spectro_hf.data.card import write_card
 from lwm_spectro_hf.data.labelled import open_data
-from lwm_spectro_hf.data.parquet import load_spectrograms
+from lwm_spectro_hf.data.parquet import ParquetSpectrograms, load_labels, load_spectrograms
 from lwm_spectro_hf.data.recipe import MOBILITIES, MODULATIONS, PROTOCOLS, RECEIVERS, Recipe
 from lwm_spectro_hf.data.recordings import open_recording
 from lwm_spectro_hf.data.synthesis import draw_recordings
@@ -155,6 +155,26 @@ def test_a_killed_build_goes_on_with_what_is_there(built, build, tmp_path):
     assert bytes_of(paths) == bytes_of(built.paths)
     assert paths[0].stat().st_mtime_ns == kept
     assert load_spectrograms(folder, "train")["index"].tolist() == list(range(14))
+
+
+def test_what_is_not_whole_is_not_read(built, build, tmp_path):
+    folder = tmp_path / "half"
+    shutil.copytree(built.folder, folder)
+    path = folder / "data" / built.paths[1].name
+    path.unlink()
+    for read in (load_spectrograms, load_labels, lambda *args: ParquetSpectrograms(*args, chunk_size=1)):
+        with pytest.raises(FileNotFoundError, match="3 of the 4 files of its split 'train': it is not whole"):
+            read(folder, "train")
+    assert len(load_spectrograms(folder, "test")["index"]) == 6
+    path.write_bytes(built.paths[1].read_bytes()[:-1000])
+    for read in (load_spectrograms, load_labels, lambda *args: ParquetSpectrograms(*args, chunk_size=1)):
+        with pytest.raises(ValueError, match=f"{path.name} is damaged .*: delete the file, and build it again"):
+            read(folder, "train")
+
+
+def test_folders_in_the_home_directory(built, monkeypatch):
+    monkeypatch.setenv("HOME", str(built.folder.parent))
+    assert len(load_labels(f"~/{built.folder.name}", "test")["scenario"]) == 6
 
 
 def test_an_error_in_the_middle_leaves_whole_shards_only(built, build, tmp_path, monkeypatch):

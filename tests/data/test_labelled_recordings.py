@@ -109,3 +109,10 @@ def test_labels_that_are_no_text(tmp_path):
     (tmp_path / "labels.csv").write_bytes(b"file,protocol\n\xff\xfe,LTE\n")
     with pytest.raises(ValueError, match="in UTF-8"):
         open_labelled_recordings(tmp_path)
+
+
+def test_two_recordings_of_one_name(tmp_path):
+    write_sigmf(tmp_path / "a", IQ, 1e6, [{"lwm:protocol": "LTE"}])
+    (tmp_path / "a.sigmf").write_bytes(b"")
+    with pytest.raises(ValueError, match="has both a.sigmf.* and a.sigmf"):
+        open_labelled_recordings(tmp_path)

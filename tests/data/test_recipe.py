@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -239,3 +242,15 @@ def test_files_that_are_no_recipes(tmp_path, text, message):
         Recipe.load(path)
     with pytest.raises(FileNotFoundError, match="missing.yaml"):
         Recipe.load(Path(tmp_path / "missing.yaml"))
+
+
+def test_files_are_utf_8_whatever_the_locale(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("# a café\nusers: 7\n", encoding="utf-8")
+    code = "import sys; from lwm_spectro_hf.data.recipe import Recipe; print(Recipe.load(sys.argv[1]).users)"
+    process = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "recipe.yaml")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    )
+    assert process.stdout == "7\n", process.stderr

@@ -476,6 +476,21 @@ def test_bundle_that_lacks_a_part(published_folder, target, key):
         convert(published_folder, target)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"comm_to_idx": {"WiFi": 0, "LTE": [1], "5G": 2}}, "comm_to_idx should number"),
+        ({"comm_to_idx": {"WiFi": 0, "LTE": 1, "5G": 3}}, "comm_to_idx should number"),
+        ({"expert_state_dicts": [1]}, "expert_state_dicts should hold weights by expert; found list"),
+    ],
+)
+def test_bundle_of_another_form(published_folder, target, change, message):
+    bundle = {**random_bundle(random_router(), ORDER), **change}
+    torch.save(bundle, published_folder / "checkpoints" / "checkpoint.pth")
+    with pytest.raises(ConversionError, match=message):
+        convert(published_folder, target)
+
+
 # Where from, where to -----------------------------------------------------------------------------------------------
 
 

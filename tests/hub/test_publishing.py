@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -18,9 +19,11 @@ from lwm_spectro_hf import (
     LwmSpectroMoEForPreTraining,
     LwmSpectroMoEForSequenceClassification,
     MaskedConvLstmConfig,
-    MaskedConvLstmForPreTraining,
+    MaskedConvLstmForSemanticSegmentation,
     SpectrogramFeatureExtractor,
+    default_checkpoint,
 )
+from lwm_spectro_hf.hub.model_card import render
 from lwm_spectro_hf.hub.publishing import export, publish
 
 SMALL = {
@@ -113,6 +116,7 @@ requests = [
     {"inputs": [1, 2, 3]},
     {"inputs": parts.tobytes(), "parameters": {"dtype": "f64"}},
     {"inputs": parts.tobytes(), "parameters": {"no_such": 1}},
+    {"inputs": parts.tobytes(), "parameters": {**parameters, "synchronize": True}},
     {"inputs": parts.tobytes(), "parameters": [1e6]},
     {"inputs": parts.tobytes(), "parameters": {"inputs": 1}},
     [1],
@@ -159,7 +163,8 @@ print(json.dumps(found))
 def test_a_conv_lstm_loads_without_the_package(tmp_path):
     torch.manual_seed(2)
     grid = {"num_frames": 16, "num_freq_bins": 16, "segment_frames": 4, "forecast_frames": 4}
-    model = MaskedConvLstmForPreTraining(MaskedConvLstmConfig(**grid, hidden_size=4, num_hidden_layers=1)).eval()
+    config = MaskedConvLstmConfig(**grid, hidden_size=4, num_hidden_layers=1)
+    model = MaskedConvLstmForSemanticSegmentation(config).eval()
     grid = {"num_frames": 16, "num_freq_bins": 16, "fft_size": 16}
     extractor = SpectrogramFeatureExtractor(**grid, sampling_rate=1e6, hop_length=16)
     folder = export(model, tmp_path / "conv-lstm", feature_extractor=extractor)
@@ -217,7 +222,7 @@ def test_loads_without_the_package(tmp_path, encoder, mixture, extractor):
     assert name == "IQClassificationPipeline"
     assert verdict["protocol"] in ("WiFi", "LTE", "5G")
     assert verdict["modulation"] in LABELS.values()
-    *same, quantized, wrong, no_base64, no_pairs, no_type, no_argument = found["endpoint"][:-6]
+    *same, quantized, wrong, no_base64, no_pairs, no_type, no_argument, no_package = found["endpoint"][:-6]
     *no_object, huge, huge_rate, nothing = found["endpoint"][-6:]
     assert same == [verdict] * 3
     assert quantized["protocol_scores"] == pytest.approx(verdict["protocol_scores"], abs=0.02)
@@ -230,6 +235,7 @@ def test_loads_without_the_package(tmp_path, encoder, mixture, extractor):
     )
     assert no_type == {"error": "dtype is 'f64'; expected one of cf32, ci16, ci8."}
     assert "unknown argument 'no_such'" in no_argument["error"]
+    assert "lwm_spectro_hf" in no_package["error"]
     assert [answer["error"].split(":")[0] for answer in no_object] == [
         "parameters must be an object",
         "parameters must be an object",
@@ -291,6 +297,27 @@ def test_mixture_for_pretraining_loads_every_head_but_the_new_ones(tmp_path, ext
     folder = export(LwmSpectroMoEForPreTraining(config), tmp_path / "hub", feature_extractor=extractor)
     _, info = LwmSpectroMoEForSequenceClassification.from_pretrained(folder, output_loading_info=True)
     assert all(key.startswith("classifier.") for key in info["missing_keys"])
+
+
+def test_only_weights_with_a_head_get_a_pipeline(tmp_path, mixture, extractor):
+    """What has none would answer at random, wherever it is loaded."""
+    pretrained = LwmSpectroMoEForPreTraining(mixture.config)
+    for name, model in (("with", mixture), ("without", pretrained)):
+        folder = export(model, tmp_path / name, feature_extractor=extractor)
+        found = [(folder / file).exists() for file in ("handler.py", "requirements.txt")]
+        assert found == [name == "with"] * 2 and ("custom_pipelines" in read_json(folder / "config.json")) == found[0]
+    assert "AutoModel" in read_json(folder / "config.json")["auto_map"]
+
+
+def test_cards_show_how_an_exported_folder_is_used(tmp_path, mixture, extractor):
+    folder = export(mixture, tmp_path / "hub", feature_extractor=extractor)
+    snippet = re.search(r"```python\n(.*?)```", render(str(folder), {}), re.DOTALL)[1]
+    assert snippet == re.search(
+        r"```python\n(.*?)```", (default_checkpoint() / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )[1].replace('"lwm-spectro-tiny"', f'"{folder}"')
+    found = {}
+    exec(snippet.rpartition("classify(")[0], found)
+    assert found["classify"](np.ones(1000, np.complex64), sampling_rate=1e6)["protocol"]
 
 
 def test_export_needs_a_front_end(tmp_path, encoder):

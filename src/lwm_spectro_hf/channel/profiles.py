@@ -59,7 +59,7 @@ def exponential_profile(
 
 @cache
 def _tables() -> dict[str, dict[str, list[float]]]:
-    return json.loads(resources.files(__package__).joinpath("tables", "tdl.json").read_text())
+    return json.loads(resources.files(__package__).joinpath("tables", "tdl.json").read_text(encoding="utf-8"))
 
 
 def tdl_profile(name: str, delay_spread_s: torch.Tensor) -> PowerDelayProfile:

@@ -103,7 +103,7 @@ def write_scene(buildings: list[Building], folder: Path) -> Path:
         lines.append(f'<boolean name="face_normals" value="true"/><ref id="{material}" name="bsdf"/></shape>')
     lines.append("</scene>")
     scene = folder / "scene.xml"
-    scene.write_text("\n".join(lines))
+    scene.write_text("\n".join(lines), encoding="utf-8")
     return scene
 
 
@@ -270,7 +270,7 @@ def _slim(folder: Path, tracing: Tracing, versions: dict[str, str]) -> None:
             mantissa, exponent = np.frexp(array)
             array = np.ldexp(np.round(np.ldexp(mantissa, MANTISSA_BITS[key])), exponent - MANTISSA_BITS[key])
         np.savez_compressed(file, **{key: array.astype(np.float32)})
-    params = json.loads((folder / "params.json").read_text())
+    params = json.loads((folder / "params.json").read_text(encoding="utf-8"))
     params["rt_params"] |= {
         "max_diffractions": 1,
         "terrain_diffraction": True,
@@ -282,7 +282,7 @@ def _slim(folder: Path, tracing: Tracing, versions: dict[str, str]) -> None:
         f"material_{index}": material | {"id": index, "name": f"material_{index}"}
         for index, material in enumerate(materials)
     }
-    (folder / "params.json").write_text(json.dumps(params, indent=1) + "\n")
+    (folder / "params.json").write_text(json.dumps(params, indent=1) + "\n", encoding="utf-8")
 
 
 def trace_scenario(name: str, out: str | Path, tracing: Tracing | None = None, log: Any = print) -> Path:

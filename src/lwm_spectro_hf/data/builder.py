@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from ..channel.scenarios import HELD_OUT_SCENARIOS, is_held_out
 from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
-from ..files import whole_file
+from ..files import read_json, whole_file
 from .front_end import default_extractor
 from .recipe import MOBILITIES, MODULATIONS, PROTOCOLS, RECEIVERS, RECORD, Recipe, stable_seed
 from .recordings import write_sigmf
@@ -429,6 +429,8 @@ def _check_contents(contents: tuple[str, ...]) -> None:
 
 def _check(splits: dict[str, Split], contents: tuple[str, ...], shard_size: int, processes: int) -> None:
     _check_contents(contents)
+    if not splits:
+        raise ValueError("No split was given; expected one at least, such as {'train': Split(recipe, 1000)}.")
     for name, split in splits.items():
         if split.num < 1:
             raise ValueError(f"Split {name!r} has {split.num} recordings; expected at least 1.")
@@ -448,7 +450,7 @@ def _check_record(folder: Path, record: dict[str, Any]) -> None:
     path = folder / RECORD
     # A record alone is of a build that failed before its first file.
     if path.exists() and any(file.is_file() and file.name[0] != "." and file != path for file in folder.rglob("*")):
-        found = json.loads(path.read_text())
+        found = read_json(path)
         different = [name for name in record if found.get(name) != record[name]]
         if different:
             raise ValueError(

@@ -60,7 +60,13 @@ def open_labelled_recordings(
     if not paths:
         raise ValueError(f"{folder} has no recordings. Expected SigMF: files ending in .sigmf-meta or .sigmf.")
     given = _read_labels(folder, labels)
-    by_name = {str(path.relative_to(folder).with_suffix("")): path for path in paths}
+    by_name: dict[str, Path] = {}
+    for path in paths:
+        other = by_name.setdefault(str(path.relative_to(folder).with_suffix("")), path)
+        if other != path:
+            raise ValueError(
+                f"{folder} has both {other.name} and {path.name}. Expected one of them: remove the other."
+            )
     strangers = [name for name in given if name not in by_name]
     if strangers:
         raise FileNotFoundError(

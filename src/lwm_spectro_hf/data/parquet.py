@@ -1,7 +1,9 @@
 """Spectrograms out of Parquet shards: a whole split, or shuffled blocks that never hold more than one in memory."""
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -27,18 +29,19 @@ def load_spectrograms(folder: str | os.PathLike, split: str, num: int | None = N
         of shape `(num,)`.
 
     Raises:
-        FileNotFoundError: If the folder has no such split.
+        FileNotFoundError: If the folder has no such split, or not all files of it.
+        ValueError: If a file is damaged, or holds something else.
     """
     paths = _shards(folder, split)
-    names = [name for name in pq.read_schema(paths[0]).names if name not in ("iq", "scenario")]
-    total = sum(pq.ParquetFile(path).metadata.num_rows for path in paths)
+    names = [name for name in _names(paths) if name not in ("iq", "scenario")]
+    total = sum(_num_rows(path) for path in paths)
     total = total if num is None else min(num, total)
     found: dict[str, torch.Tensor] = {}
     row = 0
     for path in paths:
         if row == total:
             break
-        table = pq.read_table(path, columns=names)[: total - row]
+        table = _table(path, names)[: total - row]
         for name in names:
             part = _tensor(table.column(name))
             if name == "input_values":
@@ -61,20 +64,58 @@ def load_labels(folder: str | os.PathLike, split: str) -> dict[str, np.ndarray]:
         `dict`: Arrays of shape `(num,)`; `scenario` holds text.
 
     Raises:
-        FileNotFoundError: If the folder has no such split.
+        FileNotFoundError: If the folder has no such split, or not all files of it.
+        ValueError: If a file is damaged, or holds something else.
     """
     paths = _shards(folder, split)
-    names = [name for name in pq.read_schema(paths[0]).names if name not in ("iq", "input_values")]
-    table = pa.concat_tables(pq.read_table(path, columns=names) for path in paths)
+    names = [name for name in _names(paths) if name not in ("iq", "input_values")]
+    if "scenario" not in names:
+        raise ValueError(f"{folder} has the columns {', '.join(names)}; expected labelled spectrograms.")
+    table = pa.concat_tables(_table(path, names) for path in paths)
     columns = {name: table.column(name).to_numpy() for name in names}
     return columns | {"scenario": columns["scenario"].astype(str)}
 
 
 def _shards(folder: str | os.PathLike, split: str) -> list[Path]:
-    paths = sorted((Path(folder) / "data").glob(f"{split}-*.parquet"))
+    paths = sorted((Path(folder).expanduser() / "data").glob(f"{split}-*.parquet"))
     if not paths:
         raise FileNotFoundError(f"{folder} has no split {split!r}; build it first with `lwm-spectro generate`.")
+    wanted = {int(found[1]) for path in paths if (found := re.search(r"-of-(\d+)$", path.stem))}
+    if wanted and wanted != {len(paths)}:
+        raise FileNotFoundError(
+            f"{folder} has {len(paths)} of the {max(wanted)} files of its split {split!r}: it is not whole. Give the "
+            "command that builds it again; it goes on from there."
+        )
     return paths
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """A shard.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (pa.ArrowInvalid, pa.ArrowIOError) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete the file, and build it again.") from None
+
+
+def _names(paths: list[Path]) -> list[str]:
+    with _opened(paths[0]) as file:
+        return file.schema_arrow.names
+
+
+def _num_rows(path: Path) -> int:
+    with _opened(path) as file:
+        return file.metadata.num_rows
+
+
+def _table(path: Path, columns: list[str]) -> pa.Table:
+    with _opened(path) as file:
+        return file.read(columns)
 
 
 def _tensor(column: pa.ChunkedArray) -> torch.Tensor:
@@ -133,7 +174,8 @@ class ParquetSpectrograms:
             once they were read: reading one protocol means decoding all, at each visit.
 
     Raises:
-        FileNotFoundError: If the folder has no such split.
+        FileNotFoundError: If the folder has no such split, or not all files of it.
+        ValueError: If a file is damaged.
         TooFewRowsError: If it has too few rows of the protocol for one block.
     """
 
@@ -179,7 +221,7 @@ class ParquetSpectrograms:
         """Which shard, of `self.paths`, and which row of it each row of a data set is, `(num, 2)`."""
         parts = []
         for path in paths:
-            protocols = pq.read_table(path, columns=["protocol"]).column("protocol").to_numpy()
+            protocols = _table(path, ["protocol"]).column("protocol").to_numpy()
             wanted = np.flatnonzero(protocols == PROTOCOLS.index(protocol)) if protocol else np.arange(len(protocols))
             parts.append(np.stack([np.full(len(wanted), len(self.paths)), wanted], 1))
             self.paths.append(path)
@@ -232,7 +274,7 @@ class ParquetSpectrograms:
 
     @staticmethod
     def _read(path: Path, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        with pq.ParquetFile(path) as file:
+        with _opened(path) as file:
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
             starts = np.concatenate([[0], np.cumsum(sizes)])
             groups = np.unique(np.searchsorted(starts, rows, side="right") - 1)

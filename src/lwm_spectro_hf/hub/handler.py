@@ -23,7 +23,7 @@ class EndpointHandler:
     """
 
     def __init__(self, path: str = ""):
-        with open(f"{path or '.'}/config.json") as stream:
+        with open(f"{path or '.'}/config.json", encoding="utf-8") as stream:
             tasks = list(json.load(stream).get("custom_pipelines", {}))
         if len(tasks) != 1:
             raise ValueError(
@@ -53,7 +53,7 @@ class EndpointHandler:
             parameters = dict(parameters)
             iq = _samples(data.get("inputs"), parameters.pop("dtype", "cf32"))
             return _plain(self.pipeline(iq, **parameters))
-        except (TypeError, ValueError, OverflowError) as error:
+        except (TypeError, ValueError, OverflowError, ImportError) as error:
             return {"error": str(error)}
 
 

@@ -23,8 +23,9 @@ _USE = """```python
 from transformers import pipeline
 import lwm_spectro_hf
 
-classify = pipeline("iq-classification", model="{name}")  # a folder, or its name on the Hub
-classify("recording.sigmf-meta")                      # or complex samples, with sampling_rate=...
+# A folder, or its name on the Hub, whose code is that of the package.
+classify = pipeline("iq-classification", model="{name}", trust_remote_code=True)
+classify("recording.sigmf-meta")  # or complex samples, with sampling_rate=...
 ```"""
 # What is learned, and not how.
 _NO_DEPARTURES = ("expert_config", "expert_names", "task_name", "additional_tasks")

@@ -216,11 +216,16 @@ def _choose_experts(foreign: Foreign, bundle: dict[str, Any] | None, report: Con
             raise ConversionError(f"No expert among the files; found {foreign.unknown or 'none'}.")
         return foreign.experts
     index = bundle["comm_to_idx"]
-    if not isinstance(index, Mapping) or set(index.values()) != set(range(len(index))):
+    if not isinstance(index, Mapping) or sorted(value for value in index.values() if isinstance(value, int)) != list(
+        range(len(index))
+    ):
         raise ConversionError(f"comm_to_idx should number the experts from 0; found {index!r}.")
     order = [canonical_name(str(name)) for name in sorted(index, key=index.__getitem__)]
     own: dict[str, StateDict] = {}
-    for name, content in (bundle.get("expert_state_dicts") or {}).items():
+    brought = bundle.get("expert_state_dicts") or {}
+    if not isinstance(brought, Mapping):
+        raise ConversionError(f"expert_state_dicts should hold weights by expert; found {type(brought).__name__}.")
+    for name, content in brought.items():
         where = f"expert_state_dicts[{name!r}]"
         state, beside = unwrap(content)
         own[canonical_name(str(name))] = check_tensors(state, where)

@@ -96,7 +96,8 @@ def add_code(folder: Path) -> None:
     classes = list(auto_map.values())
     config["auto_map"] = auto_map
     for auto_class, (task, pipeline_class) in PIPELINES.items():
-        if auto_class in auto_map:
+        # A pipeline over weights without its head would answer at random.
+        if auto_class in auto_map and auto_map[auto_class].split(".")[-1] in (config.get("architectures") or []):
             config["custom_pipelines"] = {task: {"impl": pipeline_class, "pt": [auto_class]}}
             classes.append(pipeline_class)
     _write_json(folder / CONFIG_FILE, config)
@@ -111,7 +112,7 @@ def add_code(folder: Path) -> None:
         files |= {Path(needed) for needed in get_relative_import_files(file)}
     if "custom_pipelines" in config:  # what a dedicated endpoint looks for
         files.add(package / "hub" / "handler.py")
-        (folder / "requirements.txt").write_text(REQUIREMENTS)
+        (folder / "requirements.txt").write_text(REQUIREMENTS, encoding="utf-8")
     for file in sorted(files):
         shutil.copyfile(file, folder / file.name)
 

@@ -30,7 +30,7 @@ _MCS_TABLES = (
 
 @cache
 def _tables() -> dict[str, torch.Tensor]:
-    text = resources.files(__package__).joinpath("tables", "lte.json").read_text()
+    text = resources.files(__package__).joinpath("tables", "lte.json").read_text(encoding="utf-8")
     return {name: torch.tensor(rows) for name, rows in json.loads(text).items()}
 
 

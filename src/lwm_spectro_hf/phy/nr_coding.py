@@ -204,7 +204,7 @@ def _base_graph(number: int, set_index: int) -> tuple[tuple[int, int, int], ...]
     """Row, column and shift of each edge (TS 38.212, tables 5.3.2-2 and 5.3.2-3)."""
     folder = files(_sionna("sionna.phy.fec.ldpc.codes"))
     edges, row = [], 0
-    for line in (folder / f"5G_bg{number}.csv").read_text().splitlines()[2:]:
+    for line in (folder / f"5G_bg{number}.csv").read_text(encoding="utf-8").splitlines()[2:]:
         first, column, *shifts = line.split(";")
         row = int(first or row)
         edges.append((row, int(column), int(shifts[set_index])))

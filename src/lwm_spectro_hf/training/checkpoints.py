@@ -21,7 +21,9 @@ def check_kind(path: Path, kind: type[PreTrainedModel]) -> None:
     try:
         found = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if path.exists() else "there is no such folder, and none on the Hub"
+        reason = (
+            f"{error} ".splitlines()[0].strip() if path.exists() else "there is no such folder, and none on the Hub"
+        )
         raise ValueError(f"{path} is no checkpoint: {reason}.") from error
     if not isinstance(found, kind.config_class):
         hint = ""

@@ -306,7 +306,7 @@ class Log:
     def __call__(self, entry: dict[str, float]) -> None:
         self.accelerator.log(entry, step=entry["step"])
         if self.accelerator.is_main_process:
-            with self.path.open("a") as stream:
+            with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(entry) + "\n")
 
 

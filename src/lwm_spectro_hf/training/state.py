@@ -120,7 +120,7 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8"))
         found = manifest["format"]
         parts = [manifest[name] for name in ("files", "shapes", "record")] if found == _FORMAT else []
         if not all(isinstance(part, dict) for part in parts):
