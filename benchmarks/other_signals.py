@@ -1,32 +1,43 @@
-"""What recordings of nothing that a model knows are told to be, and whether anything warns of it.
+"""What recordings of what no model was shown are told to be, and whether anything warns of it.
 
     python benchmarks/other_signals.py --num 8                           # minutes
-    python benchmarks/other_signals.py --num 24 --duration-ms 5 --snr-db 0
+    python benchmarks/other_signals.py --num 24 --duration-ms 5 --snr-db 3
+    python benchmarks/other_signals.py --signals "LTE, uplink" "5G, 60 kHz"
 
 A model knows WiFi, LTE and 5G, and names one of them whatever it hears; the answer's `symbols_found` tells whether
-symbols of that standard are there. Signals: noise, a tone, narrowband FM, Gaussian frequency-shift keying at 1 Mbit/s,
-the same hopping in packets of 366 us as Bluetooth does, and 16-QAM of one carrier. `802.11b` is WiFi before OFDM:
-packets of direct-sequence spread spectrum at 1 Mbit/s. `LTE, uplink` is a terminal, single-carrier FDMA of 5 to 50
-resource blocks; models have learned from base stations alone. The table has the share of recordings in % in which
-symbols were found, how often each protocol is named, and the mean of its score. `benchmarks/listening.py` has the same
-share for WiFi, LTE and 5G.
+symbols of that standard are there. Signals of none of them: noise, a tone, narrowband FM, Gaussian frequency-shift
+keying at 1 Mbit/s, the same hopping in packets of 366 us as Bluetooth does, and 16-QAM of one carrier.
+
+Others are of these standards, but not what models have learned from: `802.11b`, packets of direct-sequence spread
+spectrum at 1 Mbit/s; `802.11p`, WiFi with half the clock; a terminal of LTE, single-carrier FDMA of 5 to 50 resource
+blocks; LTE with extended cyclic prefix; its narrow band for the Internet of Things; 5G with subcarriers 60 and 120 kHz
+apart; and LTE from a receiver that drops some thousand samples every few milliseconds.
+
+The table has the share of recordings in % in which symbols were found, how often each protocol is named, and the mean
+of its score. `benchmarks/listening.py` has the same share for WiFi, LTE and 5G.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from functools import partial
 
 import numpy as np
-from scipy.signal import oaconvolve
+import torch
+from scipy.signal import oaconvolve, resample_poly
 from tqdm.auto import tqdm
 from transformers import pipeline
 
 from lwm_spectro_hf import default_checkpoint
 from lwm_spectro_hf.data.recipe import PROTOCOLS
+from lwm_spectro_hf.phy import lte, wifi
 from lwm_spectro_hf.phy.spread_spectrum import BARKER, SYMBOL_S
 
+Signal = Callable[[np.random.Generator, float, int], np.ndarray]  # of a sampling rate [Hz] and length [samples]
 RATES_HZ = (10e6, 20e6, 25e6, 30.72e6, 61.44e6)
 HOP_SPAN_HZ, SLOT_S, PACKET_S = 79e6, 625e-6, 366e-6  # of Bluetooth
-SPACING_HZ, SLOT_OF_LTE_S = 15e3, 0.5e-3
+RATE_3GPP_HZ = 30.72e6  # of 20 MHz of LTE, whose symbols have 2048 samples
+NORMAL_PREFIXES = (160, *[144] * 6)
 CHIP_RATE_HZ = len(BARKER) / SYMBOL_S
 
 
@@ -91,33 +102,127 @@ def spread_spectrum(generator: np.random.Generator, rate: float, num_samples: in
     return iq
 
 
-def uplink(generator: np.random.Generator, rate: float, num_samples: int) -> np.ndarray:
-    """Slots of seven symbols of 15 kHz (TS 36.211, 5.6), QPSK that is spread over the blocks of a slot."""
-    size = round(rate / SPACING_HZ)
-    prefixes = np.round(np.array([160, *[144] * 6]) * rate / 30.72e6).astype(int)
-    slots = []
-    for _ in range(int(num_samples / rate / SLOT_OF_LTE_S) + 1):
+def resampled(draw: Callable[[np.random.Generator, int], np.ndarray], native_hz: float) -> Signal:
+    """A signal that is made at one rate, about in the middle of the band of a receiver with another."""
+
+    def signal(generator: np.random.Generator, rate: float, num_samples: int) -> np.ndarray:
+        ratio = Fraction(rate / native_hz).limit_denominator(1000)
+        iq = draw(generator, int(num_samples / ratio) + 100)
+        iq = resample_poly(iq, ratio.numerator, ratio.denominator)[:num_samples]
+        offset_hz = generator.uniform(-0.1, 0.1) * max(rate - native_hz, 0.1 * rate)
+        return iq * np.exp(2j * np.pi * offset_hz / rate * np.arange(num_samples))
+
+    return signal
+
+
+def modulated(bins: np.ndarray, prefixes: np.ndarray, turn: float = 0.0) -> np.ndarray:
+    """Symbols, each with its cyclic prefix.
+
+    Args:
+        bins (`np.ndarray` of shape `(num_symbols, fft_size)`): Subcarriers, from DC up.
+        prefixes (`np.ndarray`): Their lengths, over and over [samples].
+        turn (`float`, *optional*, defaults to 0): By how many subcarriers each symbol is shifted up.
+    """
+    size = bins.shape[1]
+    symbols = np.fft.ifft(bins, norm="ortho")
+    places = [np.arange(-prefix, size) for prefix in prefixes]
+    waves = [np.exp(2j * np.pi * turn * place / size) for place in places]
+    return np.concatenate(
+        [
+            symbol[places[number % len(prefixes)]] * waves[number % len(prefixes)]
+            for number, symbol in enumerate(symbols)
+        ]
+    )
+
+
+def points(generator: np.random.Generator, *shape: int) -> np.ndarray:
+    """16-QAM."""
+    return generator.choice([-3, -1, 1, 3], size=(*shape, 2)) @ (1, 1j) / 10**0.5
+
+
+def downlink(spacing_hz: float, prefixes: Sequence[int], width: int, generator: np.random.Generator, num_samples: int):
+    """A saturated cell without signals to synchronize by, at 30.72 Msps; prefixes are in samples, over half a ms."""
+    size = round(RATE_3GPP_HZ / spacing_hz)
+    num_symbols = num_samples // size + 1
+    bins = np.zeros((num_symbols, size), complex)
+    bins[:, np.arange(-width // 2, width // 2) % size] = points(generator, num_symbols, width)
+    return modulated(bins, np.array(prefixes))[:num_samples]
+
+
+def zadoff_chu(root: int, length: int) -> np.ndarray:
+    number = np.arange(length)
+    return np.exp(-1j * np.pi * root * number * (number + 1) / length)
+
+
+def reference_symbol(group: int, width: int) -> np.ndarray:
+    """Of a terminal, on `width` subcarriers, 36 at least (TS 36.211, 5.5.1.1)."""
+    length = max(value for value in range(2, width) if all(value % other for other in range(2, int(value**0.5) + 1)))
+    return zadoff_chu(int(length * (group + 1) / 31 + 0.5), length)[np.arange(width) % length]
+
+
+def uplink(generator: np.random.Generator, num_samples: int) -> np.ndarray:
+    """Subframes of QPSK, spread over some resource blocks, with a reference symbol a slot (TS 36.211, 5.5, 5.6)."""
+    size, num_subframes, group = 2048, int(num_samples / 30720) + 1, int(generator.integers(30))
+    bins = np.zeros((num_subframes, 14, size), complex)
+    for subframe in bins:
         width = 12 * int(generator.integers(5, 51))
         first = int(generator.integers(-300, 300 - width + 1))
-        data = generator.choice([-1, 1], size=(7, width, 2)) @ (1, 1j)
-        bins = np.zeros((7, size), complex)
-        bins[:, np.arange(first, first + width) % size] = np.fft.fft(data, norm="ortho")
-        for prefix, symbol in zip(prefixes, np.fft.ifft(bins, norm="forward"), strict=True):
-            # Half a subcarrier up, from the beginning of the symbol on.
-            turn = np.exp(1j * np.pi * np.arange(-prefix, size) / size)
-            slots.append(np.concatenate([symbol[size - prefix :], symbol]) * turn)
-    return np.concatenate(slots)[:num_samples]
+        data = np.fft.fft(generator.choice([-1, 1], size=(14, width, 2)) @ (1, 1j), norm="ortho") / 2**0.5
+        data[[3, 10]] = reference_symbol(group, width)
+        subframe[:, np.arange(first, first + width) % size] = data
+    return modulated(bins.reshape(-1, size), np.array(NORMAL_PREFIXES), 0.5)[:num_samples]
 
 
-SIGNALS: dict[str, Callable[[np.random.Generator, float, int], np.ndarray]] = {
+def internet_of_things(generator: np.random.Generator, num_samples: int) -> np.ndarray:
+    """One resource block, with a narrowband primary synchronization signal in each frame (TS 36.211, 10.2)."""
+    size, num_frames = 2048, int(num_samples / 307200) + 1
+    first = int(generator.integers(-40, 40))
+    bins = np.zeros((num_frames, 10, 14, size), complex)
+    bins[..., np.arange(first, first + 12) % size] = points(generator, num_frames, 10, 14, 12)
+    bins[:, 5] = 0
+    sequence = np.outer([1, 1, 1, 1, -1, -1, 1, 1, 1, -1, 1], zadoff_chu(5, 11))
+    bins[:, 5, 3:, np.arange(first, first + 11) % size] = sequence.T[:, None]
+    iq = modulated(bins.reshape(-1, size), np.array(NORMAL_PREFIXES))
+    return iq[int(generator.integers(307200)) :][:num_samples]
+
+
+def between_vehicles(generator: np.random.Generator, num_samples: int) -> np.ndarray:
+    """Packets of 802.11a, to be played at half their rate."""
+    seed = torch.Generator().manual_seed(int(generator.integers(2**31)))
+    return (
+        wifi.draw(1, num_samples, seed, full=torch.ones(1, dtype=torch.bool), high_throughput=0.0).samples[0].numpy()
+    )
+
+
+def dropping(generator: np.random.Generator, num_samples: int) -> np.ndarray:
+    """LTE of 50 resource blocks, of which a receiver at 15.36 Msps loses some every 3 to 6 ms."""
+    seed = torch.Generator().manual_seed(int(generator.integers(2**31)))
+    iq = lte.draw(50, 1, 2 * num_samples, seed, full=torch.ones(1, dtype=torch.bool)).samples[0].numpy()
+    kept, start = [], 0
+    while sum(map(len, kept)) < num_samples:
+        length = int(generator.uniform(3e-3, 6e-3) * 15.36e6)
+        kept.append(iq[start : start + length])
+        start += length + int(generator.integers(1000, 8000))
+    return np.concatenate(kept)[:num_samples]
+
+
+NONE_OF_THEM: dict[str, Signal] = {
     "noise": lambda generator, rate, num_samples: np.zeros(num_samples),
     "tone": tone,
     "FM": voice,
     "GFSK": frequency_shift_keying,
     "GFSK, hopping": hopping,
     "16-QAM, one carrier": single_carrier,
+}
+UNUSUAL: dict[str, Signal] = {
     "802.11b": spread_spectrum,
-    "LTE, uplink": uplink,
+    "802.11p": resampled(between_vehicles, 10e6),
+    "LTE, uplink": resampled(uplink, RATE_3GPP_HZ),
+    "LTE, extended prefix": resampled(partial(downlink, 15e3, [512], 600), RATE_3GPP_HZ),
+    "LTE, Internet of Things": resampled(internet_of_things, RATE_3GPP_HZ),
+    "LTE, samples dropped": resampled(dropping, 15.36e6),
+    "5G, 60 kHz": resampled(partial(downlink, 60e3, [52, *[36] * 27], 288), RATE_3GPP_HZ),
+    "5G, 120 kHz": resampled(partial(downlink, 120e3, [34, *[18] * 55], 144), RATE_3GPP_HZ),
 }
 
 
@@ -128,6 +233,15 @@ def main() -> None:
     parser.add_argument("--snr-db", type=float, default=15.0, help="in all of the band (default: %(default)s)")
     parser.add_argument("--model", default=str(default_checkpoint()), help="(default: the shipped weights)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    signals = NONE_OF_THEM | UNUSUAL
+    parser.add_argument(
+        "--signals",
+        nargs="+",
+        choices=signals,
+        default=list(signals),
+        metavar="SIGNAL",
+        help="of: " + "; ".join(signals),
+    )
     args = parser.parse_args()
 
     classify = pipeline("iq-classification", model=args.model)
@@ -135,11 +249,11 @@ def main() -> None:
     print(f"{args.num} recordings of {args.duration_ms:g} ms each")
     print("| signal | symbols found, % | " + " | ".join(f"{name}, %" for name in PROTOCOLS) + " | score, % |")
     print("| --- " * (3 + len(PROTOCOLS)) + "|")
-    for name, draw in SIGNALS.items():
+    for name in args.signals:
         answers = []
         for index in tqdm(range(args.num), desc=name, unit="rec", leave=False):
             rate = RATES_HZ[index % len(RATES_HZ)]
-            iq = draw(generator, rate, round(args.duration_ms * 1e-3 * rate))
+            iq = signals[name](generator, rate, round(args.duration_ms * 1e-3 * rate))
             power = np.square(np.abs(iq[iq != 0])).mean() if iq.any() else 1.0
             iq = iq + (power * 10 ** (-args.snr_db / 10)) ** 0.5 * white(generator, len(iq))
             answers.append(classify(iq.astype(np.complex64), sampling_rate=rate))

@@ -61,6 +61,18 @@ def test_a_view_that_another_expert_answered_counts_for_nothing_but_the_protocol
     torch.testing.assert_close(told["protocol"], plain.probabilities()["protocol"])
 
 
+def test_noise_is_known_by_what_the_view_itself_says():
+    """Prefixes make every view sure of the protocol, but what is told of all else is of the packet."""
+    protocol = torch.tensor([[0.98, 0.01, 0.01]] * 3).log()
+    noise, packet = torch.tensor([0.9, 0.1]).log(), torch.tensor([0.1, 0.9]).log()
+    snr_db = torch.stack([noise, noise, packet])
+    for sure, right in ((None, 0), (torch.tensor([0.01, 0.01, 0.9]), 1)):
+        evidence = Evidence()
+        evidence.add({"protocol": protocol, "snr_db": snr_db}, sure=sure)
+        found = evidence.probabilities()
+        assert found["snr_db"].argmax() == right and found["protocol"][0] == pytest.approx(0.98, abs=1e-3)
+
+
 def test_modulation_is_told_by_symbols_alone_where_there_are_any():
     protocol = torch.tensor([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1]]).log()
     modulation = torch.tensor([[0.9, 0.1], [0.4, 0.6]]).log()

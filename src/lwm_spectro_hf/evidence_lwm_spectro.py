@@ -66,6 +66,7 @@ class Evidence:
         heard: torch.Tensor | None = None,
         spread: bool | torch.Tensor = False,
         distinct: float | torch.Tensor = 1.0,
+        sure: torch.Tensor | None = None,
     ):
         """Adds views.
 
@@ -86,6 +87,9 @@ class Evidence:
             distinct (`float` or `torch.Tensor` of shape `(num_views,)`, *optional*, defaults to 1): Share of the
                 frames of each that do not repeat others. What comes again has not changed: the fewer are new, the less
                 is believed of what they say of that.
+            sure (`torch.Tensor` of shape `(num_views,)`, *optional*): How sure each is of its protocol by itself, if
+                its log-probabilities have been told something of all of them. By that a view of noise between packets
+                is known.
         """
         if heard is not None:
             heard = torch.where(heard == 0, -torch.inf, heard)
@@ -94,14 +98,15 @@ class Evidence:
             weights = view_weights(log_probs["protocol"])
         else:
             weights = torch.ones(len(next(iter(log_probs.values()))))
-        weights = weights * stands_for
+        sure = weights if sure is None else sure
+        weights, sure = weights * stands_for, sure * stands_for
         of_symbols, spread = torch.as_tensor(of_symbols), torch.as_tensor(spread)
         kinds = {"blind": ~of_symbols & ~spread, "symbols": of_symbols & ~spread, "spread": spread}
         distinct = torch.as_tensor(distinct).expand(len(weights))[:, None]
         for name, values in {**log_probs, "embedding": embedding}.items():
             if values is not None:
                 values = torch.log_softmax(distinct * values, dim=-1) if name in self._still else values
-                counted = weights if name == "protocol" else weights * trust
+                counted = weights if name == "protocol" else sure * trust
                 counted = counted if name in ("protocol", "embedding") else counted * view_weights(values)
                 for kind, are in kinds.items():
                     self._totals[name, kind] = self._totals.get((name, kind), 0) + (counted * are) @ values

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.base import ChunkPipeline
 
-from .evidence_lwm_spectro import MIN_VIEW_WEIGHT, STILL_LABELS, Evidence, marginal, quantities
+from .evidence_lwm_spectro import MIN_VIEW_WEIGHT, STILL_LABELS, Evidence, marginal, quantities, view_weights
 
 # A recording is listened to in segments of this length [ms]: long enough to hold several packets or a radio frame,
 # short enough that a recording of any length is read in constant memory.
@@ -174,6 +174,7 @@ class IQClassificationPipeline(IQPipeline):
                     segment["log_probs"],
                     segment["embedding"],
                     trust=segment["trust"],
+                    sure=segment["sure"],
                     heard=segment["prefixes"],
                     **segment["kinds"],
                 )
@@ -352,7 +353,7 @@ class IQClassificationPipeline(IQPipeline):
         for name, value in model_outputs[0].items():
             if isinstance(value, torch.Tensor):
                 stacked[name] = torch.cat([view[name] for view in model_outputs])
-        trust = torch.ones(len(model_outputs))
+        trust, sure = torch.ones(len(model_outputs)), None
         if tags["prefixes"] is not None and "protocol" in self._heads():
             # A head of its own for the protocol may have other classes than the router, or another order.
             names, heard = self._heads()["protocol"], self.model.config.expert_names
@@ -360,6 +361,7 @@ class IQClassificationPipeline(IQPipeline):
                 prefixes = tags["prefixes"][[heard.index(name) for name in names]]
                 routed = stacked["protocol"]
                 stacked["protocol"] = torch.log_softmax(routed + prefixes, dim=-1)
+                sure = view_weights(routed)
                 if self.model.config.task_name != "protocol":  # it is the router's
                     # Where prefixes overrule the router, another protocol's expert has answered.
                     answered = routed.argmax(dim=-1, keepdim=True)
@@ -373,6 +375,7 @@ class IQClassificationPipeline(IQPipeline):
             "log_probs": {} if silent else log_probs,
             "embedding": stacked.get("embedding"),
             "trust": trust,
+            "sure": sure,
             "kinds": {name: torch.tensor([view[name] for view in model_outputs]) for name in _AS_IT_CAME},
         }
 

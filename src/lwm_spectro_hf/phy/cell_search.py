@@ -1,7 +1,9 @@
-"""LTE or 5G? Both may have the same symbols, but LTE's primary synchronization signal comes every five milliseconds.
+"""LTE or 5G? Both may have the same symbols, but not the same signals to synchronize and to estimate channels by.
 
-A phone that searches for cells knows the carrier frequency and looks for the timing. Here it is the other way round:
-symbols are found by their cyclic prefixes, and the carrier may be anywhere in the recording.
+A base station of LTE sends its primary synchronization signal every five milliseconds, one of the Internet of Things
+a signal of its own every ten, and a terminal of LTE sends a reference symbol in each slot that fills all its
+subcarriers alike. A phone that searches for cells knows the carrier frequency and looks for the timing. Here it is the
+other way round: symbols are found by their cyclic prefixes, and the carrier may be anywhere in the recording.
 """
 
 import math
@@ -23,23 +25,39 @@ _FLOOR = 1e-4  # of the mean power: below it is nothing but what rounding leaves
 # recordings of 20 ms with such symbols 95 % of LTE's have more than 19, those of 5G less than 10. Of 5 ms, which may
 # have one signal alone, 86 % of LTE's, from 0 dB of SNR on all but a few, have more than 6, 98 % of 5G's less than 5.
 _SURPRISE, _SLOPE = 10.0, 0.5
+# Terminals: symbols of a slot, subcarriers in which levels are compared, and how much flatter than all others one
+# symbol is, beyond so many standard errors, where it counts neither way, and how fast it then counts. In those of LTE
+# it is by 0.5 to 1.0 from 10 dB of SNR on and by 0.2 to 0.4 at 3 dB. Of 640 recordings of base stations of both, 3 to
+# 20 ms, all have less than 0.24.
+_SLOT, _RESOURCE_BLOCK = 7, 12
+_FLATNESS, _FLATNESS_SLOPE, _ERRORS = 0.25, 60.0, 2.0
+_LOUD_BLOCK, _FAINT_BLOCK = 0.25, 0.05  # of the loudest: which blocks are compared, and which never are
+_LEAST_BLOCKS, _LEAST_SHARE = 10, 0.3  # of each symbol, and of that with the most: less is no terminal that sends
+# Internet of Things: the cover code of its synchronization signal (TS 36.211, table 10.2.7.1.1-1), which has 11
+# subcarriers, and its coherence, where it counts neither way, and how fast it then counts. It is 0.87 to 0.97 from 10
+# dB of SNR on; of other signals less than 0.65.
+_COVER_CODE = (1, 1, 1, 1, -1, -1, 1, 1, 1, -1, 1)
+_NARROWBAND_SUBCARRIERS = 11
+_COHERENCE, _COHERENCE_SLOPE = 0.72, 20.0
+_MOST_OF_UNKNOWN = 12.0  # of both: models have not been shown them, so what they say of them is to count for little
 
 
 def lte_evidence(iq: torch.Tensor, sampling_rate: float) -> torch.Tensor:
-    """How surely cells of 15 kHz are LTE's, from primary synchronization signals (TS 36.211, clause 6.11.1).
+    """How surely symbols of 15 kHz are LTE's.
 
-    A symbol times the conjugate of the signal's waveform is a tone at the carrier frequency, if it is that signal. The
-    share of the power of 62 subcarriers that is in the tone has a beta distribution in noise and in data, with a mean
-    of 1 / 62. Shares half a frame apart are taken together, and the rarest of them, over all timings and frequencies,
-    is compared with what is to be expected of so many.
+    By primary synchronization signals (TS 36.211, clause 6.11.1): a symbol times the conjugate of the signal's
+    waveform is a tone at the carrier frequency, if it is that signal. The share of the power of 62 subcarriers that is
+    in the tone has a beta distribution in noise and in data, with a mean of 1 / 62. Shares half a frame apart are
+    taken together, and the rarest of them, over all timings and frequencies, is compared with what is to be expected
+    of so many. Or by what terminals (clause 5.5.2.1) or base stations of the Internet of Things (10.2.7.1) send.
 
     Args:
         iq (`torch.Tensor` of shape `(batch, num_samples)`): Recordings that have such symbols, complex.
         sampling_rate (`float`): A multiple of 128 x 15 kHz [Hz].
 
     Returns:
-        `torch.Tensor` of shape `(batch,)`: How much likelier the recording is if the cell is LTE's than if it is
-        another with the same symbols, logarithm, between -2 and 6; 0 if it is too short to tell.
+        `torch.Tensor` of shape `(batch,)`: How much likelier the recording is if they are LTE's than if they are
+        another standard's, logarithm, between -2 and 12; 0 if it is too short to tell.
 
     Raises:
         ValueError: If the rate is no such multiple.
@@ -54,7 +72,69 @@ def lte_evidence(iq: torch.Tensor, sampling_rate: float) -> torch.Tensor:
     least, most = EVIDENCE
     # Half a frame has a signal in it, which may be missed; a part of one may have none.
     least = math.log1p(math.expm1(least) * min(1.0, count / _SYMBOLS))
-    return (_SLOPE * (surprise - _SURPRISE)).clamp(least, most)
+    evidence = (_SLOPE * (surprise - _SURPRISE)).clamp(least, most)
+    spectra = torch.fft.fftshift(torch.fft.fft(frames), dim=2)
+    flatness = torch.stack([_flatness(power) for power in squared_modulus(spectra)])
+    coherence = _narrowband_coherence(spectra)
+    for found in (_FLATNESS_SLOPE * (flatness - _FLATNESS), _COHERENCE_SLOPE * (coherence - _COHERENCE)):
+        evidence = torch.where(found > 0, evidence.maximum(found.clamp(max=_MOST_OF_UNKNOWN)), evidence)
+    return evidence
+
+
+def _flatness(power: torch.Tensor) -> torch.Tensor:
+    """How much less the levels of one symbol in seven differ between subcarriers than those of any other.
+
+    Data of a terminal are spread by a Fourier transform: their levels differ as those of noise do. The reference
+    symbol between them has one level.
+
+    Args:
+        power (`torch.Tensor` of shape `(num_symbols, fft_size)`): Of subcarriers, in the order of their frequencies.
+
+    Returns:
+        `torch.Tensor` of shape `()`: Difference of mean square levels, over their squared means; 0 where too little is
+        sent to tell.
+    """
+    blocks = power[:, : power.shape[1] // _RESOURCE_BLOCK * _RESOURCE_BLOCK].unflatten(1, (-1, _RESOURCE_BLOCK))
+    mean = blocks.mean(2)
+    loudest, noise = mean.max(), mean.quantile(0.1)
+    counted = (mean > _LOUD_BLOCK * loudest) | (mean > 3 * noise)
+    counted &= mean > _FAINT_BLOCK * mean.flatten().kthvalue(max(1, round(0.99 * mean.numel()))).values
+    slots = (0, 0, 0, -len(mean) % _SLOT)
+
+    def of_symbols(values: torch.Tensor) -> torch.Tensor:
+        """Sums over the blocks that are counted, of each symbol of a slot."""
+        return F.pad(values * counted, slots).unflatten(0, (-1, _SLOT)).sum((0, 2))
+
+    spread = blocks.square().mean(2) / mean.square().clamp(min=1e-30)
+    num = of_symbols(torch.ones_like(spread))
+    if num.min() < max(_LEAST_BLOCKS, _LEAST_SHARE * num.max()):
+        return power.new_zeros(())
+    average = of_symbols(spread) / num
+    error = ((of_symbols(spread.square()) / num - average.square()).clamp(min=0) / num).sqrt()
+    flattest, second = average.argsort()[:2]
+    return average[second] - average[flattest] - _ERRORS * torch.hypot(error[flattest], error[second])
+
+
+def _narrowband_coherence(spectra: torch.Tensor) -> torch.Tensor:
+    """How alike adjoining symbols are under the cover code of the narrowband synchronization signal, at best.
+
+    Args:
+        spectra (`torch.Tensor` of shape `(batch, num_symbols, fft_size)`): In the order of frequencies.
+
+    Returns:
+        `torch.Tensor` of shape `(batch,)`: Between 0 and 1.
+    """
+    signs = torch.tensor(_COVER_CODE, device=spectra.device)
+    signs = (signs[:-1] * signs[1:]).to(spectra.dtype)
+    if spectra.shape[1] <= len(signs):
+        return spectra.real.new_zeros(len(spectra))
+    pairs = (spectra[:, :-1].conj() * spectra[:, 1:]).unfold(1, len(signs), 1) @ signs
+    power = squared_modulus(spectra)
+    power = ((power[:, :-1] + power[:, 1:]) / 2).unfold(1, len(signs), 1).sum(-1)
+    pairs, power = (part.unfold(2, _NARROWBAND_SUBCARRIERS, 1).sum(-1) for part in (pairs, power))
+    # Where next to nothing is, chance is coherent.
+    power = power + 0.02 * power.amax((1, 2), keepdim=True)
+    return (pairs.abs() / power.clamp(min=1e-30)).amax((1, 2))
 
 
 def _surprise(symbols: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,7 @@ from .synchronization import (
     SPACING_WIFI_HZ,
     Station,
     equally_loud,
+    extended_prefix_evidence,
     of_one_station,
     required_samples,
     symbol_evidence,
@@ -45,7 +46,13 @@ _SEARCH_RATES_HZ = {
     SPACING_WIFI_HZ: (5e6, 10e6, 20e6),
     15e3: (1.92e6, 3.84e6, 7.68e6, 15.36e6),
     30e3: (3.84e6, 7.68e6, 15.36e6),
+    60e3: (7.68e6, 15.36e6, 30.72e6),
+    120e3: (15.36e6, 30.72e6),
 }
+# Pieces of which each is looked at by itself, and how much more it takes to be sure of the best of them [nats].
+_PIECE_S, _PIECE_PEAK = 2.5e-3, 1.0
+_RARE_SPACINGS_HZ = (60e3, 120e3)  # of 5G; what models have not been shown has no views
+_RARE_PEAK = 1.5  # how much more it takes to be sure of what is looked for in many ways [nats]
 _MAX_INTERPOLATION = 2.1  # above it most of the band is empty
 _MAX_FACTOR = 4000  # of a resampling ratio, which is then exact to a tenth of a ppm
 # What repeats after any time hides the prefixes: receivers leak around DC, one was seen to do so by 90 dB above the
@@ -133,15 +140,19 @@ def listen(
         iq = iq - iq.mean()
     recording = _Recording(torch.from_numpy(iq), sampling_rate)
     bands = {spacing: _evidence(recording, spacing) for spacing in sorted(wanted)}
-    found = {spacing: max(evidence.values(), default=0.0) for spacing, evidence in bands.items()}
-    evidence = np.array(
-        [max((found[spacing] for spacing in PROTOCOL_SPACINGS_HZ.get(name, ())), default=0.0) for name in protocols]
-    )
-    if "WiFi" in protocols:
-        wifi = list(protocols).index("WiFi")
-        evidence[wifi] = max(evidence[wifi], _spreading_evidence(recording, bands[SPACING_WIFI_HZ]))
-    if "LTE" in protocols:
-        evidence[list(protocols).index("LTE")] += _lte_evidence(recording, bands[SPACING_LTE_HZ])
+    evidence = _told(recording, bands, protocols)
+    # What is seldom met is looked for where there is nothing else: recordings with gaps, signals unlike all others.
+    if evidence.max(initial=0.0) <= 0:
+        in_pieces = bands | {
+            spacing: _evidence_in_pieces(recording, spacing) for spacing in wanted - {SPACING_WIFI_HZ}
+        }
+        told = _told(recording, in_pieces, protocols)
+        bands, evidence = (in_pieces, told) if told.max(initial=0.0) > 0 else (bands, evidence)
+    if evidence.max(initial=0.0) <= 0:
+        rare = _rare_evidence(recording)
+        found = [rare.get(name, 0.0) for name in protocols]
+        evidence = np.where(np.array(found) > 0, found, evidence)
+    found = {spacing: max(of_bands.values(), default=0.0) for spacing, of_bands in bands.items()}
     likeliest = max(found, key=found.__getitem__, default=None)
     cut, pieces, stations = None, {}, dict(before or {})
     if likeliest is not None and found[likeliest] > 0 and _Bands.hold(recording, likeliest, fft_size):
@@ -269,16 +280,49 @@ def _without_tones(spectrum: torch.Tensor, sampling_rate: float) -> torch.Tensor
     return spectrum.index_fill(0, covered, 0)
 
 
-def _evidence(recording: _Recording, spacing_hz: float) -> dict[float, float]:
-    """Evidence of symbols in each band of a recording, by its centre [Hz]; of none, if it is too short or too slow."""
+def _told(recording: _Recording, bands: dict[float, dict[float, float]], protocols: Sequence[str]) -> np.ndarray:
+    """[`Heard`]`.evidence`, from [`_evidence`] of each spacing."""
+    found = {spacing: max(evidence.values(), default=0.0) for spacing, evidence in bands.items()}
+    evidence = {
+        name: max((found[spacing] for spacing in PROTOCOL_SPACINGS_HZ.get(name, ())), default=0.0)
+        for name in protocols
+    }
+    if "WiFi" in evidence:
+        evidence["WiFi"] = max(evidence["WiFi"], _spreading_evidence(recording, bands[SPACING_WIFI_HZ]))
+    if "LTE" in evidence:
+        evidence["LTE"] += _lte_evidence(recording, bands[SPACING_LTE_HZ])
+    return np.array([evidence[name] for name in protocols])
+
+
+def _searched(recording: _Recording, spacing_hz: float) -> tuple[float, list[float]]:
+    """Rate and centres of the bands that symbols are looked for in [Hz]; none, if it is too short or too slow."""
     rate = _search_rate(recording, spacing_hz)
     # What is shorter than a symbol shows no prefix, however many bands its rate has.
     if rate is None or len(recording.iq) < recording.sampling_rate * symbol_period_s(spacing_hz):
-        return {}
+        return math.nan, []
     # The carrier is anywhere in a wide recording.
-    centres = _band_centres(recording.sampling_rate, rate)
+    return rate, _band_centres(recording.sampling_rate, rate)
+
+
+def _evidence(recording: _Recording, spacing_hz: float) -> dict[float, float]:
+    """Evidence of symbols in each band of a recording, by its centre [Hz]; of none, if it is too short or too slow."""
+    rate, centres = _searched(recording, spacing_hz)
+    if not centres:
+        return {}
     bands = (recording.flat_bands if spacing_hz == SPACING_WIFI_HZ else recording.bands)(rate, centres)
     return dict(zip(centres, symbol_evidence(bands, rate, spacing_hz).tolist(), strict=True))
+
+
+def _evidence_in_pieces(recording: _Recording, spacing_hz: float) -> dict[float, float]:
+    """As [`_evidence`], from the best piece of each band: where a receiver drops samples, the timing is another."""
+    count = int(len(recording.iq) / recording.sampling_rate / _PIECE_S)
+    rate, centres = _searched(recording, spacing_hz)
+    if not centres or count < 2:
+        return {}
+    bands = recording.bands(rate, centres)
+    length = bands.shape[1] // count
+    pieces = symbol_evidence(bands[:, : count * length].reshape(-1, length), rate, spacing_hz).view(-1, count)
+    return dict(zip(centres, (pieces.amax(1) - _PIECE_PEAK).tolist(), strict=True))
 
 
 def _spreading_evidence(recording: _Recording, bands: dict[float, float]) -> float:
@@ -287,6 +331,20 @@ def _spreading_evidence(recording: _Recording, bands: dict[float, float]) -> flo
         return 0.0
     rate = _search_rate(recording, SPACING_WIFI_HZ)
     return float(spreading_evidence(recording.flat_bands(rate, list(bands)), rate).max())
+
+
+def _rare_evidence(recording: _Recording) -> dict[str, float]:
+    """Evidence of what is seldom sent, by the protocol whose it is."""
+    iq, rate = recording.iq, recording.sampling_rate
+    # Between vehicles WiFi has half the clock, and all else as it is (IEEE 802.11-2020, clause 17.1).
+    doubled = _evidence(_Recording(iq, 2 * rate), SPACING_WIFI_HZ)
+    found = {"WiFi": max(doubled.values(), default=-math.inf)}
+    others = [value for spacing in _RARE_SPACINGS_HZ for value in _evidence(recording, spacing).values()]
+    found["5G"] = max(others, default=-math.inf)
+    band_rate, centres = _searched(recording, SPACING_LTE_HZ)
+    if centres:
+        found["LTE"] = float(extended_prefix_evidence(recording.bands(band_rate, centres), band_rate).max())
+    return {name: value - _RARE_PEAK for name, value in found.items()}
 
 
 def _lte_evidence(recording: _Recording, bands: dict[float, float]) -> float:

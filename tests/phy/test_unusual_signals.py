@@ -1,0 +1,51 @@
+"""What no model was shown, as evidence: signals of the standards that are unlike all others, and of none of them."""
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lwm_spectro_hf.phy.listening import listen
+
+BENCHMARK = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks/other_signals.py"))
+PROTOCOLS = ("WiFi", "LTE", "5G")
+
+
+def evidence_of(draw, rate, seed, snr_db=15.0, milliseconds=20):
+    generator = np.random.default_rng(seed)
+    iq = draw(generator, rate, round(milliseconds * 1e-3 * rate))
+    power = np.square(np.abs(iq[iq != 0])).mean() if iq.any() else 1.0
+    iq = iq + (power * 10 ** (-snr_db / 10)) ** 0.5 * BENCHMARK["white"](generator, len(iq))
+    return dict(zip(PROTOCOLS, listen(iq.astype(np.complex64), rate, PROTOCOLS).evidence, strict=True))
+
+
+@pytest.mark.parametrize("name", BENCHMARK["UNUSUAL"])
+@pytest.mark.parametrize("rate, snr_db", [(10e6, 15), (30.72e6, 10)])
+def test_they_are_heard_as_what_they_are(name, rate, snr_db):
+    evidence = evidence_of(BENCHMARK["UNUSUAL"][name], rate, 3, snr_db)
+    standard = "WiFi" if name.startswith("802.11") else name.split(",")[0]
+    assert max(evidence, key=evidence.get) == standard and evidence[standard] > 1
+
+
+@pytest.mark.parametrize("name", BENCHMARK["NONE_OF_THEM"])
+def test_what_is_none_of_them_has_no_evidence(name):
+    for rate in BENCHMARK["RATES_HZ"][::2]:
+        assert max(evidence_of(BENCHMARK["NONE_OF_THEM"][name], rate, 4).values()) <= 0
+
+
+def test_a_terminal_of_lte_is_known_by_its_reference_symbols():
+    """Without them, or with one that is like data, nothing tells it from a terminal of 5G."""
+    uplink = BENCHMARK["UNUSUAL"]["LTE, uplink"]
+    assert evidence_of(uplink, 15.36e6, 5)["LTE"] > 10 and evidence_of(uplink, 15.36e6, 5, milliseconds=5)["LTE"] > 6
+
+    def like_data(group, width):
+        return np.fft.fft(np.random.default_rng(width).choice([-1, 1], size=(width, 2)) @ (1, 1j), norm="ortho")
+
+    scope = BENCHMARK["uplink"].__globals__
+    known, scope["reference_symbol"] = scope["reference_symbol"], like_data
+    try:
+        evidence = evidence_of(uplink, 15.36e6, 5)
+    finally:
+        scope["reference_symbol"] = known
+    assert evidence["5G"] > evidence["LTE"]
