@@ -20,6 +20,7 @@ from lwm_spectro_hf.data.card import write_card
 from lwm_spectro_hf.data.figures import draw_figures
 from lwm_spectro_hf.data.front_end import default_extractor
 from lwm_spectro_hf.data.recipe import STATISTICAL_CHANNELS, Recipe, preset
+from lwm_spectro_hf.scripting import one_line_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -59,11 +60,11 @@ def main() -> None:
     if args.users:
         recipe = dataclasses.replace(recipe, users=args.users)
     contents = ("spectrogram", "iq") if args.iq else ("spectrogram",)
-    print(plan(recipe, args.num, args.processes, contents))
-    if args.plan:
-        return
     cities = any(name not in STATISTICAL_CHANNELS for name in recipe.channels)
     splits = splits_by_city(recipe, args.num, args.num_test, add_test=cities)
+    print(plan(recipe, sum(split.num for split in splits.values()), args.processes, contents))
+    if args.plan:
+        return
     build_parquet(args.out, splits, args.seed, contents=contents, shard_size=args.shard_size, processes=args.processes)
     draw_figures(args.out / "figures", recipe, args.seed)
     print(write_card(args.out))
@@ -78,4 +79,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

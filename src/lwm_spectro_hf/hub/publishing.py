@@ -47,7 +47,8 @@ def export(
 
     The folder loads with `trust_remote_code=True` where this package is not installed: AutoConfig, AutoModel,
     AutoModelForPreTraining and the Auto classes of its tasks, AutoFeatureExtractor and `pipeline("iq-classification")`
-    or `pipeline("iq-segmentation")`; a dedicated Inference Endpoint finds its `handler.py`. Where it is installed, the
+    or `pipeline("iq-segmentation")`, if the weights have their head; a dedicated Inference Endpoint finds its
+    `handler.py`, and `requirements.txt`. Where it is installed, the
     installed classes are used and no trust is needed, but for `pipeline`: Transformers asks for trust, or for
     `pipeline_class=`, wherever a config has `custom_pipelines`. What is loaded from the folder with
     `trust_remote_code=True` and saved again, as after fine-tuning, has all of this but `handler.py`.
@@ -55,7 +56,7 @@ def export(
     Args:
         model_or_folder (`PreTrainedModel`, `str` or `Path`): A model, or a folder that `save_pretrained` or `convert`
             wrote; everything else in the folder (model card, evaluation results) is copied as it is, but for the
-            arguments that `Trainer` keeps there.
+            arguments that `Trainer` keeps there, and for files of the names of those above.
         output_dir (`str` or `Path`): The folder to write; appears whole or not at all.
         feature_extractor (`FeatureExtractionMixin`, *optional*): Front-end saved beside the model; a folder may bring
             its own `preprocessor_config.json`.

@@ -557,9 +557,8 @@ def _of_other_carriers(
     share = raster.is_prefix.mean()
     error = (share * (1 - share) * power.clamp(min=0) / 2).sqrt().to(phasor.real.dtype)
     error = (error / phasor.abs()).nan_to_num(torch.inf)
-    angle, free = phasor.angle(), begin < end
-    is_burst = free
-    others = torch.zeros_like(free)
+    angle, is_burst = phasor.angle(), begin < end
+    free, others = is_burst, torch.zeros_like(is_burst)
     carrier_hz, longest_s = torch.full_like(before.carrier_hz, torch.nan), torch.zeros_like(before.airtime_s)
     for _ in range(_MOST_STATIONS):
         least, clearest = torch.where(free, error, torch.inf).min(1, keepdim=True)
