@@ -73,7 +73,7 @@ class TestClassify:
         rates = []
         monkeypatch.setattr(
             "lwm_spectro_hf.phy.listening.listen",
-            lambda iq, sampling_rate, protocols, *sizes: rates.append(sampling_rate) or Heard(np.zeros(3), []),
+            lambda iq, sampling_rate, protocols, *sizes, before: rates.append(sampling_rate) or Heard(np.zeros(3), []),
         )
         blind = spectro("classify", captures, "--json", "--blind")
         assert not rates
@@ -128,7 +128,7 @@ class TestClassify:
 
     def test_where_no_symbols_were_found_the_table_says_so(self, spectro, captures, monkeypatch):
         found = [np.full(3, 2.0), np.full(3, -2.0)]
-        monkeypatch.setattr("lwm_spectro_hf.phy.listening.listen", lambda *args: Heard(found[0], []))
+        monkeypatch.setattr("lwm_spectro_hf.phy.listening.listen", lambda *args, before=None: Heard(found[0], []))
         assert "*" not in spectro("classify", captures).out
         found.reverse()
         _, heard, silent, note = spectro("classify", captures).out.splitlines()
