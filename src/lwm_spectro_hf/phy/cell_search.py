@@ -7,6 +7,7 @@ other way round: symbols are found by their cyclic prefixes, and the carrier may
 """
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -73,11 +74,11 @@ def lte_evidence(iq: torch.Tensor, sampling_rate: float) -> torch.Tensor:
     # Half a frame has a signal in it, which may be missed; a part of one may have none.
     least = math.log1p(math.expm1(least) * min(1.0, count / _SYMBOLS))
     evidence = (_SLOPE * (surprise - _SURPRISE)).clamp(least, most)
-    spectra = torch.fft.fftshift(torch.fft.fft(frames), dim=2)
-    flatness = torch.stack([_flatness(power) for power in squared_modulus(spectra)])
-    coherence = _narrowband_coherence(spectra)
-    for found in (_FLATNESS_SLOPE * (flatness - _FLATNESS), _COHERENCE_SLOPE * (coherence - _COHERENCE)):
-        evidence = torch.where(found > 0, evidence.maximum(found.clamp(max=_MOST_OF_UNKNOWN)), evidence)
+    for row in (evidence <= 0).nonzero()[:, 0]:
+        spectra = torch.fft.fftshift(torch.fft.fft(frames[row]), dim=1)
+        flatness, coherence = _flatness(squared_modulus(spectra)), _narrowband_coherence(spectra)
+        found = torch.maximum(_FLATNESS_SLOPE * (flatness - _FLATNESS), _COHERENCE_SLOPE * (coherence - _COHERENCE))
+        evidence[row] = found.clamp(max=_MOST_OF_UNKNOWN) if found > 0 else evidence[row]
     return evidence
 
 
@@ -119,22 +120,26 @@ def _narrowband_coherence(spectra: torch.Tensor) -> torch.Tensor:
     """How alike adjoining symbols are under the cover code of the narrowband synchronization signal, at best.
 
     Args:
-        spectra (`torch.Tensor` of shape `(batch, num_symbols, fft_size)`): In the order of frequencies.
+        spectra (`torch.Tensor` of shape `(num_symbols, fft_size)`): In the order of frequencies.
 
     Returns:
-        `torch.Tensor` of shape `(batch,)`: Between 0 and 1.
+        `torch.Tensor` of shape `()`: Between 0 and 1.
     """
-    signs = torch.tensor(_COVER_CODE, device=spectra.device)
-    signs = (signs[:-1] * signs[1:]).to(spectra.dtype)
-    if spectra.shape[1] <= len(signs):
-        return spectra.real.new_zeros(len(spectra))
-    pairs = (spectra[:, :-1].conj() * spectra[:, 1:]).unfold(1, len(signs), 1) @ signs
+    signs = [float(one * other) for one, other in pairwise(_COVER_CODE)]
+    count = len(spectra) - len(signs)
+    if count < 1:
+        return spectra.real.new_zeros(())
     power = squared_modulus(spectra)
-    power = ((power[:, :-1] + power[:, 1:]) / 2).unfold(1, len(signs), 1).sum(-1)
-    pairs, power = (part.unfold(2, _NARROWBAND_SUBCARRIERS, 1).sum(-1) for part in (pairs, power))
+    products, powers = spectra[:-1].conj() * spectra[1:], (power[:-1] + power[1:]) / 2
+    pairs, power = torch.zeros_like(products[:count]), torch.zeros_like(powers[:count])
+    for place, sign in enumerate(signs):
+        pairs.add_(products[place : place + count], alpha=sign)
+        power += powers[place : place + count]
+    # Sums over adjoining subcarriers.
+    pairs, power = (F.pad(part.cumsum(1), (1, 0)) for part in (pairs, power))
+    pairs, power = (part[:, _NARROWBAND_SUBCARRIERS:] - part[:, :-_NARROWBAND_SUBCARRIERS] for part in (pairs, power))
     # Where next to nothing is, chance is coherent.
-    power = power + 0.02 * power.amax((1, 2), keepdim=True)
-    return (pairs.abs() / power.clamp(min=1e-30)).amax((1, 2))
+    return (pairs.abs() / (power + 0.02 * power.max()).clamp(min=1e-30)).max()
 
 
 def _surprise(symbols: torch.Tensor) -> torch.Tensor:
