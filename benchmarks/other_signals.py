@@ -206,6 +206,16 @@ def dropping(generator: np.random.Generator, num_samples: int) -> np.ndarray:
     return np.concatenate(kept)[:num_samples]
 
 
+def received(
+    signal: Signal, generator: np.random.Generator, rate: float, duration_s: float, snr_db: float
+) -> np.ndarray:
+    """A recording of a signal, with noise in all of the band; where nothing is sent, noise of power 1 at 0 dB."""
+    iq = signal(generator, rate, round(duration_s * rate))
+    power = np.square(np.abs(iq[iq != 0])).mean() if iq.any() else 1.0
+    iq = iq + (power * 10 ** (-snr_db / 10)) ** 0.5 * white(generator, len(iq))
+    return iq.astype(np.complex64)
+
+
 NONE_OF_THEM: dict[str, Signal] = {
     "noise": lambda generator, rate, num_samples: np.zeros(num_samples),
     "tone": tone,
@@ -253,10 +263,8 @@ def main() -> None:
         answers = []
         for index in tqdm(range(args.num), desc=name, unit="rec", leave=False):
             rate = RATES_HZ[index % len(RATES_HZ)]
-            iq = signals[name](generator, rate, round(args.duration_ms * 1e-3 * rate))
-            power = np.square(np.abs(iq[iq != 0])).mean() if iq.any() else 1.0
-            iq = iq + (power * 10 ** (-args.snr_db / 10)) ** 0.5 * white(generator, len(iq))
-            answers.append(classify(iq.astype(np.complex64), sampling_rate=rate))
+            iq = received(signals[name], generator, rate, args.duration_ms * 1e-3, args.snr_db)
+            answers.append(classify(iq, sampling_rate=rate))
         found = np.mean([bool(answer["symbols_found"]) for answer in answers])
         named = [np.mean([answer["protocol"] == protocol for answer in answers]) for protocol in PROTOCOLS]
         score = np.mean([answer["protocol_score"] for answer in answers])

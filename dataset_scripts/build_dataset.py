@@ -74,7 +74,7 @@ def main() -> None:
         api = HfApi()
         api.create_repo(args.push, repo_type="dataset", exist_ok=True)
         # Files that a killed build left half written begin with a dot.
-        hidden = [".*", "**/.*"]
+        hidden = [".*", "*/.*"]
         api.upload_folder(repo_id=args.push, repo_type="dataset", folder_path=args.out, ignore_patterns=hidden)
 
 

@@ -537,9 +537,10 @@ def test_data_sets_of_items_are_many_inputs(classify, noise):
     assert not isinstance(answers, list | dict)
     expected = [classify(noise(DENSE, place), sampling_rate=RATE) for place in range(3)]
     keyed = KeyDataset([{"samples": noise(DENSE, place)} for place in range(3)], "samples")
-    for found in (answers, classify(keyed, sampling_rate=RATE), [classify(list(noise(DENSE)), sampling_rate=RATE)]):
-        for answer, wanted in zip(found, expected, strict=False):
+    for found in (answers, classify(keyed, sampling_rate=RATE)):
+        for answer, wanted in zip(found, expected, strict=True):
             assert_same(answer, wanted)
+    assert_same(classify(list(noise(DENSE)), sampling_rate=RATE), expected[0])
 
 
 def test_an_adapted_model_is_heard_with(tiny_extractor, noise):

@@ -27,6 +27,11 @@ def without_wrapping(error: Exception) -> Exception:
     return error.__cause__ or error if isinstance(error, StrictDataclassError) else error
 
 
+def first_line(error: BaseException) -> str:
+    """Of what an error says, which may be nothing."""
+    return next(iter(str(error).splitlines()), "")
+
+
 def computes_on_gpu(name: str | None) -> bool:
     """Whether a script whose option `--device` is `name` computes on a GPU: where there is one, unless it says "cpu".
 

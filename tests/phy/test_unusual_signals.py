@@ -13,11 +13,8 @@ PROTOCOLS = ("WiFi", "LTE", "5G")
 
 
 def evidence_of(draw, rate, seed, snr_db=15.0, milliseconds=20):
-    generator = np.random.default_rng(seed)
-    iq = draw(generator, rate, round(milliseconds * 1e-3 * rate))
-    power = np.square(np.abs(iq[iq != 0])).mean() if iq.any() else 1.0
-    iq = iq + (power * 10 ** (-snr_db / 10)) ** 0.5 * BENCHMARK["white"](generator, len(iq))
-    return dict(zip(PROTOCOLS, listen(iq.astype(np.complex64), rate, PROTOCOLS).evidence, strict=True))
+    iq = BENCHMARK["received"](draw, np.random.default_rng(seed), rate, milliseconds * 1e-3, snr_db)
+    return dict(zip(PROTOCOLS, listen(iq, rate, PROTOCOLS).evidence, strict=True))
 
 
 @pytest.mark.parametrize("name", BENCHMARK["UNUSUAL"])

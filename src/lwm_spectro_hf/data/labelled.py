@@ -11,6 +11,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Value, load_dataset
 
 from ..extras import require
 from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
+from ..scripting import first_line
 from .recipe import RECEIVERS, RECORD, SYMBOL_RECEIVERS
 
 MAX_CLASSES = 1000  # more different values than this are a quantity, not a label
@@ -168,11 +169,10 @@ def open_data(data: str) -> DatasetDict:
             found = load_dataset(str(folder) if folder.exists() else data)
     except Exception as error:  # noqa: BLE001 - whatever a broken file does to a reader
         reason = error.__cause__ or error
-        what = f"{type(reason).__name__}: {reason}".splitlines()[0]
         raise TaskError(
-            f"{data} cannot be read as a data set ({what}). Expected a folder that `lwm-spectro generate` "
-            "wrote, or another that `datasets.load_dataset` reads, or the name of a data set on the Hub. If a file in "
-            "it is damaged, delete that file and build again."
+            f"{data} cannot be read as a data set ({type(reason).__name__}: {first_line(reason)}). Expected a folder "
+            "that `lwm-spectro generate` wrote, or another that `datasets.load_dataset` reads, or the name of a data "
+            "set on the Hub. If a file in it is damaged, delete that file and build again."
         ) from error
     return found if isinstance(found, DatasetDict) else DatasetDict({"train": found})
 
@@ -386,14 +386,9 @@ def _split_off(
             raise TaskError(
                 f"All {len(rows)} rows are of one recording or channel: none is left for {part}. Give a split for it."
             )
-        classes = [np.unique(codes[rows][of_row == member]) for member in range(len(members))]
-        if all(len(found) == 1 for found in classes) and len(np.unique(classes)) > 1:
-            # Each of a single class: of each class some, and one stays at least.
-            chosen, of_class = [], np.concatenate(classes)
-            order = np.random.default_rng([seed, len(rows)]).permutation(len(members))
-            for code in np.unique(of_class):
-                these = order[of_class[order] == code]
-                chosen += these[: min(max(1, round(share * len(these))), len(these) - 1)].tolist()
+        pairs = np.unique(np.stack([of_row, codes[rows]]), axis=1)
+        if len(pairs[0]) == len(members) and len(np.unique(pairs[1])) > 1:  # each is of a single class
+            chosen = _some_of_each_class(pairs[1], share, np.random.default_rng([seed, len(rows)]))
             if not chosen:
                 raise TaskError(
                     f"Each class has one recording or channel alone: none is left for {part}. Give a split for it."
@@ -410,6 +405,15 @@ def _split_off(
     except ValueError as error:
         raise TaskError(f"{len(rows)} rows cannot be split to have some for {part}: {error}") from error
     return np.sort(stay), np.sort(go)
+
+
+def _some_of_each_class(codes: np.ndarray, share: float, generator: np.random.Generator) -> list[int]:
+    """A share of the members of each class, at least one, of which one at least is left."""
+    chosen, order = [], generator.permutation(len(codes))
+    for code in np.unique(codes):
+        these = order[codes[order] == code]
+        chosen += these[: min(max(1, round(share * len(these))), len(these) - 1)].tolist()
+    return chosen
 
 
 def _few_shot(rows: np.ndarray, codes: np.ndarray, names: list[str], num: int, seed: int) -> np.ndarray:

@@ -140,19 +140,20 @@ def listen(
         iq = iq - iq.mean()
     recording = _Recording(torch.from_numpy(iq), sampling_rate)
     bands = {spacing: _evidence(recording, spacing) for spacing in sorted(wanted)}
-    evidence = _told(recording, bands, protocols)
+    spreading = _spreading_evidence(recording, bands.get(SPACING_WIFI_HZ, {}))
+    evidence = _told(recording, bands, spreading, protocols)
     # What is seldom met is looked for where there is nothing else: recordings with gaps, signals unlike all others.
     if evidence.max(initial=0.0) <= 0:
         in_pieces = bands | {
             spacing: _evidence_in_pieces(recording, spacing) for spacing in wanted - {SPACING_WIFI_HZ}
         }
-        told = _told(recording, in_pieces, protocols)
+        told = _told(recording, in_pieces, spreading, protocols)
         bands, evidence = (in_pieces, told) if told.max(initial=0.0) > 0 else (bands, evidence)
     if evidence.max(initial=0.0) <= 0:
         rare = _rare_evidence(recording)
         found = [rare.get(name, 0.0) for name in protocols]
         evidence = np.where(np.array(found) > 0, found, evidence)
-    found = {spacing: max(of_bands.values(), default=0.0) for spacing, of_bands in bands.items()}
+    found = _surest(bands)
     likeliest = max(found, key=found.__getitem__, default=None)
     cut, pieces, stations = None, {}, dict(before or {})
     if likeliest is not None and found[likeliest] > 0 and _Bands.hold(recording, likeliest, fft_size):
@@ -280,15 +281,22 @@ def _without_tones(spectrum: torch.Tensor, sampling_rate: float) -> torch.Tensor
     return spectrum.index_fill(0, covered, 0)
 
 
-def _told(recording: _Recording, bands: dict[float, dict[float, float]], protocols: Sequence[str]) -> np.ndarray:
-    """[`Heard`]`.evidence`, from [`_evidence`] of each spacing."""
-    found = {spacing: max(evidence.values(), default=0.0) for spacing, evidence in bands.items()}
+def _surest(bands: dict[float, dict[float, float]]) -> dict[float, float]:
+    """The most of [`_evidence`] of each spacing."""
+    return {spacing: max(evidence.values(), default=0.0) for spacing, evidence in bands.items()}
+
+
+def _told(
+    recording: _Recording, bands: dict[float, dict[float, float]], spreading: float, protocols: Sequence[str]
+) -> np.ndarray:
+    """[`Heard`]`.evidence`, from [`_evidence`] of each spacing, and that of WiFi's packets without OFDM."""
+    found = _surest(bands)
     evidence = {
         name: max((found[spacing] for spacing in PROTOCOL_SPACINGS_HZ.get(name, ())), default=0.0)
         for name in protocols
     }
     if "WiFi" in evidence:
-        evidence["WiFi"] = max(evidence["WiFi"], _spreading_evidence(recording, bands[SPACING_WIFI_HZ]))
+        evidence["WiFi"] = max(evidence["WiFi"], spreading)
     if "LTE" in evidence:
         evidence["LTE"] += _lte_evidence(recording, bands[SPACING_LTE_HZ])
     return np.array([evidence[name] for name in protocols])

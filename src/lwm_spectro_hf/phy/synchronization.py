@@ -298,8 +298,7 @@ def symbol_evidence(iq: torch.Tensor, sampling_rate: float, subcarrier_spacing_h
     blocks = repeats[:, : repeats.shape[1] // length * length].unflatten(1, (-1, periods, raster.period))
     correlation = _prefix_correlation(blocks.sum(2), raster).abs()
     if is_wifi:
-        share = raster.is_prefix.mean()
-        variance = share * (1 - share) * squared_modulus(blocks).sum((2, 3))
+        variance = _variance(squared_modulus(blocks).sum((2, 3)), raster)
         color = _coloration(iq, length)
         noise = (variance * color[:, : blocks.shape[1]]).sqrt()
         peaks = correlation.amax(2) / noise.clamp(min=1e-30)
@@ -332,8 +331,7 @@ def extended_prefix_evidence(iq: torch.Tensor, sampling_rate: float) -> torch.Te
     if not length:
         return torch.zeros(len(iq), device=iq.device)
     correlation = _prefix_correlation(repeats[:, :length].unflatten(1, (-1, raster.period)).sum(1), raster).abs()
-    share = is_prefix.mean()
-    noise = share * (1 - share) * squared_modulus(repeats[:, :length]).sum(1) * _coloration(iq, length)[:, 0]
+    noise = _variance(squared_modulus(repeats[:, :length]).sum(1), raster) * _coloration(iq, length)[:, 0]
     peak = correlation.amax(1) / noise.clamp(min=1e-30).sqrt()
     return (_EXTENDED_SLOPE * (peak - _EXTENDED_PEAK)).clamp(*EVIDENCE)
 
@@ -410,6 +408,12 @@ def _prefix_correlation(folded: torch.Tensor, raster: _Raster) -> torch.Tensor:
     """
     pattern = torch.fft.fft(raster.is_prefix - raster.is_prefix.mean())
     return torch.fft.ifft(torch.fft.fft(folded) * pattern.conj())
+
+
+def _variance(power: torch.Tensor, raster: _Raster) -> torch.Tensor:
+    """Mean square of [`_prefix_correlation`] where nothing repeats, from the summed powers of the products."""
+    share = raster.is_prefix.mean()
+    return share * (1 - share) * power
 
 
 def _cell_timing(repeats: torch.Tensor, raster: _Raster) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -554,8 +558,7 @@ def _of_other_carriers(
     # The error of a phase [rad]: what does not repeat adds up at random, noise as well as signal.
     power = torch.nn.functional.pad(squared_modulus(repeats).cumsum(1, dtype=torch.float64), (1, 0))
     power = power.gather(1, raster.period * end) - power.gather(1, raster.period * begin)
-    share = raster.is_prefix.mean()
-    error = (share * (1 - share) * power.clamp(min=0) / 2).sqrt().to(phasor.real.dtype)
+    error = (_variance(power.clamp(min=0), raster) / 2).sqrt().to(phasor.real.dtype)
     error = (error / phasor.abs()).nan_to_num(torch.inf)
     angle, is_burst = phasor.angle(), begin < end
     free, others = is_burst, torch.zeros_like(is_burst)

@@ -472,7 +472,7 @@ def _draw_packets(
         psdu=torch.cat([torch.nn.functional.pad(frame, (0, width - frame.shape[1])) for frame in frames]),
         num_bytes=torch.cat(num_bytes),
         scrambler_state=state,
-        from_station=upward == (kind < len(MODES)),
+        from_station=exchanges.from_station.flatten()[packets],
     )
 
 

@@ -54,7 +54,7 @@ class Links:
             nobody answers.
         opportunity (`torch.Tensor` of shape `(batch,)`, bool): The access point holds transmission opportunities
             (10.23), as those with QoS do: only a SIFS between the exchanges of each.
-        upward (`torch.Tensor` of shape `(batch,)`): Share of the exchanges that the station begins.
+        upward (`torch.Tensor` of shape `(batch,)`, *optional*): Share of the exchanges that the station begins.
         idle_us (`torch.Tensor` of shape `(batch,)`): Mean time without a frame to send, beyond the back-off [µs].
         skipped (`torch.Tensor` of shape `(batch,)`): How much of the first packet is over when the recording starts.
         aligned (`bool`): The recording starts and ends a DIFS away from packets, and `skipped` is 0.
@@ -65,7 +65,7 @@ class Links:
     length: torch.Tensor
     ack: torch.Tensor
     opportunity: torch.Tensor
-    upward: torch.Tensor
+    upward: torch.Tensor | None
     idle_us: torch.Tensor
     skipped: torch.Tensor
     aligned: bool
@@ -107,12 +107,16 @@ class Exchanges:
     reserved_us: torch.Tensor
     upward: torch.Tensor
 
+    @property
+    def from_station(self) -> torch.Tensor:
+        """`torch.Tensor` of shape `(batch, num_exchanges, 2)`, bool: Not from the access point."""
+        return torch.stack([self.upward, ~self.upward], -1)
+
     def airtime_us(self, num_us: int) -> torch.Tensor:
         """How long within `num_us` each end of a link sends, the access point first, `(batch, 2)` [µs]."""
         end_us = self.start_us + SYMBOL_US * self.blocks
         lasting = (end_us.clamp(0, num_us) - self.start_us.clamp(0, num_us)) * (self.blocks > 0)
-        by_station = self.upward[..., None] == torch.tensor([True, False], device=lasting.device)
-        of_station = (lasting * by_station).sum((1, 2))
+        of_station = (lasting * self.from_station).sum((1, 2))
         return torch.stack([lasting.sum((1, 2)) - of_station, of_station], 1)
 
 
@@ -170,7 +174,7 @@ def draw_links(
     # From saturated, packets a back-off apart, to mostly idle.
     idle_us = 20.0 * torch.where(u[4] > 0.5, 150 ** (2 * u[4] - 1), 1.0)
     ack = torch.where(u[2] < 0.8, answer, -1)
-    upward = torch.zeros_like(idle_us)
+    upward = None
     if two_way is not None:
         share = _MOST_UPWARD * torch.rand(batch_size, generator=generator, device=device)
         upward = share * (two_way.to(device) & (ack >= 0))
@@ -238,7 +242,7 @@ def draw_exchanges(links: Links, num_us: int, generator: torch.Generator) -> Exc
         # Of a recording that is too short for one packet, something is better than nothing.
         blocks = blocks * (whole | ~whole[:, :1, :1])
     exchanges = Exchanges(links.length.gather(1, choice), start_us, blocks, reserved_us, torch.zeros_like(answered))
-    if links.upward.any():  # whoever holds an opportunity begins all its exchanges
+    if links.upward is not None and links.upward.any():  # whoever holds an opportunity begins all its exchanges
         turn = torch.where(links.opportunity[:, None], (number - 1) // of_opportunity, number - 1)
         chance = torch.rand(len(ack), num_exchanges, generator=generator, device=device).gather(1, turn)
         exchanges.upward = chance < links.upward[:, None]

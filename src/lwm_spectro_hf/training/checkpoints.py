@@ -8,6 +8,7 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.integrations import get_available_reporting_integrations
 
 from ..files import read_json, whole_file
+from ..scripting import first_line
 
 _SETTINGS = "settings.json"
 
@@ -21,9 +22,7 @@ def check_kind(path: Path, kind: type[PreTrainedModel]) -> None:
     try:
         found = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
-        reason = (
-            f"{error} ".splitlines()[0].strip() if path.exists() else "there is no such folder, and none on the Hub"
-        )
+        reason = first_line(error) if path.exists() else "there is no such folder, and none on the Hub"
         raise ValueError(f"{path} is no checkpoint: {reason}.") from error
     if not isinstance(found, kind.config_class):
         hint = ""

@@ -29,6 +29,7 @@ from ..data.labelled import LabelledSpectrograms, TaskError, as_is
 from ..data.recipe import stable_seed
 from ..extras import require
 from ..modeling_lwm_spectro import LwmSpectroPreTrainedModel
+from ..scripting import first_line
 from .augmentation import augment
 from .checkpoints import absent_weights
 from .loop import Deadline, DivergedError
@@ -54,7 +55,7 @@ def load_pretrained(checkpoint: str, expert: str | None = None) -> tuple[LwmSpec
     try:
         config = AutoConfig.from_pretrained(checkpoint)
     except (OSError, ValueError) as error:
-        raise TaskError(f"{checkpoint} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+        raise TaskError(f"{checkpoint} cannot be read as a checkpoint: {first_line(error)}") from error
     if AutoModelForSequenceClassification not in AUTO_CLASSES.get(type(config), {}):
         known = ", ".join(
             config_class.model_type
