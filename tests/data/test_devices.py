@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from two_devices import DEVICE, DeviceGenerator, TwoDevices
 
 from lwm_spectro_hf.data.recipe import PROTOCOLS, Recipe, preset
 from lwm_spectro_hf.data.scenes import SceneRecipe, draw_scenes
 from lwm_spectro_hf.data.synthesis import draw_recordings
+from two_devices import DEVICE, DeviceGenerator, TwoDevices
 
 host_generator = torch.Generator
 

@@ -47,7 +47,7 @@ class TwoDevices(TorchFunctionMode):
         tensors = [value for value in _flatten((args, kwargs)) if isinstance(value, torch.Tensor)]
         name = getattr(func, "__name__", str(func))
         if func == torch.Tensor.device.__get__:
-            return DEVICE if self._is_there(args[0]) else torch.device("cpu")
+            return DEVICE if self._is_there(args[0]) else func(*args)
         result = func(*args, **kwargs)
         named = [torch.device(value) for value in _flatten((args[1:], kwargs)) if _is_device(value)]
         if func in _FACTORIES:
@@ -55,6 +55,8 @@ class TwoDevices(TorchFunctionMode):
             self._mark(result, there)
         elif func is torch.Tensor.to and (named or len(tensors) > 1):
             self._mark(result, named[-1] == DEVICE if named else self._is_there(tensors[1]))
+        elif func == torch.Tensor.data.__set__:  # so modules are moved
+            self._mark(args[0], self._is_there(args[1]))
         elif func is torch.Tensor.cpu:
             self._mark(result, False)
         elif name in ("item", "tolist", "__bool__", "__int__", "__float__", "numpy", "nonzero", "unique"):
@@ -62,11 +64,14 @@ class TwoDevices(TorchFunctionMode):
             self._mark(result, self._is_there(tensors[0]))
         elif tensors:
             self._check(name, args, tensors)
-            there = named[-1] == DEVICE if named else any(self._is_there(tensor) for tensor in tensors)
+            places = tensors[:1] if name == "copy_" else tensors
+            there = named[-1] == DEVICE if named else any(self._is_there(tensor) for tensor in places)
             self._mark(result, there)
         return result
 
     def _check(self, name, args, tensors):
+        if name in ("copy_", "_has_compatible_shallow_copy_type"):  # from one to the other, or not about values
+            return
         if name == "__getitem__" and self._is_there(tensors[0]):
             return
         if name == "__setitem__" and self._is_there(tensors[0]):
