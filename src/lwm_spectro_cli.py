@@ -24,6 +24,8 @@ examples:
   lwm-spectro classify captures/ --json > verdicts.jsonl
   lwm-spectro classify long.sigmf-meta --window-ms 100 --csv --output long.csv
   lwm-spectro classify long.sigmf-meta --max-segments 50        pieces of it, where all of it would take minutes
+  lwm-spectro classify band.sigmf-meta --carriers               each carrier of a wide band by itself
+  lwm-spectro classify band.sigmf-meta --band 2.437e9 20e6      one part of it
   lwm-spectro classify dump.bin --dtype ci16 --sampling-rate 20e6
   lwm-spectro classify capture.npy --sampling-rate 1.92e6 --model ./my-checkpoint --device cpu
 """,
@@ -143,6 +145,11 @@ def build_parser() -> argparse.ArgumentParser:
     _add_reading(classify)
     _add_windows(classify)
     _add_formats(classify)
+    classify.add_argument(
+        "--carriers",
+        action="store_true",
+        help="find the carriers first, as `segment` does, and tell of each by itself",
+    )
     classify.add_argument("--plot", metavar="FILE", help="also draw the recordings with their verdicts")
 
     segment = _command(commands, "segment", SEGMENT)
@@ -218,6 +225,14 @@ def _add_files(command: argparse.ArgumentParser):
     command.add_argument("--dtype", help="sample type of raw files: cf32, ci16, ci8 ...")
     command.add_argument("--sampling-rate", type=positive, metavar="HZ", help="of files that do not say it, e.g. 20e6")
     command.add_argument("--channel", type=int, help="which one of recordings with several, from 0")
+    command.add_argument(
+        "--band",
+        type=float,
+        nargs=2,
+        metavar=("MIDDLE", "WIDTH"),
+        help="tune to a part of the band [Hz]; its middle is the carrier frequency where the recording says its own, "
+        "else from the middle of the recording, e.g. -5e6 10e6",
+    )
 
 
 def _add_model(command: argparse.ArgumentParser, unit: str):

@@ -19,6 +19,8 @@ from transformers import pipeline
 
 from lwm_spectro_cli import build_parser, main
 from lwm_spectro_hf import cli
+from lwm_spectro_hf.data.bands import Band
+from lwm_spectro_hf.data.recordings import open_recording
 from lwm_spectro_hf.phy.listening import Heard
 from lwm_spectro_hf.plotting import draw
 from tiny_models import build
@@ -318,6 +320,68 @@ class TestClassify:
         (tmp_path / "a.npy").rename(tmp_path / "A.NPY")
         result = spectro("classify", tmp_path, "--json", "--sampling-rate", 1e6, "--dtype", "ci16")
         assert result.code == 0 and json.loads(result.out)["duration_s"] == 5e-3
+
+
+class TestParts:
+    """Of a band: one that is named, and the carriers in it."""
+
+    @pytest.fixture
+    def wide(self, tmp_path, noise, write_sigmf, monkeypatch, tiny_segmenter):
+        """Two carriers at ±250 kHz, the upper one twice as loud, which the segmenter finds; 2.412 GHz."""
+        time = np.arange(8000) / RATE
+        parts = [np.convolve(noise(8000, seed), np.ones(8) / 8, "same") for seed in (0, 1)]
+        moved = [part * np.exp(2j * np.pi * hz * time) for part, hz in zip(parts, (-250e3, 250e3), strict=True)]
+        found = [{"center_hz": hz, "bandwidth_hz": 100e3, "label": "LTE"} for hz in (250e3, -250e3)]
+        segment = SimpleNamespace(found=found)
+        monkeypatch.setattr(cli, "_load_segmenter", lambda arguments, name: lambda band: {"carriers": segment.found})
+        segment.path = write_sigmf(tmp_path / "wide", (moved[0] + 2 * moved[1]).astype(np.complex64))
+        return segment
+
+    def test_a_band_is_listened_to_as_a_recording_of_its_own(self, spectro, wide, tiny_checkpoint):
+        record = json.loads(spectro("classify", wide.path, "--json", "--band", 2.41225e9, 100e3).out)
+        classify = pipeline("iq-classification", model=str(tiny_checkpoint), device="cpu")
+        band = Band(open_recording(wide.path), 250e3, 100e3)
+        assert band.sampling_rate == 125e3 and record["duration_s"] == 8e-3 and "center_hz" not in record
+        assert_is_verdict(record, classify(band))
+        result = spectro("classify", wide.path, "--band", 250e3, 100e3)
+        assert result.code == 2 and "from that of the recording, 2,412,000,000 Hz" in result.err
+        assert spectro("embed", wide.path, "--json", "--band", 2.41225e9, 100e3).code == 0
+
+    def test_carriers_have_a_row_each(self, spectro, wide, tiny_checkpoint):
+        result = spectro("classify", wide.path, "--json", "--carriers")
+        records = [json.loads(line) for line in result.out.splitlines()]
+        assert result.code == 0
+        assert [record["center_hz"] for record in records] == [2.41225e9, 2.41175e9]
+        classify = pipeline("iq-classification", model=str(tiny_checkpoint), device="cpu")
+        for record, offset in zip(records, (250e3, -250e3), strict=True):
+            assert_is_verdict(record, classify(Band(open_recording(wide.path), offset, 100e3)))
+        header, first, second = spectro("classify", wide.path, "--carriers").out.splitlines()
+        assert header.split()[:4] == ["file", "middle", "width", "duration"]
+        assert first.split()[1:5] == ["2412.25", "MHz", "0.10", "MHz"] and "2411.75 MHz" in second
+        rows = list(csv.DictReader(io.StringIO(spectro("classify", wide.path, "--carriers", "--csv").out)))
+        assert [float(row["center_hz"]) for row in rows] == [2.41225e9, 2.41175e9]
+        windows = spectro("classify", wide.path, "--carriers", "--json", "--window-ms", 4).out.splitlines()
+        assert [json.loads(line)["start_s"] for line in windows] == [0.0, 0.004, 0.0, 0.004]
+
+    def test_without_carriers_all_of_the_band_is_listened_to(self, spectro, wide):
+        whole = json.loads(spectro("classify", wide.path, "--json").out)
+        wide.found = []
+        record = json.loads(spectro("classify", wide.path, "--json", "--carriers").out)
+        assert record == {**whole, "center_hz": 2.412e9, "bandwidth_hz": RATE}
+
+    def test_carriers_of_a_part_of_the_band(self, spectro, wide):
+        wide.found = [{"center_hz": 0.0, "bandwidth_hz": 100e3, "label": "LTE"}]
+        record = json.loads(spectro("classify", wide.path, "--json", "--carriers", "--band", 2.41225e9, 400e3).out)
+        assert record["center_hz"] == 2.41225e9 and record["bandwidth_hz"] == 100e3
+
+    def test_carriers_are_drawn_where_they_are(self, spectro, wide, tmp_path, monkeypatch):
+        drawn = []
+        monkeypatch.setattr("lwm_spectro_hf.plotting.draw", lambda pictures: drawn.extend(pictures) or draw(pictures))
+        assert spectro("classify", wide.path, "--carriers", "--plot", tmp_path / "carriers.png").code == 0
+        (picture,) = drawn
+        assert [carrier["center_hz"] for carrier in picture.carriers] == [2.41225e9, 2.41175e9]
+        assert picture.carriers[0]["protocol_score"] > 0 and not picture.verdict
+        assert (tmp_path / "carriers.png").read_bytes().startswith(b"\x89PNG")
 
 
 class TestSegment:

@@ -136,3 +136,15 @@ def test_samples_that_are_no_numbers_are_not_drawn(tmp_path, noise):
     np.save(tmp_path / "broken.npy", iq)
     with pytest.raises(ValueError, match="NaN or infinite"):
         display_spectrogram(open_recording(tmp_path / "broken.npy", sampling_rate=RATE))
+
+
+def test_carriers_have_edges_and_answers_where_they_are(noise):
+    carriers = [{**VERDICT, "center_hz": 2.4001e9, "bandwidth_hz": 200e3}]
+    picture = Picture(display_spectrogram(Memory(noise(5000))), 5e-3, RATE, 2.4e9, carriers=carriers)
+    (axis,) = [axis for axis in draw([picture]).subfigs[0].axes if axis.get_images()]
+    edges = [line.get_xdata()[0] for line in axis.get_lines()]
+    assert edges == pytest.approx([0.0, 0.2])
+    assert {to_rgb(line.get_color()) for line in axis.get_lines()} == {to_rgb(PROTOCOL_COLORS["LTE"])}
+    (text,) = [text for text in axis.texts if "LTE" in text.get_text()]
+    assert text.get_position()[0] == pytest.approx(0.1)
+    assert text.get_text().splitlines() == ["LTE 93 %", "QPSK 60 %", "SNR -5 dB 40 %"]

@@ -7,10 +7,11 @@ import json
 import os
 import sys
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from lwm_spectro_cli import main  # noqa: F401  (the entry point, under the name users expect)
 
+from .data.bands import Band, carriers_of
 from .data.recordings import SEARCHED, SELF_DESCRIBING, WITH_CHANNELS, Recording, open_recording
 from .files import whole_file
 from .resources import default_checkpoint, default_segmenter, demo_recordings
@@ -25,6 +27,8 @@ from .scripting import usable_device, without_wrapping
 
 USER_ERRORS = (OSError, ValueError, ImportError)
 NO_SYMBOLS = "* none of its symbols were found: something else, or too faint or too short for them"
+# Where a carrier is, in an answer and by what the recording of it calls it.
+PLACE = {"center_hz": "center_frequency_hz", "bandwidth_hz": "bandwidth_hz"}
 CARRIER_COLUMNS = ("file", "label", "center_hz", "bandwidth_hz", "share_of_time")
 
 
@@ -66,15 +70,22 @@ def classify(arguments: argparse.Namespace) -> int:
 
     def records() -> Iterator[dict]:
         pipe = _load_pipeline(arguments, heads=True)
+        find = _load_segmenter(arguments, str(default_segmenter())) if arguments.carriers else None
         for path in files.paths:
             with files.survived(path):
-                recording, answers = files.hear(path, pipe)
-                for answer in answers:
-                    yield _record(path, answer)
+                recording = files.open(path)
+                carriers = []
+                bands = [recording] if find is None else carriers_of(recording, find(recording)["carriers"])
+                for band in bands:
+                    place = {} if find is None else {name: getattr(band, key) for name, key in PLACE.items()}
+                    for answer in files.hear(band, pipe):
+                        yield _record(path, answer, place=place)
+                    carriers.append({**place, **answer})
                 if arguments.plot:
                     from .plotting import picture_of
 
-                    pictures.append(picture_of(recording, answer))
+                    drawn = {"verdict": answer} if find is None else {"carriers": carriers}
+                    pictures.append(picture_of(recording, **drawn))
 
     if arguments.json:
         lines = _json_lines(records())
@@ -90,22 +101,12 @@ def classify(arguments: argparse.Namespace) -> int:
 
 def segment(arguments: argparse.Namespace) -> int:
     """The carriers of recordings as a table, JSON lines or CSV, and a picture if asked for."""
-    from transformers import AutoModelForSemanticSegmentation
-
-    from .pipeline_masked_conv_lstm import IQSegmentationPipeline
     from .plotting import picture_of
 
     files, pictures = _Files(arguments), []
 
     def heard() -> Iterator[tuple[Path, list[dict]]]:
-        name = str(arguments.model or default_segmenter())
-        model, missing = _load_model(name, AutoModelForSemanticSegmentation, segments=True)
-        if missing:
-            raise ValueError(
-                f"--model {name}: there are no weights for its head. Expected trained ones: see "
-                "examples/run_spectrum.py --task segmentation."
-            )
-        pipe = _load("iq-segmentation", IQSegmentationPipeline, arguments, name, model)
+        pipe = _load_segmenter(arguments, str(arguments.model or default_segmenter()))
         names = [name for _, name in sorted(pipe.model.config.id2label.items())]
         for path in files.paths:
             with files.survived(path):
@@ -145,8 +146,7 @@ def embed(arguments: argparse.Namespace) -> int:
     def records() -> Iterator[dict]:
         for path in files.paths:
             with files.survived(path):
-                _, answers = files.hear(path, pipe, return_embedding=True)
-                for answer in answers:
+                for answer in files.hear(files.open(path), pipe, return_embedding=True):
                     yield {**_record(path, answer, ()), "embedding": answer["embedding"]}
 
     def vector(record: dict) -> np.ndarray:
@@ -183,11 +183,8 @@ def plot(arguments: argparse.Namespace) -> int:
     pictures = []
     for path in files.paths:
         with files.survived(path):
-            if pipe is None:
-                pictures.append(picture_of(files.open(path)))
-            else:
-                recording, answers = files.hear(path, pipe)
-                pictures.append(picture_of(recording, *answers))
+            recording = files.open(path)
+            pictures.append(picture_of(recording, *([] if pipe is None else files.hear(recording, pipe))))
     if pictures:
         _write_picture(pictures, arguments.output)
     return files.exit_code
@@ -345,8 +342,16 @@ class _Files:
         # A shell's `lte*` names both files of a SigMF recording: it is still one.
         self.paths = list(dict.fromkeys(map(_sigmf_meta, self.paths)))
 
-    def open(self, path: Path) -> Recording:
-        """Opens one of the recordings; `--dtype` is for those that do not say it themselves."""
+    def open(self, path: Path) -> Recording | Band:
+        """Opens one of the recordings, or the part of its band that `--band` names."""
+        recording = self._open(path)
+        if self.arguments.band is None:
+            return recording
+        middle_hz, bandwidth_hz = self.arguments.band
+        return Band(recording, middle_hz - (recording.center_frequency_hz or 0.0), bandwidth_hz)
+
+    def _open(self, path: Path) -> Recording:
+        """`--dtype` is for those that do not say it themselves."""
         suffix, rate = path.suffix.lower(), self.arguments.sampling_rate
         dtype = None if suffix in SELF_DESCRIBING else self.arguments.dtype
         channel = self.arguments.channel if suffix in WITH_CHANNELS else None
@@ -358,12 +363,8 @@ class _Files:
                 pass
         return open_recording(path, sampling_rate=rate, **options)
 
-    def hear(self, path: Path, pipe: Any, **options) -> tuple[Recording, Iterator[dict]]:
-        """Opens one of the recordings; what the pipeline says about it comes window by window."""
-        recording = self.open(path)
-        return recording, self._answers(recording, pipe, **options)
-
-    def _answers(self, recording: Recording, pipe: Any, **options) -> Iterator[dict]:
+    def hear(self, recording: Recording | Band, pipe: Any, **options) -> Iterator[dict]:
+        """What the pipeline says about a recording, window by window."""
         options["window_ms"] = getattr(self.arguments, "window_ms", None)
         options["max_segments"] = self.arguments.max_segments
         # Rows that come as they are ready show the progress themselves; a bar would only garble them.
@@ -429,6 +430,21 @@ def _load_pipeline(arguments: argparse.Namespace, heads: bool = False) -> Any:
     return pipe
 
 
+def _load_segmenter(arguments: argparse.Namespace, name: str) -> Any:
+    """What finds the carriers of recordings."""
+    from transformers import AutoModelForSemanticSegmentation
+
+    from .pipeline_masked_conv_lstm import IQSegmentationPipeline
+
+    model, missing = _load_model(name, AutoModelForSemanticSegmentation, segments=True)
+    if missing:
+        raise ValueError(
+            f"--model {name}: there are no weights for its head. Expected trained ones: see "
+            "examples/run_spectrum.py --task segmentation."
+        )
+    return _load("iq-segmentation", IQSegmentationPipeline, arguments, name, model)
+
+
 @contextmanager
 def _loading(model: str) -> Iterator[None]:
     from huggingface_hub.errors import StrictDataclassError
@@ -486,9 +502,15 @@ def _quantities(answer: dict) -> list[str]:
     return [name for name in answer if f"{name}_score" in answer]
 
 
-def _record(path: Path, answer: dict, quantities: Iterable[str] | None = None) -> dict:
-    """One line of output, from an answer of the pipeline."""
-    record = {"file": str(path), "start_s": round(answer["start_s"], 9), "duration_s": round(answer["duration_s"], 9)}
+def _record(
+    path: Path,
+    answer: dict,
+    quantities: Iterable[str] | None = None,
+    place: Mapping[str, float] = MappingProxyType({}),
+) -> dict:
+    """One line of output, from an answer of the pipeline about all of a recording or the carrier at that place."""
+    times = {name: round(answer[name], 9) for name in ("start_s", "duration_s")}
+    record = {"file": str(path), **place, **times}
     for quantity in _quantities(answer) if quantities is None else quantities:
         record[quantity] = answer[quantity]
         record[f"{quantity}_score"] = round(answer[f"{quantity}_score"], 6)
@@ -563,9 +585,12 @@ def _table_lines(records: Iterable[dict], paths: list[Path], windowed: bool) -> 
     for index, record in enumerate(records):
         quantities = _quantities(record)
         times = ["start", "duration"] if windowed else ["duration"]
+        places = [name for name in PLACE if name in record]
         if index == 0:
-            yield table.row("file", *times, *(quantity.removesuffix("_db") for quantity in quantities))
-        cells = {name: f"{record[f'{name}_s'] * 1e3:.6g} ms" for name in times}
+            headings = [*("middle width".split() if places else []), *times]
+            yield table.row("file", *headings, *(quantity.removesuffix("_db") for quantity in quantities))
+        cells = {name: f"{record[name] / 1e6:.2f} MHz" for name in places}
+        cells |= {name: f"{record[f'{name}_s'] * 1e3:.6g} ms" for name in times}
         for name in quantities:
             value = record[name]
             if isinstance(value, float):

@@ -42,6 +42,8 @@ class Picture:
         segments (`np.ndarray` of shape `(num_frames, num_freq_bins)`, *optional*): From the pipeline
             `"iq-segmentation"`: what is sent, over the same time and band, as indices into `segment_names`.
         segment_names (sequence of `str`): Of which the first is that of nothing.
+        carriers (sequence of `Mapping`): An answer of the pipeline `"iq-classification"` for each carrier in the band,
+            with `center_hz`, counted as `center_frequency_hz` is, and `bandwidth_hz`.
     """
 
     power_db: np.ndarray
@@ -52,6 +54,7 @@ class Picture:
     verdict: Mapping[str, Any] = field(default_factory=dict)
     segments: np.ndarray | None = None
     segment_names: Sequence[str] = ()
+    carriers: Sequence[Mapping[str, Any]] = ()
 
 
 def display_spectrogram(recording: Any, num_rows: int = 384, fft_size: int = 256, max_looks: int = 8) -> np.ndarray:
@@ -91,13 +94,19 @@ def display_spectrogram(recording: Any, num_rows: int = 384, fft_size: int = 256
     return 10 * np.log10(np.fft.fftshift(np.maximum(power, floor), axes=1))
 
 
-def picture_of(recording: Any, verdict: Mapping[str, Any] | None = None, title: str | None = None) -> Picture:
+def picture_of(
+    recording: Any,
+    verdict: Mapping[str, Any] | None = None,
+    title: str | None = None,
+    carriers: Sequence[Mapping[str, Any]] = (),
+) -> Picture:
     """Prepares one recording for [`draw`].
 
     Args:
         recording (`Recording`): An open recording.
         verdict (`Mapping`, *optional*): The pipeline's answer for it.
         title (`str`, *optional*): Defaults to the name of the file, without its suffix.
+        carriers (sequence of `Mapping`, *optional*): Answers for carriers in its band, see [`Picture`].
 
     Returns:
         [`Picture`].
@@ -109,6 +118,7 @@ def picture_of(recording: Any, verdict: Mapping[str, Any] | None = None, title: 
         center_frequency_hz=recording.center_frequency_hz,
         title=Path(recording.path).stem if title is None else title,
         verdict=verdict or {},
+        carriers=carriers,
     )
 
 
@@ -116,6 +126,11 @@ def describe(verdict: Mapping[str, Any]) -> str:
     """Says an answer of the pipeline in one line, e.g. `"LTE 98 %, QPSK 71 %, SNR 15 dB 60 %"`."""
     if verdict.get("verdict") == "no signal":
         return "no signal"
+    return ", ".join(_said(verdict))
+
+
+def _said(verdict: Mapping[str, Any]) -> list[str]:
+    """Each quantity of an answer with its score."""
     parts = []
     for name, value in verdict.items():
         if f"{name}_score" not in verdict or value is None:
@@ -126,7 +141,7 @@ def describe(verdict: Mapping[str, Any]) -> str:
         parts.append(f"{value} {verdict[f'{name}_score']:.0%}".replace("%", " %"))
     if verdict.get("symbols_found") is False:
         parts.append("no symbols found")
-    return ", ".join(parts)
+    return parts
 
 
 def draw(pictures: Sequence[Picture], max_columns: int = 3) -> Figure:
@@ -228,10 +243,31 @@ def _draw_spectrogram(panel: Any, axis: Any, picture: Picture):
     if picture.verdict:
         text = axis.text(0, 1.015, describe(picture.verdict), transform=axis.transAxes, fontsize=9, fontweight="bold")
         text.set_in_layout(False)  # it may be wider than the axes, which must not shrink for it
+    for carrier in picture.carriers:
+        _draw_carrier(axis, carrier, picture.center_frequency_hz or 0.0)
     colorbar = panel.colorbar(image, ax=axis, pad=0.02, aspect=30)
     colorbar.set_label("power [dB]", fontsize=8)
     colorbar.ax.tick_params(labelsize=7)
     colorbar.outline.set_visible(False)
+
+
+def _draw_carrier(axis: Axes, carrier: Mapping[str, Any], around_hz: float):
+    """The edges of a carrier, and what is said about it."""
+    middle, reach = (carrier["center_hz"] - around_hz) / 1e6, carrier["bandwidth_hz"] / 2e6
+    color = PROTOCOL_COLORS.get(carrier.get("protocol"), OTHER_COLORS[0])
+    for edge in (middle - reach, middle + reach):
+        axis.axvline(edge, color=color, linewidth=1.2)
+    axis.text(
+        middle,
+        0.98,
+        "\n".join(_said(carrier) or [describe(carrier)]),
+        transform=axis.get_xaxis_transform(),
+        ha="center",
+        va="top",
+        fontsize=6,
+        color="white",
+        bbox={"facecolor": color, "edgecolor": "none", "alpha": 0.8, "boxstyle": "round,pad=0.25"},
+    )
 
 
 def _draw_scores(axis: Any, scores: Mapping[str, float]):

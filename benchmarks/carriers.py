@@ -1,0 +1,115 @@
+"""Are carriers that send beside each other told better one by one than as a whole?
+
+Wide bands of the held-out city hold a carrier of each of WiFi, LTE and 5G at most, beside each other at random places.
+`lwm-spectro classify --carriers` finds them with the network that segments, tunes to each and listens to it alone.
+
+    python benchmarks/carriers.py --num 80
+"""
+
+import argparse
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import pipeline
+
+from lwm_spectro_hf import default_checkpoint, default_segmenter
+from lwm_spectro_hf.data.bands import Band, carriers_of, shared_hz
+from lwm_spectro_hf.data.recipe import PROTOCOLS
+from lwm_spectro_hf.data.scenes import SceneRecipe, draw_scenes, held_out_scenes
+from lwm_spectro_hf.scripting import one_line_errors
+
+SAME = 0.5  # share of the wider one that a found carrier must cover of a true one
+HEADER = f"{'':8} {'carriers':>9} {'found':>8} {'segmented':>10} {'by itself':>10} {'whole band':>11} {'SNR':>8}"
+
+
+@dataclass
+class Scene:
+    """Samples in memory, as a recording."""
+
+    iq: np.ndarray
+    sampling_rate: float
+    path: str = "scene"
+    center_frequency_hz: float | None = None
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.iq)
+
+    def read(self, start: int = 0, count: int | None = None) -> np.ndarray:
+        return self.iq[start:][:count]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num", type=int, default=80, help="scenes (default: %(default)s)")
+    parser.add_argument("--duration-ms", type=float, default=20.0, help="of each (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=77, help="(default: %(default)s)")
+    args = parser.parse_args()
+    recipe = replace(held_out_scenes(SceneRecipe()), span_s=args.duration_ms * 1e-3)
+    classify = pipeline("iq-classification", model=str(default_checkpoint()))
+    segment = pipeline("iq-segmentation", model=str(default_segmenter()))
+    counts = {name: Counter() for name in PROTOCOLS}
+    bands, empty = 0, 0
+    with tqdm(total=args.num, unit="scene") as bar:
+        for chunk in range(-(-args.num // recipe.chunk_size)):
+            scenes = draw_scenes(recipe, chunk, args.seed)
+            for number in range(min(len(scenes.iq), args.num - chunk * recipe.chunk_size)):
+                recording = Scene(scenes.iq[number].numpy(), scenes.sampling_rate)
+                carriers = segment(recording)["carriers"]
+                found = carriers_of(recording, carriers) if carriers else []
+                labels = [name_of(band, carriers) for band in found]
+                verdicts = [classify(band) for band in found]
+                whole = classify(recording)["protocol"]
+                truth = carriers_in(recording, scenes.labels[number], scenes.snr_db[number])
+                bands += len(found)
+                empty += sum(not any(covers(band, true) for true, *_ in truth) for band in found)
+                for true, name, snr_db in truth:
+                    count = counts[name]
+                    count["carriers"] += 1
+                    count["whole"] += whole == name
+                    place = next((place for place, band in enumerate(found) if covers(band, true)), None)
+                    if place is not None:
+                        count["found"] += 1
+                        count["segmented"] += labels[place] == name
+                        count["itself"] += verdicts[place]["protocol"] == name
+                        count["snr"] += abs((verdicts[place]["snr_db"] or 0.0) - min(snr_db, 25.0)) <= 5
+                bar.update()
+    print(f"{args.num} scenes of {args.duration_ms:g} ms, % of the carriers; SNR within a step of 5 dB")
+    print(HEADER)
+    for name, count in {**counts, "all": sum(counts.values(), Counter())}.items():
+        shares = [
+            100 * count[key] / max(1, count["carriers"]) for key in ("found", "segmented", "itself", "whole", "snr")
+        ]
+        print("{:8} {:9} {:8.1f} {:10.1f} {:10.1f} {:11.1f} {:8.1f}".format(name, count["carriers"], *shares))
+    print(f"{bands} bands were found, {empty} of which are no carrier's, or only a part of one")
+
+
+def carriers_in(recording: Scene, labels: torch.Tensor, snr_db: torch.Tensor) -> list[tuple[Band, str, float]]:
+    """The carriers of a scene that send, by the labels of its spectrogram."""
+    bin_hz = recording.sampling_rate / labels.shape[1]
+    found = []
+    for number, name in enumerate(PROTOCOLS):
+        bins = (labels == number + 1).any(0).nonzero()[:, 0]
+        if len(bins):
+            first, last = int(bins[0]), int(bins[-1])
+            center_hz = ((first + last) / 2 - labels.shape[1] // 2) * bin_hz
+            found.append((Band(recording, center_hz, (last - first + 1) * bin_hz), name, float(snr_db[number])))
+    return found
+
+
+def covers(band: Band, true: Band) -> bool:
+    """Whether two bands are of the same carrier."""
+    return shared_hz(band, true) > SAME * max(band.bandwidth_hz, true.bandwidth_hz)
+
+
+def name_of(band: Band, carriers: list[dict]) -> str:
+    """What the network that segments calls a carrier."""
+    return next(found["label"] for found in carriers if found["center_hz"] == band.center_hz)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
