@@ -1,7 +1,7 @@
 """What the released experts know of modulation and mobility from patches, from levels of single pixels, and from both.
 
     python benchmarks/levels.py --num 256 --num-fit 512         # two minutes, to see that it runs
-    python benchmarks/levels.py                                 # the table of TRAINING.md
+    python benchmarks/levels.py                                 # the table of docs/training_log.md
     python benchmarks/levels.py --checkpoint runs/lwm-spectro-tiny --recipes mixed --protocols WiFi
 
 Logistic regression on frozen embeddings of spectrograms of the training cities, scored in the held-out one. "patches"
