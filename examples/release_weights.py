@@ -29,6 +29,7 @@ from lwm_spectro_hf.evaluation.reconstruction import error_table
 from lwm_spectro_hf.evaluation.scores import score_mixture
 from lwm_spectro_hf.files import read_json, read_json_lines, whole_folder
 from lwm_spectro_hf.hub.model_card import departures, render
+from lwm_spectro_hf.markdown import markdown_table
 from lwm_spectro_hf.scripting import one_line_errors
 
 SCORED_ROWS = 2048
@@ -171,13 +172,13 @@ def sections(results: dict[str, Any], args: argparse.Namespace) -> dict[str, str
     """Markdown by title: router, reconstruction, embeddings."""
     router = results["router"]["router_held_out"]
     snrs = list(router["as trained"]["by_snr_db"])
-    lines = [f"| receiver | all | {' | '.join(f'{snr} dB' for snr in snrs)} |", "| --- " * (len(snrs) + 2) + "|"]
+    rows = [["receiver", "all", *(f"{snr} dB" for snr in snrs)]]
     for name, score in router.items():
         by_snr = score["by_snr_db"]
-        cells = " | ".join(f"{by_snr[snr]:.0f}" if snr in by_snr else "" for snr in snrs)
+        cells = [f"{by_snr[snr]:.0f}" if snr in by_snr else "" for snr in snrs]
         receiver = "those of its run" if name == "as trained" else name
-        lines.append(f"| {receiver} | {score['accuracy']:.1f} | {cells} |")
-    found = {"Router, % right, in the held-out city, told the resolution": "\n".join(lines)}
+        rows.append([receiver, f"{score['accuracy']:.1f}", *cells])
+    found = {"Router, % right, in the held-out city, told the resolution": markdown_table(rows)}
 
     errors = results["heads"]["masked_error_held_out"]
     if errors:

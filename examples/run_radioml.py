@@ -37,6 +37,7 @@ from lwm_spectro_hf import SpectrogramFeatureExtractor, default_checkpoint
 from lwm_spectro_hf.data.radioml import WINDOW_SAMPLES, LabelledExamples, load_radioml, radioml_spectrograms
 from lwm_spectro_hf.evaluation.probe import LogisticProbe
 from lwm_spectro_hf.files import whole_file
+from lwm_spectro_hf.markdown import markdown_table
 from lwm_spectro_hf.scripting import one_line_errors, usable_device
 
 PRETRAINED, RANDOM, SPECTROGRAM = "pretrained", "random weights", "spectrogram"
@@ -146,7 +147,7 @@ def evaluate(features: dict, labels: np.ndarray, snr_db: np.ndarray, args: argpa
     return {"num_train": len(train), "num_test": len(test), "accuracy": results}
 
 
-def table(run: dict) -> str:
+def as_markdown(run: dict) -> str:
     """The results as Markdown."""
     accuracy = run["accuracy"]
     shots = list(accuracy[PRETRAINED]["few_shot"])
@@ -155,20 +156,18 @@ def table(run: dict) -> str:
         f"{run['num_test']:,} examples, of a linear probe of {run['num_train']:,} and of N of each modulation (mean "
         f"+- standard deviation of {run['repeats']} draws), %:",
         "",
-        "| features | linear probe | " + " | ".join(f"N = {count}" for count in shots) + " |",
-        "| --- " * (2 + len(shots)) + "|",
     ]
+    rows = [["features", "linear probe", *(f"N = {count}" for count in shots)]]
     for name, scores in accuracy.items():
         cells = [
             f"{scores['few_shot'][count]['mean']:.1f} +- {scores['few_shot'][count]['std']:.1f}" for count in shots
         ]
-        lines.append(f"| {name} | " + " | ".join([f"{scores['linear_probe']:.1f}", *cells]) + " |")
+        rows.append([name, f"{scores['linear_probe']:.1f}", *cells])
     snrs = list(accuracy[PRETRAINED]["by_snr"])
-    lines += ["", "Linear probe by SNR [dB], %:", "", "| features | " + " | ".join(snrs) + " |"]
-    lines.append("| --- " * (1 + len(snrs)) + "|")
-    for name, scores in accuracy.items():
-        lines.append(f"| {name} | " + " | ".join(f"{scores['by_snr'][snr]:.1f}" for snr in snrs) + " |")
-    return "\n".join(lines) + "\n"
+    by_snr = [["features", *snrs]]
+    by_snr += [[name, *(f"{scores['by_snr'][snr]:.1f}" for snr in snrs)] for name, scores in accuracy.items()]
+    lines += [markdown_table(rows), "", "Linear probe by SNR [dB], %:", "", markdown_table(by_snr), ""]
+    return "\n".join(lines)
 
 
 def draw(run: dict) -> Figure:
@@ -215,7 +214,7 @@ def main():
         **{name: getattr(args, name) for name in settings},
         **evaluate(features, labels, examples.snr_db[rows], args),
     }
-    text = table(run)
+    text = as_markdown(run)
     with whole_file(args.out / "results.json") as stream:
         stream.write(json.dumps(run, indent=2).encode() + b"\n")
     with whole_file(args.out / "results.md") as stream:

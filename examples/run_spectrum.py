@@ -65,6 +65,7 @@ from lwm_spectro_hf.evaluation.reconstruction import baseline_errors, masked_bat
 from lwm_spectro_hf.evaluation.spectrum import fit_trees, forecast_errors, noise_error, segmentation_scores
 from lwm_spectro_hf.files import whole_file, whole_folder
 from lwm_spectro_hf.hub.model_card import render
+from lwm_spectro_hf.markdown import markdown_table
 from lwm_spectro_hf.plotting import draw_segments
 from lwm_spectro_hf.scripting import computes_on_gpu, one_line_errors
 from lwm_spectro_hf.training.augmentation import augment, narrow
@@ -112,6 +113,7 @@ inputs = extractor(iq, sampling_rate=30.72e6, return_tensors="pt")  # 10 ms of c
 PIPELINE_USE = """```python
 from transformers import pipeline
 import lwm_spectro_hf
+from lwm_spectro_hf.markdown import markdown_table
 
 # A folder, or its name on the Hub, whose code is that of the package.
 segment = pipeline("iq-segmentation", model="{name}", trust_remote_code=True)
@@ -338,11 +340,11 @@ def card(args: argparse.Namespace, model: PreTrainedModel, results: dict[str, An
     tag, auto_class, last = SHOWN_AS[args.task]
     known, labels = config.num_frames - config.forecast_frames, ", ".join(SCENE_LABELS)
     last = last.format(known=known, labels=labels, **config.to_dict())
-    table = [f"Of {results['scenes']['test']:,} scenes of a city that training never saw.\n", "| | |", "| --- | --- |"]
-    table += [f"| {title} | {value} |" for title, value in rows_of_table(results)]
+    scores = [f"Of {results['scenes']['test']:,} scenes of a city that training never saw.\n"]
+    scores.append(markdown_table([("", ""), *rows_of_table(results)]))
     if args.task != "segmentation":
         unit = "variances of the known frames" if args.task == "forecasting" else "of a masked value"
-        table.append(f"\nMean squared errors, {unit}; lower is better.")
+        scores.append(f"\nMean squared errors, {unit}; lower is better.")
     before = " and ".join(f"`{path.parent.name}`" for path in args.init or ())
     begin = f"from {'the mean of ' * (len(args.init) > 1)}the weights of {before}" if before else "from random weights"
     size = sum(parameter.numel() for parameter in model.parameters())
@@ -364,7 +366,7 @@ def card(args: argparse.Namespace, model: PreTrainedModel, results: dict[str, An
                 "loss": results["train_loss"],
             }
         },
-        "evaluation": "\n".join(table),
+        "evaluation": "\n".join(scores),
         "limits": LIMITS,
     }
     return render(name, run)

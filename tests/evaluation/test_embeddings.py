@@ -29,7 +29,7 @@ def test_what_a_feature_tells_is_found_and_what_it_does_not_is_not():
     assert 33 <= np.mean(snr["chance"]) < 60
     assert neighbour_scores(features, labels, channels, num=200, draws=3) == scores
     table = neighbour_table(scores)
-    assert table.splitlines()[0] == "| | raw | told | chance |" and " ± " in table and table.count("\n") == 3
+    assert table.splitlines()[0] == "|  | raw | told | chance |" and " ± " in table and table.count("\n") == 3
 
 
 def test_neighbours_are_of_other_channels():

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, List
 
 from ..files import read_json, whole_file
+from ..markdown import markdown_table
 from .recipe import RECORD
 
 _COUNTED = ("protocol", "modulation", "snr_db", "mobility", "scenario", "receiver")
@@ -75,12 +76,10 @@ def write_card(folder: str | os.PathLike) -> Path:
         total = sum(pq.ParquetFile(path).metadata.num_rows for path in paths)
         size = sum(path.stat().st_size for path in paths)
         lines += [f"## Split {name}: {total:,} recordings, {len(paths)} files, {size / 1e6:,.0f} MB", ""]
-        lines += ["| label | recordings |", "| --- | --- |"]
-        lines += [f"| {label} | {text} |" for label, text in _balance(paths)] + [""]
+        lines += [markdown_table([("label", "recordings"), *_balance(paths)]), ""]
     schema = Features.from_arrow_schema(pq.read_schema(next(iter(splits.values()))[0]))
-    lines += ["## Columns", "", "| column | type | what |", "| --- | --- | --- |"]
-    for name, kind in schema.items():
-        lines.append(f"| `{name}` | {_type_name(kind)} | {_COLUMNS[name]} |")
+    columns = [(f"`{name}`", _type_name(kind), _COLUMNS[name]) for name, kind in schema.items()]
+    lines += ["## Columns", "", markdown_table([("column", "type", "what"), *columns])]
     pictures = sorted((folder / "figures").glob("*.png"))
     if pictures:
         lines += ["", "## Pictures", ""]

@@ -14,6 +14,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..markdown import markdown_table
+
 NUM_NEIGHBOURS = 10
 
 
@@ -88,15 +90,15 @@ def neighbour_scores(
 def neighbour_table(scores: Mapping[str, Mapping[str, Any]]) -> str:
     """The scores as a Markdown table: mean +- standard deviation over the draws, and the silhouette."""
     features = [name for name in next(iter(scores.values())) if name not in ("chance", "silhouette")]
-    lines = [f"| | {' | '.join(features)} | chance |", "| --- " * (len(features) + 2) + "|"]
+    rows = [["", *features, "chance"]]
     for name, entry in scores.items():
         cells = []
         for key in features:
             mean, spread = np.mean(entry[key]), np.std(entry[key], ddof=1) if len(entry[key]) > 1 else 0.0
             silhouette = entry["silhouette"].get(key)
             cells.append(f"{mean:.1f} ± {spread:.1f}" + ("" if silhouette is None else f" ({silhouette:+.2f})"))
-        lines.append(f"| {name} | {' | '.join(cells)} | {np.mean(entry['chance']):.1f} |")
-    return "\n".join(lines)
+        rows.append([name, *cells, f"{np.mean(entry['chance']):.1f}"])
+    return markdown_table(rows)
 
 
 def draw_tsne(

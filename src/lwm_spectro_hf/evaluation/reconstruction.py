@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ..configuration_lwm_spectro import LwmSpectroConfig
+from ..markdown import markdown_table
 from ..modeling_lwm_spectro import LwmSpectroForPreTraining
 from ..objectives_lwm_spectro import draw_mask
 from ..patch_copying_lwm_spectro import frame_and_bin_means, sum_of_means
@@ -209,13 +210,12 @@ def error_table(found: dict[str, dict[str, float]]) -> str:
         `str`
     """
     names = list(next(iter(found.values())))
-    lines = [f"| | {' | '.join(names)} | model / {ADDITIVE} | model / best of the other baselines |"]
-    lines.append("| --- " * (len(names) + 3) + "|")
+    rows = [["", *names, f"model / {ADDITIVE}", "model / best of the other baselines"]]
     for label, errors in found.items():
         cells = [f"{errors[name]:.3f}" for name in names]
         cells += [f"{errors['model'] / errors[ADDITIVE]:.2f}", f"{over_best_baseline(errors):.2f}"]
-        lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([label, *cells])
+    return markdown_table(rows)
 
 
 def model_error(model: LwmSpectroForPreTraining, batches: Iterable[Batch]) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..markdown import markdown_table
 from .baselines import MODELS, is_trained
 from .benchmark import BOUND, RUN, SCORE
 from .paper import PAPER
@@ -230,8 +231,8 @@ def table(run: Run, task: str) -> str:
         cells = [_score(run.values(task, name, num, "macro_f1"), paper.get(num), seeds) for num in shots]
         rows.append([run.titles[name], *cells])
     classes = len(lines[0]["classes"])
-    return _markdown(rows) + (
-        f"\n{classes} classes, chance {100 / classes:.1f} % of decisions right; {lines[0]['test_rows']} test rows, "
+    return markdown_table(rows) + (
+        f"\n\n{classes} classes, chance {100 / classes:.1f} % of decisions right; {lines[0]['test_rows']} test rows, "
         f"{seeds} seeds.\n"
     )
 
@@ -251,8 +252,8 @@ def snr_table(run: Run, task: str) -> str:
     elements = ", ".join(f"{name} {num}" for name, num in bound["num_elements"].items())
     return (
         f"Accuracy by SNR with {shots} a class, the best of LWM and the best of the others:\n\n"
-        + _markdown(rows)
-        + f"\nThe bound is that of powers in an aligned rectangular window ({elements} resource elements, "
+        + markdown_table(rows)
+        + f"\n\nThe bound is that of powers in an aligned rectangular window ({elements} resource elements, "
         f"{bound['trials']} trials), of an observer that knows protocol, channel, SNR and how often each modulation "
         "is sent. It cannot tell BPSK from QPSK; a second, tapered window can.\n"
     )
@@ -277,7 +278,8 @@ def parts_table(run: Run, task: str) -> str:
     return (
         f"SNR and mobility by themselves with {shots} a class, and mobility by the largest Doppler shift. Pedestrians "
         "and vehicles meet between 20 and 50 Hz, where less than half a cycle fits into a spectrogram:\n\n"
-        + _markdown(rows)
+        + markdown_table(rows)
+        + "\n"
     )
 
 
@@ -297,8 +299,8 @@ def cost_table(run: Run) -> str:
                 f"{np.median([line['fit_seconds'] for line in lines]):.1f}",
             ]
         )
-    return _markdown(rows) + (
-        "\nEach row was timed when it was run, some beside other work: rows of different calls compare within a "
+    return markdown_table(rows) + (
+        "\n\nEach row was timed when it was run, some beside other work: rows of different calls compare within a "
         "factor of two or three.\n"
     )
 
@@ -311,8 +313,3 @@ def _score(values: Sequence[float], paper: float | None = None, seeds: int = 0) 
     if len(values) < seeds:
         text += f" [{len(values)} of {seeds} seeds]"
     return text if paper is None else f"{text} ({paper:.1f})"
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "| --- " * len(rows[0]) + "|", *lines[1:]]) + "\n"

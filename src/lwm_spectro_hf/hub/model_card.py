@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from ..configuration_lwm_spectro import LwmSpectroMoEConfig
+from ..markdown import markdown_table
 
 _FRONT_MATTER = """---
 license: apache-2.0
@@ -69,14 +70,14 @@ def departures(config: LwmSpectroMoEConfig) -> str:
     Returns:
         `str`: A Markdown table.
     """
-    lines = ["| field | here | paper |", "| --- | --- | --- |"]
+    rows = [["field", "here", "paper"]]
     paper = LwmSpectroMoEConfig()
     for mine, other in ((config.expert_config, paper.expert_config), (config, paper)):
         for name in type(mine).__annotations__:
             found, expected = getattr(mine, name), getattr(other, name)
             if name not in _NO_DEPARTURES and found != expected:
-                lines.append(f"| `{name}` | {_plain(found)} | {_plain(expected)} |")
-    return "\n".join(lines)
+                rows.append([f"`{name}`", _plain(found), _plain(expected)])
+    return markdown_table(rows)
 
 
 def _plain(value: Any) -> str:
@@ -110,23 +111,19 @@ def with_section(card: str, title: str, text: str) -> str:
 def _training_table(log: dict[str, dict[str, float]], machine: str) -> str:
     if not log:
         return "Not recorded.\n"
-    rows = [f"On {machine}.\n", "| stage | minutes | samples | loss at the end |", "| --- | --- | --- | --- |"]
+    rows = [["stage", "minutes", "samples", "loss at the end"]]
     for stage, entry in log.items():
         loss = "" if entry["loss"] is None else f"{entry['loss']:.3f}"
-        rows.append(f"| {stage} | {entry['seconds'] / 60:.1f} | {entry['samples']:,} | {loss} |")
-    return "\n".join(rows) + "\n"
+        rows.append([stage, f"{entry['seconds'] / 60:.1f}", f"{entry['samples']:,}", loss])
+    return f"On {machine}.\n\n{markdown_table(rows)}\n"
 
 
 def _scores_table(scores: dict[str, dict[str, dict[str, float]]], scored: str) -> str:
     if not scores:
         return _NOT_EVALUATED + "\n"
     groups = list(next(iter(scores.values())))
-    rows = [
-        f"Macro-F1 / accuracy in %, of {scored}.\n",
-        "| task | " + " | ".join(groups) + " |",
-        "| --- " * (len(groups) + 1) + "|",
-    ]
+    rows = [["task", *groups]]
     for task, by_group in scores.items():
         cells = [f"{by_group[group]['macro_f1']:.1f} / {by_group[group]['accuracy']:.1f}" for group in groups]
-        rows.append(f"| {task} | " + " | ".join(cells) + " |")
-    return "\n".join(rows) + "\n"
+        rows.append([task, *cells])
+    return f"Macro-F1 / accuracy in %, of {scored}.\n\n{markdown_table(rows)}\n"
