@@ -58,9 +58,9 @@ def main() -> None:
             scenes = draw_scenes(recipe, chunk, args.seed)
             for number in range(min(len(scenes.iq), args.num - chunk * recipe.chunk_size)):
                 recording = Scene(scenes.iq[number].numpy(), scenes.sampling_rate)
-                carriers = segment(recording)["carriers"]
-                found = carriers_of(recording, carriers) if carriers else []
-                labels = [name_of(band, carriers) for band in found]
+                segments = segment(recording)
+                found = carriers_of(recording, segments) if segments["carriers"] else []
+                labels = [name_of(band, segments["carriers"]) for band in found]
                 verdicts = [classify(band) for band in found]
                 whole = classify(recording)["protocol"]
                 truth = carriers_in(recording, scenes.labels[number], scenes.snr_db[number])

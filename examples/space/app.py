@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from transformers import pipeline
 
 import lwm_spectro_hf
+from lwm_spectro_hf.data.bands import carriers_of
 from lwm_spectro_hf.data.recordings import SEARCHED, SELF_DESCRIBING, Recording, open_recording
 from lwm_spectro_hf.plotting import draw, picture_of
 from lwm_spectro_hf.resources import demo_recordings
@@ -85,20 +86,26 @@ def classify(files: list[str] | None, dtype: str, rate_msps: float | None) -> tu
 
 
 def segment(files: list[str] | None, dtype: str, rate_msps: float | None) -> tuple[list[list], Figure]:
-    """Carriers as rows of a table, and a picture of the band and who sends in it."""
-    pipe = load("iq-segmentation", lwm_spectro_hf.default_segmenter())
+    """What each carrier is as rows of a table, and a picture of the band and who sends in it."""
+    find = load("iq-segmentation", lwm_spectro_hf.default_segmenter())
+    tell = load("iq-classification", lwm_spectro_hf.default_checkpoint())
     with opened(files, dtype, rate_msps) as recording:
-        answer, picture = pipe(recording), picture_of(recording)
+        answer, picture = find(recording), picture_of(recording)
+        bands = carriers_of(recording, answer)
+        verdicts = [tell(band) for band in bands]
     picture.segments = answer["labels"]
-    picture.segment_names = [name for _, name in sorted(pipe.model.config.id2label.items())]
+    picture.segment_names = [name for _, name in sorted(find.model.config.id2label.items())]
+    picture.carriers = [
+        {"center_hz": band.center_frequency_hz, "bandwidth_hz": band.bandwidth_hz, **verdict}
+        for band, verdict in zip(bands, verdicts, strict=True)
+    ]
     rows = [
         [
-            carrier["label"],
-            round((carrier["center_hz"] + (picture.center_frequency_hz or 0)) / 1e6, 2),
+            round(carrier["center_hz"] / 1e6, 2),
             round(carrier["bandwidth_hz"] / 1e6, 2),
-            round(100 * carrier["share_of_time"]),
+            *(carrier[name] for name in ("protocol", "modulation", "snr_db", "mobility")),
         ]
-        for carrier in answer["carriers"]
+        for carrier in picture.carriers
     ]
     return rows, draw([picture])
 
@@ -127,7 +134,7 @@ def build() -> gr.Blocks:
                     scores, picture = gr.Label(label="protocol"), gr.Plot(show_label=False)
                     everything = gr.JSON(label="all of the verdict")
                 with gr.Tab("band"):
-                    header = ["sends", "middle [MHz]", "width [MHz]", "of the time [%]"]
+                    header = ["middle [MHz]", "width [MHz]", "protocol", "modulation", "SNR [dB]", "mobility"]
                     carriers, band = gr.Dataframe(headers=header, interactive=False), gr.Plot(show_label=False)
         tell.click(classify, inputs, [scores, picture, everything])
         find.click(segment, inputs, [carriers, band])

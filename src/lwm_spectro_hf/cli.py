@@ -75,7 +75,7 @@ def classify(arguments: argparse.Namespace) -> int:
             with files.survived(path):
                 recording = files.open(path)
                 carriers = []
-                bands = [recording] if find is None else carriers_of(recording, find(recording)["carriers"])
+                bands = [recording] if find is None else carriers_of(recording, find(recording))
                 for band in bands:
                     place = {} if find is None else {name: getattr(band, key) for name, key in PLACE.items()}
                     for answer in files.hear(band, pipe):

@@ -104,9 +104,9 @@ def test_carriers_are_told_apart(recording_of, noise):
     recording = recording_of(noise(1000))
     found = [(0.0, 8e6), (2e6, 5e6), (-6e6, 3e6), (-7e6, 2e6), (8e6, 1e6)]  # the second and fourth are parts of others
     found = [{"center_hz": center, "bandwidth_hz": width, "label": "LTE"} for center, width in found]
-    bands = carriers_of(recording, found)
-    assert [(band.center_hz, band.bandwidth_hz) for band in bands] == [(0.0, 8e6), (-6e6, 3e6), (8e6, 1e6)]
-    (whole,) = carriers_of(recording, [])
+    bands = carriers_of(recording, {"carriers": found, "bin_hz": 1e5})
+    assert [(band.center_hz, band.bandwidth_hz) for band in bands] == [(0.0, 8.2e6), (-6e6, 3.2e6), (8e6, 1.2e6)]
+    (whole,) = carriers_of(recording, {"carriers": [], "bin_hz": 1e5})
     assert (whole.center_hz, whole.bandwidth_hz) == (0.0, RATE)
 
 

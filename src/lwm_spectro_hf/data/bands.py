@@ -1,7 +1,7 @@
 """A part of a recording's band, tuned to and filtered: one carrier of several, as a recording of its own."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -141,26 +141,26 @@ class Band:
         return iq[skipped : skipped + count].astype(np.complex64, copy=False)
 
 
-def carriers_of(recording: Recording, found: Iterable[Mapping[str, Any]]) -> list[Band]:
+def carriers_of(recording: Recording, segments: Mapping[str, Any]) -> list[Band]:
     """The carriers of a recording, each to be listened to by itself.
 
     ```python
-    >>> for band in carriers_of(recording, segment(recording)["carriers"]):
+    >>> for band in carriers_of(recording, segment(recording)):
     ...     print(band.center_hz, band.bandwidth_hz, classify(band)["protocol"])
     ```
 
     Args:
         recording ([`Recording`]): Of a band in which several may send beside each other.
-        found (iterable of `Mapping`): As the pipeline `"iq-segmentation"` gives them, the largest first: `center_hz`
-            from the middle of the band and `bandwidth_hz`. Where parts of one carrier were taken for two standards,
-            the larger part counts.
+        segments (`Mapping`): The answer of the pipeline `"iq-segmentation"`, with `carriers` and `bin_hz`. Where parts
+            of one carrier were taken for two standards, the larger part counts.
 
     Returns:
-        `list[Band]`: The largest first; the whole band if none was found.
+        `list[Band]`: The largest first, a bin wider to each side than it was found; the whole band if none was.
     """
     kept: list[Band] = []
-    for carrier in found:
-        band = Band(recording, carrier["center_hz"], carrier["bandwidth_hz"])
+    for carrier in segments["carriers"]:
+        # Edges are known to a bin, and what lies beyond one would be filtered.
+        band = Band(recording, carrier["center_hz"], carrier["bandwidth_hz"] + 2 * segments["bin_hz"])
         if not any(shared_hz(band, other) > _SAME * min(band.bandwidth_hz, other.bandwidth_hz) for other in kept):
             kept.append(band)
     return kept or [Band(recording, 0.0, recording.sampling_rate)]
