@@ -5,6 +5,7 @@ and a mistyped option are answered at once.
 """
 
 import argparse
+import re
 from importlib.metadata import PackageNotFoundError, version
 
 INPUTS = """\
@@ -148,7 +149,7 @@ def build_parser() -> argparse.ArgumentParser:
     classify.add_argument(
         "--carriers",
         action="store_true",
-        help="find the carriers first, as `segment` does, and tell of each by itself",
+        help="find the carriers first, as `segment` does, and tell of each by itself; where there is none, of all",
     )
     classify.add_argument("--plot", metavar="FILE", help="also draw the recordings with their verdicts")
 
@@ -204,6 +205,8 @@ def _command(commands, name: str, texts: tuple[str, str]) -> argparse.ArgumentPa
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    # Else -5e6 is taken for an option before Python 3.14, and -5000000 is not.
+    command._negative_number_matcher = re.compile(r"-\.?\d")
     command.add_argument("--debug", action="store_true", help="show where an error comes from")
     return command
 
@@ -211,6 +214,14 @@ def _command(commands, name: str, texts: tuple[str, str]) -> argparse.ArgumentPa
 def _add_reading(command: argparse.ArgumentParser):
     _add_files(command)
     _add_model(command, "views")
+    command.add_argument(
+        "--band",
+        type=float,
+        nargs=2,
+        metavar=("MIDDLE", "WIDTH"),
+        help="tune to a part of the band [Hz]; its middle is the carrier frequency where the recording says its own, "
+        "else from the middle of the recording, e.g. -5e6 10e6",
+    )
     command.add_argument("--blind", action="store_true", help="do not look for symbols of WiFi, LTE and 5G first")
     command.add_argument(
         "--max-segments",
@@ -225,14 +236,6 @@ def _add_files(command: argparse.ArgumentParser):
     command.add_argument("--dtype", help="sample type of raw files: cf32, ci16, ci8 ...")
     command.add_argument("--sampling-rate", type=positive, metavar="HZ", help="of files that do not say it, e.g. 20e6")
     command.add_argument("--channel", type=int, help="which one of recordings with several, from 0")
-    command.add_argument(
-        "--band",
-        type=float,
-        nargs=2,
-        metavar=("MIDDLE", "WIDTH"),
-        help="tune to a part of the band [Hz]; its middle is the carrier frequency where the recording says its own, "
-        "else from the middle of the recording, e.g. -5e6 10e6",
-    )
 
 
 def _add_model(command: argparse.ArgumentParser, unit: str):

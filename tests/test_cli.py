@@ -333,7 +333,7 @@ class TestParts:
         moved = [part * np.exp(2j * np.pi * hz * time) for part, hz in zip(parts, (-250e3, 250e3), strict=True)]
         found = [{"center_hz": hz, "bandwidth_hz": 100e3, "label": "LTE"} for hz in (250e3, -250e3)]
         segment = SimpleNamespace(found=found)
-        monkeypatch.setattr(cli, "_load_segmenter", lambda *_: lambda _: {"carriers": segment.found, "bin_hz": 10e3})
+        monkeypatch.setattr(cli, "_load_segmenter", lambda *_: lambda _, **options: {"carriers": segment.found})
         segment.path = write_sigmf(tmp_path / "wide", (moved[0] + 2 * moved[1]).astype(np.complex64))
         return segment
 
@@ -341,11 +341,29 @@ class TestParts:
         record = json.loads(spectro("classify", wide.path, "--json", "--band", 2.41225e9, 100e3).out)
         classify = pipeline("iq-classification", model=str(tiny_checkpoint), device="cpu")
         band = Band(open_recording(wide.path), 250e3, 100e3)
-        assert band.sampling_rate == 125e3 and record["duration_s"] == 8e-3 and "center_hz" not in record
+        assert band.sampling_rate == 125e3 and record["duration_s"] == 8e-3
+        assert record["center_hz"] == 2.41225e9 and record["bandwidth_hz"] == 100e3
         assert_is_verdict(record, classify(band))
         result = spectro("classify", wide.path, "--band", 250e3, 100e3)
-        assert result.code == 2 and "from that of the recording, 2,412,000,000 Hz" in result.err
+        assert result.code == 2 and "a band around 250,000 Hz was asked for" in result.err
         assert spectro("embed", wide.path, "--json", "--band", 2.41225e9, 100e3).code == 0
+
+    def test_the_middle_may_be_negative(self, spectro, wide, noise, write_sigmf, tmp_path):
+        np.save(tmp_path / "wide.npy", noise(8000))
+        for number in ("-2.5e5", "-250000", "-.25e6"):
+            result = spectro(
+                "classify", tmp_path / "wide.npy", "--sampling-rate", 1e6, "--json", "--band", number, 100e3
+            )
+            assert result.code == 0 and json.loads(result.out)["center_hz"] == -250e3
+
+    def test_of_long_recordings_as_much_is_looked_at_as_is_listened_to(self, spectro, captures, monkeypatch):
+        asked = []
+        monkeypatch.setattr(
+            cli, "_load_segmenter", lambda *_: lambda _, **options: asked.append(options) or {"carriers": []}
+        )
+        spectro("classify", captures / "a.sigmf-meta", "--carriers", "--max-segments", 5)
+        spectro("classify", captures / "a.sigmf-meta", "--carriers")
+        assert [options["max_stretches"] for options in asked] == [10, None]
 
     def test_carriers_have_a_row_each(self, spectro, wide, tiny_checkpoint):
         result = spectro("classify", wide.path, "--json", "--carriers")
@@ -354,10 +372,10 @@ class TestParts:
         assert [record["center_hz"] for record in records] == [2.41225e9, 2.41175e9]
         classify = pipeline("iq-classification", model=str(tiny_checkpoint), device="cpu")
         for record, offset in zip(records, (250e3, -250e3), strict=True):
-            assert_is_verdict(record, classify(Band(open_recording(wide.path), offset, 120e3)))
+            assert_is_verdict(record, classify(Band(open_recording(wide.path), offset, 100e3)))
         header, first, second = spectro("classify", wide.path, "--carriers").out.splitlines()
         assert header.split()[:4] == ["file", "middle", "width", "duration"]
-        assert first.split()[1:5] == ["2412.25", "MHz", "0.12", "MHz"] and "2411.75 MHz" in second
+        assert first.split()[1:5] == ["2412.25", "MHz", "0.10", "MHz"] and "2411.75 MHz" in second
         rows = list(csv.DictReader(io.StringIO(spectro("classify", wide.path, "--carriers", "--csv").out)))
         assert [float(row["center_hz"]) for row in rows] == [2.41225e9, 2.41175e9]
         windows = spectro("classify", wide.path, "--carriers", "--json", "--window-ms", 4).out.splitlines()
@@ -367,12 +385,13 @@ class TestParts:
         whole = json.loads(spectro("classify", wide.path, "--json").out)
         wide.found = []
         record = json.loads(spectro("classify", wide.path, "--json", "--carriers").out)
-        assert record == {**whole, "center_hz": 2.412e9, "bandwidth_hz": RATE}
+        assert record == {**whole, "center_hz": None, "bandwidth_hz": None}
+        assert spectro("classify", wide.path, "--carriers").out.splitlines()[1].split()[1:3] == ["-", "-"]
 
     def test_carriers_of_a_part_of_the_band(self, spectro, wide):
         wide.found = [{"center_hz": 0.0, "bandwidth_hz": 100e3, "label": "LTE"}]
         record = json.loads(spectro("classify", wide.path, "--json", "--carriers", "--band", 2.41225e9, 400e3).out)
-        assert record["center_hz"] == 2.41225e9 and record["bandwidth_hz"] == 120e3
+        assert record["center_hz"] == 2.41225e9 and record["bandwidth_hz"] == 100e3
 
     def test_carriers_are_drawn_where_they_are(self, spectro, wide, tmp_path, monkeypatch):
         drawn = []

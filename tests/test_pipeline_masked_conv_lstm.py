@@ -184,3 +184,19 @@ def test_what_sends_for_a_moment_of_a_long_recording_is_found():
     (found,) = find_carriers(labels, LABELS, 10.0, stretch=128)
     assert found["label"] == "LTE" and found["bandwidth_hz"] == 100.0
     assert found["share_of_time"] == pytest.approx(100 / 100_050)
+
+
+def test_a_few_stretches_of_a_long_recording(segment):
+    stretch = 128 * HOP
+    iq = band(10 * stretch, RATE, 0.1 * RATE, 0.1 * RATE + 120e3, 40)
+    iq[: 7 * stretch] = band(7 * stretch, RATE, -0.3 * RATE, -0.3 * RATE + 120e3, 40)
+    done = []
+    answer = segment(iq, sampling_rate=RATE, max_stretches=2, on_progress=done.append)
+    assert answer["labels"].shape[0] == pytest.approx(2 * 128, abs=1)  # the third and the eighth of ten
+    assert sorted(carrier["center_hz"] > 0 for carrier in answer["carriers"]) == [False, True]
+    assert done == [5 * stretch, 5 * stretch]
+    whole = segment(iq, sampling_rate=RATE)["labels"]
+    assert np.array_equal(segment(iq, sampling_rate=RATE, max_stretches=99)["labels"], whole)
+    assert np.array_equal(answer["labels"][:128], whole[2 * 128 : 3 * 128])
+    with pytest.raises(ValueError, match="max_stretches=1.5.*whole number"):
+        segment(iq, sampling_rate=RATE, max_stretches=1.5)

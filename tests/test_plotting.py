@@ -138,6 +138,17 @@ def test_samples_that_are_no_numbers_are_not_drawn(tmp_path, noise):
         display_spectrogram(open_recording(tmp_path / "broken.npy", sampling_rate=RATE))
 
 
+def test_answers_of_carriers_beside_each_other_do_not_cover_one_another(noise):
+    carriers = [{**VERDICT, "center_hz": center, "bandwidth_hz": 50e3} for center in (60e3, 0.0, -60e3)]
+    picture = Picture(display_spectrogram(Memory(noise(5000))), 5e-3, RATE, carriers=carriers)
+    figure = draw([picture])
+    figure.canvas.draw()
+    (axis,) = [axis for axis in figure.subfigs[0].axes if axis.get_images()]
+    boxes = [text.get_window_extent() for text in axis.texts if "LTE" in text.get_text()]
+    assert len(boxes) == 3
+    assert not any(one.overlaps(other) for place, one in enumerate(boxes) for other in boxes[:place])
+
+
 def test_carriers_have_edges_and_answers_where_they_are(noise):
     carriers = [{**VERDICT, "center_hz": 2.4001e9, "bandwidth_hz": 200e3}]
     picture = Picture(display_spectrogram(Memory(noise(5000))), 5e-3, RATE, 2.4e9, carriers=carriers)

@@ -27,8 +27,8 @@ from .scripting import usable_device, without_wrapping
 
 USER_ERRORS = (OSError, ValueError, ImportError)
 NO_SYMBOLS = "* none of its symbols were found: something else, or too faint or too short for them"
-# Where a carrier is, in an answer and by what the recording of it calls it.
-PLACE = {"center_hz": "center_frequency_hz", "bandwidth_hz": "bandwidth_hz"}
+PLACE = ("center_hz", "bandwidth_hz")  # of a carrier
+STRETCHES = 2  # that the network which finds carriers sees one after the other, in the time of a segment
 CARRIER_COLUMNS = ("file", "label", "center_hz", "bandwidth_hz", "share_of_time")
 
 
@@ -74,17 +74,21 @@ def classify(arguments: argparse.Namespace) -> int:
         for path in files.paths:
             with files.survived(path):
                 recording = files.open(path)
-                carriers = []
-                bands = [recording] if find is None else carriers_of(recording, find(recording))
-                for band in bands:
-                    place = {} if find is None else {name: getattr(band, key) for name, key in PLACE.items()}
+                carriers = [] if find is None else carriers_of(recording, files.look_at(recording, find))
+                heard = []
+                for band in carriers or [recording]:
+                    place = {}
+                    if carriers or arguments.band and not arguments.carriers:
+                        place = {"center_hz": band.center_frequency_hz, "bandwidth_hz": band.bandwidth_hz}
+                    elif arguments.carriers:  # none was found: all of the band is listened to
+                        place = dict.fromkeys(PLACE)
                     for answer in files.hear(band, pipe):
                         yield _record(path, answer, place=place)
-                    carriers.append({**place, **answer})
+                    heard.append({**place, **answer})
                 if arguments.plot:
                     from .plotting import picture_of
 
-                    drawn = {"verdict": answer} if find is None else {"carriers": carriers}
+                    drawn = {"carriers": heard} if carriers else {"verdict": answer}
                     pictures.append(picture_of(recording, **drawn))
 
     if arguments.json:
@@ -111,7 +115,7 @@ def segment(arguments: argparse.Namespace) -> int:
         for path in files.paths:
             with files.survived(path):
                 recording = files.open(path)
-                answer = pipe(recording)
+                answer = files.look_at(recording, pipe)
                 around_hz = recording.center_frequency_hz or 0.0
                 yield path, [{**found, "center_hz": found["center_hz"] + around_hz} for found in answer["carriers"]]
                 if arguments.plot:
@@ -345,7 +349,7 @@ class _Files:
     def open(self, path: Path) -> Recording | Band:
         """Opens one of the recordings, or the part of its band that `--band` names."""
         recording = self._open(path)
-        if self.arguments.band is None:
+        if getattr(self.arguments, "band", None) is None:
             return recording
         middle_hz, bandwidth_hz = self.arguments.band
         return Band(recording, middle_hz - (recording.center_frequency_hz or 0.0), bandwidth_hz)
@@ -368,16 +372,15 @@ class _Files:
         options["window_ms"] = getattr(self.arguments, "window_ms", None)
         options["max_segments"] = self.arguments.max_segments
         # Rows that come as they are ready show the progress themselves; a bar would only garble them.
-        hidden = True if options["window_ms"] and sys.stdout.isatty() else None
-        name = Path(recording.path).name
-        bar = tqdm(total=recording.duration_s, unit="s", desc=name, delay=1, leave=False, disable=hidden)
-
-        def advance(num_samples: int):
-            bar.update(num_samples / recording.sampling_rate)
-
-        with bar:
+        with _progress(recording, hidden=bool(options["window_ms"]) and sys.stdout.isatty()) as advance:
             for answer in pipe.stream(recording, on_progress=advance, **options):
                 yield {"start_s": 0.0, "duration_s": recording.duration_s, **answer}
+
+    def look_at(self, recording: Recording | Band, find: Any) -> dict:
+        """The carriers of a recording, of as much of it as is listened to."""
+        most = getattr(self.arguments, "max_segments", None)
+        with _progress(recording, doing=", carriers") as advance:
+            return find(recording, max_stretches=most and STRETCHES * most, on_progress=advance)
 
     @contextmanager
     def survived(self, path: Path) -> Iterator[None]:
@@ -392,6 +395,15 @@ class _Files:
     def _fail(self, path: Path, error: Exception):
         _complain(error, path)
         self.exit_code = max(self.exit_code, _exit_code(error))
+
+
+@contextmanager
+def _progress(recording: Recording | Band, doing: str = "", hidden: bool = False) -> Iterator[Callable[[int], None]]:
+    """A bar for what takes longer than a second; what it gives is called with each number of samples that are done."""
+    name = Path(recording.path).name + doing
+    bar = tqdm(total=recording.duration_s, unit="s", desc=name, delay=1, leave=False, disable=hidden or None)
+    with bar:
+        yield lambda num_samples: bar.update(num_samples / recording.sampling_rate)
 
 
 def _sigmf_meta(path: Path) -> Path:
@@ -589,7 +601,7 @@ def _table_lines(records: Iterable[dict], paths: list[Path], windowed: bool) -> 
         if index == 0:
             headings = [*("middle width".split() if places else []), *times]
             yield table.row("file", *headings, *(quantity.removesuffix("_db") for quantity in quantities))
-        cells = {name: f"{record[name] / 1e6:.2f} MHz" for name in places}
+        cells = {name: "-" if record[name] is None else f"{record[name] / 1e6:.2f} MHz" for name in places}
         cells |= {name: f"{record[f'{name}_s'] * 1e3:.6g} ms" for name in times}
         for name in quantities:
             value = record[name]

@@ -132,12 +132,7 @@ class IQClassificationPipeline(IQPipeline):
         counts = ("max_segments", "max_views", "top_k")
         for name in ("sampling_rate", "window_ms", "segment_ms", *counts):
             if kwargs.get(name) is not None:
-                value = positive(name, kwargs[name])
-                if name in counts:
-                    if value != int(value):
-                        raise ValueError(f"`{name}={kwargs[name]!r}` is not usable. Expected a whole number.")
-                    value = int(value)
-                kwargs[name] = value
+                kwargs[name] = (positive_count if name in counts else positive)(name, kwargs[name])
         return (
             {name: kwargs[name] for name in reading if name in kwargs},
             {name: kwargs[name] for name in ("return_embedding",) if name in kwargs},
@@ -539,6 +534,14 @@ def positive(name: str, value: Any) -> float:
     if not (math.isfinite(number) and number > 0):
         raise ValueError(f"`{name}={value!r}` is not usable. Expected a positive number.")
     return number
+
+
+def positive_count(name: str, value: Any) -> int:
+    """The same that is a whole one."""
+    number = positive(name, value)
+    if number != int(number):
+        raise ValueError(f"`{name}={value!r}` is not usable. Expected a whole number.")
+    return int(number)
 
 
 def _finite(read: Callable[[int, int], np.ndarray]) -> Callable[[int, int], np.ndarray]:

@@ -1,7 +1,7 @@
 """Pipeline `"iq-segmentation"`: I/Q samples or recordings in, who sends where and when out."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForSemanticSegmentation
 
 from .feature_extraction_lwm_spectro import as_samples
-from .pipeline_lwm_spectro import IQPipeline, open_input, positive, register_task
+from .pipeline_lwm_spectro import IQPipeline, open_input, positive, positive_count, register_task
 
 # Bands that are wider than a network sees are looked at in pieces, which overlap by this share: carriers at the edge
 # of one lie further inside the next.
@@ -42,6 +42,10 @@ class IQSegmentationPipeline(IQPipeline):
         sampling_rate (`float`, *optional*): Rate of samples that do not say it themselves [Hz].
         dtype (`str`, *optional*): Sample type of raw files, e.g. `"ci16"`.
         channel (`int`, *optional*): Which one of SigMF recordings with several.
+        max_stretches (`int`, *optional*): Look at no more than this many stretches of time, as long as the network
+            sees at once and evenly spread over the recording, instead of at all; `labels` are of these alone.
+        on_progress (`Callable[[int], None]`, *optional*): Called after each stretch, with the number of samples that
+            are done with, those that `max_stretches` leaves out included.
         batch_size (`int`, *optional*, defaults to 8): Pieces that go through the model together.
 
     Returns:
@@ -60,18 +64,27 @@ class IQSegmentationPipeline(IQPipeline):
             )
 
     def _sanitize_parameters(self, **kwargs):
-        unknown = set(kwargs) - {"sampling_rate", "dtype", "channel"}
+        known = ("sampling_rate", "dtype", "channel", "max_stretches", "on_progress")
+        unknown = set(kwargs) - set(known)
         if unknown:
             raise TypeError(
-                f"`iq-segmentation` got an unknown argument {min(unknown)!r}. Expected: sampling_rate, dtype, "
-                "channel, batch_size or num_workers."
+                f"`iq-segmentation` got an unknown argument {min(unknown)!r}. Expected: {', '.join(known)}, "
+                "batch_size or num_workers."
             )
+        if kwargs.get("max_stretches") is not None:
+            kwargs["max_stretches"] = positive_count("max_stretches", kwargs["max_stretches"])
         if kwargs.get("sampling_rate") is not None:
             positive("sampling_rate", kwargs["sampling_rate"])
         return kwargs, {}, {}
 
     def preprocess(
-        self, inputs: Any, sampling_rate: float | None = None, dtype: str | None = None, channel: int | None = None
+        self,
+        inputs: Any,
+        sampling_rate: float | None = None,
+        dtype: str | None = None,
+        channel: int | None = None,
+        max_stretches: int | None = None,
+        on_progress: Callable[[int], None] | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Yields the pieces of one input, one stretch of time after the other."""
         extractor = self.feature_extractor
@@ -97,7 +110,10 @@ class IQSegmentationPipeline(IQPipeline):
         count = max(1, math.ceil((num_samples - shortest + 1) / (stretch_s * rate)))
         centers_hz = _centers(rate, extractor.sampling_rate, bin_hz)
         bins_hz = bin_hz * (torch.arange(extractor.num_freq_bins) - extractor.num_freq_bins // 2)
-        for number in range(count):
+        seen = count if max_stretches is None else min(count, max_stretches)
+        done = 0
+        for turn in range(seen):
+            number = (2 * turn + 1) * count // (2 * seen)
             start = round(number * stretch_s * rate)
             # The last frame of a stretch reaches into the next.
             stop = min(num_samples, round((number + 1) * stretch_s * rate) + shortest)
@@ -105,21 +121,24 @@ class IQSegmentationPipeline(IQPipeline):
             spectrum = torch.fft.fftshift(torch.fft.fft(iq))
             for piece, center_hz in enumerate(centers_hz):
                 moved = _resampled(spectrum, rate, center_hz, extractor.sampling_rate)
-                seen = min(extractor.num_frames, (len(moved) - extractor.fft_size) // extractor.hop_length + 1)
+                frames = min(extractor.num_frames, (len(moved) - extractor.fft_size) // extractor.hop_length + 1)
                 missing = max(0, extractor.num_samples_needed() - len(moved))
                 values = extractor.spectrogram(torch.nn.functional.pad(moved, (0, missing))[None])
                 hidden = torch.ones(values.shape[2:], dtype=torch.bool)
-                hidden[:seen] = (center_hz + bins_hz).abs() > rate / 2
+                hidden[:frames] = (center_hz + bins_hz).abs() > rate / 2
                 if not iq.any():  # silence has nothing to show
                     hidden[:] = True
                 yield {
                     "input_values": torch.cat([values, hidden[None, None].to(values.dtype)], dim=1),
                     "stretch": number,
                     "center_hz": center_hz,
-                    "num_frames": seen,
+                    "num_frames": frames,
                     "sampling_rate": rate,
-                    "is_last": number == count - 1 and piece == len(centers_hz) - 1,
+                    "is_last": turn == seen - 1 and piece == len(centers_hz) - 1,
                 }
+            if on_progress is not None:
+                before, done = done, num_samples * (turn + 1) // seen
+                on_progress(done - before)
 
     def _resolution(self) -> tuple[float, float]:
         """From frame to frame [s], and from bin to bin [Hz]."""

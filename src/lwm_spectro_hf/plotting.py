@@ -25,6 +25,8 @@ COLORMAP = "magma"
 # The color scale goes from the noise to the strongest cells but for a few, whatever the recording.
 COLOR_PERCENTILES = (2.0, 99.8)
 MIN_COLOR_RANGE_DB, MAX_COLOR_RANGE_DB = 10.0, 70.0
+# Where in the height of a picture is said what carriers are: beside each other they would cover one another.
+TEXT_LEVELS = (0.98, 0.78, 0.58)
 
 
 @dataclass
@@ -243,23 +245,23 @@ def _draw_spectrogram(panel: Any, axis: Any, picture: Picture):
     if picture.verdict:
         text = axis.text(0, 1.015, describe(picture.verdict), transform=axis.transAxes, fontsize=9, fontweight="bold")
         text.set_in_layout(False)  # it may be wider than the axes, which must not shrink for it
-    for carrier in picture.carriers:
-        _draw_carrier(axis, carrier, picture.center_frequency_hz or 0.0)
+    for place, carrier in enumerate(sorted(picture.carriers, key=lambda carrier: carrier["center_hz"])):
+        _draw_carrier(axis, carrier, picture.center_frequency_hz or 0.0, TEXT_LEVELS[place % len(TEXT_LEVELS)])
     colorbar = panel.colorbar(image, ax=axis, pad=0.02, aspect=30)
     colorbar.set_label("power [dB]", fontsize=8)
     colorbar.ax.tick_params(labelsize=7)
     colorbar.outline.set_visible(False)
 
 
-def _draw_carrier(axis: Axes, carrier: Mapping[str, Any], around_hz: float):
-    """The edges of a carrier, and what is said about it."""
+def _draw_carrier(axis: Axes, carrier: Mapping[str, Any], around_hz: float, level: float):
+    """The edges of a carrier, and at that level what is said about it."""
     middle, reach = (carrier["center_hz"] - around_hz) / 1e6, carrier["bandwidth_hz"] / 2e6
     color = PROTOCOL_COLORS.get(carrier.get("protocol"), OTHER_COLORS[0])
     for edge in (middle - reach, middle + reach):
         axis.axvline(edge, color=color, linewidth=1.2)
     axis.text(
         middle,
-        0.98,
+        level,
         "\n".join(_said(carrier) or [describe(carrier)]),
         transform=axis.get_xaxis_transform(),
         ha="center",

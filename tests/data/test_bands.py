@@ -30,22 +30,43 @@ def level_db(iq):
     return 10 * np.log10(np.mean(np.abs(iq) ** 2) + 1e-30)
 
 
+def widest_fall(bandwidth_hz):
+    return min(bandwidth_hz / 8, 0.6e6)
+
+
 @pytest.mark.parametrize("center_hz, bandwidth_hz", BANDS)
 def test_tones_within_stay_as_they_are(center_hz, bandwidth_hz, recording_of):
     for place in (-0.49, 0.1, 0.49):
         band = Band(recording_of(tone(center_hz + place * bandwidth_hz, 40_000)), center_hz, bandwidth_hz)
-        assert min(1.25 * bandwidth_hz, RATE) <= band.sampling_rate + 1 <= RATE + 1
+        assert (band.center_hz, band.bandwidth_hz) == (center_hz, bandwidth_hz)
+        assert min(bandwidth_hz + 2 * widest_fall(bandwidth_hz), RATE) <= band.sampling_rate + 1 <= RATE + 1
         expected = tone(place * bandwidth_hz, band.num_samples, band.sampling_rate)
         middle = slice(band.num_samples // 4, 3 * band.num_samples // 4)
         assert np.abs(band.read() - expected)[middle].max() < 0.01  # a tenth of a decibel
 
 
-@pytest.mark.parametrize("center_hz, bandwidth_hz", [band for band in BANDS if band[1] < 15e6])
-def test_tones_beside_are_gone(center_hz, bandwidth_hz, recording_of):
+@pytest.mark.parametrize("bandwidth_hz", np.linspace(0.3e6, 15e6, 25))  # whatever the ratio of rates is
+def test_tones_beside_are_gone(bandwidth_hz, recording_of):
+    center_hz = 0.4e6
     for side in (-1, 1):
-        band = Band(recording_of(tone(center_hz + side * 0.7 * bandwidth_hz, 40_000)), center_hz, bandwidth_hz)
+        beside_hz = bandwidth_hz / 2 + 1.02 * widest_fall(bandwidth_hz)
+        band = Band(recording_of(tone(center_hz + side * beside_hz, 60_000)), center_hz, bandwidth_hz)
         middle = slice(band.num_samples // 4, 3 * band.num_samples // 4)
         assert level_db(band.read()[middle]) < -65
+
+
+@pytest.mark.parametrize("center_hz, bandwidth_hz", [(9e6, 4e6), (5e6, 17e6), (10e6, 20e6), (-9.9e6, 2e6)])
+def test_what_was_not_recorded_is_not_in_it(center_hz, bandwidth_hz, recording_of):
+    """Of a band beyond an edge of the recording the rest is left, and the other edge does not come in."""
+    side = np.sign(center_hz)
+    low, high = sorted((center_hz - side * bandwidth_hz / 2, side * RATE / 2))
+    other = recording_of(tone(-side * 9.6e6, 40_000) + 0.01 * tone(side * 9.2e6, 40_000))
+    band = Band(other, center_hz, bandwidth_hz)
+    assert band.center_hz == pytest.approx((low + high) / 2, abs=RATE / 64)
+    assert band.bandwidth_hz == pytest.approx(high - low, abs=RATE / 64)
+    middle = slice(band.num_samples // 4, 3 * band.num_samples // 4)
+    expected = 0.01 * tone(side * 9.2e6 - band.center_hz, band.num_samples, band.sampling_rate)
+    assert np.abs(band.read() - expected)[middle].max() < 0.001
 
 
 def test_it_is_what_filtering_and_decimating_gives(recording_of, noise):
@@ -85,29 +106,48 @@ def test_where_its_middle_is(recording_of, noise):
 
 def test_what_cannot_be(recording_of, noise):
     recording = recording_of(noise(1000), center_frequency_hz=2.4e9)
-    with pytest.raises(ValueError, match="wide.*width of the band is 0 Hz; expected more than 0"):
-        Band(recording, 0.0, 0.0)
+    for width in (0.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=f"wide.*width of the band is {width:g} Hz; expected a finite number"):
+            Band(recording, 0.0, width)
     with pytest.raises(
-        ValueError, match=r"11,000,000 Hz from that of the recording, 2,400,000,000 Hz, which reaches 1"
+        ValueError, match="width of the band is 20 Hz, of 20,000,000 Hz .* 4,882.81 Hz at least. Is it"
+    ):
+        Band(recording, 0.0, 20)
+    with pytest.raises(
+        ValueError, match="around 2,411,000,000 Hz was asked for, and .* has 2,390,000,000 to 2,410,000,"
     ):
         Band(recording, 11e6, 1e6)
-    with pytest.raises(ValueError, match="is nan Hz from that"):
+    with pytest.raises(ValueError, match="around nan Hz was asked for"):
         Band(recording, float("nan"), 1e6)
-    with pytest.raises(ValueError, match="1000 samples of 2e\\+07 Hz are none of a band of 1000 Hz"):
-        Band(recording, 0.0, 1e3)
+    with pytest.raises(ValueError, match="1000 samples of 20,000,000 Hz, which are none of a band of 10,000 Hz"):
+        Band(recording, 0.0, 1e4)
     band = Band(recording, 0.0, 1e6)
-    with pytest.raises(ValueError, match=r"60 samples from sample 10 were asked for, but .* has 62"):
-        band.read(10, 60)
+    with pytest.raises(ValueError, match=r"70 samples from sample 10 were asked for, but .* has 62"):
+        band.read(10, 70)
+
+
+def test_samples_that_are_no_numbers_are_named_by_their_place_in_the_recording(recording_of, noise):
+    iq = noise(9000)
+    iq[4321] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinite, the first at sample 4321"):
+        Band(recording_of(iq), 2e6, 1.9e6).read()
+
+
+def test_long_reads_are_filtered_in_parts(recording_of, noise, monkeypatch):
+    recording = recording_of(noise(9000))
+    whole = Band(recording, 3e6, 9e6).read()
+    monkeypatch.setattr("lwm_spectro_hf.data.bands._MOST_AT_ONCE", 1000)
+    assert Band(recording, 3e6, 9e6).read() == pytest.approx(whole, abs=1e-5)
 
 
 def test_carriers_are_told_apart(recording_of, noise):
     recording = recording_of(noise(1000))
-    found = [(0.0, 8e6), (2e6, 5e6), (-6e6, 3e6), (-7e6, 2e6), (8e6, 1e6)]  # the second and fourth are parts of others
+    # The second and fourth are parts of others; the last lies around another that is narrower.
+    found = [(0.0, 8e6), (2e6, 5e6), (-6e6, 3e6), (-7e6, 2e6), (8e6, 1e6), (7e6, 4e6)]
     found = [{"center_hz": center, "bandwidth_hz": width, "label": "LTE"} for center, width in found]
-    bands = carriers_of(recording, {"carriers": found, "bin_hz": 1e5})
-    assert [(band.center_hz, band.bandwidth_hz) for band in bands] == [(0.0, 8.2e6), (-6e6, 3.2e6), (8e6, 1.2e6)]
-    (whole,) = carriers_of(recording, {"carriers": [], "bin_hz": 1e5})
-    assert (whole.center_hz, whole.bandwidth_hz) == (0.0, RATE)
+    bands = carriers_of(recording, {"carriers": found})
+    assert [(band.center_hz, band.bandwidth_hz) for band in bands] == [(0.0, 8e6), (-6e6, 3e6), (8e6, 1e6), (7e6, 4e6)]
+    assert carriers_of(recording, {"carriers": []}) == []
 
 
 @pytest.mark.parametrize("center_hz, shared", [(0.0, 2e6), (2e6, 2e6), (4e6, 1e6), (5e6, 0.0), (6e6, -1e6)])

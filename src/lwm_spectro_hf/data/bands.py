@@ -13,30 +13,33 @@ from scipy.signal import firwin, kaiserord, oaconvolve, resample_poly
 
 from .recordings import Recording
 
-# Width of what is kept over that of the band, the rest of which the filter needs to fall [1].
-_ROOM = 1.25
-# How far a carrier beside the band is put down [dB].
-_STOPBAND_DB = 70.0
-# Carriers that share so much of the narrower one are one and the same.
-_SAME = 0.5
-# Rates are those of the recording over an integer, or of these parts of it: a filter of few phases makes them.
+# Over how much the filter falls to each side: a share of the width, and no more than so much; beside the edges of the
+# recording, beyond which nothing was recorded and the other edge would come in, at most a share of its rate.
+_FALL, _LONGEST_FALL_HZ, _FALL_AT_EDGE = 1 / 8, 0.6e6, 1 / 64
+_STOPBAND_DB = 70.0  # how far a carrier beside the band is put down
+_NARROWEST = 1 / 4096  # of the rate of the recording: filters of narrower bands would be longer than most recordings
+# Rates are those of the recording over an integer, or so many parts of it: a filter of few phases makes them.
 _PARTS = 32
+_MOST_AT_ONCE = 2**22  # samples of the recording that are filtered together
+# Carriers that share so much of the smaller one are one and the same.
+_SAME = 0.5
 
 
 @dataclass(frozen=True, eq=False)
 class Band:
     """A part of the band of a recording, as a recording: it is read piece by piece, and has a rate of its own.
 
-    Pieces join without a seam: each is filtered together with what surrounds it.
+    Pieces join without a seam: each is filtered together with what surrounds it. Within the band levels are those of
+    the recording to a tenth of a decibel; an eighth of its width beyond its edges, or 0.6 MHz, they are 70 dB lower.
 
     Args:
         recording ([`Recording`]): Of the whole band.
         center_hz (`float`): Middle of the part, from that of the recording's band [Hz].
-        bandwidth_hz (`float`): What is kept, flat to a tenth of a decibel; what is more than a quarter further out is
-            70 dB lower [Hz].
+        bandwidth_hz (`float`): Its width [Hz]. Of a band that reaches beyond what was recorded only the rest is kept:
+            both are then those of the rest, up to a 64th of the recording's rate from its edge.
 
     Raises:
-        ValueError: If the part has no width, or its middle is not within the band.
+        ValueError: If the part is too narrow, or its middle was not recorded, or the recording is too short for it.
     """
 
     recording: Recording
@@ -46,18 +49,31 @@ class Band:
     def __post_init__(self):
         rate = self.recording.sampling_rate
         if not 0 < self.bandwidth_hz < math.inf:
-            raise ValueError(f"{self.path}: the width of the band is {self.bandwidth_hz:g} Hz; expected more than 0.")
-        if not abs(self.center_hz) <= rate / 2:
-            around_hz = self.recording.center_frequency_hz
             raise ValueError(
-                f"{self.path}: the middle of the band is {self.center_hz:,.15g} Hz from that of the recording"
-                f"{f', {around_hz:,.15g} Hz' if around_hz else ''}, which reaches {rate / 2:,.15g} Hz to both sides. "
-                "Expected a frequency within it."
+                f"{self.path}: the width of the band is {self.bandwidth_hz:g} Hz; expected a finite number above 0."
             )
+        if self.bandwidth_hz < _NARROWEST * rate:
+            raise ValueError(
+                f"{self.path}: the width of the band is {self.bandwidth_hz:,.15g} Hz, of {rate:,.15g} Hz that were "
+                f"recorded; expected {_NARROWEST * rate:,.6g} Hz at least. Is it in Hz?"
+            )
+        if not abs(self.center_hz) <= rate / 2:
+            around_hz = self.recording.center_frequency_hz or 0.0
+            raise ValueError(
+                f"{self.path}: a band around {around_hz + self.center_hz:,.15g} Hz was asked for, and the recording "
+                f"has {around_hz - rate / 2:,.15g} to {around_hz + rate / 2:,.15g} Hz. Expected a middle within; is "
+                "it in Hz?"
+            )
+        if not self._is_all:
+            fall_hz = self._fall_hz
+            low, high = (self.center_hz + side * self.bandwidth_hz / 2 for side in (-1, 1))
+            low, high = max(low, fall_hz - rate / 2), min(high, rate / 2 - fall_hz)
+            object.__setattr__(self, "center_hz", (low + high) / 2)
+            object.__setattr__(self, "bandwidth_hz", high - low)
         if self.num_samples < 1:
             raise ValueError(
-                f"{self.path}: {self.recording.num_samples} samples of {rate:g} Hz are none of a band of "
-                f"{self.bandwidth_hz:g} Hz. Take a wider band or a longer recording."
+                f"{self.path}: the recording has {self.recording.num_samples} samples of {rate:,.15g} Hz, which are "
+                f"none of a band of {self.bandwidth_hz:,.15g} Hz. Expected a longer recording, or a wider band."
             )
 
     @property
@@ -65,13 +81,25 @@ class Band:
         """`Path`: Of the file."""
         return self.recording.path
 
+    @property
+    def _is_all(self) -> bool:
+        return self.center_hz == 0 and self.bandwidth_hz >= self.recording.sampling_rate
+
+    @cached_property
+    def _fall_hz(self) -> float:
+        """Over how much the filter falls to each side [Hz]."""
+        rate = self.recording.sampling_rate
+        fall_hz = min(_FALL * self.bandwidth_hz, _LONGEST_FALL_HZ)
+        reaches_edge = abs(self.center_hz) + self.bandwidth_hz / 2 + fall_hz > rate / 2
+        return min(fall_hz, _FALL_AT_EDGE * rate) if reaches_edge else fall_hz
+
     @cached_property
     def _ratio(self) -> Fraction:
-        """New rate over old one: no less than the band needs."""
-        wanted = _ROOM * self.bandwidth_hz / self.recording.sampling_rate
-        if wanted >= 1:
+        """New rate over old one: no less than band and filter need."""
+        wanted = (self.bandwidth_hz + 2 * self._fall_hz) / self.recording.sampling_rate
+        if self._is_all or wanted >= 1:
             return Fraction(1)
-        if wanted * _PARTS < _PARTS // 4:
+        if wanted < 1 / 4:
             return Fraction(1, math.floor(1 / wanted))
         return Fraction(math.ceil(wanted * _PARTS), _PARTS)
 
@@ -88,7 +116,7 @@ class Band:
     @property
     def duration_s(self) -> float:
         """`float`: Length [s]."""
-        return self.num_samples / self.sampling_rate
+        return self.recording.duration_s
 
     @property
     def center_frequency_hz(self) -> float:
@@ -97,13 +125,13 @@ class Band:
 
     @cached_property
     def _filter(self) -> np.ndarray:
-        """Low-pass filter at the rate where the recording's is a multiple of the new one."""
-        new_rate = self.sampling_rate
+        """Band-pass filter at the rate of which those of the recording and of the part are fractions."""
         inner_hz = self.recording.sampling_rate * self._ratio.numerator
-        falls_hz = max((new_rate - self.bandwidth_hz) / 2, new_rate / 64)
-        length, beta = kaiserord(_STOPBAND_DB, falls_hz / (inner_hz / 2))
-        taps = firwin(length | 1, (new_rate - falls_hz) / 2, window=("kaiser", beta), fs=inner_hz)
-        return taps.astype(np.float32)
+        length, beta = kaiserord(_STOPBAND_DB, self._fall_hz / (inner_hz / 2))
+        cutoff_hz = (self.bandwidth_hz + self._fall_hz) / 2
+        taps = firwin(length | 1, cutoff_hz, window=("kaiser", beta), fs=inner_hz)
+        turns = self.center_hz / inner_hz * (np.arange(len(taps)) - len(taps) // 2)
+        return (taps * np.exp(2j * np.pi * turns)).astype(np.complex64)
 
     def __len__(self) -> int:
         return self.num_samples
@@ -113,6 +141,9 @@ class Band:
 
         Returns:
             `np.ndarray` of shape `(count,)`, complex64.
+
+        Raises:
+            ValueError: If the part does not lie within it, or what it is made from has samples that are no numbers.
         """
         start = int(start)
         count = self.num_samples - start if count is None else int(count)
@@ -121,24 +152,36 @@ class Band:
                 f"{self.path}: {count} samples from sample {start} were asked for, but this band of the recording has "
                 f"{self.num_samples}. Ask for a part within it."
             )
-        if not count:
-            return np.empty(0, np.complex64)
-        if self.center_hz == 0 and self.bandwidth_hz >= self.recording.sampling_rate:  # all of it, as it is
+        if self._is_all:
             return self.recording.read(start, count)
+        step = max(1, int(_MOST_AT_ONCE * self._ratio))
+        pieces = [
+            self._filtered(first, min(step, start + count - first)) for first in range(start, start + count, step)
+        ]
+        return np.concatenate([np.empty(0, np.complex64), *pieces])
+
+    def _filtered(self, start: int, count: int) -> np.ndarray:
         up, down = self._ratio.numerator, self._ratio.denominator
         reach = len(self._filter) // (2 * up) + 1
         # From where a sample of the new rate coincides with one of the old.
         first = (start * down // up - reach) // down * down
         end = (start + count) * down // up + reach + 1
         low, high = max(0, first), min(self.recording.num_samples, end)
-        iq = np.pad(self.recording.read(low, high - low), (low - first, end - high))
-        turns = np.arange(first, end) * (self.center_hz / self.recording.sampling_rate) % 1.0
-        iq = iq * np.exp(-2j * np.pi * turns).astype(np.complex64)
+        iq = self.recording.read(low, high - low)
+        wrong = ~np.isfinite(iq)
+        if wrong.any():
+            raise ValueError(
+                f"{self.path}: the recording has samples that are NaN or infinite, the first at sample "
+                f"{low + wrong.argmax()}. Expected finite samples: cut them out, or replace them by 0."
+            )
+        iq = np.pad(iq, (low - first, end - high))
         # `resample_poly` does nothing where the rate stays.
         same = self._ratio == 1
         iq = oaconvolve(iq, self._filter, "same") if same else resample_poly(iq, up, down, window=self._filter)
         skipped = start - first * up // down
-        return iq[skipped : skipped + count].astype(np.complex64, copy=False)
+        # Tuned to at the new rate: its samples are fewer.
+        turns = (start + np.arange(count)) * (self.center_hz / self.sampling_rate) % 1.0
+        return iq[skipped : skipped + count] * np.exp(-2j * np.pi * turns).astype(np.complex64)
 
 
 def carriers_of(recording: Recording, segments: Mapping[str, Any]) -> list[Band]:
@@ -151,19 +194,18 @@ def carriers_of(recording: Recording, segments: Mapping[str, Any]) -> list[Band]
 
     Args:
         recording ([`Recording`]): Of a band in which several may send beside each other.
-        segments (`Mapping`): The answer of the pipeline `"iq-segmentation"`, with `carriers` and `bin_hz`. Where parts
-            of one carrier were taken for two standards, the larger part counts.
+        segments (`Mapping`): The answer of the pipeline `"iq-segmentation"`. Where parts of one carrier were taken for
+            two standards, the larger part counts.
 
     Returns:
-        `list[Band]`: The largest first, a bin wider to each side than it was found; the whole band if none was.
+        `list[Band]`: The largest first; none if none was found.
     """
     kept: list[Band] = []
     for carrier in segments["carriers"]:
-        # Edges are known to a bin, and what lies beyond one would be filtered.
-        band = Band(recording, carrier["center_hz"], carrier["bandwidth_hz"] + 2 * segments["bin_hz"])
-        if not any(shared_hz(band, other) > _SAME * min(band.bandwidth_hz, other.bandwidth_hz) for other in kept):
+        band = Band(recording, carrier["center_hz"], carrier["bandwidth_hz"])
+        if not any(shared_hz(band, other) > _SAME * band.bandwidth_hz for other in kept):
             kept.append(band)
-    return kept or [Band(recording, 0.0, recording.sampling_rate)]
+    return kept
 
 
 def shared_hz(one: Band, other: Band) -> float:
