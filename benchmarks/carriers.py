@@ -107,7 +107,7 @@ def covers(band: Band, true: Band) -> bool:
 
 def name_of(band: Band, carriers: list[dict]) -> str:
     """What the network that segments calls a carrier."""
-    return next(found["label"] for found in carriers if found["center_hz"] == band.center_hz)
+    return min(carriers, key=lambda found: abs(found["center_hz"] - band.center_hz))["label"]
 
 
 if __name__ == "__main__":

@@ -75,6 +75,7 @@ from lwm_spectro_hf.training.fine_tuning import (
     check_fit,
     load_pretrained,
     renew,
+    use_one_device,
 )
 
 LOOKS = 20  # at the validation rows, and saves, in a run
@@ -183,7 +184,7 @@ def training_arguments(args: argparse.Namespace, num_rows: int, on_gpu: bool, va
     steps = math.ceil(num_rows / args.batch_size)
     epochs = args.epochs if args.epochs is not None else max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps))
     every = math.ceil(steps * epochs / LOOKS)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(args.out / "checkpoints"),
         num_train_epochs=epochs,
         per_device_train_batch_size=args.batch_size // processes,
@@ -211,6 +212,8 @@ def training_arguments(args: argparse.Namespace, num_rows: int, on_gpu: bool, va
         report_to=args.report_to,
         seed=args.seed,
     )
+    use_one_device(arguments)
+    return arguments
 
 
 def metrics_of(labels: list[str]):

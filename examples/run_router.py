@@ -18,8 +18,11 @@ The mean of the weights of two runs that began alike, as often better than both;
 
 The experts are given in the order WiFi, LTE, 5G and stay as they are; without any, the router is trained alone.
 Training sees signals of all three alike, of receivers that know, find or do not find the symbols, and a little noise,
-which should leave the router undecided. Several processes start with `accelerate launch`, as for the experts; `--data`
-reads Parquet data sets instead of generating.
+which should leave the router undecided. `--data` reads Parquet data sets instead of generating. Several processes
+start with `accelerate launch`, as for the experts; they share --batch-size and the chunks of --mix, on eight GPUs as:
+
+    accelerate launch --num_processes 8 examples/run_router.py --experts runs/wifi/model runs/lte/model runs/nr/model \
+        --mix 24 --batch-size 768 --interleave 8 --out runs/router
 
 Writes to --out: `state/` (to go on from), `model/` (experts, decoders and router of the best validation loss, for
 `from_pretrained`), `log.jsonl` and `results.json`; files of at most --max-file-mib.

@@ -77,7 +77,7 @@ from lwm_spectro_hf.training.checkpoints import (
     training_figures,
     write_settings,
 )
-from lwm_spectro_hf.training.fine_tuning import CheckedTrainer, TimeLimit
+from lwm_spectro_hf.training.fine_tuning import CheckedTrainer, TimeLimit, use_one_device
 from lwm_spectro_hf.training.growth import mean_weights
 from lwm_spectro_hf.training.run import read_config
 
@@ -428,6 +428,7 @@ def main() -> None:
         report_to=args.report_to,
         seed=args.seed,
     )
+    use_one_device(arguments)
     trainer = SceneTrainer(
         model=model,
         args=arguments,

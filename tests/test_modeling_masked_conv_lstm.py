@@ -279,3 +279,11 @@ def test_what_happened_first_is_remembered():
     model(values).last_hidden_state[:, -1].square().sum().backward()
     first, last = values.grad[:, :, :4].norm(), values.grad[:, :, -4:].norm()
     assert first > 0.01 * last
+
+
+def test_a_copy_on_another_device_computes(monkeypatch):
+    """As `DataParallel` makes them, copies have no parameters, and so no `dtype`."""
+    model = build("conv-lstm-segmentation")
+    expected = model(**inputs_for(model)).logits
+    monkeypatch.setattr(type(model.base_model), "dtype", property(lambda self: next(iter([]))))
+    assert torch.equal(model(**inputs_for(model)).logits, expected)

@@ -329,10 +329,12 @@ class LwmSpectroDecoder(nn.Module):
         """
         config = self.config
         if config.mask_strategy == "drop":
-            # The encoder's tokens, which are in order, return to the places that were not masked.
-            visible = F.pad(~mask, (config.sequence_length - config.num_patches, 0), value=True)[..., None]
-            full = self.mask_token.to(hidden_states.dtype).expand(mask.shape[0], config.sequence_length, -1)
-            hidden_states = full.masked_scatter(visible, hidden_states)
+            # The encoder's tokens, which are in order, return to the places that were not masked: by their numbers, as
+            # a device would be waited for by what has to count them.
+            visible = F.pad(~mask, (config.sequence_length - config.num_patches, 0), value=True)
+            number = (visible.cumsum(1) - 1).clamp(min=0)[..., None].expand(-1, -1, hidden_states.shape[-1])
+            token = self.mask_token.to(hidden_states.dtype)
+            hidden_states = torch.where(visible[..., None], hidden_states.gather(1, number), token)
         if self.position_embeddings is not None:
             hidden_states = hidden_states + self.position_embeddings
         if self.copying is not None:

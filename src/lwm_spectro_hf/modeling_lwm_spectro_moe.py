@@ -183,12 +183,13 @@ class LwmSpectroMoEFourierEncoder(nn.Module):
         """
         known = resolution.isfinite().all(dim=1) & (resolution > 0).all(dim=1)
         steps = torch.where(known[:, None], resolution, 1.0)
-        turns = 2 * math.pi * torch.tensor(self._TURNS, device=steps.device)
+        turns = [2 * math.pi * turn for turn in self._TURNS]  # numbers: a tensor would be sent to the device each time
         # Zero, which has no logarithm, becomes a quarter of the lowest frequency.
         cycles = torch.fft.fftfreq(num_frames, device=steps.device).abs().clamp(min=0.25 / num_frames)
-        frequency = (cycles / steps[:, :1] / self._MIDDLE_HZ).log10()[:, None] * turns[:, None]
+        frequency = (cycles / steps[:, :1] / self._MIDDLE_HZ).log10()
         cycles = torch.fft.rfftfreq(num_bins, device=steps.device).clamp(min=0.25 / num_bins)
-        delay = (cycles / steps[:, 1:] / self._MIDDLE_S).log10()[:, None] * turns[:, None]
+        delay = (cycles / steps[:, 1:] / self._MIDDLE_S).log10()
+        frequency, delay = (torch.stack([part * turn for turn in turns], dim=1) for part in (frequency, delay))
         size = (-1, -1, num_frames, num_bins // 2 + 1)
         parts = [part[..., None].expand(size) for part in (frequency.sin(), frequency.cos())]
         parts += [part[:, :, None].expand(size) for part in (delay.sin(), delay.cos())]

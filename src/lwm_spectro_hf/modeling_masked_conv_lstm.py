@@ -242,7 +242,8 @@ class MaskedConvLstmModel(MaskedConvLstmPreTrainedModel):
             `ValueError`: If `input_values` does not have the configured shape.
         """
         check_shape(input_values, self.config)
-        hidden_states = self.embeddings(input_values.to(self.dtype), mask)
+        # Not `self.dtype`, which looks for parameters: a copy on another GPU, as `DataParallel` makes, has none.
+        hidden_states = self.embeddings(input_values.to(self.layers[0].input_conv.weight.dtype), mask)
         num_segments = hidden_states.shape[1]
         hidden_states = hidden_states.repeat(1, self.config.num_passes, 1, 1, 1)
         for layer in self.layers:

@@ -31,7 +31,7 @@ def level_db(iq):
 
 
 def widest_fall(bandwidth_hz):
-    return min(bandwidth_hz / 8, 0.6e6)
+    return min(bandwidth_hz / 8, 0.3e6)
 
 
 @pytest.mark.parametrize("center_hz, bandwidth_hz", BANDS)

@@ -29,6 +29,7 @@ from lwm_spectro_hf.training.fine_tuning import (
     check_fit,
     load_pretrained,
     renew,
+    use_one_device,
 )
 from lwm_spectro_hf.training.loop import DivergedError
 from tiny_models import build, tiny_config, tiny_moe_config
@@ -235,6 +236,31 @@ def test_the_joint_objective_is_the_sum_of_its_parts(rows, tmp_path):
     tuner(joint, rows, tmp_path).train()
     assert {name.split(".")[0] for name in changed(start, before)} == {"lwm_spectro", "decoder", "projection"}
     assert torch.equal(model.lwm_spectro.embeddings.projection.weight, start.lwm_spectro.embeddings.projection.weight)
+
+
+def test_masks_of_the_joint_objective_differ_between_processes_and_come_again(rows, tmp_path):
+    start = pretrained()
+    joint, asked = JointClassifier(build_classifier(start, "kind", LABELS), start, 0.5, 0.25), []
+    seen = joint.forward
+    joint.forward = lambda **inputs: asked.append(inputs.get("noise")) or seen(**inputs)
+    trainer, batch = tuner(joint, rows, tmp_path, augmented=True), rows.__getitems__(list(range(24)))
+    for process in (0, 1, 0):
+        trainer._drawn = (-1, 0)
+        trainer.args.distributed_state.process_index = process
+        trainer.compute_loss(joint.train(), batch)
+    trainer.args.distributed_state.process_index = 0
+    assert asked[0].shape == (24, start.config.num_patches)
+    assert torch.equal(asked[0], asked[2]) and not torch.equal(asked[0], asked[1])
+    trainer.compute_loss(joint.eval(), batch)
+    assert asked[3] is None  # nothing is masked
+
+
+def test_without_several_processes_one_gpu_is_taken(tmp_path):
+    arguments = TrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=64, use_cpu=True)
+    arguments._n_gpu = 8  # as on a machine that has so many
+    assert arguments.train_batch_size == 512
+    use_one_device(arguments)
+    assert arguments.train_batch_size == 64 and arguments.n_gpu == 1
 
 
 def test_adapters_and_the_joint_objective_go_together(rows, tmp_path):

@@ -283,6 +283,27 @@ def test_early_stopping_and_limits(tmp_path):
     assert timed.run(deadline=Deadline(minutes=0.01)) == "minutes over" and timed.progress.step > 1
 
 
+@pytest.mark.parametrize("schedule", ["samples", "minutes"])
+def test_a_slow_first_step_ends_no_run(schedule, tmp_path, monkeypatch):
+    """It compiles, and may take more of the minutes than it leaves."""
+    now = [0.0]
+    monkeypatch.setattr("lwm_spectro_hf.training.loop.time.monotonic", lambda: now[0])
+    run = runner(tmp_path, settings=replace(SETTINGS, schedule=schedule, max_epochs=1000))
+    step, rates = run._step, []
+
+    def timed(rate):
+        now[0] += 0.5 if rates else 8.0
+        rates.append(rate)
+        return step(rate)
+
+    run._step = timed
+    assert run.run(deadline=Deadline(minutes=0.25, start=0.0)) == "minutes over"
+    assert 12.0 <= now[0] <= 15.0 and len(rates) >= 9
+    if schedule == "minutes":  # warm-up and cosine are those of the rest
+        peak = max(rates)
+        assert rates.index(peak) < len(rates) / 2 and peak > 0.9 * SETTINGS.learning_rate
+
+
 def test_gradients_of_any_norm_may_pass(tmp_path):
     start = weights(runner(tmp_path / "start"))
     moved = {}

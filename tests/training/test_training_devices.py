@@ -96,3 +96,33 @@ def test_tensors_of_the_host_are_found_in_a_step(tmp_path, accelerator):
         )
         run.run(max_samples=16)
     assert any(mix.startswith("training/mixture.py") for mix in watched.mixes)
+
+
+@pytest.mark.parametrize("router_type", ["cnn", "fourier"])
+def test_moments_that_are_loaded_lie_in_memory_as_parameters_do(router_type, tmp_path):
+    """Fused kernels of a GPU refuse others."""
+    for samples in (32, 48):
+        # A model of its own each time: nothing but the state tells how its parts lie.
+        mixture = LwmSpectroMoEForPreTraining(tiny_moe_config({"num_channels": 2}, router_type=router_type))
+        run = RouterTraining(
+            mixture.lwm_spectro_moe,
+            Batches(TwoChannels(), 16),
+            MixtureSettings(**SCHEDULE),
+            Accelerator(cpu=True),
+            tmp_path,
+            {},
+        )
+        moments = [
+            (parameter.stride(), run.optimizer.state[parameter][name].stride())
+            for parameter in run.optimizer.state
+            for name in ("exp_avg", "exp_avg_sq")
+        ]
+        assert bool(moments) == (samples > 32) and all(of_parameter == own for of_parameter, own in moments)
+        run.run(max_samples=samples)
+    assert any(not parameter.is_contiguous() for parameter in run.optimizer.state)
+
+
+class TwoChannels(Stripes):
+    def batch(self, number):
+        block = super().batch(number)
+        return {**block, "input_values": block["input_values"].repeat(1, 2, 1, 1)}

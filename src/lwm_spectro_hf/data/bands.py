@@ -15,7 +15,7 @@ from .recordings import Recording
 
 # Over how much the filter falls to each side: a share of the width, and no more than so much; beside the edges of the
 # recording, beyond which nothing was recorded and the other edge would come in, at most a share of its rate.
-_FALL, _LONGEST_FALL_HZ, _FALL_AT_EDGE = 1 / 8, 0.6e6, 1 / 64
+_FALL, _LONGEST_FALL_HZ, _FALL_AT_EDGE = 1 / 8, 0.3e6, 1 / 64
 _STOPBAND_DB = 70.0  # how far a carrier beside the band is put down
 _NARROWEST = 1 / 4096  # of the rate of the recording: filters of narrower bands would be longer than most recordings
 # Rates are those of the recording over an integer, or so many parts of it: a filter of few phases makes them.
@@ -30,7 +30,7 @@ class Band:
     """A part of the band of a recording, as a recording: it is read piece by piece, and has a rate of its own.
 
     Pieces join without a seam: each is filtered together with what surrounds it. Within the band levels are those of
-    the recording to a tenth of a decibel; an eighth of its width beyond its edges, or 0.6 MHz, they are 70 dB lower.
+    the recording to a tenth of a decibel; an eighth of its width beyond its edges, or 0.3 MHz, they are 70 dB lower.
 
     Args:
         recording ([`Recording`]): Of the whole band.

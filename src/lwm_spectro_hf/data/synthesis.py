@@ -33,7 +33,7 @@ _MIN_SNR = 10**-1.5  # over the whole view and occupied band; below, nobody coul
 # so many seconds, in other channels so many delay spreads (TDL-E of TR 38.901).
 _LEAD_S, _LEAD_SPREADS = 10e-6, 20.7
 _MAX_CFO = 0.45  # of a subcarrier: what is left to a synchronous receiver after a coarse search
-_CPU_SAMPLES = 2**19
+_CPU_SAMPLES, _GPU_SAMPLES = 2**19, 2**27
 _ANSWER_DB = 6.0  # standard deviation of the level of another station, as other distances and other walls make it
 _ANSWER_CFO = 0.1  # of a subcarrier, between two stations' oscillators: six ppm
 _PHASE_NOISE_HZ = 20e3  # bandwidth of the loop that holds the oscillator
@@ -178,12 +178,13 @@ def draw_recordings(
     # The SNR is that of this recording: fading and shadowing move signal and noise together.
     sent, heard = (impairments.mean_power(part[:, lead:]) for part in (waveform.samples, samples))
     gain = torch.where(sent > 0, heard / sent.clamp(min=1e-20), 1.0)
+    waveform = replace(waveform, samples=samples.new_empty(0))  # its memory is needed
     noise_power = waveform.element_power * gain * (10 ** (-snr_db / 10) if rows.protocol else 1)
     if waveform.answers is not None:
         samples = samples + _answered(waveform.answers, gain, doppler, rows, recipe, setting, generator)
     # On a CPU, new memory costs more than the arithmetic on it, so little of it is used again and again; a few rows
-    # at least, as each transform is planned anew. A GPU takes all at once.
-    rows_at_once = max(1, _CPU_SAMPLES // num_in) if device.type == "cpu" else len(samples)
+    # at least, as each transform is planned anew. A GPU takes as much at once as keeps it busy.
+    rows_at_once = max(1, (_CPU_SAMPLES if device.type == "cpu" else _GPU_SAMPLES) // num_in)
     parts = zip(samples[:, lead:].split(rows_at_once), noise_power.split(rows_at_once), strict=True)
     iq = torch.cat([_receive(part, power, setting, recipe, generator) for part, power in parts])
 

@@ -85,8 +85,9 @@ def shorten(input_values: torch.Tensor, resolution: torch.Tensor, noise: torch.T
     for spacing_hz, shortest in SHORTEST_RECORDING.items():
         if shortest >= num_frames:
             continue
-        expected = resolution.new_tensor([symbol_period_s(spacing_hz), spacing_hz])
-        concerned = ((resolution / expected - 1).abs() < 1e-3).all(1) & (noise[:, 0] < share)
+        concerned = noise[:, 0] < share
+        for column, expected in zip(resolution.unbind(1), (symbol_period_s(spacing_hz), spacing_hz), strict=True):
+            concerned = concerned & ((column / expected - 1).abs() < 1e-3)
         count = (shortest * (num_frames / shortest) ** noise[:, 1]).long()
         count = repeated_frames(count, spacing_hz)[:, None]
         start = ((num_frames - count + 1) * noise[:, 2:]).long()

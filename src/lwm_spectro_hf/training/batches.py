@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 
 from ..data.recipe import MOBILITIES, MODULATIONS, SNRS_DB
+from ..phy.bits import table_on
 
 LABELS = {"modulation": len(MODULATIONS), "snr_db": len(SNRS_DB), "mobility": len(MOBILITIES)}  # and their classes
 
@@ -163,10 +164,13 @@ def class_labels(batch: dict[str, torch.Tensor], name: str) -> torch.Tensor:
     """
     known, label = batch["protocol"] >= 0, batch[name]  # of noise nothing can be told
     if name == "snr_db":
-        snrs = torch.tensor(SNRS_DB, dtype=torch.float32, device=label.device)
-        distance, label = (label[:, None] - snrs).abs().min(1)
+        distance, label = (label[:, None] - table_on(label.device, _snr_table)).abs().min(1)
         known = known & (distance < 0.5)
     return torch.where(known & (label >= 0), label, -100)
+
+
+def _snr_table() -> torch.Tensor:
+    return torch.tensor(SNRS_DB, dtype=torch.float32)
 
 
 def contrastive_labels(batch: dict[str, torch.Tensor], names: Sequence[str]) -> torch.Tensor:

@@ -20,6 +20,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     Trainer,
     TrainerCallback,
+    TrainingArguments,
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -198,16 +199,26 @@ class JointClassifier(nn.Module):
         self.reconstruction_weight, self.contrastive_weight = reconstruction_weight, contrastive_weight
 
     def forward(
-        self, input_values: torch.Tensor, labels: torch.Tensor, resolution: torch.Tensor | None = None
+        self,
+        input_values: torch.Tensor,
+        labels: torch.Tensor,
+        resolution: torch.Tensor | None = None,
+        noise: torch.Tensor | None = None,
     ) -> SequenceClassifierOutput:
         outputs = self.pretrained.base_model(input_values, resolution=resolution, return_dict=True)
         logits = self.classifier(outputs.pooler_output)
         loss = F.cross_entropy(logits.float(), labels)
         if self.training:
-            masked = self.pretrained(input_values, contrastive_labels=labels, resolution=resolution)
+            masked = self.pretrained(input_values, contrastive_labels=labels, resolution=resolution, noise=noise)
             loss = loss + self.reconstruction_weight * masked.reconstruction_loss
             loss = loss + self.contrastive_weight * masked.contrastive_loss
         return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    @property
+    def num_patches(self) -> int:
+        """`int`: Of a spectrogram."""
+        config = self.pretrained.config
+        return getattr(config, "expert_config", config).num_patches
 
 
 class Embeddings(Dataset):
@@ -255,6 +266,14 @@ class TimeLimit(TrainerCallback):
         if float(broadcast(torch.tensor(self.deadline.left_s(), device=args.device, dtype=torch.float32))) < 0:
             control.should_training_stop = control.should_save = True
             control.should_evaluate = args.eval_strategy != "no"
+
+
+def use_one_device(arguments: TrainingArguments) -> None:
+    """Keep `Trainer` from taking all GPUs that a process sees, of which each would get a batch as large as asked for.
+
+    Several are for `accelerate launch`, which starts a process for each.
+    """
+    arguments._n_gpu = min(1, arguments.n_gpu)
 
 
 class CheckedTrainer(Trainer):
@@ -339,8 +358,14 @@ class FineTuner(CheckedTrainer):
     ) -> torch.Tensor | tuple[torch.Tensor, dict[str, torch.Tensor]]:
         for module in self._held:
             module.eval()
-        if model.training and self.augmented:
-            values = inputs["input_values"]
-            noise = torch.rand(len(values), 2, generator=self.part_generator())
-            inputs = {**inputs, "input_values": augment(values, noise.to(values.device))}
+        joint = isinstance(self.model, JointClassifier)
+        if model.training and (self.augmented or joint):
+            values, generator, drawn = inputs["input_values"], self.part_generator(), {}
+            if self.augmented:
+                noise = torch.rand(len(values), 2, generator=generator)
+                drawn["input_values"] = augment(values, noise.to(values.device))
+            if joint:  # else all processes would draw the same masks
+                noise = torch.rand(len(values), self.model.num_patches, generator=generator)
+                drawn["noise"] = noise.to(values.device)
+            inputs = {**inputs, **drawn}
         return super().compute_loss(model, inputs, return_outputs, **kwargs)

@@ -339,10 +339,14 @@ class TrainingLoop:
             bar.set_postfix(loss=f"{entry['loss']:.3f}", refresh=False)
             if self.log is not None:
                 self.log(entry)
-            # One process looks at the clock for all; more steps must not pass the end.
+            if progress.step - first_step == 1:  # it compiles, and fills caches: the schedule begins with the next
+                begin, available = time.monotonic(), max(deadline.left_s(), 1e-3)
+            # One process looks at the clock for all; more steps must not pass the end. How long one takes is known
+            # from the second on.
+            expected = 0.0 if progress.step - first_step == 1 else max(slowest, window)
             decision = [
                 float(steps),
-                float(deadline.left_s() < max(slowest, window)),
+                float(deadline.left_s() < expected),
                 float(time.monotonic() - last_save > 60 * save_minutes),
                 float(self.stop_requested),
                 min(1.0, (time.monotonic() - begin) / available),
@@ -514,6 +518,7 @@ class TrainingLoop:
             moments = {moment: tensors[f"{moment}.{name}"] for moment in _MOMENTS if f"{moment}.{name}" in tensors}
             if moments:
                 step = torch.tensor(float(record["progress"]["step"]))
-                moments = {moment: value.to(parameter) for moment, value in moments.items()}
+                # As they lie in memory, too: fused kernels take moments that lie as the parameter does.
+                moments = {key: torch.empty_like(parameter).copy_(value) for key, value in moments.items()}
                 fused = parameter.is_cuda  # whose count of steps is on the device
                 self.optimizer.state[parameter] = {"step": step.to(parameter.device) if fused else step, **moments}

@@ -281,7 +281,8 @@ def score_router(router: nn.Module, batches: Sequence[dict[str, torch.Tensor]]) 
         probability where there is no signal.
     """
     router.eval()
-    answers = [router(batch["input_values"], batch["resolution"]).float().softmax(-1) for batch in batches]
+    # `forward`, since a router whose calls are compiled would be compiled again for this.
+    answers = [router.forward(batch["input_values"], batch["resolution"]).float().softmax(-1) for batch in batches]
     answers = torch.cat(answers).cpu()
     protocol = torch.cat([batch["protocol"] for batch in batches]).cpu()
     snr_db = torch.cat([batch["snr_db"] for batch in batches]).cpu()

@@ -116,7 +116,7 @@ class Pretraining(TrainingLoop):
         data: dict[str, Any],
         **kwargs: Any,
     ):
-        flops = training_flops(model.config)
+        flops = training_flops(model.config) if settings.part == "all" else None  # parts take less
         labelled = LabelledExpert(model, settings.supervised, settings.part).to(accelerator.device)
         # A parameter without a gradient would keep the processes waiting for it: the projection is for contrast alone,
         # and what levels add to the embedding is no part of what is decoded.
