@@ -21,7 +21,7 @@ def encode(bits, num_coded, order, rate):
     size, num_symbols = bits.shape[1] * ones, num_coded // order * ones
     ((chosen, code),) = nr_coding.SharedChannelCode.classes(size, num_symbols, order * ones, rate * ones)
     assert chosen.tolist() == list(range(len(bits)))
-    return to_bits(code.encode(bits, size, num_symbols), order).flatten(1)
+    return to_bits(code.encode(bits, size, num_symbols, order * ones), order).flatten(1)
 
 
 def test_mcs_tables_are_those_of_sionna():
@@ -65,7 +65,7 @@ def test_blocks_of_many_sizes_are_coded_together():
     assert len(sorted_out) == 2
     for chosen, code in sorted_out:
         bits = random_bits(len(chosen), code.largest) * (torch.arange(code.largest) < size[chosen, None])
-        together = code.encode(bits, size[chosen], num_symbols[chosen])
+        together = code.encode(bits, size[chosen], num_symbols[chosen], order[chosen])
         for row, block in enumerate(chosen.tolist()):
             count = int(num_symbols[block])
             alone = encode(bits[row : row + 1, : size[block]], 6 * count, 6, float(rate[block]))

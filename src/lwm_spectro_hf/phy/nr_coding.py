@@ -9,13 +9,14 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import groupby
 from types import ModuleType
 
 import numpy as np
 import torch
 
 from ..extras import require
-from .bits import crc, slices, to_bits
+from .bits import crc, random_bits, slices, to_bits
 from .sequences import gold_bits
 
 # Modulation order and 1024 times the code rate of each MCS (TS 38.214, tables 5.1.3.1-1 to 64QAM, -2 to 256QAM).
@@ -249,7 +250,7 @@ def _add_up(word: torch.Tensor, base_graph: int, rows: range) -> torch.Tensor:
     terms = slices(word.view(1, -1), first[None], lifting)[0]
     while len(terms) > 1:
         half = len(terms) // 2
-        terms[:half] ^= terms[-half:]
+        terms[:half].bitwise_xor_(terms[-half:])
         terms = terms[:-half]
     return terms[0]
 
@@ -285,7 +286,7 @@ def ldpc_encode(bits: torch.Tensor, base_graph: int, lifting: int, rows: int) ->
     }
     word[first] = (check[0] ^ check[1] ^ check[2] ^ check[3]).roll(core[middle], -1)[:, None]
     for row, shift in core.items():
-        check[row] ^= twice[first, :, shift : shift + lifting]
+        check[row].bitwise_xor_(twice[first, :, shift : shift + lifting])
     word[first + 1] = check[0][:, None]
     word[first + 2] = (check[0] ^ check[1])[:, None]
     word[first + 3] = check[3][:, None]
@@ -331,10 +332,12 @@ class SharedChannelCode:
         num_blocks (`int`): Code blocks of each transport block.
         lifting (`int`): Lifting size.
         checksum_bits (`int`): Length of the transport block's CRC, 24 or 16.
-        bits_per_symbol (`int`): Modulation order.
+        bits_per_symbol (`int`): Highest modulation order.
         rows (`int`): Rows of the base graph whose parity bits are sent.
         largest (`int`): Largest transport block [bits].
         longest (`int`): Most symbols.
+        parts (`tuple[tuple[int, int], ...]`): Of each modulation order how many transport blocks there are, one after
+            the other, and the size of the largest.
     """
 
     base_graph: int
@@ -345,6 +348,7 @@ class SharedChannelCode:
     rows: int
     largest: int
     longest: int
+    parts: tuple[tuple[int, int], ...]
 
     @staticmethod
     def classes(
@@ -378,17 +382,40 @@ class SharedChannelCode:
         index = of_class[:, None].expand_as(values)
         largest = torch.zeros(len(keys), 3, dtype=torch.int64, device=size.device)
         largest.scatter_reduce_(0, index, values, "amax")
-        *sorted_out, _ = of_class.argsort(stable=True).split([*counts.tolist(), 0])
-        codes = (SharedChannelCode(*key) for key in torch.cat([keys, largest], 1).tolist())
+        orders = torch.cat([keys, largest, counts[:, None]], 1).tolist()
+        # Modulation orders, the last part of the keys, differ in how bits are shared out to symbols alone.
+        codes = []
+        for key, group in groupby(orders, key=lambda entry: tuple(entry[:4])):
+            of_orders, rows, sizes, symbols, numbers = zip(*(entry[4:] for entry in group), strict=True)
+            parts = tuple(zip(numbers, sizes, strict=True))
+            codes.append(SharedChannelCode(*key, max(of_orders), max(rows), max(sizes), max(symbols), parts))
+        *sorted_out, _ = of_class.argsort(stable=True).split([*(code.num_transport_blocks for code in codes), 0])
         return list(zip(sorted_out, codes, strict=True))
 
-    def encode(self, bits: torch.Tensor, size: torch.Tensor, num_symbols: torch.Tensor) -> torch.Tensor:
+    @property
+    def num_transport_blocks(self) -> int:
+        """`int`: That are coded together."""
+        return sum(count for count, _ in self.parts)
+
+    def draw(self, size: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Random transport blocks of these sizes, followed by zeros: `(batch, largest)`, uint8."""
+        parts = (
+            torch.nn.functional.pad(random_bits(count, largest, generator), (0, self.largest - largest))
+            for count, largest in self.parts
+        )
+        bits = torch.cat(list(parts))
+        return bits.mul_(torch.arange(self.largest, device=bits.device) < size[:, None])
+
+    def encode(
+        self, bits: torch.Tensor, size: torch.Tensor, num_symbols: torch.Tensor, bits_per_symbol: torch.Tensor
+    ) -> torch.Tensor:
         """Coded bits of each symbol as one number, most significant first, ready to be scrambled.
 
         Args:
             bits (`torch.Tensor` of shape `(batch, largest)`, uint8): Transport blocks, followed by zeros.
             size (`torch.Tensor` of shape `(batch,)`, int64): Their sizes.
             num_symbols (`torch.Tensor` of shape `(batch,)`, int64): How many symbols each fills.
+            bits_per_symbol (`torch.Tensor` of shape `(batch,)`, int64): Their modulation orders.
 
         Returns:
             `torch.Tensor` of shape `(batch, longest)`, uint8; undefined beyond `num_symbols`.
@@ -399,7 +426,11 @@ class SharedChannelCode:
         symbols, longer = num_symbols // blocks, num_symbols % blocks
         symbols = symbols[:, None] + (torch.arange(blocks, device=device) >= blocks - longer[:, None])
         most = -(-self.longest // blocks)
-        first = symbols.flatten()[:, None] * torch.arange(self.bits_per_symbol, device=device)
+        number = torch.arange(self.bits_per_symbol, device=device)
+        first = symbols.flatten()[:, None] * number
+        if mixed := len(self.parts) > 1:  # modulation orders, of which the lower ones end before the last bit
+            has = number < bits_per_symbol.repeat_interleave(blocks)[:, None]
+            first = first.masked_fill_(~has, 0)
         # The circular buffer is never cut (limited-buffer rate matching): with one layer and version 0, its limit is
         # above all that the resource elements of a slot hold.
         if self.rows == _PARITY_ROWS[self.base_graph]:  # else the class has as many rows as its longest block needs
@@ -407,18 +438,23 @@ class SharedChannelCode:
             buffer = buffer.gather(1, place)
         planes = slices(torch.nn.functional.pad(buffer, (0, most)), first, most)
         labels = planes[:, 0]
-        for plane in planes.unbind(1)[1:]:
-            labels = labels.mul_(2).add_(plane)
+        if mixed:
+            planes.mul_(has[..., None])
+            for plane, factor in zip(planes.unbind(1)[1:], (1 + has.to(torch.uint8)).unbind(1)[1:], strict=True):
+                labels = labels.mul_(factor[:, None]).add_(plane)
+        else:
+            for plane in planes.unbind(1)[1:]:
+                labels = labels.mul_(2).add_(plane)
         if blocks == 1:
             return labels
-        # Close the gaps between blocks: the start of each one overwrites what the one before left beyond its end.
-        labels = labels.view(-1, blocks, most)
-        first = symbols.cumsum(1) - symbols
-        joined = torch.zeros(len(bits), self.longest + most, dtype=torch.uint8, device=device)
-        place = torch.arange(most, device=device)
-        for block in range(blocks):
-            joined.scatter_(1, first[:, block, None] + place, labels[:, block])
-        return joined[:, : self.longest]
+        # Close the gaps between blocks, of which each is the first of its planes.
+        apart = self.bits_per_symbol * most
+        end = symbols.cumsum(1)
+        place = torch.arange(self.longest, device=device).repeat(len(bits), 1)
+        block = torch.searchsorted(end, place, right=True).clamp_(max=blocks - 1)
+        gaps = torch.nn.functional.pad(torch.arange(1, blocks + 1, device=device) * apart - end, (1, -1))
+        place.add_(gaps.gather(1, block)).clamp_(max=blocks * apart - 1)
+        return planes.view(len(bits), -1).gather(1, place)
 
     def _circular_buffer(self, bits: torch.Tensor, size: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Code blocks one below the other without filler bits, and how many bits each has (clause 5.4.2.1)."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .bits import from_bits, random_bits, slices, table_on
+from .bits import from_bits, slices, table_on
 from .nr_cells import SYMBOLS_PER_SLOT, TRACKING_SYMBOLS, Cells, mcs_entry
 from .nr_coding import SharedChannelCode
 from .sequences import constellation, gold_bits, gold_qpsk
@@ -161,9 +161,8 @@ def _coded_labels(cells: Cells, generator: torch.Generator) -> tuple[torch.Tenso
     coded = torch.zeros(len(keys), longest, dtype=torch.uint8, device=device)
     payloads = []
     for chosen, code in SharedChannelCode.classes(size, count, bits_per_symbol, double_rate / 2048):
-        bits = random_bits(len(chosen), code.largest, generator)
-        bits *= torch.arange(code.largest, device=device) < size[chosen, None]
-        coded[chosen, : code.longest] = code.encode(bits, size[chosen], count[chosen])
+        bits = code.draw(size[chosen], generator)
+        coded[chosen, : code.longest] = code.encode(bits, size[chosen], count[chosen], bits_per_symbol[chosen])
         payloads.append((chosen, bits))
 
     # One sequence serves all slots of a cell (clause 7.3.1.1).
