@@ -1,13 +1,19 @@
 """Parts of a band: what lies within them stays, what lies beside them is gone, and pieces join without a seam."""
 
+import runpy
+from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.signal import firwin, lfilter
+from transformers import pipeline
 
 from lwm_spectro_hf.data.bands import Band, carriers_of, shared_hz
 from lwm_spectro_hf.data.recordings import open_recording, write_sigmf
+from lwm_spectro_hf.data.scenes import SceneRecipe, draw_scenes
+from lwm_spectro_hf.resources import default_checkpoint, default_segmenter
 
 RATE = 20e6
 # From the middle, width: rates of an eighth, of parts of 32, and the same one.
@@ -161,3 +167,20 @@ def test_rates_have_small_ratios(recording_of, noise):
     for bandwidth_hz in np.linspace(1e5, 19e6, 57):
         ratio = Fraction(Band(recording, 0.0, bandwidth_hz).sampling_rate / RATE).limit_denominator(1000)
         assert ratio.numerator == 1 or ratio.denominator <= 32
+
+
+def test_carriers_beside_each_other_are_told_one_by_one():
+    """All of a band tells one of its carriers at most."""
+    benchmark = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "carriers.py"))
+    recipe = SceneRecipe(replace(SceneRecipe().transmissions, chunk_size=2), presence=1.0, snrs_db=(20.0, 25.0))
+    scenes = draw_scenes(recipe, 3, seed=1)
+    segment = pipeline("iq-segmentation", model=str(default_segmenter()))
+    classify = pipeline("iq-classification", model=str(default_checkpoint()))
+    for iq, labels, snr_db in zip(scenes.iq, scenes.labels, scenes.snr_db, strict=True):
+        recording = benchmark["Scene"](iq.numpy(), scenes.sampling_rate)
+        truth = benchmark["carriers_in"](recording, labels, snr_db)
+        assert len(truth) >= 2
+        bands = carriers_of(recording, segment(recording))
+        for true, name, _ in truth:
+            (band,) = (band for band in bands if benchmark["covers"](band, true))
+            assert classify(band)["protocol"] == name
