@@ -77,11 +77,8 @@ def classify(arguments: argparse.Namespace) -> int:
                 carriers = [] if find is None else carriers_of(recording, files.look_at(recording, find))
                 heard = []
                 for band in carriers or [recording]:
-                    place = {}
-                    if carriers or arguments.band and not arguments.carriers:
-                        place = {"center_hz": band.center_frequency_hz, "bandwidth_hz": band.bandwidth_hz}
-                    elif arguments.carriers:  # none was found: all of the band is listened to
-                        place = dict.fromkeys(PLACE)
+                    # Where no carrier was found, all of the band is listened to.
+                    place = _place(band) or (dict.fromkeys(PLACE) if arguments.carriers else {})
                     for answer in files.hear(band, pipe):
                         yield _record(path, answer, place=place)
                     heard.append({**place, **answer})
@@ -512,6 +509,13 @@ def _load(
 def _quantities(answer: dict) -> list[str]:
     """The heads in an answer of the pipeline: protocol, modulation, snr_db ..."""
     return [name for name in answer if f"{name}_score" in answer]
+
+
+def _place(recording: Recording | Band) -> dict[str, float]:
+    """Where a part of a band is; nothing of all of it."""
+    if not isinstance(recording, Band):
+        return {}
+    return dict(zip(PLACE, (recording.center_frequency_hz, recording.bandwidth_hz), strict=True))
 
 
 def _record(
