@@ -41,7 +41,7 @@ def test_a_pair_of_files_is_classified(app, lte):
 
 def test_a_band_is_segmented(app, lte):
     rows, figure = app.segment(lte, "", None)
-    assert [row[2] for row in rows] == ["LTE"] and abs(rows[0][0]) < 0.3 and 1.0 < rows[0][1] < 2.0
+    assert [row[2] for row in rows] == ["LTE"] and abs(rows[0][0]) < 0.3 and 0.9 < rows[0][1] < 1.5
     assert len(figure.subfigs[0].get_axes()) >= 2
 
 
