@@ -220,7 +220,7 @@ def _add_reading(command: argparse.ArgumentParser):
         nargs=2,
         metavar=("MIDDLE", "WIDTH"),
         help="tune to a part of the band [Hz]; its middle is the carrier frequency where the recording says its own, "
-        "else from the middle of the recording, e.g. -5e6 10e6",
+        "else counted from the middle of what was recorded, e.g. -5e6 10e6",
     )
     command.add_argument("--blind", action="store_true", help="do not look for symbols of WiFi, LTE and 5G first")
     command.add_argument(
