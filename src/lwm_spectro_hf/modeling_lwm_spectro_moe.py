@@ -339,9 +339,12 @@ class LwmSpectroMoEModel(LwmSpectroMoEPreTrainedModel):
         Yields:
             `tuple[int, torch.Tensor, torch.Tensor]`: An expert, its rows, and where in `chosen` each row has it.
         """
-        for expert in chosen.unique().tolist():
-            rows, slots = (chosen == expert).nonzero(as_tuple=True)
-            yield expert, rows, slots
+        # In order of experts, and one question to the device for all of them.
+        order = chosen.flatten().argsort(stable=True)
+        experts, counts = chosen.unique(return_counts=True)
+        found = torch.stack([experts, counts]).tolist()
+        for expert, places in zip(found[0], order.split(found[1]), strict=True):
+            yield expert, places // chosen.shape[1], places % chosen.shape[1]
 
     @can_return_tuple
     def forward(

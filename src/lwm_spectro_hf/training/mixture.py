@@ -241,8 +241,8 @@ class HeadTraining(_MixtureTraining):
         values, config = self._values(batch), self.config.expert_config
         noise = mask_noise(batch["index"], config.num_patches, self.settings.seed)
         labels, protocol = head_labels(batch), batch["protocol"]
-        rows = protocol >= 0
-        if not rows.any():  # nothing but noise
+        (rows,) = (protocol >= 0).nonzero(as_tuple=True)  # by numbers: a device is waited for once
+        if len(rows) == 0:  # nothing but noise
             nothing = sum(part.sum() for part in self._parameters.values()) * 0.0
             names = ("loss", "modulation_loss", "joint_loss", "masked_loss")
             return nothing, dict.fromkeys(names, nothing.detach())
