@@ -21,7 +21,7 @@ _NARROWEST = 1 / 4096  # of the rate of the recording: filters of narrower bands
 # Rates are those of the recording over an integer, or so many parts of it: a filter of few phases makes them.
 _PARTS = 32
 _MOST_AT_ONCE = 2**22  # samples of the recording that are filtered together
-# Carriers that share so much of the smaller one are one and the same.
+# What shares so much of its width with a larger carrier is a part of that.
 _SAME = 0.5
 
 
