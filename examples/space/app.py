@@ -95,10 +95,7 @@ def segment(files: list[str] | None, dtype: str, rate_msps: float | None) -> tup
         verdicts = [tell(band) for band in bands]
     picture.segments = answer["labels"]
     picture.segment_names = [name for _, name in sorted(find.model.config.id2label.items())]
-    picture.carriers = [
-        {"center_hz": band.center_frequency_hz, "bandwidth_hz": band.bandwidth_hz, **verdict}
-        for band, verdict in zip(bands, verdicts, strict=True)
-    ]
+    picture.carriers = [{**band.place, **verdict} for band, verdict in zip(bands, verdicts, strict=True)]
     rows = [
         [
             round(carrier["center_hz"] / 1e6, 2),

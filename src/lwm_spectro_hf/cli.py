@@ -29,7 +29,7 @@ USER_ERRORS = (OSError, ValueError, ImportError)
 NO_SYMBOLS = "* none of its symbols were found: something else, or too faint or too short for them"
 PLACE = ("center_hz", "bandwidth_hz")  # of a carrier
 STRETCHES = 2  # that the network which finds carriers sees one after the other, in the time of a segment
-CARRIER_COLUMNS = ("file", "label", "center_hz", "bandwidth_hz", "share_of_time")
+CARRIER_COLUMNS = ("file", "label", *PLACE, "share_of_time")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -78,7 +78,8 @@ def classify(arguments: argparse.Namespace) -> int:
                 heard = []
                 for band in carriers or [recording]:
                     # Where no carrier was found, all of the band is listened to.
-                    place = _place(band) or (dict.fromkeys(PLACE) if arguments.carriers else {})
+                    nowhere = dict.fromkeys(PLACE) if arguments.carriers else {}
+                    place = band.place if isinstance(band, Band) else nowhere
                     for answer in files.hear(band, pipe):
                         yield _record(path, answer, place=place)
                     heard.append({**place, **answer})
@@ -509,13 +510,6 @@ def _load(
 def _quantities(answer: dict) -> list[str]:
     """The heads in an answer of the pipeline: protocol, modulation, snr_db ..."""
     return [name for name in answer if f"{name}_score" in answer]
-
-
-def _place(recording: Recording | Band) -> dict[str, float]:
-    """Where a part of a band is; nothing of all of it."""
-    if not isinstance(recording, Band):
-        return {}
-    return dict(zip(PLACE, (recording.center_frequency_hz, recording.bandwidth_hz), strict=True))
 
 
 def _record(

@@ -340,8 +340,8 @@ class LwmSpectroMoEModel(LwmSpectroMoEPreTrainedModel):
             `tuple[int, torch.Tensor, torch.Tensor]`: An expert, its rows, and where in `chosen` each row has it.
         """
         # In order of experts, and one question to the device for all of them.
-        order = chosen.flatten().argsort(stable=True)
-        experts, counts = chosen.unique(return_counts=True)
+        chosen_in_order, order = chosen.flatten().sort(stable=True)
+        experts, counts = chosen_in_order.unique_consecutive(return_counts=True)
         found = torch.stack([experts, counts]).tolist()
         for expert, places in zip(found[0], order.split(found[1]), strict=True):
             yield expert, places // chosen.shape[1], places % chosen.shape[1]

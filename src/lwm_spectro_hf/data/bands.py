@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.signal import firwin, kaiserord, oaconvolve, resample_poly
 
-from .recordings import Recording
+from .recordings import Recording, part_of
 
 # Over how much the filter falls to each side: a share of the width, and no more than so much; beside the edges of the
 # recording, beyond which nothing was recorded and the other edge would come in, at most a share of its rate.
@@ -123,6 +123,11 @@ class Band:
         """`float`: Of the middle of the part; from that of the recording, where nothing says its frequency [Hz]."""
         return (self.recording.center_frequency_hz or 0.0) + self.center_hz
 
+    @property
+    def place(self) -> dict[str, float]:
+        """`dict`: Where it is, as answers about carriers say it: `center_hz`, its frequency, and `bandwidth_hz`."""
+        return {"center_hz": self.center_frequency_hz, "bandwidth_hz": self.bandwidth_hz}
+
     @cached_property
     def _filter(self) -> np.ndarray:
         """Band-pass filter at the rate of which those of the recording and of the part are fractions."""
@@ -145,13 +150,7 @@ class Band:
         Raises:
             ValueError: If the part does not lie within it, or what it is made from has samples that are no numbers.
         """
-        start = int(start)
-        count = self.num_samples - start if count is None else int(count)
-        if start < 0 or count < 0 or start + count > self.num_samples:
-            raise ValueError(
-                f"{self.path}: {count} samples from sample {start} were asked for, but this band of the recording has "
-                f"{self.num_samples}. Ask for a part within it."
-            )
+        start, count = part_of(self, start, count, "this band of the recording")
         if self._is_all:
             return self.recording.read(start, count)
         step = max(1, int(_MOST_AT_ONCE * self._ratio))

@@ -169,13 +169,7 @@ class Recording:
         Raises:
             ValueError: If the part does not lie within the recording, or the file has become shorter.
         """
-        start = int(start)  # of any type, of which narrow ones overflow as bytes
-        count = self.num_samples - start if count is None else int(count)
-        if start < 0 or count < 0 or start + count > self.num_samples:
-            raise ValueError(
-                f"{self.path}: {count} samples from sample {start} were asked for, but the recording has "
-                f"{self.num_samples}. Ask for a part within it."
-            )
+        start, count = part_of(self, start, count, "the recording")
         if self._samples is not None:
             return self._samples[start : start + count].copy()
         iq = np.empty((count, 2), dtype=np.float32)
@@ -224,6 +218,28 @@ class Recording:
             )
         starts = range(0, self.num_samples - window_samples + 1, hop_samples)
         return ((start, self.read(start, window_samples)) for start in starts)
+
+
+def part_of(recording: Any, start: int, count: int | None, name: str) -> tuple[int, int]:
+    """First sample and number of samples of a part of a recording.
+
+    Args:
+        recording (`Recording` or `Band`): What is read.
+        start (`int`): First sample.
+        count (`int`, *optional*): Number of samples; to the end if not given.
+        name (`str`): What an error calls the recording.
+
+    Raises:
+        ValueError: If the part does not lie within it.
+    """
+    start = int(start)  # of any type, of which narrow ones overflow as bytes
+    count = recording.num_samples - start if count is None else int(count)
+    if start < 0 or count < 0 or start + count > recording.num_samples:
+        raise ValueError(
+            f"{recording.path}: {count} samples from sample {start} were asked for, but {name} has "
+            f"{recording.num_samples}. Ask for a part within it."
+        )
+    return start, count
 
 
 def open_recording(

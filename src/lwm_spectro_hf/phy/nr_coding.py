@@ -382,10 +382,10 @@ class SharedChannelCode:
         index = of_class[:, None].expand_as(values)
         largest = torch.zeros(len(keys), 3, dtype=torch.int64, device=size.device)
         largest.scatter_reduce_(0, index, values, "amax")
-        orders = torch.cat([keys, largest, counts[:, None]], 1).tolist()
+        kinds = torch.cat([keys, largest, counts[:, None]], 1).tolist()
         # Modulation orders, the last part of the keys, differ in how bits are shared out to symbols alone.
         codes = []
-        for key, group in groupby(orders, key=lambda entry: tuple(entry[:4])):
+        for key, group in groupby(kinds, key=lambda entry: tuple(entry[:4])):
             of_orders, rows, sizes, symbols, numbers = zip(*(entry[4:] for entry in group), strict=True)
             parts = tuple(zip(numbers, sizes, strict=True))
             codes.append(SharedChannelCode(*key, max(of_orders), max(rows), max(sizes), max(symbols), parts))

@@ -339,11 +339,12 @@ class TrainingLoop:
             bar.set_postfix(loss=f"{entry['loss']:.3f}", refresh=False)
             if self.log is not None:
                 self.log(entry)
-            if progress.step - first_step == 1:  # it compiles, and fills caches: the schedule begins with the next
+            is_first = progress.step - first_step == 1
+            if is_first:  # it compiles, and fills caches: the schedule begins with the next
                 begin, available = time.monotonic(), max(deadline.left_s(), 1e-3)
             # One process looks at the clock for all; more steps must not pass the end. How long one takes is known
             # from the second on.
-            expected = 0.0 if progress.step - first_step == 1 else max(slowest, window)
+            expected = 0.0 if is_first else max(slowest, window)
             decision = [
                 float(steps),
                 float(deadline.left_s() < expected),
