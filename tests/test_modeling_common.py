@@ -20,7 +20,7 @@ from lwm_spectro_hf import (
     LwmSpectroMoEForPreTraining,
     LwmSpectroMoEForSequenceClassification,
 )
-from tiny_models import MODELS, build, encoder_config, inputs_for, main_output, tiny_config, tiny_moe_config
+from tiny_models import MODELS, build, inputs_for, main_output, tiny_config, tiny_moe_config
 
 every_model = pytest.mark.parametrize("name", list(MODELS))
 HEADS = [name for name in MODELS if not name.startswith(("model", "moe-model", "conv-lstm-model"))]
@@ -194,7 +194,7 @@ def test_pretraining_compiles_as_one_graph(name):
 def test_hidden_states_and_attentions_can_be_asked_for(name):
     model = build(name)
     model.set_attn_implementation("eager")
-    config = encoder_config(model)
+    config = model.config.encoder_config
     with torch.no_grad():
         outputs = model(**inputs_for(model), output_hidden_states=True, output_attentions=True)
     assert len(outputs.hidden_states) == config.num_hidden_layers + 1
@@ -333,7 +333,7 @@ def test_a_resolution_that_half_precision_does_not_hold_is_no_unknown_one():
     assert not torch.equal(told, model(**inputs).router_logits)
     with pytest.raises(ValueError, match="`resolution` has infinite values: half precision"):
         model(**inputs, resolution=resolution.half())
-    with pytest.raises(ValueError, match="`expert_index` has 7, but there are"):
+    with pytest.raises(ValueError, match="expert 7, but there are 3 experts"):
         model.lwm_spectro_moe(**inputs, expert_index=torch.tensor([0, 7, 0, 0]))
 
 

@@ -743,6 +743,53 @@ def test_router_loss_moves_the_router_only():
     assert moved and all(".router." in key for key in moved)
 
 
+@pytest.mark.parametrize("name", ["moe-pretraining", "moe-classification"])
+def test_a_router_without_labels_is_held_for_that_call_alone(name):
+    model = build(name).train()
+    model.base_model.router = LwmSpectroMoERouter(tiny_moe_config(router_type="cnn")).train()
+    inputs, statistics = inputs_for(model), model.base_model.router.encoder[1]
+    model(**inputs)
+    assert int(statistics.num_batches_tracked) == 0 and statistics.training
+    model(**inputs, protocol_labels=torch.tensor([0, 1, 2, 0]))
+    assert int(statistics.num_batches_tracked) == 1
+    statistics.eval()  # as those do who keep the statistics of pretraining
+    model(**inputs)
+    assert not statistics.training
+
+
+def test_a_frozen_router_stays_in_evaluation_mode():
+    model = build("moe-classification")
+    model.base_model.router.requires_grad_(False)
+    model.train()
+    assert model.classifier.training and not any(part.training for part in model.base_model.router.modules())
+
+
+def test_an_expert_taken_out_is_in_the_mode_of_the_mixture():
+    model = build("moe-pretraining")
+    for mode in (False, True):
+        expert = model.train(mode).expert("LTE")
+        assert all(part.training == mode for part in expert.modules())
+        expert.train(mode)
+        assert model.lwm_spectro_moe.experts[1].training == mode
+
+
+@pytest.mark.parametrize("name", ["moe-model", "moe-pretraining"])
+def test_mixtures_refuse_what_they_cannot_take(name):
+    model = build(name)
+    inputs = inputs_for(model)
+    chosen = "expert_index" if name == "moe-model" else "protocol_labels"
+    with pytest.raises(ValueError, match=r"expert 7, but there are 3 experts \(WiFi, LTE, 5G\)"):
+        model(**inputs, **{chosen: torch.tensor([0, 1, 2, 7])})
+    with pytest.raises(ValueError, match="`resolution` has infinite values"):
+        model(**inputs, resolution=torch.tensor([[1e-6, torch.inf]] * 4))
+    for shape in ((0, 1, 16, 24), (4, 1, 64, 64)):
+        with pytest.raises(ValueError, match="`input_values` has shape"):
+            model(**{**inputs, "input_values": torch.zeros(shape)})
+    model.config.output_hidden_states = True
+    with pytest.raises(ValueError, match="`output_hidden_states=True` is for one encoder"):
+        model(**inputs)
+
+
 def test_experts_of_a_copy_are_independent():
     model = build("moe-model")
     twin = copy.deepcopy(model)

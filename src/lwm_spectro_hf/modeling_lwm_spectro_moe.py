@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -224,6 +225,22 @@ class LwmSpectroMoERouter(nn.Module):
             width += config.router_hidden_size
         self.gate = nn.Linear(width, config.num_experts)
 
+    def train(self, mode: bool = True) -> "LwmSpectroMoERouter":
+        """A frozen router stays in evaluation mode: no dropout, and the statistics that it was trained with."""
+        return super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """In evaluation mode for as long as the block runs, whatever it is in."""
+        in_training = [module for module in self.modules() if module.training]
+        for module in in_training:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in in_training:
+                module.training = True
+
     def forward(self, input_values: torch.Tensor, resolution: torch.Tensor | None = None) -> torch.Tensor:
         """
         Args:
@@ -238,7 +255,7 @@ class LwmSpectroMoERouter(nn.Module):
         else:
             pooled = self.encoder(input_values).mean(dim=(2, 3))
         if self.fourier is not None:
-            # Training hides some spectrograms: else what was learned from them first keeps the rest from learning.
+            # Some rows without their spectrogram: what is learned from it first keeps the other branch from learning.
             is_shown = self.dropout(pooled.new_ones(len(pooled), 1)) > 0
             pooled = torch.cat([pooled * is_shown, self.fourier(input_values, resolution)], dim=-1)
         return self.gate(pooled)
@@ -300,20 +317,9 @@ class LwmSpectroMoEPreTrainedModel(LwmSpectroPreTrainedModel):
     def _load_expert(self, index: int, expert: LwmSpectroPreTrainedModel):
         self.base_model.experts[index].load_state_dict(expert.base_model.state_dict())
 
-    def _hold_router(self, protocol_labels: torch.Tensor | None):
-        """Without labels no loss reaches the router: until training mode is set again, it stays as it is."""
-        if self.training and protocol_labels is None:
-            self.base_model.router.eval()
-
-
-def refuse_recordings(options: dict) -> None:
-    """Raises `ValueError` where what one encoder could show of itself is asked of a mixture."""
-    for name in ("output_hidden_states", "output_attentions"):
-        if options.get(name):
-            raise ValueError(
-                f"`{name}=True` is for one encoder, and here each row has its own. Ask that of an expert: "
-                "`LwmSpectroMoEForPreTraining.expert(name)`."
-            )
+    def _router_learning(self, protocol_labels: torch.Tensor | None) -> AbstractContextManager:
+        """Without protocol labels no loss reaches the router, so it runs in evaluation mode."""
+        return self.base_model.router.held() if protocol_labels is None else nullcontext()
 
 
 class LwmSpectroMoEModel(LwmSpectroMoEPreTrainedModel):
@@ -346,6 +352,38 @@ class LwmSpectroMoEModel(LwmSpectroMoEPreTrainedModel):
         for expert, places in zip(found[0], order.split(found[1]), strict=True):
             yield expert, places // chosen.shape[1], places % chosen.shape[1]
 
+    def check_inputs(
+        self, input_values: torch.Tensor, chosen: torch.Tensor | None, resolution: torch.Tensor | None, options: dict
+    ) -> None:
+        """
+        Args:
+            input_values (`torch.Tensor`): Spectrograms.
+            chosen (`torch.LongTensor` of shape `(batch,)`, *optional*): The expert of each row.
+            resolution (`torch.Tensor` of shape `(batch, 2)`, *optional*): Of the spectrograms.
+            options (`dict`): Further arguments.
+
+        Raises:
+            `ValueError`: If the spectrograms have another shape, there is no such expert, a resolution is infinite, or
+                hidden states or attentions are asked for, which rows with different experts do not have in common.
+        """
+        for name in ("output_hidden_states", "output_attentions"):
+            if options.get(name) or (options.get(name) is None and getattr(self.config, name, None)):
+                raise ValueError(
+                    f"`{name}=True` is for one encoder, and here each row has its own. Ask that of an expert: "
+                    "`LwmSpectroMoEForPreTraining.expert(name)`."
+                )
+        check_shape(input_values, self.config.expert_config)
+        if chosen is not None and (chosen >= self.config.num_experts).any():
+            raise ValueError(
+                f"A row is to go to expert {int(chosen.max())}, but there are {self.config.num_experts} experts "
+                f"({', '.join(self.config.expert_names)}), counted from 0."
+            )
+        if resolution is not None and resolution.isinf().any():
+            raise ValueError(
+                "`resolution` has infinite values: half precision holds no number of Hz above 65,504. Cast "
+                "`input_values` alone, and leave `resolution` in float32."
+            )
+
     @can_return_tuple
     def forward(
         self,
@@ -366,21 +404,9 @@ class LwmSpectroMoEModel(LwmSpectroMoEPreTrainedModel):
             [`LwmSpectroMoEModelOutput`]
 
         Raises:
-            `ValueError`: If hidden states or attentions are asked for, which rows of one expert alone have in common,
-                or an expert that there is not; or if a resolution is infinite.
+            `ValueError`: As from [`~LwmSpectroMoEModel.check_inputs`].
         """
-        refuse_recordings(kwargs)
-        check_shape(input_values, self.config.expert_config)
-        if expert_index is not None and (expert_index >= self.config.num_experts).any():
-            raise ValueError(
-                f"`expert_index` has {int(expert_index.max())}, but there are {self.config.num_experts} experts "
-                f"({', '.join(self.config.expert_names)}), counted from 0."
-            )
-        if resolution is not None and resolution.isinf().any():
-            raise ValueError(
-                "`resolution` has infinite values: half precision holds no number of Hz above 65,504. Cast "
-                "`input_values` alone, and leave `resolution` in float32."
-            )
+        self.check_inputs(input_values, expert_index, resolution, kwargs)
         router_logits = self.router(input_values, resolution)
         if expert_index is None:
             # The router learns protocols, from their labels; what the experts' loss would tell it stays out of it.
@@ -448,7 +474,8 @@ class LwmSpectroMoEForPreTraining(LwmSpectroMoEPreTrainedModel):
             model = LwmSpectroForPreTraining(copy.deepcopy(self.config.expert_config))
         model.lwm_spectro, model.decoder = self.lwm_spectro_moe.experts[index], self.decoders[index]
         model.projection = self.projections[index]
-        return model
+        # A new model says that it is in training, whatever the parts that it shares are in.
+        return model.train(model.lwm_spectro.training)
 
     def masked_modeling(
         self,
@@ -523,12 +550,12 @@ class LwmSpectroMoEForPreTraining(LwmSpectroMoEPreTrainedModel):
             [`LwmSpectroForPreTrainingOutput`]
 
         Raises:
-            `ValueError`: As from [`LwmSpectroMoEModel`].
+            `ValueError`: As from [`~LwmSpectroMoEModel.check_inputs`].
         """
-        refuse_recordings(kwargs)
+        self.lwm_spectro_moe.check_inputs(input_values, protocol_labels, resolution, kwargs)
         mask = draw_mask(self.config.expert_config, input_values, bool_masked_pos, noise)
-        self._hold_router(protocol_labels)
-        router_logits = self.lwm_spectro_moe.router(input_values, resolution)
+        with self._router_learning(protocol_labels):
+            router_logits = self.lwm_spectro_moe.router(input_values, resolution)
         chosen = router_logits.argmax(dim=-1)
         if protocol_labels is not None:
             chosen = torch.where(protocol_labels < 0, chosen, protocol_labels)
@@ -584,8 +611,8 @@ class LwmSpectroMoEForSequenceClassification(LwmSpectroMoEPreTrainedModel):
         protocol_labels, additional_labels = (
             kwargs.pop(f"{kind}_labels", None) for kind in ("protocol", "additional")
         )
-        self._hold_router(protocol_labels)
-        outputs = self.lwm_spectro_moe(input_values, resolution=resolution, return_dict=True, **kwargs)
+        with self._router_learning(protocol_labels):
+            outputs = self.lwm_spectro_moe(input_values, resolution=resolution, return_dict=True, **kwargs)
         logits = self.classifier(outputs.pooler_output)
         additional_logits = {name: head(outputs.pooler_output) for name, head in self.additional_classifiers.items()}
         losses, router_loss = [], None

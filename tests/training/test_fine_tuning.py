@@ -238,6 +238,17 @@ def test_the_joint_objective_is_the_sum_of_its_parts(rows, tmp_path):
     assert torch.equal(model.lwm_spectro.embeddings.projection.weight, start.lwm_spectro.embeddings.projection.weight)
 
 
+def test_the_joint_objective_routes_as_inference_does(rows, tmp_path):
+    torch.manual_seed(0)
+    start = LwmSpectroMoEForPreTraining(tiny_moe_config(router_type="fourier", router_dropout_prob=0.9))
+    joint = JointClassifier(build_classifier(start, "kind", LABELS), start, 0.5, 0.25)
+    trainer = tuner(joint, rows, tmp_path, steps=1)
+    modes = []
+    start.base_model.router.register_forward_hook(lambda router, *_: modes.append(router.dropout.training))
+    trainer.train()
+    assert modes and not any(modes)
+
+
 def test_masks_of_the_joint_objective_differ_between_processes_and_come_again(rows, tmp_path):
     start = pretrained()
     joint, asked = JointClassifier(build_classifier(start, "kind", LABELS), start, 0.5, 0.25), []
