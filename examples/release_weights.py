@@ -31,6 +31,7 @@ from lwm_spectro_hf.files import read_json, read_json_lines, whole_folder
 from lwm_spectro_hf.hub.model_card import departures, render
 from lwm_spectro_hf.markdown import markdown_table
 from lwm_spectro_hf.scripting import one_line_errors
+from lwm_spectro_hf.training.checkpoints import load_trained
 
 SCORED_ROWS = 2048
 
@@ -102,9 +103,9 @@ def main() -> None:
     runs |= {"router": args.router, "heads": args.heads}
     results = {name: read_results(path) for name, path in runs.items()}
     logs = {name: lines for name, path in runs.items() if (lines := read_json_lines(path / "log.jsonl"))}
-    model = LwmSpectroMoEForSequenceClassification.from_pretrained(args.heads / "model")
-    decoders = LwmSpectroMoEForPreTraining.from_pretrained(args.heads / "model")
-    routed = LwmSpectroMoEForPreTraining.from_pretrained(args.router / "model")
+    model = load_trained(LwmSpectroMoEForSequenceClassification, args.heads / "model")
+    decoders = load_trained(LwmSpectroMoEForPreTraining, args.heads / "model")
+    routed = load_trained(LwmSpectroMoEForPreTraining, args.router / "model", part="lwm_spectro_moe.router.")
     model.lwm_spectro_moe.router = routed.lwm_spectro_moe.router
     for name in vars(routed.config):
         if name.startswith("router_"):

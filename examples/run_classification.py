@@ -280,7 +280,7 @@ def run(args: argparse.Namespace) -> None:
     validated = task.validation is not None
     arguments = training_arguments(args, len(task.train), on_gpu, validated)
     parts = {"train": task.train, "validation": task.validation, "test": task.test}
-    is_linear = getattr(model.config, "expert_config", model.config).classifier_type == "linear"
+    is_linear = model.config.encoder_config.classifier_type == "linear"
     wanted = args.head_start == "probe" and args.method in ("full", "lora") and is_linear
     last = last_checkpoint(Path(arguments.output_dir))
     # Validation may have taken all rows of a rare class.
@@ -296,7 +296,7 @@ def run(args: argparse.Namespace) -> None:
         parts = {name: rows and Embeddings(model, rows, batch_size, name) for name, rows in parts.items()}
         network = EmbeddingClassifier(model)
     elif args.joint:
-        config = getattr(model.config, "expert_config", model.config)
+        config = model.config.encoder_config
         weights = (
             config.reconstruction_loss_weight if args.reconstruction_weight is None else args.reconstruction_weight,
             config.contrastive_loss_weight if args.contrastive_weight is None else args.contrastive_weight,

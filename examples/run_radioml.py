@@ -84,7 +84,7 @@ def features_of(examples: LabelledExamples, rows: np.ndarray, args: argparse.Nam
     torch.manual_seed(args.seed)
     random = AutoModel.from_config(pretrained.config)
     models = {PRETRAINED: pretrained.to(args.device).eval(), RANDOM: random.to(args.device).eval()}
-    patch_size = getattr(pretrained.config, "expert_config", pretrained.config).patch_size
+    patch_size = pretrained.config.encoder_config.patch_size
 
     parts: dict[str, list] = {PRETRAINED: [], RANDOM: [], SPECTROGRAM: []}
     batches = np.split(rows, range(args.batch_size, len(rows), args.batch_size))

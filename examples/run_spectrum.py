@@ -398,6 +398,7 @@ def main() -> None:
     state, checkpoints = PartialState(cpu=not on_gpu), args.out / "checkpoints"
     free = ("out", "resume", "epochs", "minutes", "device", "report_to")
     settings = {name: value for name, value in vars(args).items() if name not in free}
+    settings["data"] = args.data and str(Path(args.data).resolve())  # the same folder may be named in several ways
     check_tracker(args.report_to)
     check_settings(args.out, settings, args.resume)
     if args.batch_size % state.num_processes:

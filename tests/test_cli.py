@@ -23,7 +23,7 @@ from lwm_spectro_hf.data.bands import Band
 from lwm_spectro_hf.data.recordings import open_recording
 from lwm_spectro_hf.phy.listening import Heard
 from lwm_spectro_hf.plotting import draw
-from tiny_models import build
+from tiny_models import LABELS, build
 
 RATE = 1e6
 
@@ -120,6 +120,33 @@ class TestClassify:
             record.pop("verdict", None)  # a table has the same columns in every row
         as_text = [{name: "" if value is None else str(value) for name, value in record.items()} for record in records]
         assert rows == as_text
+
+    @pytest.mark.parametrize("form", ["--csv", "--json"])
+    def test_silence_comes_first_of_a_model_without_a_router(self, form, tmp_path, noise, tiny_extractor, capsys):
+        build("classification").save_pretrained(tmp_path / "model")
+        tiny_extractor.save_pretrained(tmp_path / "model")
+        np.save(tmp_path / "a.npy", np.zeros(3000, np.complex64))
+        np.save(tmp_path / "b.npy", noise(3000))
+        options = ["--model", str(tmp_path / "model"), "--sampling-rate", "1e6"]
+        assert main(["classify", str(tmp_path / "a.npy"), str(tmp_path / "b.npy"), *options, form]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        silent, heard = map(json.loads, lines) if form == "--json" else csv.DictReader(lines)
+        assert silent.keys() - {"verdict"} == heard.keys() and "protocol" not in heard
+        assert not silent["modulation"] and heard["modulation"] in LABELS.values()
+        assert main(["classify", str(tmp_path / "a.npy"), *options]) == 0
+        assert "no signal" in capsys.readouterr().out.splitlines()[1]
+
+    @pytest.mark.parametrize("command", ["classify", "embed"])
+    def test_a_checkpoint_without_all_of_its_encoder_is_refused(
+        self, command, tiny_checkpoint, captures, tmp_path, capsys
+    ):
+        folder = shutil.copytree(tiny_checkpoint, tmp_path / "model")
+        config = json.loads((folder / "config.json").read_text())
+        config["expert_config"]["num_hidden_layers"] = 3
+        (folder / "config.json").write_text(json.dumps(config))
+        assert main([command, "--model", str(folder), str(captures), "--json"]) == 2
+        error = capsys.readouterr().err
+        assert re.search(r"lacks \d+ weights of its encoder, the first of which is lwm_spectro_moe", error)
 
     def test_table(self, spectro, captures):
         header, heard, silent = spectro("classify", captures).out.splitlines()

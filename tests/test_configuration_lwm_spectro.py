@@ -4,7 +4,7 @@ import pytest
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
-from lwm_spectro_hf import LwmSpectroConfig, LwmSpectroMoEConfig, auto_map_for
+from lwm_spectro_hf import LwmSpectroConfig, LwmSpectroMoEConfig, MaskedConvLstmConfig, auto_map_for
 
 
 def test_defaults_are_table_1():
@@ -112,6 +112,26 @@ def test_a_mixture_has_a_configuration_of_its_own():
 def test_one_patch_at_least_stays_visible():
     config = LwmSpectroConfig(num_frames=8, num_freq_bins=8, mask_ratio=0.99, mask_strategy="drop")
     assert config.num_patches == 4 and config.num_masked_patches == 3
+    config = MaskedConvLstmConfig(num_frames=16, num_freq_bins=8, segment_frames=4, forecast_frames=8, mask_ratio=0.99)
+    assert config.num_patches == 8 and config.num_masked_patches == 7
+
+
+def test_heads_of_one_encoder_and_of_a_mixture_have_their_labels_in_order():
+    config = LwmSpectroConfig(task_name="device", id2label={0: "a", 1: "b"})
+    assert config.heads == {"device": ["a", "b"]} and config.encoder_config is config
+    config = LwmSpectroMoEConfig(id2label={0: "QPSK", 1: "16QAM"}, additional_tasks={"snr_db": ["0", "5", "10"]})
+    assert list(config.heads.items()) == [
+        ("protocol", ["WiFi", "LTE", "5G"]),
+        ("modulation", ["QPSK", "16QAM"]),
+        ("snr_db", ["0", "5", "10"]),
+    ]
+    assert config.encoder_config is config.expert_config
+    own = LwmSpectroMoEConfig(task_name="protocol", id2label={0: "5G", 1: "LTE"})
+    assert own.heads == {"protocol": ["5G", "LTE"]}  # a head that was trained to tell it knows better than the router
+
+
+def test_the_router_is_initialized_as_the_mixture_says():
+    assert LwmSpectroMoEConfig(initializer_range=0.5).router_config.initializer_range == 0.5
 
 
 @pytest.mark.parametrize(

@@ -98,14 +98,9 @@ def build(name: str) -> torch.nn.Module:
         return MODELS[name]().eval()
 
 
-def encoder_config(model: torch.nn.Module) -> LwmSpectroConfig:
-    """The configuration of the encoder, be it one or several."""
-    return getattr(model.config, "expert_config", model.config)
-
-
 def inputs_for(model: torch.nn.Module, batch: int = 4) -> dict[str, torch.Tensor]:
     """Spectrograms, and for masked modeling the noise that fixes the mask."""
-    config = encoder_config(model)
+    config = getattr(model.config, "encoder_config", model.config)
     generator = torch.Generator().manual_seed(1)
     shape = (batch, config.num_channels, config.num_frames, config.num_freq_bins)
     inputs = {"input_values": torch.randn(shape, generator=generator)}

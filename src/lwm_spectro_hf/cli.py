@@ -143,7 +143,7 @@ def embed(arguments: argparse.Namespace) -> int:
     files = _Files(arguments)
     pipe = _load_pipeline(arguments)
     config = pipe.model.config
-    hidden_size = getattr(config, "expert_config", config).hidden_size
+    hidden_size = config.encoder_config.hidden_size
 
     def records() -> Iterator[dict]:
         for path in files.paths:
@@ -425,8 +425,8 @@ def _load_pipeline(arguments: argparse.Namespace, heads: bool = False) -> Any:
     untrained = []
     if heads:
         missing = {key.rpartition(".out_proj.")[0] for key in missing_keys}
-        more = getattr(model.config, "additional_tasks", None) or ()
-        modules = {model.config.task_name: "classifier", **{task: f"additional_classifiers.{task}" for task in more}}
+        modules = {task: f"additional_classifiers.{task}" for task in model.config.heads}
+        modules[model.config.task_name] = "classifier"
         untrained = [task for task, module in modules.items() if module in missing]
     options = {"synchronize": False if arguments.blind else None, "leave_out": untrained}
     pipe = _load("iq-classification", IQClassificationPipeline, arguments, name, model, **options)
@@ -473,8 +473,10 @@ def _loading(model: str) -> Iterator[None]:
 
 
 def _load_model(name: str, auto_class: type, segments: bool) -> tuple[Any, set[str]]:
-    """A model for `segment`, or for the other commands, and the names of weights that its checkpoint lacks."""
+    """A model for `segment`, or for the other commands, and the names of weights that its heads lack."""
     from transformers import AutoConfig
+
+    from .training.checkpoints import absent_weights
 
     with _loading(name):
         kind = AutoConfig.from_pretrained(name).model_type
@@ -485,6 +487,12 @@ def _load_model(name: str, auto_class: type, segments: bool) -> tuple[Any, set[s
                 + ("others are for `lwm-spectro classify`." if segments else "others are for `lwm-spectro segment`.")
             )
         model, info = auto_class.from_pretrained(name, output_loading_info=True)
+    absent = absent_weights(info, model.base_model_prefix + ".")
+    if absent:
+        raise ValueError(
+            f"--model {name} lacks {len(absent)} weights of its encoder, the first of which is {absent[0]}: it is "
+            "damaged, or its config.json is that of another model."
+        )
     return model, set(info["missing_keys"])
 
 
@@ -606,8 +614,8 @@ def _table_lines(records: Iterable[dict], paths: list[Path], windowed: bool) -> 
             if isinstance(value, float):
                 value = f"{value:g} dB" if name.endswith("_db") else f"{value:g}"
             cells[name] = "-" if value is None else f"{value} {record[f'{name}_score'] * 100:.0f} %"
-        if record.get("protocol", "") is None:
-            cells["protocol"] = "no signal"
+        if "verdict" in record:
+            cells[quantities[0]] = record["verdict"]
         if record.get("symbols_found") is False:
             doubtful = True
             cells["protocol"] += " *"

@@ -139,7 +139,7 @@ class LwmSpectroConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
-        """Part of the `@strict` validation: the checks that involve more than one field."""
+        """Part of the `@strict` validation: ranges of single fields, and checks across fields."""
         sizes = ("num_frames", "num_freq_bins", "num_channels", "patch_size", "hidden_size", "num_attention_heads")
         sizes += ("intermediate_size", "projection_size", "classifier_hidden_size", "classifier_kernel_size")
         layers = ("num_hidden_layers", "decoder_num_hidden_layers", "classifier_num_layers", "level_num_bins")
@@ -202,6 +202,16 @@ class LwmSpectroConfig(PreTrainedConfig):
             raise ValueError(f"`classifier_kernel_size` is {self.classifier_kernel_size}, but must be odd.")
 
     @property
+    def encoder_config(self) -> "LwmSpectroConfig":
+        """`LwmSpectroConfig`: This one; of a mixture, that of its experts."""
+        return self
+
+    @property
+    def heads(self) -> dict[str, list[str]]:
+        """`dict[str, list[str]]`: What a classifier tells, and the labels of each in the order of its logits."""
+        return {self.task_name: [self.id2label[index] for index in range(self.num_labels)]}
+
+    @property
     def num_patches(self) -> int:
         """`int`: Patches of a spectrogram, N = (T / P) (K / P)."""
         return (self.num_frames // self.patch_size) * (self.num_freq_bins // self.patch_size)
@@ -255,11 +265,12 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
             `id2label`.
         additional_tasks (`dict[str, list[str]]`, *optional*): Further heads over the same embedding: the name of
             each and its labels.
-        blind_tasks (`list[str]`, *optional*): Heads that were taught by recordings as they come, and never by frames
-            that are symbols. The pipeline makes such frames where it finds symbols, and asks other heads about them.
+        blind_tasks (`list[str]`, *optional*): Heads that were trained on recordings as they were captured alone, never
+            on frames that are symbols. The pipeline, which makes such frames where it finds symbols, asks the other
+            heads about them.
 
     Raises:
-        `ValueError`: If there is no expert, two have one name, or more are mixed than there are.
+        `ValueError`: If there is no expert, names repeat, or `num_experts_per_sample` exceeds the number of experts.
     """
 
     model_type = "lwm_spectro_moe"
@@ -308,7 +319,7 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
-        """Part of the `@strict` validation: the checks that involve more than one field."""
+        """Part of the `@strict` validation: ranges of single fields, and checks across fields."""
         if not self.expert_names or len(set(self.expert_names)) != self.num_experts:
             raise ValueError(f"`expert_names` must hold at least one name and none twice; found {self.expert_names}.")
         if not 1 <= self.num_experts_per_sample <= self.num_experts:
@@ -349,6 +360,18 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
             )
 
     @property
+    def encoder_config(self) -> LwmSpectroConfig:
+        """`LwmSpectroConfig`: `expert_config`, by the name that single encoders have for theirs, too."""
+        return self.expert_config
+
+    @property
+    def heads(self) -> dict[str, list[str]]:
+        """`dict[str, list[str]]`: The router's protocols, then what the classifiers tell, each with its labels in the
+        order of its logits. A classifier that was trained to tell the protocol takes the router's place."""
+        own = {self.task_name: [self.id2label[index] for index in range(self.num_labels)]}
+        return {"protocol": list(self.expert_names), **own, **self.additional_tasks}
+
+    @property
     def num_experts(self) -> int:
         """`int`: Number of experts."""
         return len(self.expert_names)
@@ -369,7 +392,7 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
             hidden_act=expert.hidden_act,
             hidden_dropout_prob=expert.hidden_dropout_prob,
             attention_probs_dropout_prob=expert.attention_probs_dropout_prob,
-            initializer_range=expert.initializer_range,
+            initializer_range=self.initializer_range,
             layer_norm_eps=expert.layer_norm_eps,
             attn_implementation=self._attn_implementation,
         )

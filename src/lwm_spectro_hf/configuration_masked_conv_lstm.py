@@ -55,7 +55,7 @@ class MaskedConvLstmConfig(PreTrainedConfig):
     task_name: str = "protocol"
 
     def validate_architecture(self):
-        """Part of the `@strict` validation: the checks that involve more than one field."""
+        """Part of the `@strict` validation: ranges of single fields, and checks across fields."""
         sizes = ("num_frames", "num_freq_bins", "num_channels", "segment_frames", "embedding_stride", "hidden_size")
         for name in (*sizes, "num_hidden_layers", "num_passes", "patch_size"):
             if getattr(self, name) < 1:
@@ -90,8 +90,8 @@ class MaskedConvLstmConfig(PreTrainedConfig):
 
     @property
     def num_masked_patches(self) -> int:
-        """`int`: Patches masked in one spectrogram."""
-        return round(self.mask_ratio * self.num_patches)
+        """`int`: Patches masked in one spectrogram; one at least stays visible."""
+        return min(round(self.mask_ratio * self.num_patches), self.num_patches - 1)
 
     @property
     def mask_strategy(self) -> str:

@@ -97,8 +97,8 @@ class IQClassificationPipeline(IQPipeline):
         `dict`: `protocol`, `protocol_score` and `protocol_scores`; for each head its name, e.g. `modulation`, and
         `modulation_score`. A head over two quantities, "snr_db+mobility", is marginalized into both. Labels that are
         numbers come as numbers. `symbols_found` is whether symbols of that protocol were heard, without which it may
-        as well be something else, or too faint; `None` if they were not looked for. Without any power, `protocol` is
-        `None`, its score 0, and `verdict` is "no signal".
+        as well be something else, or too faint; `None` if they were not looked for. Without any power, labels are
+        `None`, scores are 0, and `verdict` is "no signal".
     """
 
     def __init__(self, *args, batch_size: int | None = 16, leave_out: Iterable[str] = (), **kwargs):
@@ -307,7 +307,7 @@ class IQClassificationPipeline(IQPipeline):
         """What looks for prefixes and preambles, if it should."""
         extractor = self.feature_extractor
         fits = extractor.hop_length == "auto" and extractor.sampling_rate is None
-        fits = fits and hasattr(self.model.config, "expert_names")
+        fits = fits and self._names_of_experts
         if not fits and synchronize:
             raise ValueError(
                 "`synchronize=True` needs a model with a router, and an extractor whose frames can be symbols: with "
@@ -333,7 +333,7 @@ class IQClassificationPipeline(IQPipeline):
         config = self.model.config
         outputs = self.model(input_values=values, resolution=resolution, return_dict=True)
         logits = {}
-        if hasattr(config, "expert_names"):
+        if self._names_of_experts:
             logits["protocol"] = outputs.router_logits
         # A head that was trained to tell the protocol knows better than the router.
         logits[config.task_name] = outputs.logits
@@ -351,7 +351,7 @@ class IQClassificationPipeline(IQPipeline):
         trust, sure = torch.ones(len(model_outputs)), None
         if tags["prefixes"] is not None and "protocol" in self._heads():
             # A head of its own for the protocol may have other classes than the router, or another order.
-            names, heard = self._heads()["protocol"], self.model.config.expert_names
+            names, heard = self._heads()["protocol"], self._names_of_experts
             if set(names) == set(heard):
                 prefixes = tags["prefixes"][[heard.index(name) for name in names]]
                 routed = stacked["protocol"]
@@ -397,7 +397,7 @@ class IQClassificationPipeline(IQPipeline):
                 if quantity == "protocol" or top_k is not None:
                     answer[f"{quantity}_scores"] = dict(ranked[:top_k])
         if not probabilities:
-            answer = {"protocol": None, "protocol_score": 0.0, **answer, "verdict": "no signal"}
+            answer["verdict"] = "no signal"
         if "protocol" in answer:
             answer["symbols_found"] = self._symbols_found(answer["protocol"], evidence.heard)
         if return_embedding:
@@ -407,16 +407,20 @@ class IQClassificationPipeline(IQPipeline):
 
     def _symbols_found(self, protocol: str | None, heard: torch.Tensor | None) -> bool | None:
         """Whether a protocol's own symbols were heard; `None` if they were not looked for."""
-        names = list(getattr(self.model.config, "expert_names", []))
-        if heard is None or protocol not in names:
+        if heard is None or protocol not in self._names_of_experts:
             return None
-        evidence = heard[names.index(protocol)]
+        evidence = heard[self._names_of_experts.index(protocol)]
         return None if evidence.isinf() else bool(evidence > 0)
 
     @property
     def tasks(self) -> list[str]:
         """The names of the heads that answer."""
         return list(self._heads())
+
+    @property
+    def _names_of_experts(self) -> list[str]:
+        """What a router chooses from; nothing of a model without one."""
+        return getattr(self.model.config, "expert_names", [])
 
     def _blind(self) -> list[str]:
         """Quantities of heads that were never taught by symbols."""
@@ -434,13 +438,7 @@ class IQClassificationPipeline(IQPipeline):
 
     def _heads(self) -> dict[str, list[str]]:
         """The labels of each head, in the order of its logits."""
-        config = self.model.config
-        heads = {}
-        if hasattr(config, "expert_names"):
-            heads["protocol"] = list(config.expert_names)
-        heads[config.task_name] = [config.id2label[index] for index in range(config.num_labels)]
-        heads |= getattr(config, "additional_tasks", None) or {}
-        return {name: labels for name, labels in heads.items() if name not in self._left_out}
+        return {name: labels for name, labels in self.model.config.heads.items() if name not in self._left_out}
 
 
 def register_task(task: str, pipeline_class: type[IQPipeline], auto_class: type):

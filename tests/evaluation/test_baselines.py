@@ -112,6 +112,11 @@ def test_other_weights_are_another_checkpoint(checkpoint, tiny_checkpoint, tmp_p
         next(model.base_model.experts[0].parameters()).add_(1)
     model.save_pretrained(folder)
     assert Checkpoint(folder).digest != checkpoint.digest
+    config = json.loads((folder / "config.json").read_text())
+    config["expert_config"]["num_hidden_layers"] = 3
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="lacks .* weights, the first of which is experts"):
+        Checkpoint(folder)
 
 
 def test_other_settings_are_another_checkpoint(checkpoint, tiny_checkpoint, tmp_path):

@@ -17,6 +17,7 @@ from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
 from ..files import whole_file
 from ..modeling_lwm_spectro import LwmSpectroModel
 from ..modeling_lwm_spectro_moe import LwmSpectroMoEModel
+from ..training.checkpoints import absent_weights
 
 SPECTROGRAM, STATISTICS, TOP1, MIXTURE, EXPERT = "spectrogram", "statistics", "top-1", "mixture", "expert "
 NUM_BANDS = 8
@@ -52,16 +53,19 @@ class Checkpoint:
         architecture (`str`): A hash of the names and shapes of an encoder's weights.
 
     Raises:
-        ValueError: If the folder holds another kind of model.
+        ValueError: If the folder holds another kind of model, or lacks weights.
     """
 
     def __init__(self, folder: str | os.PathLike, device: str | torch.device = "cpu"):
         self.folder, self.device = Path(folder), torch.device(device)
-        self.model = AutoModel.from_pretrained(self.folder).to(self.device).eval().requires_grad_(False)
-        if not isinstance(self.model, LwmSpectroModel | LwmSpectroMoEModel):
+        model, info = AutoModel.from_pretrained(self.folder, output_loading_info=True)
+        if not isinstance(model, LwmSpectroModel | LwmSpectroMoEModel):
             raise ValueError(
-                f"{folder} holds a {type(self.model).__name__}; expected an encoder or mixture of LWM-Spectro."
+                f"{folder} holds a {type(model).__name__}; expected an encoder or mixture of LWM-Spectro."
             )
+        if absent := absent_weights(info):
+            raise ValueError(f"{folder} lacks {len(absent)} weights, the first of which is {absent[0]}; expected all.")
+        self.model = model.to(self.device).eval().requires_grad_(False)
         self.extractor = SpectrogramFeatureExtractor.from_pretrained(self.folder)
         self.is_mixture = isinstance(self.model, LwmSpectroMoEModel)
         self.experts = tuple(self.model.config.expert_names) if self.is_mixture else ()
@@ -75,7 +79,7 @@ class Checkpoint:
     @property
     def encoder_config(self) -> LwmSpectroConfig:
         """The architecture of one encoder."""
-        return self.model.config.expert_config if self.is_mixture else self.model.config
+        return self.model.config.encoder_config
 
     @property
     def representations(self) -> tuple[str, ...]:

@@ -85,7 +85,7 @@ def check_fit(model: LwmSpectroPreTrainedModel, rows: LabelledSpectrograms, chec
     Raises:
         TaskError: If they are not, or cannot be made of the I/Q samples.
     """
-    config = getattr(model.config, "expert_config", model.config)
+    config = model.config.encoder_config
     expected = (config.num_channels, config.num_frames, config.num_freq_bins)
     try:
         found = tuple(rows.__getitems__([0])["input_values"].shape[1:])
@@ -129,7 +129,7 @@ def build_classifier(
     if isinstance(config, LwmSpectroMoEConfig):
         config.additional_tasks, config.blind_tasks = {}, None
     if head is not None:
-        getattr(config, "expert_config", config).classifier_type = head
+        config.encoder_config.classifier_type = head
     config.task_name = task
     config.id2label = dict(enumerate(labels))
     config.label2id = {name: index for index, name in enumerate(labels)}
@@ -217,8 +217,7 @@ class JointClassifier(nn.Module):
     @property
     def num_patches(self) -> int:
         """`int`: Of a spectrogram."""
-        config = self.pretrained.config
-        return getattr(config, "expert_config", config).num_patches
+        return self.pretrained.config.encoder_config.num_patches
 
 
 class Embeddings(Dataset):
