@@ -31,6 +31,13 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     assert path.read_bytes() == b"new" and os.listdir(path.parent) == ["file"]
 
 
+def test_what_went_wrong_is_said_although_the_file_aside_is_gone(tmp_path):
+    with pytest.raises(ZeroDivisionError), whole_file(tmp_path / "file"):
+        for path in tmp_path.iterdir():
+            path.unlink()  # as one does who tidies up
+        raise ZeroDivisionError
+
+
 def test_a_link_goes_on_pointing_where_it_does(tmp_path):
     target, link = tmp_path / "there" / "target", tmp_path / "link"
     write(target, b"old")

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from lwm_spectro_hf import LwmSpectroModel
 from lwm_spectro_hf.level_histogram_lwm_spectro import LwmSpectroLevelNorm, histogram_size, level_histogram
-from tiny_models import LEVELS, build, inputs_for, tiny_config
+from tiny_models import LEVELS, build, inputs_for, main_output, tiny_config
 
 
 def packet(num_channels=2):
@@ -135,6 +135,30 @@ def test_statistics_are_those_of_all_rows_and_one_row_is_enough():
     first = LwmSpectroLevelNorm(3)
     first(rows[:100])
     torch.testing.assert_close(first.running_mean, rows[:100].mean(0))
+
+
+def test_quantized_layers_are_not_asked_for_a_type_to_compute_in():
+    class Quantized(torch.nn.Module):  # as bitsandbytes keeps weights: whole numbers, and how large their unit is
+        def __init__(self, linear):
+            super().__init__()
+            self.unit = linear.weight.detach().abs().amax(1, keepdim=True) / 127
+            self.weight = torch.nn.Parameter((linear.weight / self.unit).round().to(torch.int8), requires_grad=False)
+            self.bias = linear.bias
+
+        def forward(self, states):
+            return torch.nn.functional.linear(states, self.weight * self.unit, self.bias)
+
+    for name in ("classification-levels", "pretraining-copying"):
+        model = build(name)
+        inputs = inputs_for(model)
+        with torch.no_grad():
+            exact = main_output(model(**inputs))
+            for parent in list(model.modules()):
+                for part, child in list(parent.named_children()):
+                    if type(child) is torch.nn.Linear:
+                        setattr(parent, part, Quantized(child))
+            found = main_output(model(**inputs))
+        assert (found - exact).norm() < 0.05 * exact.norm()
 
 
 def test_the_benchmark_says_what_each_part_knows(tmp_path, monkeypatch, capsys):

@@ -25,9 +25,9 @@ from lwm_spectro_hf.modeling_masked_conv_lstm import (
     MaskedConvLstmEmbeddings,
     MaskedConvLstmHead,
     MaskedConvLstmLayer,
-    patches_to_values,
     standardize,
 )
+from lwm_spectro_hf.patches_lwm_spectro import patches_to_values
 from tiny_models import build, inputs_for, tiny_conv_lstm_config
 
 
@@ -85,7 +85,7 @@ def test_patches_become_the_values_they_cover():
     mask = torch.rand(3, config.num_patches) < 0.4
     patches = mask[..., None].expand(-1, -1, config.patch_size**2).float()
     expected = unpatchify(patches, config.patch_size, config.num_frames, config.num_freq_bins)[:, 0].bool()
-    assert torch.equal(patches_to_values(mask, config), expected)
+    assert torch.equal(patches_to_values(mask, config.patch_size, config.num_frames), expected)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
@@ -188,6 +188,7 @@ def test_what_a_narrower_receiver_does_not_see_is_not_looked_at():
     with torch.no_grad():
         expected = model(values, mask=mask).logits
         torch.testing.assert_close(model(other, mask=mask).logits, expected, rtol=0, atol=0)
+        torch.testing.assert_close(model(other, mask=mask.long()).logits, expected, rtol=0, atol=0)
         # And what it sees has no unit.
         torch.testing.assert_close(model(5 * other - 70, mask=mask).logits, expected, rtol=1e-3, atol=1e-4)
         assert (model(values).logits - expected).abs().max() > 0

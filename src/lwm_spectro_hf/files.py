@@ -11,6 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# The permissions of new files. They can only be asked for by setting others, which files of other threads would have:
+# once, and early.
+_umask = os.umask(0o077)
+os.umask(_umask)
+_NEW_FILE_MODE = 0o666 & ~_umask
+
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[io.BufferedIOBase]:
@@ -41,10 +47,10 @@ def whole_file(path: str | Path) -> Iterator[io.BufferedIOBase]:
         with os.fdopen(descriptor, "wb") as stream:
             yield stream
         # mkstemp's own file is for its owner alone.
-        os.chmod(aside, stat.S_IMODE(path.stat().st_mode) if path.exists() else _default_mode())
+        os.chmod(aside, stat.S_IMODE(path.stat().st_mode) if path.exists() else _NEW_FILE_MODE)
         os.replace(aside, path)
     except BaseException:
-        os.unlink(aside)
+        Path(aside).unlink(missing_ok=True)
         raise
 
 
@@ -84,13 +90,6 @@ def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
                     f"Line {number} of {path} is not JSON ({error}); expected one object a line. Remove the line."
                 ) from None
     return results
-
-
-def _default_mode() -> int:
-    """The permissions that a new file has."""
-    umask = os.umask(0)
-    os.umask(umask)
-    return 0o666 & ~umask
 
 
 @contextmanager
@@ -134,7 +133,7 @@ def whole_folder(output_dir: str | Path, *sources: str | Path, overwrite: bool =
         staged = aside / output_dir.name
         staged.mkdir()  # mkdtemp's own folder is readable by its owner alone; this one follows the umask
         yield staged
-        mode = _default_mode()
+        mode = _NEW_FILE_MODE
         for path in staged.rglob("*"):
             if path.is_file():  # those of safetensors are for their owner alone
                 path.chmod(mode | path.stat().st_mode & 0o111)

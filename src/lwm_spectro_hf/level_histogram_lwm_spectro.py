@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .configuration_lwm_spectro import LwmSpectroConfig
+from .patches_lwm_spectro import patches_to_values
 
 # In standard deviations of a spectrogram, most differences between windows are below 0.15, and some levels are two
 # away from the mean around them. So the scale turns from linear to logarithmic at the first number, and ends at 2.25.
@@ -153,8 +154,8 @@ class LwmSpectroLevels(nn.Module):
         config = self.config
         if mask is None:
             mask = input_values.new_zeros(input_values.shape[0], config.num_patches)
-        rows = (~mask.bool()).unflatten(1, (config.num_frames // config.patch_size, -1))
-        visible = rows.repeat_interleave(config.patch_size, 1).repeat_interleave(config.patch_size, 2)
+        visible = ~patches_to_values(mask.bool(), config.patch_size, config.num_frames)
         histogram = level_histogram(input_values, visible, config.level_num_bins)
-        hidden_states = F.relu(self.dense1(self.norm(histogram.to(self.dense1.weight.dtype))))
+        # The type of the norm: that of a linear layer's weights is none to compute in where they are quantized.
+        hidden_states = F.relu(self.dense1(self.norm(histogram.to(self.norm.weight.dtype))))
         return self.out_proj(F.relu(self.dense2(hidden_states)))

@@ -408,7 +408,7 @@ class LwmSpectroPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     # The losses here are means over a batch, which is what Trainer should take them for.
     accepts_loss_kwargs = False
-    _no_split_modules = ["LwmSpectroEmbeddings", "LwmSpectroLayer"]
+    _no_split_modules = ["LwmSpectroEmbeddings", "LwmSpectroLayer", "LwmSpectroDecoder"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True

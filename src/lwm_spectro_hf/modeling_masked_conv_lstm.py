@@ -21,7 +21,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_masked_conv_lstm import MaskedConvLstmConfig
 from .objectives_lwm_spectro import draw_mask, label_loss
-from .patches_lwm_spectro import check_shape
+from .patches_lwm_spectro import check_shape, patches_to_values
 
 
 @dataclass
@@ -46,26 +46,10 @@ class MaskedConvLstmReconstructionOutput(ModelOutput):
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
 
 
-def patches_to_values(mask: torch.Tensor, config: MaskedConvLstmConfig) -> torch.Tensor:
-    """
-    A mask of values from a mask of patches.
-
-    Args:
-        mask (`torch.BoolTensor` of shape `(batch, num_patches)`): 1 = masked; patches are row-major.
-        config (`MaskedConvLstmConfig`): Gives the grid.
-
-    Returns:
-        `torch.BoolTensor` of shape `(batch, num_frames, num_freq_bins)`.
-    """
-    size = config.patch_size
-    grid = mask.unflatten(1, (config.num_frames // size, config.num_freq_bins // size))
-    return grid.repeat_interleave(size, dim=1).repeat_interleave(size, dim=2)
-
-
 def standardize(input_values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
-    Spectrograms relative to mean and deviation of what is shown, so that neither unit nor normalization tells of the
-    rest.
+    Spectrograms relative to mean and deviation of what is shown, so that neither units nor an earlier normalization
+    leak what is hidden.
 
     Args:
         input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
@@ -299,7 +283,8 @@ class MaskedConvLstmForPreTraining(_Reconstruction):
             [`MaskedConvLstmReconstructionOutput`]
         """
         mask = draw_mask(self.config, input_values, bool_masked_pos, noise)
-        return self._reconstruct(input_values, patches_to_values(mask, self.config), **kwargs)
+        hidden = patches_to_values(mask, self.config.patch_size, self.config.num_frames)
+        return self._reconstruct(input_values, hidden, **kwargs)
 
 
 class MaskedConvLstmForForecasting(_Reconstruction):
@@ -381,13 +366,14 @@ class MaskedConvLstmForSemanticSegmentation(MaskedConvLstmPreTrainedModel):
             mask (`torch.BoolTensor` of shape `(batch, num_frames, num_freq_bins)`, *optional*): 1 = not seen: beyond
                 the band of a narrower receiver, or after the end of a shorter recording.
             labels (`torch.LongTensor` of shape `(batch, num_frames, num_freq_bins)`, *optional*): Indices into
-                `config.id2label`; -100 where nothing is known.
+                `config.id2label`; negative where nothing is known.
 
         Returns:
             `SemanticSegmenterOutput`: `logits` of shape `(batch, num_labels, num_frames, num_freq_bins)`.
         """
         if mask is not None:
             check_shape(input_values, self.config)
+            mask = mask.bool()
             input_values, _, _ = standardize(input_values, mask)
         outputs = self.masked_conv_lstm(input_values, mask, return_dict=True, **kwargs)
         logits = self.classifier(outputs.last_hidden_state)

@@ -90,7 +90,7 @@ class LwmSpectroPatchCopying(nn.Module):
         """What [`frame_and_bin_means`] found, for the decoder's layers: `(batch, num_patches, hidden_size)`."""
         level, frames, bins = means
         seen = torch.cat([level.expand_as(frames[..., :1]), frames, bins], dim=-1).flatten(2)
-        return self.context(seen.to(self.context.weight.dtype))
+        return self.context(seen.to(self.position_bias.dtype))
 
     def forward(
         self, hidden_states: torch.Tensor, deviation: torch.Tensor, mask: torch.Tensor, means: tuple[torch.Tensor, ...]

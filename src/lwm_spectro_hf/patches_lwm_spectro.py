@@ -40,6 +40,22 @@ def patchify(input_values: torch.Tensor, patch_size: int) -> torch.Tensor:
     return grid.permute(0, 2, 4, 1, 3, 5).reshape(batch, rows * columns, channels * patch_size**2)
 
 
+def patches_to_values(mask: torch.Tensor, patch_size: int, num_frames: int) -> torch.Tensor:
+    """
+    A mask of values from a mask of patches.
+
+    Args:
+        mask (`torch.BoolTensor` of shape `(batch, num_patches)`): 1 = masked; patches are row-major.
+        patch_size (`int`): Side of a patch.
+        num_frames (`int`): Frames of the spectrogram.
+
+    Returns:
+        `torch.BoolTensor` of shape `(batch, num_frames, num_freq_bins)`.
+    """
+    rows = mask.unflatten(1, (num_frames // patch_size, -1))
+    return rows.repeat_interleave(patch_size, dim=1).repeat_interleave(patch_size, dim=2)
+
+
 def unpatchify(patches: torch.Tensor, patch_size: int, num_frames: int, num_freq_bins: int) -> torch.Tensor:
     """
     Put patches together again: the inverse of [`patchify`].

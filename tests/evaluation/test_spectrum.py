@@ -27,7 +27,7 @@ def test_what_is_known_has_no_mean_and_unit_deviation_whatever_follows():
     values[:, :, KNOWN:] += 100
     found = standardized(values, KNOWN)[:, :, :KNOWN]
     torch.testing.assert_close(found.mean(dim=(2, 3)), torch.zeros(16, 1), rtol=0, atol=1e-4)
-    torch.testing.assert_close(found.std(dim=(2, 3)), torch.ones(16, 1), rtol=1e-4, atol=0)
+    torch.testing.assert_close(found.std(dim=(2, 3), correction=0), torch.ones(16, 1), rtol=1e-4, atol=0)
 
 
 def test_levels_of_noise_vary_as_theory_says():

@@ -18,7 +18,9 @@ from lwm_spectro_hf import (
     LwmSpectroMoEModel,
 )
 from lwm_spectro_hf.hub import published
+from lwm_spectro_hf.hub.demo import compare_with_demo
 from lwm_spectro_hf.hub.published import ConversionError, convert
+from tiny_models import tiny_config
 
 TOLERANCE = 1e-5
 
@@ -440,6 +442,14 @@ def test_demo_data_that_is_of_no_use(published_folder, save, target, tmp_path):
     save([Exploit(tmp_path / "executed")], "demo_data.pt")
     assert "is refused" in convert(published_folder, target, overwrite=True).left_out["demo_data.pt"]
     assert not (tmp_path / "executed").exists()
+
+
+def test_demo_data_are_compared_with_what_the_table_of_positions_has_room_for():
+    experts = [LwmSpectroForPreTraining(tiny_config(max_position_embeddings=24)) for _ in range(3)]
+    model = LwmSpectroMoEForPreTraining.from_experts(experts, router_type="cnn").eval()
+    samples = [{"data": torch.randn(1, 16, 24), "moe_embedding": torch.randn(32)}]
+    note = compare_with_demo(model, samples)
+    assert note.endswith("without the CLS token") and " and " not in note
 
 
 def break_order(state):

@@ -68,9 +68,11 @@ class ResultsFile:
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         self.lines = read_json_lines(self.path)
-        # Written anew, so that no half line is left that the next one would be glued to.
-        with whole_file(self.path) as stream:
-            stream.write("".join(json.dumps(line) + "\n" for line in self.lines).encode())
+        if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
+            # Written anew, so that no half line is left that the next one would be glued to.
+            with whole_file(self.path) as stream:
+                stream.write("".join(json.dumps(line) + "\n" for line in self.lines).encode())
+        self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def add(self, line: dict[str, Any]) -> None:
         """Append a line, on disk when this returns."""

@@ -11,7 +11,7 @@ from ..markdown import markdown_table
 from ..modeling_lwm_spectro import LwmSpectroForPreTraining
 from ..objectives_lwm_spectro import draw_mask
 from ..patch_copying_lwm_spectro import frame_and_bin_means, sum_of_means
-from ..patches_lwm_spectro import patchify, unpatchify
+from ..patches_lwm_spectro import patches_to_values, patchify
 from ..training.masks import mask_noise
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # spectrograms and masks
@@ -63,10 +63,7 @@ def interpolated(values: torch.Tensor, mask: torch.Tensor, patch_size: int) -> t
     The linear interpolation along time and that along frequency are weighted by the inverse of their gaps. A line that
     ends without a seen value goes on with its last; where neither line has any, the mean of what is seen is taken.
     """
-    hidden = unpatchify(
-        mask[..., None].expand(-1, -1, patch_size**2).to(values), patch_size, *values.shape[-2:]
-    ).bool()
-    hidden = hidden.expand_as(values)
+    hidden = patches_to_values(mask, patch_size, values.shape[-2])[:, None].expand_as(values)
     across, gap_across = _along_last(values, hidden)
     down, gap_down = (part.transpose(-1, -2) for part in _along_last(values.mT, hidden.mT))
     weights = torch.stack([1 / gap_across, 1 / gap_down])

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ..extras import require
+from ..modeling_masked_conv_lstm import standardize
 from .reconstruction import RIDGES, RidgeRegression
 
 SNR_EDGES_DB = (0, 10, 20, 30)  # of the groups that recall is given for
@@ -38,8 +39,8 @@ def standardized(values: torch.Tensor, num_known: int) -> torch.Tensor:
         values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
         num_known (`int`): How many frames are known.
     """
-    std, mean = torch.std_mean(values[:, :, :num_known].float(), dim=(2, 3), keepdim=True)
-    return (values.float() - mean) / std.clamp(min=1e-6)
+    is_future = torch.arange(values.shape[2]) >= num_known
+    return standardize(values, is_future[None, :, None].expand(len(values), *values.shape[2:]))[0]
 
 
 class LinearForecast(RidgeRegression):
