@@ -6,7 +6,8 @@
 
 A model knows WiFi, LTE and 5G, and names one of them whatever it hears; the answer's `symbols_found` tells whether
 symbols of that standard are there. Signals of none of them: noise, a tone, narrowband FM, Gaussian frequency-shift
-keying at 1 Mbit/s, the same hopping in packets of 366 us as Bluetooth does, and 16-QAM of one carrier.
+keying at 1 Mbit/s, the same hopping in packets of 366 us as Bluetooth does, 16-QAM of one carrier, and a single burst
+of that, about as long as a symbol of LTE or 5G.
 
 Others are of these standards, but not what models have learned from: `802.11b`, packets of direct-sequence spread
 spectrum at 1 Mbit/s; `802.11p`, WiFi with half the clock; a terminal of LTE, single-carrier FDMA of 5 to 50 resource
@@ -88,6 +89,15 @@ def single_carrier(generator: np.random.Generator, rate: float, num_samples: int
     baud = generator.uniform(0.5e6, 5e6)
     symbols = generator.choice([-3, -1, 1, 3], size=(int(num_samples / rate * baud) + 2, 2)) @ (1, 1j)
     return shaped(symbols, rate / baud, num_samples)
+
+
+def one_burst(generator: np.random.Generator, rate: float, num_samples: int) -> np.ndarray:
+    """16-QAM of one carrier for 40 to 80 us, about as long as a symbol of a cell, and nothing else."""
+    iq = np.zeros(num_samples, complex)
+    length = min(num_samples, round(generator.uniform(40e-6, 80e-6) * rate))
+    start = generator.integers(num_samples - length + 1)
+    iq[start : start + length] = single_carrier(generator, rate, length)
+    return iq
 
 
 def spread_spectrum(generator: np.random.Generator, rate: float, num_samples: int) -> np.ndarray:
@@ -223,6 +233,7 @@ NONE_OF_THEM: dict[str, Signal] = {
     "GFSK": frequency_shift_keying,
     "GFSK, hopping": hopping,
     "16-QAM, one carrier": single_carrier,
+    "16-QAM, one burst": one_burst,
 }
 UNUSUAL: dict[str, Signal] = {
     "802.11b": spread_spectrum,

@@ -46,3 +46,12 @@ def test_a_terminal_of_lte_is_known_by_its_reference_symbols():
     finally:
         scope["reference_symbol"] = known
     assert evidence["5G"] > evidence["LTE"]
+
+
+@pytest.mark.parametrize("microseconds", [40, 60, 80])
+def test_a_burst_that_is_as_long_as_a_symbol_is_no_cell(microseconds):
+    generator, rate = np.random.default_rng(microseconds), 20e6
+    for num_samples in (40_000, 400_000):
+        iq = BENCHMARK["white"](generator, num_samples) / 30
+        iq[17_000:][: round(microseconds * 1e-6 * rate)] *= 900
+        assert listen(iq.astype(np.complex64), rate, PROTOCOLS).evidence[1:].max() <= 0

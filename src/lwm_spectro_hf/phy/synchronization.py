@@ -54,6 +54,10 @@ _WIFI_POWER = 4  # of that mean: a packet counts even if little else is sent
 _LEVEL_HZ, _LEVEL_S = 300e3, 0.2e-3
 _FAINTEST_LEVEL = 1e-4  # of the loudest of them: what is fainter stays so, such as what a loud carrier leaks
 _CELL_PEAK, _CELL_SLOPE = 5.0, 2.0  # over the median of all timings
+# What a single burst also lacks, little longer than a symbol, whose few products leave most timings empty: that several
+# prefixes make the peak (in at least so many periods), and that it stands out of the variance of the products.
+_CELL_PREFIXES, _CELL_PREFIXES_SLOPE, _CELL_PERIODS = 3.0, 2.0, 3
+_CELL_DEVIATIONS, _CELL_DEVIATIONS_SLOPE = 5.0, 4.0
 # Extended prefixes are a quarter of a symbol, so that half of all timings see some: over what noise has. LTE's are
 # above 15, but of idle cells above 8; of what has none, and no shorter ones either, all are below 4.
 _EXTENDED_PEAK, _EXTENDED_SLOPE = 8.0, 0.5
@@ -296,7 +300,8 @@ def symbol_evidence(iq: torch.Tensor, sampling_rate: float, subcarrier_spacing_h
     if not length or iq.shape[1] < raster.fft_size + length:
         return torch.zeros(len(iq), device=iq.device)
     blocks = repeats[:, : repeats.shape[1] // length * length].unflatten(1, (-1, periods, raster.period))
-    correlation = _prefix_correlation(blocks.sum(2), raster).abs()
+    turning = _prefix_correlation(blocks.sum(2), raster)
+    correlation = turning.abs()
     if is_wifi:
         variance = _variance(squared_modulus(blocks).sum((2, 3)), raster)
         color = _coloration(iq, length)
@@ -307,7 +312,41 @@ def symbol_evidence(iq: torch.Tensor, sampling_rate: float, subcarrier_spacing_h
         floor = correlation.median(2).values.clamp(min=1e-30)
         peak, slope = (correlation.amax(2) / floor)[:, 0] - _CELL_PEAK, _CELL_SLOPE
     evidence = (slope * peak).clamp(*EVIDENCE)
-    return evidence.maximum(_training_field_evidence(iq, sampling_rate, color, length)) if is_wifi else evidence
+    if is_wifi:
+        return evidence.maximum(_training_field_evidence(iq, sampling_rate, color, length))
+    found = evidence > 0
+    if found.any():
+        evidence[found] = evidence[found].minimum(_steadiness(iq[found], blocks[found, 0], turning[found, 0], raster))
+    return evidence
+
+
+def _steadiness(iq: torch.Tensor, products: torch.Tensor, correlation: torch.Tensor, raster: _Raster) -> torch.Tensor:
+    """Evidence that a peak of the prefix correlation is made by a signal that goes on, and not by a burst.
+
+    Args:
+        iq (`torch.Tensor` of shape `(batch, num_samples)`): Recordings.
+        products (`torch.Tensor` of shape `(batch, num_periods, period)`): Of each sample with the one a symbol later.
+        correlation (`torch.Tensor` of shape `(batch, period)`): From [`_prefix_correlation`], of their sum.
+        raster (`_Raster`): The standard.
+
+    Returns:
+        `torch.Tensor` of shape `(batch,)`: As of [`symbol_evidence`].
+    """
+    num_periods, length = products.shape[1], products.shape[1] * raster.period
+    peak, timing = correlation.abs().max(1)
+    noise = _variance(squared_modulus(products).sum((1, 2)), raster) * _coloration(iq, length)[:, 0]
+    evidence = _CELL_DEVIATIONS_SLOPE * (peak / noise.clamp(min=1e-30).sqrt() - _CELL_DEVIATIONS)
+    if num_periods >= _CELL_PERIODS:
+        # What each prefix adds to the peak. Of equal shares the squared sum over the sum of squares is their number.
+        place = (timing[:, None] + torch.arange(length, device=iq.device)) % length
+        phase = correlation.gather(1, timing[:, None]).sgn().conj()
+        adds = (products.flatten(1).gather(1, place) * phase).real.unflatten(1, (num_periods, raster.period))
+        sums = torch.nn.functional.pad(adds.cumsum(2, dtype=torch.float64), (1, 0))
+        edges = torch.nn.functional.pad(raster.is_prefix, (1, 1)).diff()
+        shares = (sums[..., edges < 0] - sums[..., edges > 0]).clamp(min=0).flatten(1)
+        number = shares.sum(1).square() / shares.square().sum(1).clamp(min=1e-30)
+        evidence = evidence.minimum(_CELL_PREFIXES_SLOPE * (number.float() - _CELL_PREFIXES))
+    return evidence.clamp(*EVIDENCE)
 
 
 def extended_prefix_evidence(iq: torch.Tensor, sampling_rate: float) -> torch.Tensor:
