@@ -54,8 +54,8 @@ _WIFI_POWER = 4  # of that mean: a packet counts even if little else is sent
 _LEVEL_HZ, _LEVEL_S = 300e3, 0.2e-3
 _FAINTEST_LEVEL = 1e-4  # of the loudest of them: what is fainter stays so, such as what a loud carrier leaks
 _CELL_PEAK, _CELL_SLOPE = 5.0, 2.0  # over the median of all timings
-# What a single burst also lacks, little longer than a symbol, whose few products leave most timings empty: that several
-# prefixes make the peak (in at least so many periods), and that it stands out of the variance of the products.
+# A burst little longer than a symbol leaves most timings empty, so that any peak stands out of their median. It lacks
+# several prefixes that make the peak (asked for in so many periods or more), and a peak above the products' deviation.
 _CELL_PREFIXES, _CELL_PREFIXES_SLOPE, _CELL_PERIODS = 3.0, 2.0, 3
 _CELL_DEVIATIONS, _CELL_DEVIATIONS_SLOPE = 5.0, 4.0
 # Extended prefixes are a quarter of a symbol, so that half of all timings see some: over what noise has. LTE's are
