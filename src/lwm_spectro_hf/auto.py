@@ -27,7 +27,7 @@ from .modeling_masked_conv_lstm import (
     MaskedConvLstmModel,
 )
 
-# For each configuration, the class that each Auto class gives.
+# For each configuration, the class that each Auto class loads.
 AUTO_CLASSES: dict[type[PreTrainedConfig], dict[type, type]] = {
     LwmSpectroConfig: {
         AutoConfig: LwmSpectroConfig,
@@ -55,7 +55,7 @@ AUTO_CLASSES: dict[type[PreTrainedConfig], dict[type, type]] = {
 
 
 def register() -> None:
-    """Make the Auto classes know the models of this package. Calling it again changes nothing."""
+    """Register the models of this package with the Auto classes. Calling it again changes nothing."""
     for config_class, classes in AUTO_CLASSES.items():
         for auto_class, target in classes.items():
             key = config_class.model_type if auto_class is AutoConfig else config_class
@@ -64,13 +64,13 @@ def register() -> None:
 
 def auto_map_for(config: PreTrainedConfig) -> dict[str, str]:
     """
-    The `auto_map` with which a repository of this configuration loads by `trust_remote_code=True`.
+    The `auto_map` that lets a repository of this configuration load with `trust_remote_code=True`.
 
     Args:
         config (`PreTrainedConfig`): A configuration of this package.
 
     Returns:
-        `dict[str, str]`: The name of each Auto class, and `"module.Class"` of what it gives.
+        `dict[str, str]`: The name of each Auto class, and `"module.Class"` of what it loads.
 
     Raises:
         `ValueError`: If the configuration is not one of this package.

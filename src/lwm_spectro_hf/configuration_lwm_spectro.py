@@ -23,7 +23,7 @@ def _check_at_least(config: PreTrainedConfig, least: int, *names: str):
 class LwmSpectroConfig(PreTrainedConfig):
     r"""
     Configuration of one LWM-Spectro encoder. The defaults are Table I of the paper (sec. III); the published
-    checkpoint is reached with `norm_type="unbiased_std"`, `hidden_act="relu"`, `use_embedding_norm=True`,
+    checkpoint needs `norm_type="unbiased_std"`, `hidden_act="relu"`, `use_embedding_norm=True`,
     `cls_token_value=0.2`, `max_position_embeddings=1025`, `mask_token_value=0.1` and `mask_ratio=0.6`.
 
     Args:
@@ -40,13 +40,13 @@ class LwmSpectroConfig(PreTrainedConfig):
         attention_probs_dropout_prob (`float`, *optional*, defaults to 0.0): Dropout of the attention weights.
         initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of the initial weights.
         layer_norm_eps (`float`, *optional*, defaults to 1e-6): Epsilon of the normalizations.
-        stem_num_channels (`int`, *optional*): Width of a convolutional stem inside each patch, in place of the linear
-            map of eq. 11, which `None` means. Small models learn modulation with it.
+        stem_num_channels (`int`, *optional*): Width of a convolutional stem within each patch; `None` means the linear
+            map of eq. 11 instead. With a stem, small models learn modulation.
         stem_num_layers (`int`, *optional*, defaults to 1): Residual blocks of the stem.
         stem_cell_size (`int`, *optional*, defaults to 4): Side of the squares that the stem cuts a patch into; divides
             `patch_size`.
-        level_num_bins (`int`, *optional*, defaults to 0): Bins, on each axis, of a histogram of levels whose dense
-            layers are added to the embedding; it shows constellations, and how fast channels move. 0 is the paper's
+        level_num_bins (`int`, *optional*, defaults to 0): Bins per axis of histograms of levels, which dense layers
+            map to a term of the embedding; they show constellations, and how fast channels change. 0 is the paper's
             encoder, which has none.
         norm_type (`str`, *optional*, defaults to `"layer_norm"`): `"layer_norm"`, or `"unbiased_std"`, which divides
             by the unbiased standard deviation plus epsilon as the published checkpoint does.
@@ -62,10 +62,11 @@ class LwmSpectroConfig(PreTrainedConfig):
             pixels, or its embedding (eq. 17 to the letter, with the gradient of the target stopped).
         decoder_num_hidden_layers (`int`, *optional*): Transformer layers of the decoder. `None` means 0 with
             `"token"` (dense, activation, norm, linear only) and 1 with `"drop"`, which needs at least one.
-        decoder_num_copy_heads (`int`, *optional*, defaults to 0): Heads by which the decoder copies visible patches,
-            on top of what the means of their frames and bins show; 0 is the paper's decoder, which has neither.
+        decoder_num_copy_heads (`int`, *optional*, defaults to 0): Attention heads with which the decoder copies
+            visible patches, on top of their frame and bin means; 0 is the paper's decoder, which has neither.
         decoder_num_inpainting_channels (`int`, *optional*, defaults to 0): Channels of convolutions over cells of
-            4 x 4 values, which carry on what the copies leave from visible patches into masked ones; 0 for none.
+            4 x 4 values, which continue the deviations of visible patches from those means into masked patches; 0 for
+            none.
         projection_size (`int`, *optional*, defaults to 128): Width d_p of the contrastive projection (eq. 18).
         temperature (`float`, *optional*, defaults to 0.2): Contrastive temperature (eq. 19).
         reconstruction_loss_weight (`float`, *optional*, defaults to 1.0): Weight of eq. 17 in eq. 22.
@@ -147,7 +148,7 @@ class LwmSpectroConfig(PreTrainedConfig):
         _check_at_least(self, 0, *layers, "initializer_range")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob"):
             _check_probability(name, getattr(self, name))
-        from transformers.activations import ACT2FN  # which brings PyTorch
+        from transformers.activations import ACT2FN  # imports PyTorch
 
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"`hidden_act` is {self.hidden_act!r}, but must be one of {', '.join(sorted(ACT2FN))}.")
@@ -203,12 +204,12 @@ class LwmSpectroConfig(PreTrainedConfig):
 
     @property
     def encoder_config(self) -> "LwmSpectroConfig":
-        """`LwmSpectroConfig`: This one; of a mixture, that of its experts."""
+        """`LwmSpectroConfig`: This configuration itself; for a mixture, that of its experts."""
         return self
 
     @property
     def heads(self) -> dict[str, list[str]]:
-        """`dict[str, list[str]]`: What a classifier tells, and the labels of each in the order of its logits."""
+        """`dict[str, list[str]]`: What a classifier predicts, and its labels in the order of its logits."""
         return {self.task_name: [self.id2label[index] for index in range(self.num_labels)]}
 
     @property
@@ -228,7 +229,7 @@ class LwmSpectroConfig(PreTrainedConfig):
 
     @property
     def num_masked_patches(self) -> int:
-        """`int`: Patches masked in one spectrogram, |M| of eq. 17; one at least stays visible."""
+        """`int`: Patches masked in one spectrogram, |M| of eq. 17; at least one stays visible."""
         return min(round(self.mask_ratio * self.num_patches), self.num_patches - 1)
 
 
@@ -238,36 +239,36 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
     Configuration of the mixture of protocol experts (sec. IV of the paper).
 
     Args:
-        expert_config (`LwmSpectroConfig` or `dict`, *optional*): The encoder that every expert is.
-        expert_names (`list[str]`, *optional*, defaults to `["WiFi", "LTE", "5G"]`): The protocol of each expert; one
-            name an expert, so it also says how many experts there are.
+        expert_config (`LwmSpectroConfig` or `dict`, *optional*): Configuration of each expert's encoder.
+        expert_names (`list[str]`, *optional*, defaults to `["WiFi", "LTE", "5G"]`): The protocol of each expert; the
+            number of names is the number of experts.
         num_experts_per_sample (`int`, *optional*, defaults to 1): Experts mixed for one spectrogram: 1 is the top-1
             approximation, the number of experts is the general weighted form; in between, the weights are
             renormalized over the chosen ones.
         router_type (`str`, *optional*, defaults to `"transformer"`): `"transformer"` as in the paper, `"cnn"` as in
-            the published checkpoint, or `"fourier"`: that one, and convolutions over the two-dimensional
-            Fourier transforms of the spectrogram and of its powers, which tell standards apart in fewest samples and
-            at lowest SNR.
-        router_hidden_size (`int`, *optional*, defaults to 64): Width of the router's transformer, or of what is taken
-            from the Fourier transform.
+            the published checkpoint, or `"fourier"`: the same, plus convolutions over the two-dimensional Fourier
+            transforms of the spectrogram and of its powers, which distinguishes standards with the fewest samples and
+            at the lowest SNR.
+        router_hidden_size (`int`, *optional*, defaults to 64): Width of the router's transformer, or of the features
+            from the Fourier transforms.
         router_num_hidden_layers (`int`, *optional*, defaults to 2): Layers of the router's transformer.
         router_num_attention_heads (`int`, *optional*, defaults to 4): Heads of the router's transformer.
         router_intermediate_size (`int`, *optional*, defaults to 256): Feed-forward width of the router's transformer.
         router_patch_size (`int`, *optional*): Patch side of the router; `None` means that of the experts.
         router_dropout_prob (`float`, *optional*, defaults to 0.5): Share of training rows of which a "fourier" router
-            sees the Fourier transform alone.
-        router_occupied_band (`bool`, *optional*, defaults to `False`): Whether a "fourier" router looks at the
-            transform of the occupied band alone, too.
+            sees only the Fourier transforms.
+        router_occupied_band (`bool`, *optional*, defaults to `False`): Whether a "fourier" router also sees the
+            transforms of the occupied band alone.
         router_loss_weight (`float`, *optional*, defaults to 1.0): Weight of the router's cross-entropy, which is
-            added to a loss when protocol labels are given. It reaches the router's parameters only.
+            added to a loss when protocol labels are given. Its gradient reaches only the router's parameters.
         initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of the initial weights.
         task_name (`str`, *optional*, defaults to `"modulation"`): What `classifier` predicts; its labels are
             `id2label`.
         additional_tasks (`dict[str, list[str]]`, *optional*): Further heads over the same embedding: the name of
             each and its labels.
-        blind_tasks (`list[str]`, *optional*): Heads that were trained on recordings as they were captured alone, never
-            on frames that are symbols. The pipeline, which makes such frames where it finds symbols, asks the other
-            heads about them.
+        blind_tasks (`list[str]`, *optional*): Heads that were trained only on recordings as captured, never on frames
+            that are symbols. The pipeline makes such frames where it finds symbols, and ignores what these heads
+            predict for them.
 
     Raises:
         `ValueError`: If there is no expert, names repeat, or `num_experts_per_sample` exceeds the number of experts.
@@ -310,8 +311,8 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
         elif isinstance(self.expert_config, dict):
             self.expert_config = LwmSpectroConfig(**self.expert_config)
         else:
-            self.expert_config = copy.deepcopy(self.expert_config)  # it is somebody else's, and heads write into it
-        self.expert_config.name_or_path = ""  # the folder on somebody's disk that one expert came from
+            self.expert_config = copy.deepcopy(self.expert_config)  # it belongs to the caller, and heads write into it
+        self.expert_config.name_or_path = ""  # else the local folder that one expert was loaded from
         if self.expert_names is None:
             self.expert_names = ["WiFi", "LTE", "5G"]
         if self.additional_tasks is None:
@@ -337,7 +338,7 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
         from torch import nn
 
         for name, labels in self.additional_tasks.items():
-            # A head's name becomes a module's name, which may not hold a dot, nor be a name that modules have already.
+            # A head's name becomes a module's name, which must not have a dot or be an attribute of modules already.
             taken = name == self.task_name or hasattr(nn.ModuleDict(), name)
             if not name or "." in name or taken or not labels:
                 raise ValueError(
@@ -361,13 +362,13 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
 
     @property
     def encoder_config(self) -> LwmSpectroConfig:
-        """`LwmSpectroConfig`: `expert_config`, by the name that single encoders have for theirs, too."""
+        """`LwmSpectroConfig`: `expert_config`, under a name that configurations of single encoders have, too."""
         return self.expert_config
 
     @property
     def heads(self) -> dict[str, list[str]]:
-        """`dict[str, list[str]]`: The router's protocols, then what the classifiers tell, each with its labels in the
-        order of its logits. A classifier that was trained to tell the protocol takes the router's place."""
+        """`dict[str, list[str]]`: The router's protocols, then what the classifiers predict, each with its labels in
+        the order of its logits. A classifier that was trained on the protocol takes the router's place."""
         own = {self.task_name: [self.id2label[index] for index in range(self.num_labels)]}
         return {"protocol": list(self.expert_names), **own, **self.additional_tasks}
 

@@ -9,28 +9,29 @@ class MaskedConvLstmConfig(PreTrainedConfig):
     r"""
     Configuration of a masked ConvLSTM ("Self-Supervised Radio Pre-training", arXiv 2411.09849). The defaults are the
     paper's: five ConvLSTM layers of 64 kernels of 3 x 3, a three-dimensional convolution, a fifth of each spectrogram
-    masked. The lengths of a segment and of a masked patch are ours.
+    masked. The segment length and the patch size are our choice.
 
     Args:
         num_frames (`int`, *optional*, defaults to 128): STFT frames of a spectrogram (the rows).
         num_freq_bins (`int`, *optional*, defaults to 128): Frequency bins of a spectrogram (the columns).
         num_channels (`int`, *optional*, defaults to 1): Channels of a spectrogram.
-        segment_frames (`int`, *optional*, defaults to 16): Frames that the network takes in one step of time; divides
+        segment_frames (`int`, *optional*, defaults to 16): Frames that the network takes in one time step; divides
             `num_frames`.
-        embedding_stride (`int`, *optional*, defaults to 1): Frames and bins to a cell of the recurrent grid; divides
+        embedding_stride (`int`, *optional*, defaults to 1): Frames and bins per cell of the recurrent grid; divides
             `segment_frames` and `num_freq_bins`. 1 is the paper's; with 4 a step costs a sixteenth.
         hidden_size (`int`, *optional*, defaults to 64): Kernels of each layer, and width of the embedding.
         num_hidden_layers (`int`, *optional*, defaults to 5): ConvLSTM layers.
         kernel_size (`int`, *optional*, defaults to 3): Side of the kernels; odd.
-        num_passes (`int`, *optional*, defaults to 1): How often the layers see the segments, each time with what they
-            remember. 1 is the paper's; with 2 the first segments are judged by what comes later, too.
-        patch_size (`int`, *optional*, defaults to 4): Side of the squares that are masked; divides both sides.
+        num_passes (`int`, *optional*, defaults to 1): Passes of the layers over the segments, with the state kept from
+            pass to pass. 1 is the paper's; with 2 the outputs for the first segments depend on later ones, too.
+        patch_size (`int`, *optional*, defaults to 4): Side of the squares that are masked; divides `num_frames` and
+            `num_freq_bins`.
         mask_ratio (`float`, *optional*, defaults to 0.2): Share of patches masked in pretraining, in [0, 1).
-        forecast_frames (`int`, *optional*, defaults to 32): Last frames of a spectrogram, which forecasting predicts
-            from those before; whole segments, and fewer than all.
+        forecast_frames (`int`, *optional*, defaults to 32): Frames at the end of a spectrogram that forecasting
+            predicts from those before; whole segments, and fewer than all.
         initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of the last layer's weights.
-        task_name (`str`, *optional*, defaults to `"protocol"`): What segmentation tells of each value; its labels are
-            `id2label`.
+        task_name (`str`, *optional*, defaults to `"protocol"`): What segmentation predicts for each value; its labels
+            are `id2label`.
 
     Raises:
         `ValueError`: If segments, cells or patches do not tile the grid, or a value is out of its range.
@@ -90,12 +91,12 @@ class MaskedConvLstmConfig(PreTrainedConfig):
 
     @property
     def num_masked_patches(self) -> int:
-        """`int`: Patches masked in one spectrogram; one at least stays visible."""
+        """`int`: Patches masked in one spectrogram; at least one stays visible."""
         return min(round(self.mask_ratio * self.num_patches), self.num_patches - 1)
 
     @property
     def mask_strategy(self) -> str:
-        """`str`: Masked patches keep their place: a grid has no holes."""
+        """`str`: Always `"token"`: masked patches keep their place, because a grid has no holes."""
         return "token"
 
 

@@ -1,22 +1,22 @@
-"""What several views of a recording say together: how the answers of a model's heads are read, and combined."""
+"""Combination of a model's predictions over several views of a recording, and the reading of its heads' labels."""
 
 import math
 from collections.abc import Iterable, Mapping
 
 import torch
 
-# A view that says nothing still counts this much, so that evidence made of such views only is their plain mean.
+# Weight of an uninformative view. It is not zero, so that evidence from such views only is their plain mean.
 MIN_VIEW_WEIGHT = 1e-6
-# Quantities that only whole symbols show: in frames that straddle them the levels of all constellations look alike.
+# Quantities that show only if each frame is one symbol: in frames that straddle two, all constellations look alike.
 SYMBOL_QUANTITIES = frozenset({"modulation"})
-# Quantities of which one label says that nothing changes, which shows the better the more time is seen.
+# Quantities with a label for "no change", which is the easier to recognize the more time a view spans.
 STILL_LABELS = {"mobility": "static"}
 
 
 def view_weights(log_probs: torch.Tensor) -> torch.Tensor:
-    """How much each view is believed: one minus the normalized entropy of what it says about a quantity.
+    """Weight of each view: one minus the normalized entropy of its prediction of a quantity.
 
-    A view of pure noise says nothing, and gets next to no weight; a view that is sure gets 1.
+    A view of pure noise has a flat prediction and almost no weight; a view with a certain prediction has weight 1.
 
     Args:
         log_probs (`torch.Tensor` of shape `(num_views, num_labels)`): Log-probabilities.
@@ -32,26 +32,26 @@ def view_weights(log_probs: torch.Tensor) -> torch.Tensor:
 
 
 class Evidence:
-    """What the views of a recording say together, combined as they come in constant memory.
+    """Combines the predictions of a recording's views as they arrive, in constant memory.
 
     The log-probabilities of each quantity are averaged with the weights of [`view_weights`] and normalized again: a
-    geometric mean of opinions. A view counts by how sure it is of its protocol, if there is one, times how sure it is
-    of the quantity itself; less if another expert than that of its protocol has answered. Embeddings are averaged by
-    the protocol alone.
+    geometric mean of the views' probabilities. A view's weight is its certainty of the protocol, if that is predicted,
+    times its certainty of the quantity itself; it is less if the expert that answered is not that of the protocol.
+    Embeddings are weighted by the certainty of the protocol alone.
 
-    Where there are views of symbols, they alone count for `SYMBOL_QUANTITIES`. Views that are spread over more time
-    than the others tell whether anything changes, and nothing else: where there are any, the one of `STILL_LABELS` has
-    its probability from them, and the other labels share what is left as the other views say.
+    Where there are views of symbols, only they count for `SYMBOL_QUANTITIES`. Views spread over more time than the
+    others only decide whether anything changes: where there are any, the label in `STILL_LABELS` gets its probability
+    from them, and the other labels share the rest in the proportions that the other views give them.
 
     Args:
         blind (`Iterable[str]`, *optional*): Quantities for which views of symbols do not count.
-        still (`Mapping[str, int]`, *optional*): Quantities of which a label says that nothing changes, and its place.
+        still (`Mapping[str, int]`, *optional*): Quantities with a label for "no change", and the index of that label.
     """
 
     def __init__(self, blind: Iterable[str] = (), still: Mapping[str, int] | None = None):
         self._blind = frozenset(blind)
         self._still = dict(still or {})
-        # Of each quantity and kind of view: "blind", "symbols" or "spread".
+        # By quantity and kind of view: "blind", "symbols" or "spread".
         self._totals: dict[tuple[str, str], torch.Tensor] = {}
         self._weights: dict[tuple[str, str], torch.Tensor] = {}
         self.heard: torch.Tensor | None = None
@@ -76,20 +76,20 @@ class Evidence:
             stands_for (`float` or `torch.Tensor` of shape `(num_views,)`, *optional*, defaults to 1): How many views
                 each of them counts for.
             of_symbols (`bool` or `torch.BoolTensor` of shape `(num_views,)`, *optional*, defaults to `False`): Whether
-                their frames are symbols.
-            trust (`float` or `torch.Tensor` of shape `(num_views,)`, *optional*, defaults to 1): How much what each
-                says of anything but the protocol counts; less than 1 where another expert should have answered.
-            heard (`torch.Tensor` of shape `(num_protocols,)`, *optional*): How surely symbols of each protocol are
-                where these views come from, positive if they are; 0 if they were not looked for. The attribute `heard`
-                keeps the most of each, -inf for 0.
+                each of their frames is one symbol.
+            trust (`float` or `torch.Tensor` of shape `(num_views,)`, *optional*, defaults to 1): Factor on the weight
+                of each view for all but the protocol; less than 1 where another expert should have answered.
+            heard (`torch.Tensor` of shape `(num_protocols,)`, *optional*): Evidence of symbols of each protocol in the
+                samples of these views, positive if there are any; 0 if they were not searched for. The attribute
+                `heard` keeps the maximum for each protocol, with -inf for 0.
             spread (`bool` or `torch.BoolTensor` of shape `(num_views,)`, *optional*, defaults to `False`): Whether
-                their frames are from all over more time than other views have.
+                their frames are spread over more time than those of other views.
             distinct (`float` or `torch.Tensor` of shape `(num_views,)`, *optional*, defaults to 1): Share of the
-                frames of each that do not repeat others. What comes again has not changed: the fewer are new, the less
-                is believed of what they say of that.
-            sure (`torch.Tensor` of shape `(num_views,)`, *optional*): How sure each is of its protocol by itself, if
-                its log-probabilities have been told something of all of them. By that a view of noise between packets
-                is known.
+                frames of each view that do not repeat others. Repeated frames look as if nothing had changed: the
+                smaller the share, the flatter the view's probabilities of quantities in `still` are made.
+            sure (`torch.Tensor` of shape `(num_views,)`, *optional*): Certainty of the protocol from each view alone,
+                if its log-probabilities already include evidence that all views share; it reveals views of noise
+                between packets.
         """
         if heard is not None:
             heard = torch.where(heard == 0, -torch.inf, heard)
@@ -117,7 +117,7 @@ class Evidence:
         return sum(self._totals[name, kind] for kind in kinds) / weight if weight > 0 else None
 
     def probabilities(self) -> dict[str, torch.Tensor]:
-        """The combined probabilities `(num_labels,)` of each quantity; none if no view had any power."""
+        """The combined probabilities `(num_labels,)` of each quantity; empty if no view had any power."""
         combined = {}
         for name in dict.fromkeys(name for name, _ in self._totals if name != "embedding"):
             kinds = ("blind",) if name in self._blind else ("blind", "symbols")
@@ -139,7 +139,7 @@ class Evidence:
 
 
 def quantities(name: str, labels: list[str]) -> dict[str, dict[str | float, list[int]]]:
-    """What a head "a+b" tells: of a and of b the labels, as numbers where they are, and which outputs are of each."""
+    """Split a head "a+b" into a and b: for each, its labels, as numbers if all are, and the outputs of each label."""
     names = name.split("+")
     told: dict[str, dict[str | float, list[int]]] = {quantity: {} for quantity in names}
     for index, label in enumerate(labels):
@@ -155,7 +155,7 @@ def quantities(name: str, labels: list[str]) -> dict[str, dict[str | float, list
 
 
 def marginal(log_probs: torch.Tensor, places: dict[str | float, list[int]]) -> torch.Tensor:
-    """Of a head's log-probabilities `(num_views, num_outputs)` those of the labels that [`quantities`] found."""
+    """Sum a head's probabilities `(num_views, num_outputs)` for each label of [`quantities`], all as logarithms."""
     return torch.stack([log_probs[:, indices].logsumexp(dim=-1) for indices in places.values()], dim=-1)
 
 
@@ -164,7 +164,7 @@ def _with_numbers(places: dict[str, list[int]]) -> dict[str | float, list[int]]:
         numbers = {label: float(label) for label in places}
     except ValueError:
         return places
-    # "001" and "1e5" are names.
+    # "001" and "1e5" stay names.
     if any(label not in (f"{number:g}", str(number)) for label, number in numbers.items()):
         return places
     return {numbers[label]: indices for label, indices in places.items()}

@@ -14,13 +14,13 @@ from transformers.utils import TensorType
 # A window is a name, "name:parameter", or its coefficients.
 WindowLike = str | Sequence[float]
 
-# Time-frequency cells worked on at once. It bounds memory whatever the batch, and on a CPU keeps intermediate results
-# (8 MB of complex64) in the cache; much smaller chunks would have the threads wait for each other too often.
+# Time-frequency cells processed at once. This bounds memory whatever the batch, and on a CPU keeps intermediate
+# results (8 MB of complex64) in the cache; with much smaller chunks, threads would wait for each other too often.
 CPU_CHUNK_CELLS = 2**20
 ACCELERATOR_CHUNK_CELLS = 2**26
 
-# A spectrogram whose standard deviation is below this [dB] is flat but for rounding errors. Dividing by less would
-# blow those up to unit variance; noise alone has 5.6 dB.
+# A spectrogram whose standard deviation is below this [dB] is flat except for rounding errors. Dividing by less would
+# amplify these to unit variance; noise alone has 5.6 dB.
 MIN_STD_DB = 1e-2
 
 
@@ -118,10 +118,10 @@ def _window_bank(windows: tuple[WindowLike, ...], fft_size: int, device: torch.d
 
 
 def _repeatable_mean(values: torch.Tensor) -> torch.Tensor:
-    """Mean over the last two dimensions of `(rows, num_frames, num_freq_bins)`, whatever the number of rows.
+    """Mean over the last two dimensions of `(rows, num_frames, num_freq_bins)`, bit-identical for any number of rows.
 
-    A sum over both at once is split over threads by the shape of the whole tensor, so a recording alone and the same
-    recording in a batch could differ in the last bit. A sum over one short dimension is not split, and adding halves
+    A sum over both dimensions at once is split over threads by the shape of the whole tensor, so the same recording
+    alone and in a batch could differ in the last bit. A sum over one short dimension is not split, and adding halves
     is elementwise.
     """
     sums = values.sum(-1)
@@ -139,9 +139,9 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
 
     Each recording becomes `num_frames` frames of `fft_size` samples, `hop_length` apart. For every window, a frame is
     weighted and Fourier transformed (equation 7), squared (equation 9), cropped to `num_freq_bins` bins around DC,
-    divided by the mean power of the recording's retained cells, limited below, taken to dB and normalized
-    (equation 10). Time runs down, frequency across, DC is column `num_freq_bins // 2`, positive frequencies are right
-    of it. The result does not depend on the scale of the input. A recording without any power gives zeros.
+    divided by the mean power of the recording's retained cells, clipped from below, converted to dB and normalized
+    (equation 10). Time runs down, frequency across; DC is column `num_freq_bins // 2`, with positive frequencies to
+    its right. The result does not depend on the scale of the input. A recording without any power gives zeros.
 
     Everything is batched `torch`, on the device of the input. A recording's result is bit for bit the same alone and
     in any batch.
@@ -150,7 +150,7 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         feature_size (`int`, *optional*):
             Number of channels. It follows from `window_function`; if given, it must agree.
         sampling_rate (`float`, *optional*):
-            The only rate that is accepted [Hz]. `None` accepts any rate.
+            The only sampling rate that is accepted [Hz]. `None` accepts any rate.
         padding_value (`float`, *optional*, defaults to 0.0):
             Required by the base class. Nothing is padded: all spectrograms have one shape.
         num_frames (`int`, *optional*, defaults to 128): Number of frames `T`, equation 8.
@@ -162,14 +162,14 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         window_function (`str`, list of `float`, or list of these, *optional*, defaults to `"boxcar"`):
             Analysis window `w[m]`, see [`analysis_window`]. Several windows give several channels.
         centered (`bool`, *optional*, defaults to `False`):
-            Where a recording is longer than the frames need, take its centre instead of its start.
+            If a recording is longer than the frames need, take its center instead of its start.
         log_floor_db (`float`, *optional*, defaults to -100.0):
             Lowest power, relative to the mean power of the same channel of the same recording [dB].
         normalization (`str`, *optional*, defaults to `"per_sample"`):
             `"per_sample"`: zero mean and unit standard deviation for each channel of each recording. `"dataset"`:
             subtract `mean`, divide by `std`. `"none"`: dB relative to the channel's mean power.
-        mean (`float` or list of `float`, *optional*): Mean of the data set, one or one a channel [dB].
-        std (`float` or list of `float`, *optional*): Standard deviation of the data set, likewise [dB].
+        mean (`float` or list of `float`, *optional*): Mean of the dataset, one value or one per channel [dB].
+        std (`float` or list of `float`, *optional*): Standard deviation of the dataset, likewise [dB].
 
     Raises:
         ValueError: If a setting is wrong, or two settings contradict each other.
@@ -304,22 +304,22 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         return iq[..., start : start + covered], hop
 
     def _hop(self, num_samples: int, hop_length: int | str) -> int:
-        """Samples from one frame to the next, of a recording that is long enough."""
+        """Samples from one frame to the next, for a recording that is long enough."""
         if hop_length == "auto":
             return max(1, (num_samples - self.fft_size) // max(1, self.num_frames - 1))
         return hop_length
 
     def resolution(self, num_samples: int, sampling_rate: float, frame_step_s: float | None = None) -> torch.Tensor:
-        """What a step along the axes of a spectrogram means, which the spectrogram does not say.
+        """Resolution of a spectrogram's axes in seconds and hertz, which cannot be read from the spectrogram itself.
 
         Args:
-            num_samples (`int`): Of the recording.
+            num_samples (`int`): Length of the recording.
             sampling_rate (`float`): [Hz].
-            frame_step_s (`float`, *optional*): Where the recording is frames of `fft_size` samples that were cut out
-                of another, one after the other: the time from one to the next there [s].
+            frame_step_s (`float`, *optional*): If the recording is a concatenation of frames of `fft_size` samples
+                that were cut out of another: the time from one to the next in that one [s].
 
         Returns:
-            `torch.Tensor` of shape `(2,)`, float32: time from frame to frame [s], and from bin to bin [Hz].
+            `torch.Tensor` of shape `(2,)`, float32: time between frames [s], and spacing of frequency bins [Hz].
         """
         hop = self._hop(num_samples, self.hop_length)
         sample_step_s = 1 / sampling_rate if frame_step_s is None else frame_step_s / self.fft_size
@@ -329,7 +329,7 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
     def spectrogram(self, iq: torch.Tensor, hop_length: int | None = None) -> torch.Tensor:
         """Computes the spectrograms of a batch, for use inside a training loop.
 
-        Only the shape is checked: values are not looked at, nothing is copied to the host, and no gradient flows.
+        Only the shape and type are checked, not the values; nothing is copied to the host, and no gradient flows.
 
         Args:
             iq (`torch.Tensor` of shape `(batch, num_samples)`): Complex baseband samples, on any device.
@@ -360,7 +360,7 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         return output
 
     def _power(self, iq: torch.Tensor, hop: int, windows: torch.Tensor, power: torch.Tensor):
-        """Writes `P[t, k]` of equation 9 into `power`, in an arbitrary unit, DC in the centre."""
+        """Writes `P[t, k]` of equation 9 into `power`, in an arbitrary unit, DC in the center."""
         # A power of two scales exactly: the result is unchanged, but no square leaves the range of float32.
         samples = torch.view_as_real(iq).flatten(1)  # I, Q, I, Q, ...
         _, exponent = torch.frexp(samples.abs().amax(1))
@@ -380,7 +380,7 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
                 torch.add(squares[..., -below:, 0], squares[..., -below:, 1], out=target[..., :below])
 
     def _log_normalize(self, power: torch.Tensor):
-        """Takes powers to normalized dB in place: the pipeline G of equation 10."""
+        """Converts powers to normalized dB in place: the pipeline G of equation 10."""
         cells = power.flatten(0, 1)
         mean_power = _repeatable_mean(cells)
         has_power = mean_power > 0
@@ -397,7 +397,7 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         cells.mul_(has_power / std)
 
     def _per_channel(self, value: float | list[float], batch: int, device: torch.device) -> torch.Tensor:
-        """Returns one value, or one a channel, as `(batch * num_channels, 1, 1)`."""
+        """Returns one value, or one per channel, as `(batch * num_channels, 1, 1)`."""
         values = torch.tensor(value, dtype=torch.float32, device=device).expand(batch, len(self._windows))
         return values.reshape(-1, 1, 1)
 
@@ -415,8 +415,8 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
                 Complex baseband samples: one recording `(num_samples,)`, a batch `(batch, num_samples)`, or a list of
                 recordings of any lengths.
             sampling_rate (`float`, *optional*):
-                Rate of the recordings [Hz]. Required if the extractor has one. Models with a router tell protocols
-                better that know it.
+                Sampling rate of the recordings [Hz]. Required if the extractor has one. A model with a "fourier"
+                router identifies protocols better with it.
             return_tensors (`str`, *optional*):
                 `"pt"` for a tensor on the device of the computation, `"np"` for an array; `None` for a list of arrays.
             device (`str` or `torch.device`, *optional*): Where to compute; where the samples are if not given.
@@ -475,7 +475,7 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
                 f"The sampling rate is missing. This extractor expects recordings at {self.sampling_rate:,.0f} Hz: "
                 "pass the rate of yours as `sampling_rate`."
             )
-        # One part in a million is what a good oscillator is off by.
+        # Good oscillators are off by up to one part in a million.
         if not math.isclose(sampling_rate, self.sampling_rate, rel_tol=1e-6):
             raise ValueError(
                 f"The recording is sampled at {sampling_rate:,.0f} Hz, but this extractor expects "
@@ -484,7 +484,7 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
 
 
 def as_samples(iq: np.ndarray | torch.Tensor) -> torch.Tensor:
-    """Samples of one recording as the extractor takes them.
+    """Samples of one recording in the form that the extractor takes.
 
     Args:
         iq (`np.ndarray` or `torch.Tensor` of shape `(num_samples,)`): Complex.
@@ -526,7 +526,7 @@ def _check_hop_length(value):
 
 
 def _grouped_by_length(raw_iq, device) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """Yields the recordings of each length as their indices and a batch: the hop may follow from the length."""
+    """Yields recordings of equal length together, as indices and a batch, as the hop may depend on the length."""
     if isinstance(raw_iq, np.ndarray | torch.Tensor):
         batch = _as_complex_tensor(raw_iq, "The input", max_ndim=2).to(device)
         batch = batch[None] if batch.ndim == 1 else batch
@@ -570,7 +570,7 @@ def _as_complex_tensor(iq, what: str, max_ndim: int) -> torch.Tensor:
 
 def _check_finite(batch: torch.Tensor, indices: list[int]):
     samples = torch.view_as_real(batch)
-    # One wrong value spoils the sum, which is far cheaper than looking at each; the sum may also overflow by itself.
+    # A bad value makes the sum non-finite, which is far cheaper to check than each; it may also just overflow.
     if torch.isfinite(samples.sum()):
         return
     wrong = (~torch.isfinite(samples).all(-1)).nonzero()

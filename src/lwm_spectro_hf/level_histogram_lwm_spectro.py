@@ -1,6 +1,6 @@
 """
-Which levels a spectrogram has, counted pixel by pixel. It is no part of the paper, whose embedding sees patches alone
-(eq. 11), and `level_num_bins = 0` does without.
+Histograms of a spectrogram's levels, counted pixel by pixel. They are not part of the paper, whose embedding sees only
+patches (eq. 11); `level_num_bins = 0` turns them off.
 """
 
 import torch
@@ -11,33 +11,35 @@ from .configuration_lwm_spectro import LwmSpectroConfig
 from .patches_lwm_spectro import patches_to_values
 
 # In standard deviations of a spectrogram, most differences between windows are below 0.15, and some levels are two
-# away from the mean around them. So the scale turns from linear to logarithmic at the first number, and ends at 2.25.
+# away from the mean around them. So the scale, an inverse hyperbolic sine, changes from linear to logarithmic at the
+# first number and reaches the second at 2.25, where it ends.
 _LINEAR_UP_TO = 0.05
 _END = 4.5
-# Frames and frequency bins over which a channel is taken for one, both odd: fewer make a mean of too few levels, more
-# leave fading in. Of 9 x 5 to 33 x 33 this told most modulations of moving LTE and 5G receivers.
+# Frames and frequency bins over which the channel is taken as constant, both odd. Fewer average too few levels, more
+# leave fading in. Of sizes from 9 x 5 to 33 x 33, this one identified the modulation of moving LTE and 5G receivers
+# most often.
 _NEIGHBOURHOOD = (17, 9)
-# Frames after which it is asked how far a channel has moved. A mean over nine bins is as good at every fourth.
+# Lags, in frames, at which changes of the channel are measured. In a mean over nine bins, every fourth bin is enough.
 _LAGS = (4, 8, 16, 32, 64)
 _BIN_STEP = 4
 
 
 def histogram_size(num_bins: int, num_channels: int) -> int:
-    """How many numbers [`level_histogram`] gives for a spectrogram."""
+    """Number of values that [`level_histogram`] returns for a spectrogram."""
     return num_bins ** min(num_channels, 2) + len(_LAGS) * num_bins + 3
 
 
 def _bin_of(levels: torch.Tensor, num_bins: int) -> torch.Tensor:
-    """Index of the bin of each level; bins grow with the distance from zero, and the outer ones have no end."""
+    """Index of the bin of each level; bins widen with the distance from zero, and the outermost are open-ended."""
     distance = levels.abs() / _LINEAR_UP_TO
     # The inverse hyperbolic sine, by functions that are vectorized on CPUs.
     scaled = levels.sign() * (distance + (distance.square() + 1).sqrt()).log()
-    # Clamped as integers, for not-a-number becomes some integer, and a place outside would be an error.
+    # Clamped as integers: NaN becomes an arbitrary integer, and an index out of range would be an error.
     return ((scaled + _END) * (num_bins / (2 * _END))).long().clamp(0, num_bins - 1)
 
 
 def _sum_over_neighbours(values: torch.Tensor) -> torch.Tensor:
-    """For each pixel of `(..., num_frames, num_freq_bins)` the sum over its neighbourhood, as far as it is inside."""
+    """Sum over the neighborhood of each pixel of `(..., num_frames, num_freq_bins)`, truncated at the borders."""
     for dim, width in zip((-2, -1), _NEIGHBOURHOOD, strict=True):
         before = F.pad(values.movedim(dim, -1), (width // 2 + 1, width // 2)).cumsum(-1)
         values = (before[..., width:] - before[..., :-width]).movedim(-1, dim)
@@ -45,7 +47,7 @@ def _sum_over_neighbours(values: torch.Tensor) -> torch.Tensor:
 
 
 def _root_shares(index: torch.Tensor, weight: torch.Tensor, size: int) -> torch.Tensor:
-    """Square roots of the shares of the weight that each of `size` bins has, `(batch, size)`."""
+    """Square root of the share of the total weight in each of `size` bins, `(batch, size)`."""
     histogram = weight.new_zeros(weight.shape[0], size).scatter_add(1, index.flatten(1), weight.flatten(1))
     total = histogram.sum(1, keepdim=True)
     return torch.where(total > 0, histogram / total, 0).sqrt()
@@ -54,26 +56,26 @@ def _root_shares(index: torch.Tensor, weight: torch.Tensor, size: int) -> torch.
 @torch.no_grad()
 def level_histogram(input_values: torch.Tensor, visible: torch.Tensor, num_bins: int) -> torch.Tensor:
     """
-    How the levels of the occupied part are spread: of the frames and frequency bins above the middle between the
-    quietest and the loudest.
+    Histograms of the levels in the occupied part of a spectrogram: the frames and frequency bins whose mean level is
+    above the middle between the quietest and the loudest.
 
-    A constellation shows in it: QPSK has one power, 64-QAM nine. And a tapered window adds up neighbouring
-    subcarriers, so that what it sees beyond a rectangular one depends on their relative phase, for which BPSK has two
-    values and QPSK four. Both take single pixels, each beside the mean of its neighbours in time and frequency, which
-    takes off the channel, fading included. How that mean moves from frame to frame is counted by itself: it shows how
-    fast a receiver moves.
+    They show the constellation in two ways: QPSK has one power, 64-QAM nine; and a tapered window adds up neighboring
+    subcarriers, so that its difference from a rectangular one depends on their relative phase, which has two values
+    for BPSK and four for QPSK. Both need single pixels, each relative to the mean of its neighbors in time and
+    frequency, which removes the channel, fading included. Changes of that mean over time have histograms of their own:
+    they show how fast a receiver moves.
 
     Args:
         input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
-        visible (`torch.BoolTensor` of shape `(batch, num_frames, num_freq_bins)`): Pixels that count.
-        num_bins (`int`): Of each axis.
+        visible (`torch.BoolTensor` of shape `(batch, num_frames, num_freq_bins)`): Pixels to count.
+        num_bins (`int`): Bins of each axis of a histogram.
 
     Returns:
         `torch.Tensor` of shape `(batch, 6 * num_bins + 3)`, or `(batch, num_bins**2 + 5 * num_bins + 3)` where there
-        are two channels or more, float32: Square roots of the shares of pixels by the level of the first channel over
-        the mean of its neighbours, and by what the second has more; of the shares of neighbourhoods by how far their
-        mean moves in 4, 8, 16, 32 and 64 frames, weighted by the pixels that both have; then the share of pixels, of
-        frames and of bins that count.
+        are two channels or more, float32: Square roots of the shares of pixels by the level of the first channel less
+        the mean of its neighbors and, jointly, by the level of the second less the first; square roots of the shares
+        of neighborhoods by the change of their mean over 4, 8, 16, 32 and 64 frames, weighted by the product of both
+        numbers of pixels; then the shares of visible pixels, of frames and of bins that are counted.
     """
     values = input_values.float()
     level, visible = values[:, 0], visible.to(values)
@@ -93,7 +95,7 @@ def level_histogram(input_values: torch.Tensor, visible: torch.Tensor, num_bins:
         index, size = index * num_bins + _bin_of(values[:, 1] - level, num_bins), num_bins**2
     parts = [_root_shares(index, counted, size)]
 
-    # Fewer frames than a lag are followed by such as hold nothing: ONNX has no histogram of no frames.
+    # Fewer frames than a lag are padded with empty ones: ONNX cannot make a histogram of zero frames.
     missing = max(_LAGS[-1] + 1 - channel.shape[1], 0)
     channel, number = (F.pad(part[..., ::_BIN_STEP], (0, 0, 0, missing)) for part in (channel, number))
     for lag in _LAGS:
@@ -107,8 +109,8 @@ def level_histogram(input_values: torch.Tensor, visible: torch.Tensor, num_bins:
 
 class LwmSpectroLevelNorm(nn.BatchNorm1d):
     """
-    Normalization by running statistics, in training as well: a mixture may give an expert one row of a batch, and
-    shares of rare levels are of no use before all are of one size.
+    Batch normalization by running statistics, in training as well, as a mixture may give an expert a single row of a
+    batch. Without normalization, the small shares of rare levels would have no effect.
     """
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
@@ -119,18 +121,18 @@ class LwmSpectroLevelNorm(nn.BatchNorm1d):
                 weight = (1 / self.num_batches_tracked).clamp(min=self.momentum).to(values)
                 mean.lerp_(values.mean(0), weight)
                 variance.lerp_((values - mean).square().mean(0), weight)
-            # Another pass may come before the gradient of this one.
+            # Another forward pass may update them before the backward pass of this one.
             mean, variance = mean.clone(), variance.clone()
         return F.batch_norm(values, mean, variance, self.weight, self.bias, eps=self.eps)
 
 
 class LwmSpectroLevels(nn.Module):
     """
-    What the histogram of levels adds to the embedding: a normalization and three dense layers.
+    The term that the histograms of levels add to the embedding: a normalization and three dense layers.
 
-    Patches are embedded by linear maps or by convolutions over cells, and after them no unit sees one pixel; the mean
-    over patches then keeps what all have in common. So constellations are counted beside the transformer, and so is
-    how far a channel moves, for which differences have to come before means.
+    Patches are embedded by a linear map or by convolutions over cells, after which no unit sees a single pixel, and
+    the mean over patches keeps only what they have in common. Levels are therefore counted beside the transformer, and
+    so are changes of the channel, for which differences must be taken before means.
     """
 
     def __init__(self, config: LwmSpectroConfig):
@@ -146,7 +148,7 @@ class LwmSpectroLevels(nn.Module):
         """
         Args:
             input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
-            mask (`torch.BoolTensor` of shape `(batch, num_patches)`, *optional*): 1 = masked: its pixels do not count.
+            mask (`torch.BoolTensor` of shape `(batch, num_patches)`, *optional*): 1 = masked, not counted.
 
         Returns:
             `torch.Tensor` of shape `(batch, hidden_size)`.
@@ -156,6 +158,6 @@ class LwmSpectroLevels(nn.Module):
             mask = input_values.new_zeros(input_values.shape[0], config.num_patches)
         visible = ~patches_to_values(mask.bool(), config.patch_size, config.num_frames)
         histogram = level_histogram(input_values, visible, config.level_num_bins)
-        # The type of the norm: that of a linear layer's weights is none to compute in where they are quantized.
+        # The norm's dtype: linear layers may be quantized, and the dtype of their weights is then not for computing.
         hidden_states = F.relu(self.dense1(self.norm(histogram.to(self.norm.weight.dtype))))
         return self.out_proj(F.relu(self.dense2(hidden_states)))

@@ -1,6 +1,6 @@
 """
-LWM-Spectro: a transformer over spectrogram patches, with what it is pretrained by and the classifier over it. Equation
-numbers are those of arXiv 2601.08780, section III; `objectives_lwm_spectro.py` has those of masks and losses.
+LWM-Spectro: a transformer encoder over spectrogram patches, its pretraining model and its classifier. Equation numbers
+are those of arXiv 2601.08780, section III; masks and losses are in `objectives_lwm_spectro.py`.
 """
 
 from collections.abc import Callable
@@ -50,14 +50,14 @@ class LwmSpectroForPreTrainingOutput(ModelOutput):
         reconstruction (`torch.FloatTensor` of shape `(batch, num_patches, patch_dim or hidden_size)`): Eq. 16, for
             every patch.
         mask (`torch.BoolTensor` of shape `(batch, num_patches)`): Which patches were masked.
-        embedding (`torch.FloatTensor` of shape `(batch, hidden_size)`): The encoder's embedding of what is visible.
+        embedding (`torch.FloatTensor` of shape `(batch, hidden_size)`): The embedding of the masked input.
         projection (`torch.FloatTensor` of shape `(batch, projection_size)`): Eq. 18.
         router_logits (`torch.FloatTensor` of shape `(batch, num_experts)`, *optional*): Mixture only.
         expert_index (`torch.LongTensor` of shape `(batch,)`, *optional*): The expert of each row, mixture only.
-        hidden_states (`tuple` of `num_hidden_layers + 1` `torch.FloatTensor`, *optional*): On request, what goes into
-            the first layer and comes out of each, `(batch, num_tokens, hidden_size)`; of one encoder only.
+        hidden_states (`tuple` of `num_hidden_layers + 1` `torch.FloatTensor`, *optional*): On request, the input of
+            the first layer and the output of each, `(batch, num_tokens, hidden_size)`; never from a mixture.
         attentions (`tuple` of `num_hidden_layers` `torch.FloatTensor`, *optional*): On request, the weights of eq. 13,
-            `(batch, num_attention_heads, num_tokens, num_tokens)`; of one encoder with eager attention only.
+            `(batch, num_attention_heads, num_tokens, num_tokens)`; only with eager attention, never from a mixture.
     """
 
     loss: torch.FloatTensor | None = None
@@ -77,13 +77,13 @@ class LwmSpectroForPreTrainingOutput(ModelOutput):
 @dataclass
 class LwmSpectroClassifierOutput(SequenceClassifierOutput):
     """
-    Output of the classifier over one encoder: that of Transformers, and the embedding.
+    Output of the classifier over one encoder: the fields of `SequenceClassifierOutput`, and the embedding.
 
     Args:
         loss (`torch.FloatTensor` of shape `(1,)`, *optional*): Mean over the rows whose labels are known.
-        logits (`torch.FloatTensor` of shape `(batch, num_labels)`): Of eq. 20, before the softmax.
+        logits (`torch.FloatTensor` of shape `(batch, num_labels)`): Eq. 20, before the softmax.
         hidden_states, attentions (`tuple`, *optional*): As in [`LwmSpectroForPreTrainingOutput`].
-        pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): What the classifier sees.
+        pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): The embedding that is classified.
     """
 
     pooler_output: torch.FloatTensor | None = None
@@ -111,7 +111,7 @@ def build_norm(config: LwmSpectroConfig) -> nn.Module:
 
 
 class LwmSpectroStemBlock(nn.Sequential):
-    """The residual branch of a stem: normalization over the batch, activation and convolution, twice."""
+    """The residual branch of a stem: batch normalization, activation and convolution, twice."""
 
     def __init__(self, width: int):
         layers = []
@@ -122,10 +122,10 @@ class LwmSpectroStemBlock(nn.Sequential):
 
 class LwmSpectroPatchStem(nn.Module):
     """
-    A patch embedding that is not linear, in place of eq. 11: each patch is cut into cells of `stem_cell_size`, which
-    are embedded and mixed by residual convolutions that end at the border of the patch. So a masked patch stays
-    unseen, whatever its neighbours compute. Modulation shows in how values spread within a patch, of which a linear
-    map keeps nothing but sums; normalization over the batch takes off the level that all cells share.
+    A nonlinear patch embedding, in place of eq. 11. Each patch is cut into square cells of side `stem_cell_size`,
+    which are embedded and mixed by residual convolutions. These end at the border of the patch, so that nothing of a
+    masked patch leaks into its neighbors. Modulation shows in the spread of the values within a patch, of which a
+    linear map keeps only sums; batch normalization removes the level that all cells share.
     """
 
     def __init__(self, config: LwmSpectroConfig):
@@ -212,7 +212,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Eq. 13 as it is written, with the matrix of weights, of shape `(batch, heads, sequence, sequence)`, in full."""
+    """Eq. 13 as written, with the full matrix of attention weights, `(batch, heads, sequence, sequence)`."""
     attn_weights = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         attn_weights = attn_weights + attention_mask
@@ -239,7 +239,7 @@ class LwmSpectroAttention(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`(batch, num_tokens, hidden_size)` to the same shape, and the weights where attention is eager."""
+        """`(batch, num_tokens, hidden_size)` to the same shape, and the weights if attention is eager."""
         input_shape = hidden_states.shape[:-1]
         heads = (*input_shape, -1, self.head_dim)
         query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
@@ -295,10 +295,10 @@ class LwmSpectroLayer(GradientCheckpointingLayer):
 
 class LwmSpectroDecoder(nn.Module):
     """
-    The lightweight decoder g of eq. 16: dense, activation, norm, linear on every patch, after
-    `decoder_num_hidden_layers` transformer layers; with `decoder_num_copy_heads`, on top of what it copies from the
-    visible patches, and with `decoder_num_inpainting_channels` of what goes on between them. It owns the mask token,
-    so that an encoder alone carries no parameter it does not use.
+    The lightweight decoder g of eq. 16: `decoder_num_hidden_layers` transformer layers, then dense, activation, norm
+    and linear on every patch. With `decoder_num_copy_heads`, copies of visible patches are added to the result, with
+    `decoder_num_inpainting_channels` also what convolutions continue from them into masked ones. The decoder owns the
+    mask token, so that an encoder alone has no unused parameter.
     """
 
     def __init__(self, config: LwmSpectroConfig):
@@ -322,15 +322,15 @@ class LwmSpectroDecoder(nn.Module):
     def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
         """
         Args:
-            hidden_states (`torch.Tensor` of shape `(batch, num_tokens, hidden_size)`): What the encoder gave.
+            hidden_states (`torch.Tensor` of shape `(batch, num_tokens, hidden_size)`): The encoder's output.
             mask (`torch.BoolTensor` of shape `(batch, num_patches)`): 1 = masked.
-            patches (`torch.Tensor` of shape `(batch, num_patches, patch_dim)`): The spectrogram, of which the masked
-                patches are not looked at.
+            patches (`torch.Tensor` of shape `(batch, num_patches, patch_dim)`): The spectrogram; masked patches are
+                not used.
         """
         config = self.config
         if config.mask_strategy == "drop":
-            # The encoder's tokens, which are in order, return to the places that were not masked: by their numbers, as
-            # a device would be waited for by what has to count them.
+            # Put the encoder's tokens, which are in order, back at the visible positions. They are gathered by running
+            # number: indexing by the mask would wait until the device has counted them.
             visible = F.pad(~mask, (config.sequence_length - config.num_patches, 0), value=True)
             number = (visible.cumsum(1) - 1).clamp(min=0)[..., None].expand(-1, -1, hidden_states.shape[-1])
             token = self.mask_token.to(hidden_states.dtype)
@@ -378,7 +378,7 @@ class LwmSpectroClassifier(nn.Module):
         self.residual = config.classifier_type == "residual_cnn"
         if self.residual:
             width = config.classifier_hidden_size
-            # Its own scale and shift for each dimension: convolutions alone could not tell one from another.
+            # Scales and shifts each dimension by itself: convolutions alone could not tell the dimensions apart.
             self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
             self.stem = nn.Conv1d(1, width, config.classifier_kernel_size, padding="same")
             self.blocks = nn.ModuleList(LwmSpectroResidualBlock(config) for _ in range(config.classifier_num_layers))
@@ -406,7 +406,7 @@ class LwmSpectroPreTrainedModel(PreTrainedModel):
     main_input_name = "input_values"
     input_modalities = ("audio",)
     supports_gradient_checkpointing = True
-    # The losses here are means over a batch, which is what Trainer should take them for.
+    # The losses are means over a batch; this tells Trainer so.
     accepts_loss_kwargs = False
     _no_split_modules = ["LwmSpectroEmbeddings", "LwmSpectroLayer", "LwmSpectroDecoder"]
     _supports_sdpa = True
@@ -415,11 +415,11 @@ class LwmSpectroPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": LwmSpectroLayer, "attentions": LwmSpectroAttention}
-    # One file may hold the encoder and every head; each class takes its part of it.
+    # One checkpoint may hold the encoder and every head; each class loads its part.
     _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^projection\.", r"^classifier\."]
 
     def _task_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The loss of `config.problem_type`, of a class in each row by default."""
+        """The loss of `config.problem_type`; by default the cross-entropy of one class per row."""
         is_class = self.config.problem_type in (None, "single_label_classification") and self.config.num_labels > 1
         if is_class and not labels.is_floating_point():
             return label_loss(logits, labels.flatten())
@@ -427,9 +427,9 @@ class LwmSpectroPreTrainedModel(PreTrainedModel):
 
     def train(self, mode: bool = True) -> "LwmSpectroPreTrainedModel":
         """
-        Training or evaluation mode, as in PyTorch; but normalizations over the batch whose parameters are frozen keep
-        their statistics. With LoRA, or under a head, these would change though no gradient does, and an adapter, which
-        is saved without them, would not be what was trained.
+        Set training or evaluation mode as PyTorch does, but keep batch normalizations with frozen parameters in
+        evaluation mode. Otherwise, with LoRA or a head on a frozen encoder, their statistics would change although
+        nothing else in them does, and an adapter, which is saved without them, would not restore the trained model.
         """
         super().train(mode)
         for module in self.modules():
@@ -451,7 +451,7 @@ class LwmSpectroPreTrainedModel(PreTrainedModel):
         elif isinstance(module, LwmSpectroPatchCopying):
             init.zeros_(module.gate.weight)
             init.zeros_(module.gate.bias)
-            # What repeats does so along its frames: heads look there first, each a little differently.
+            # Most repetition is between patches of the same frames: heads attend there first, each a bit differently.
             bias = 0.1 * torch.randn_like(module.position_bias) - 4.0
             bias[:, module.rows - 1] += 4.0
             init.copy_(module.position_bias, bias)
@@ -462,7 +462,7 @@ class LwmSpectroPreTrainedModel(PreTrainedModel):
 
 
 class LwmSpectroModel(LwmSpectroPreTrainedModel):
-    """The encoder f: spectrograms to tokens, and an embedding, which is their mean; levels are added if counted."""
+    """The encoder f: spectrograms to tokens and an embedding, their mean, plus levels with `level_num_bins`."""
 
     def __init__(self, config: LwmSpectroConfig):
         super().__init__(config)
@@ -488,15 +488,15 @@ class LwmSpectroModel(LwmSpectroPreTrainedModel):
         Args:
             input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
             bool_masked_pos (`torch.BoolTensor` of shape `(batch, num_patches)`, *optional*): 1 = masked. With
-                `mask_strategy="drop"` each row masks `config.num_masked_patches`.
-            mask_token (`torch.Tensor` of shape `(hidden_size,)`, *optional*): The embedding that replaces masked
-                patches, which the decoder owns; not needed with `mask_token_value` or `mask_strategy="drop"`.
-            resolution (`torch.Tensor` of shape `(batch, 2)`, *optional*): Not looked at, but by a mixture's router.
+                `mask_strategy="drop"` each row must mask `config.num_masked_patches`.
+            mask_token (`torch.Tensor` of shape `(hidden_size,)`, *optional*): The decoder's embedding that replaces
+                masked patches; not needed with `mask_token_value` or `mask_strategy="drop"`.
+            resolution (`torch.Tensor` of shape `(batch, 2)`, *optional*): Ignored; only a mixture's router uses it.
 
         Returns:
-            `BaseModelOutputWithPooling`: `last_hidden_state` of shape `(batch, sequence_length, hidden_size)`, and
-            `pooler_output` of shape `(batch, hidden_size)`, its mean over the sequence; with `config.level_num_bins`,
-            the levels of visible patches are added to that.
+            `BaseModelOutputWithPooling`: `last_hidden_state` of shape `(batch, sequence_length, hidden_size)`, without
+            masked tokens if `mask_strategy="drop"`, and `pooler_output` of shape `(batch, hidden_size)`, its mean over
+            the sequence, plus the levels of visible patches with `config.level_num_bins`.
 
         Raises:
             `ValueError`: If `input_values` does not have the configured shape.
@@ -549,7 +549,7 @@ class LwmSpectroForPreTraining(LwmSpectroPreTrainedModel):
         Args:
             input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
             bool_masked_pos (`torch.BoolTensor` of shape `(batch, num_patches)`, *optional*): The mask, 1 = masked.
-            noise (`torch.Tensor` of shape `(batch, num_patches)`, *optional*): What the mask is drawn by otherwise.
+            noise (`torch.Tensor` of shape `(batch, num_patches)`, *optional*): Used to draw the mask otherwise.
             contrastive_labels (`torch.LongTensor` of shape `(batch,)`, *optional*): Adds eq. 19; negative = unknown.
 
         Returns:
@@ -579,7 +579,7 @@ class LwmSpectroForPreTraining(LwmSpectroPreTrainedModel):
 
 
 class LwmSpectroForSequenceClassification(LwmSpectroPreTrainedModel):
-    """A spectrogram to a class of `config.task_name` (sec. III-F)."""
+    """Classification of spectrograms by `config.task_name` (sec. III-F)."""
 
     def __init__(self, config: LwmSpectroConfig):
         super().__init__(config)
@@ -596,7 +596,7 @@ class LwmSpectroForSequenceClassification(LwmSpectroPreTrainedModel):
         Args:
             input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
             labels (`torch.LongTensor` of shape `(batch,)`, *optional*): Indices into `config.id2label`; negative =
-                unknown. Numbers, for `config.problem_type="regression"` or `"multi_label_classification"`.
+                unknown. Floats for `config.problem_type="regression"` or `"multi_label_classification"`.
 
         Returns:
             [`LwmSpectroClassifierOutput`]: `logits` of shape `(batch, num_labels)`, eq. 20.
@@ -613,8 +613,8 @@ class LwmSpectroForSequenceClassification(LwmSpectroPreTrainedModel):
 
 
 def _saved_beside():
-    # Never called. Where a checkpoint brings its code, Transformers saves with a model the files that this one
-    # imports, and the pipeline, which the configuration names, is to be among them.
+    # Never called. For a checkpoint with its own code, Transformers saves the files that this one imports beside the
+    # model. The pipeline, which the configuration names, must be among them.
     from .pipeline_lwm_spectro import IQClassificationPipeline  # noqa: F401
 
 

@@ -39,7 +39,7 @@ class LwmSpectroMoEModelOutput(ModelOutput):
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(batch, sequence_length, hidden_size)`): The experts' output,
             weighted by the router.
-        pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): Their embeddings, weighted as they: h_MoE.
+        pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): The embeddings, weighted likewise: h_MoE.
         router_logits (`torch.FloatTensor` of shape `(batch, num_experts)`): Before the softmax.
         expert_index (`torch.LongTensor` of shape `(batch,)`): The expert with the largest weight.
     """
@@ -57,10 +57,10 @@ class LwmSpectroMoEClassifierOutput(ModelOutput):
 
     Args:
         loss (`torch.FloatTensor` of shape `(1,)`, *optional*): Sum of the losses whose labels were given.
-        logits (`torch.FloatTensor` of shape `(batch, num_labels)`): Of `config.task_name`.
-        additional_logits (`dict[str, torch.FloatTensor]`, each of shape `(batch, num_labels)`): Of each of
+        logits (`torch.FloatTensor` of shape `(batch, num_labels)`): Logits of `config.task_name`.
+        additional_logits (`dict[str, torch.FloatTensor]`, each of shape `(batch, num_labels)`): Logits of each of
             `config.additional_tasks`.
-        router_logits (`torch.FloatTensor` of shape `(batch, num_experts)`): The protocol.
+        router_logits (`torch.FloatTensor` of shape `(batch, num_experts)`): Logits of the protocol.
         router_loss (`torch.FloatTensor` of shape `(1,)`, *optional*): Cross-entropy of the router.
         pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): The embedding.
         expert_index (`torch.LongTensor` of shape `(batch,)`): The expert with the largest weight.
@@ -97,7 +97,7 @@ class LwmSpectroMoEConvolutions(nn.Sequential):
         return super().forward(values.to(self[0].weight.dtype, memory_format=torch.channels_last))
 
     def grid(self, *shape: int) -> tuple[int, ...]:
-        """What becomes of a grid of that shape."""
+        """Shape of the output for a grid of this shape."""
         return tuple(-(-size // 2 ** len(self._WIDTHS_AND_KERNELS)) for size in shape)
 
 
@@ -105,27 +105,27 @@ class LwmSpectroMoEFourierEncoder(nn.Module):
     """
     Convolutions over the two-dimensional Fourier transform of a spectrogram.
 
-    Reference signals, control regions and slots repeat in time and frequency, each standard's in its own lattice. The
-    transform gathers a lattice in a few points, which stand out from noise when no cell of the spectrogram does. Their
-    magnitudes do not depend on where in the lattice a recording begins.
+    Reference signals, control regions and slots repeat in time and frequency, in a lattice of its own for each
+    standard. The transform concentrates a lattice in a few points, which stand out from noise even if no cell of the
+    spectrogram does. Their magnitudes do not depend on where in the lattice a recording begins.
 
-    Beside the levels it takes the powers that they stand for. In noise a mean of powers is worth one of levels over
-    1.6 times as many pixels (pi**2 / 6, the variance of the logarithm of noise, to 1, that of noise over its mean),
-    and bursts in a quiet recording stand out.
+    Both the levels (logarithms) and the powers are transformed. In noise, a mean of powers is as accurate as a mean of
+    levels over 1.6 times as many pixels (pi**2 / 6 is the variance of the logarithm of noise power, 1 that of noise
+    power over its mean), and bursts in a quiet recording stand out.
 
-    Noise beside a narrow carrier adds to every place of the transform. So with `router_occupied_band` there is a
-    second one, of what lies in the occupied bins alone: a carrier in a fifth of the band stands out by 7 dB more.
+    Noise beside a narrow carrier adds to every point of the transform. With `router_occupied_band`, a second transform
+    therefore covers the occupied bins alone: a carrier in a fifth of the band stands out by 7 dB more.
 
-    Where the resolution of a spectrogram is known, each place of the transform also says which frequency of modulation
-    and which delay it is [Hz, s]: how often a standard repeats is the same whatever the receiver.
+    Where the resolution of a spectrogram is known, the convolutions also get the modulation frequency [Hz] and the
+    delay [s] of each point of the transform: a standard repeats at the same rates in every receiver.
     """
 
-    # Natural logarithms of power: the standard deviation of noise, which spectrograms are normalized by, and a limit.
+    # In natural logarithms of power: standard deviation of noise, to scale standardized levels back, and upper limit.
     _NOISE_STD, _MAX = math.pi / math.sqrt(6), 4.0
-    # Bins are averaged over so many, and taken for empty and for full at these places of their order.
+    # Width of the moving average over bins, and the quantiles of its powers that stand for empty and for full bins.
     _SMOOTHED_BINS, _EMPTY, _FULL = 5, 0.1, 0.9
-    # How often the coordinates turn around in a decade, and where none of them has turned: from there, what has to be
-    # told apart is a few decades away.
+    # Periods of the sines and cosines per decade, and the frequency and delay where their phase is zero. The values
+    # that must be distinguished lie within a few decades of these.
     _TURNS, _MIDDLE_HZ, _MIDDLE_S = (0.25, 0.75, 2.0), 1e3, 10**-5.5
 
     def __init__(self, config: LwmSpectroMoEConfig):
@@ -135,7 +135,7 @@ class LwmSpectroMoEFourierEncoder(nn.Module):
         transforms = 2 if self.occupied_band else 1
         self.convolutions = LwmSpectroMoEConvolutions(2 * expert.num_channels * transforms + 4 * len(self._TURNS))
         rows, columns = self.convolutions.grid(expert.num_frames, expert.num_freq_bins // 2 + 1)
-        # Unlike in the spectrogram, places mean something here: no pooling.
+        # Unlike in the spectrogram, positions have a meaning here: no pooling.
         self.dense = nn.Linear(self.convolutions.num_channels * rows * columns, config.router_hidden_size)
         self.layer_norm = nn.LayerNorm(config.router_hidden_size)
 
@@ -156,11 +156,11 @@ class LwmSpectroMoEFourierEncoder(nn.Module):
 
     @staticmethod
     def _transformed(*parts: torch.Tensor) -> torch.Tensor:
-        """Logarithms of the magnitudes of their transforms, side by side."""
+        """Logarithms of the magnitudes of the parts' Fourier transforms, as channels."""
         return torch.fft.rfft2(torch.cat(parts, dim=1), norm="ortho").abs().clamp(min=1e-3).log()
 
     def _occupied(self, powers: torch.Tensor) -> torch.Tensor:
-        """How much of each bin's power is signal, from 0 to 1: `torch.Tensor` of shape `(batch, 1, 1, num_bins)`."""
+        """Occupancy of each bin, from 0 (empty) to 1 (full): `torch.Tensor` of shape `(batch, 1, 1, num_bins)`."""
         beside = self._SMOOTHED_BINS // 2
         mean = F.pad(powers.mean(dim=(1, 2))[:, None], (beside, beside), mode="replicate")
         mean = F.avg_pool1d(mean, self._SMOOTHED_BINS, stride=1)
@@ -170,22 +170,22 @@ class LwmSpectroMoEFourierEncoder(nn.Module):
 
     @staticmethod
     def _within(occupied: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """What deviates from the mean of the occupied bins there, with a mean square of one."""
+        """Deviation from the mean of the occupied bins, weighted by occupancy and scaled to a mean square of one."""
         share = occupied.mean(dim=-1, keepdim=True).clamp(min=1e-6)
         mean = (occupied * values).mean(dim=(2, 3), keepdim=True) / share
         deviation = occupied * (values - mean)
         return deviation / (deviation.square().mean(dim=(2, 3), keepdim=True).sqrt() + 1e-3)
 
     def _coordinates(self, resolution: torch.Tensor, num_frames: int, num_bins: int) -> torch.Tensor:
-        """Sines and cosines of the logarithms of frequency and delay, zeros where the resolution is unknown.
+        """Sines and cosines of the logarithms of frequency and delay; zeros where the resolution is unknown.
 
         Returns:
             `torch.Tensor` of shape `(batch, 4 * num_turns, num_frames, num_bins // 2 + 1)`.
         """
         known = resolution.isfinite().all(dim=1) & (resolution > 0).all(dim=1)
         steps = torch.where(known[:, None], resolution, 1.0)
-        turns = [2 * math.pi * turn for turn in self._TURNS]  # numbers: a tensor would be sent to the device each time
-        # Zero, which has no logarithm, becomes a quarter of the lowest frequency.
+        turns = [2 * math.pi * turn for turn in self._TURNS]  # floats: a tensor would be copied to the device
+        # Zero has no logarithm; a quarter of the lowest frequency replaces it.
         cycles = torch.fft.fftfreq(num_frames, device=steps.device).abs().clamp(min=0.25 / num_frames)
         frequency = (cycles / steps[:, :1] / self._MIDDLE_HZ).log10()
         cycles = torch.fft.rfftfreq(num_bins, device=steps.device).clamp(min=0.25 / num_bins)
@@ -205,9 +205,9 @@ class LwmSpectroMoEFourierEncoder(nn.Module):
 class LwmSpectroMoERouter(nn.Module):
     """
     The gating network R of sec. IV-B: a small transformer over its own patches, global average pooling and a linear
-    layer, to one logit an expert. `router_type="cnn"` is the published checkpoint's, with convolutions in place of the
-    transformer; `"fourier"` has those, and others beside them over the spectrogram's Fourier transform, and is the
-    only one that makes use of its resolution.
+    layer with one logit per expert. `router_type="cnn"` is the published checkpoint's, with convolutions in place of
+    the transformer; `"fourier"` adds convolutions over the spectrogram's Fourier transform, and is the only type that
+    uses the resolution.
     """
 
     def __init__(self, config: LwmSpectroMoEConfig):
@@ -226,12 +226,12 @@ class LwmSpectroMoERouter(nn.Module):
         self.gate = nn.Linear(width, config.num_experts)
 
     def train(self, mode: bool = True) -> "LwmSpectroMoERouter":
-        """A frozen router stays in evaluation mode: no dropout, and the statistics that it was trained with."""
+        """Keep a frozen router in evaluation mode: no dropout, and the batch statistics from its training."""
         return super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """In evaluation mode for as long as the block runs, whatever it is in."""
+        """Keep the router in evaluation mode within a `with` block, and restore the modes of its modules after it."""
         in_training = [module for module in self.modules() if module.training]
         for module in in_training:
             module.training = False
@@ -248,26 +248,26 @@ class LwmSpectroMoERouter(nn.Module):
             resolution (`torch.Tensor` of shape `(batch, 2)`, *optional*): Seconds between frames, hertz between bins.
 
         Returns:
-            `torch.Tensor` of shape `(batch, num_experts)`: A logit an expert.
+            `torch.Tensor` of shape `(batch, num_experts)`: One logit per expert.
         """
         if isinstance(self.encoder, LwmSpectroModel):
             pooled = self.encoder(input_values, return_dict=True).pooler_output
         else:
             pooled = self.encoder(input_values).mean(dim=(2, 3))
         if self.fourier is not None:
-            # Some rows without their spectrogram: what is learned from it first keeps the other branch from learning.
+            # Hide the spectrogram branch in some rows: it learns first, and would keep the other one from learning.
             is_shown = self.dropout(pooled.new_ones(len(pooled), 1)) > 0
             pooled = torch.cat([pooled * is_shown, self.fourier(input_values, resolution)], dim=-1)
         return self.gate(pooled)
 
 
 class LwmSpectroMoEPreTrainedModel(LwmSpectroPreTrainedModel):
-    """What the mixtures share: their configuration, and how they are put together from trained experts."""
+    """Base of the mixtures: their configuration, and how they are built from trained experts."""
 
     config: LwmSpectroMoEConfig
     config_class = LwmSpectroMoEConfig
     base_model_prefix = "lwm_spectro_moe"
-    # Which experts run depends on the data, and each sees other rows.
+    # Which experts run, and on which rows, depends on the data.
     _can_compile_fullgraph = False
     _can_record_outputs = {}
     _keys_to_ignore_on_load_unexpected = [
@@ -285,13 +285,13 @@ class LwmSpectroMoEPreTrainedModel(LwmSpectroPreTrainedModel):
         Build a mixture from trained experts (stage 1 of sec. IV-C), with copies of their weights.
 
         Args:
-            experts (`list[LwmSpectroModel | LwmSpectroForPreTraining]`): One an expert name, of one architecture. For
-                [`LwmSpectroMoEForPreTraining`] they bring their decoders and projections.
+            experts (`list[LwmSpectroModel | LwmSpectroForPreTraining]`): One per expert name, all of one architecture.
+                For [`LwmSpectroMoEForPreTraining`], they must have decoders and projections, which are copied too.
             router (`LwmSpectroMoERouter`, *optional*): A trained router; a new one by default.
             kwargs: Fields of [`LwmSpectroMoEConfig`], such as `expert_names`.
 
         Raises:
-            `ValueError`: If the experts are not as many as their names, or differ in architecture.
+            `ValueError`: If the numbers of experts and names differ, or the experts differ in architecture.
         """
         config = LwmSpectroMoEConfig(expert_config=copy.deepcopy(experts[0].config), **kwargs)
         if len(experts) != config.num_experts:
@@ -318,12 +318,12 @@ class LwmSpectroMoEPreTrainedModel(LwmSpectroPreTrainedModel):
         self.base_model.experts[index].load_state_dict(expert.base_model.state_dict())
 
     def _router_learning(self, protocol_labels: torch.Tensor | None) -> AbstractContextManager:
-        """Without protocol labels no loss reaches the router, so it runs in evaluation mode."""
+        """Context to run the router in: evaluation mode without protocol labels, because then no loss reaches it."""
         return self.base_model.router.held() if protocol_labels is None else nullcontext()
 
 
 class LwmSpectroMoEModel(LwmSpectroMoEPreTrainedModel):
-    """Protocol experts E_k and the router R that weighs them (sec. IV)."""
+    """Protocol experts E_k and the router R that weights them (sec. IV)."""
 
     def __init__(self, config: LwmSpectroMoEConfig):
         super().__init__(config)
@@ -337,15 +337,15 @@ class LwmSpectroMoEModel(LwmSpectroMoEPreTrainedModel):
     @staticmethod
     def dispatch(chosen: torch.Tensor) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
         """
-        Group rows by the expert that they chose, so that each expert runs once, on its rows only, or not at all.
+        Group rows by their expert, so that each expert runs once, on its own rows, or not at all.
 
         Args:
             chosen (`torch.LongTensor` of shape `(batch, num_experts_per_sample)`): Indices of experts.
 
         Yields:
-            `tuple[int, torch.Tensor, torch.Tensor]`: An expert, its rows, and where in `chosen` each row has it.
+            `tuple[int, torch.Tensor, torch.Tensor]`: An expert, its rows, and the column of `chosen` that has it.
         """
-        # In order of experts, and one question to the device for all of them.
+        # Sorted by expert, with one device synchronization for all of them.
         chosen_in_order, order = chosen.flatten().sort(stable=True)
         experts, counts = chosen_in_order.unique_consecutive(return_counts=True)
         found = torch.stack([experts, counts]).tolist()
@@ -363,8 +363,8 @@ class LwmSpectroMoEModel(LwmSpectroMoEPreTrainedModel):
             options (`dict`): Further arguments.
 
         Raises:
-            `ValueError`: If the spectrograms have another shape, there is no such expert, a resolution is infinite, or
-                hidden states or attentions are asked for, which rows with different experts do not have in common.
+            `ValueError`: If the spectrograms have the wrong shape, an expert does not exist, a resolution is infinite,
+                or hidden states or attentions are requested, which cannot be collected over several experts.
         """
         for name in ("output_hidden_states", "output_attentions"):
             if options.get(name) or (options.get(name) is None and getattr(self.config, name, None)):
@@ -395,10 +395,10 @@ class LwmSpectroMoEModel(LwmSpectroMoEPreTrainedModel):
         r"""
         Args:
             input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
-            expert_index (`torch.LongTensor` of shape `(batch,)`, *optional*): The expert to take for each row, in
-                place of the router's choice; negative = the router's.
-            resolution (`torch.Tensor` of shape `(batch, 2)`, *optional*): Time from frame to frame [s] and from bin to
-                bin [Hz], as from [`SpectrogramFeatureExtractor.resolution`]; not-a-number where it is unknown.
+            expert_index (`torch.LongTensor` of shape `(batch,)`, *optional*): The expert to use for each row, in
+                place of the router's choice; negative = the router's choice.
+            resolution (`torch.Tensor` of shape `(batch, 2)`, *optional*): Time between frames [s] and spacing of
+                frequency bins [Hz], as from [`SpectrogramFeatureExtractor.resolution`]; NaN where unknown.
 
         Returns:
             [`LwmSpectroMoEModelOutput`]
@@ -409,7 +409,7 @@ class LwmSpectroMoEModel(LwmSpectroMoEPreTrainedModel):
         self.check_inputs(input_values, expert_index, resolution, kwargs)
         router_logits = self.router(input_values, resolution)
         if expert_index is None:
-            # The router learns protocols, from their labels; what the experts' loss would tell it stays out of it.
+            # The router learns from protocol labels only; no gradient of the experts' losses reaches it.
             probabilities = router_logits.detach().float().softmax(dim=-1)
             weights, chosen = probabilities.topk(self.config.num_experts_per_sample)
             weights = weights / weights.sum(dim=-1, keepdim=True)
@@ -438,7 +438,7 @@ class LwmSpectroMoEModel(LwmSpectroMoEPreTrainedModel):
 
 
 class LwmSpectroMoEForPreTraining(LwmSpectroMoEPreTrainedModel):
-    """Masked modeling by the expert of each spectrogram, with a decoder and a projection for each expert."""
+    """Masked modeling of each spectrogram by its expert, with a decoder and a projection for each expert."""
 
     def __init__(self, config: LwmSpectroMoEConfig):
         super().__init__(config)
@@ -470,11 +470,11 @@ class LwmSpectroMoEForPreTraining(LwmSpectroMoEPreTrainedModel):
         if name not in self.config.expert_names:
             raise ValueError(f"There is no expert {name!r}; expected one of {', '.join(self.config.expert_names)}.")
         index = self.config.expert_names.index(name)
-        with torch.device("meta"):  # no weights are drawn that would be replaced at once
+        with torch.device("meta"):  # no need to initialize weights that are then replaced
             model = LwmSpectroForPreTraining(copy.deepcopy(self.config.expert_config))
         model.lwm_spectro, model.decoder = self.lwm_spectro_moe.experts[index], self.decoders[index]
         model.projection = self.projections[index]
-        # A new model says that it is in training, whatever the parts that it shares are in.
+        # A new model is in training mode, whatever the mode of the parts that it shares.
         return model.train(model.lwm_spectro.training)
 
     def masked_modeling(
@@ -486,7 +486,7 @@ class LwmSpectroMoEForPreTraining(LwmSpectroMoEPreTrainedModel):
         **kwargs,
     ) -> LwmSpectroForPreTrainingOutput:
         """
-        Masked modeling by experts that are known already, so that the router is not asked.
+        Masked modeling by the given experts, without running the router.
 
         Args:
             input_values, contrastive_labels: As in [`LwmSpectroForPreTraining`].
@@ -494,7 +494,7 @@ class LwmSpectroMoEForPreTraining(LwmSpectroMoEPreTrainedModel):
             chosen (`torch.LongTensor` of shape `(batch,)`): The expert of each row.
 
         Returns:
-            [`LwmSpectroForPreTrainingOutput`], without what the router says.
+            [`LwmSpectroForPreTrainingOutput`], without the router's outputs.
         """
         config, moe = self.config.expert_config, self.lwm_spectro_moe
         parts, order, contrastive_losses = [], [], []
@@ -540,8 +540,8 @@ class LwmSpectroMoEForPreTraining(LwmSpectroMoEPreTrainedModel):
 
         Args:
             input_values, bool_masked_pos, noise, contrastive_labels:
-                As in [`LwmSpectroForPreTraining`]; the contrastive loss compares rows of one expert, whose projection
-                they share.
+                As in [`LwmSpectroForPreTraining`]; the contrastive loss compares only rows of the same expert, which
+                share its projection.
             protocol_labels (`torch.LongTensor` of shape `(batch,)`, *optional*): The true expert of each row;
                 negative = unknown. They route the rows, and add the router's cross-entropy to the loss.
             resolution (`torch.Tensor` of shape `(batch, 2)`, *optional*): As in [`LwmSpectroMoEModel`].
@@ -569,8 +569,9 @@ class LwmSpectroMoEForPreTraining(LwmSpectroMoEPreTrainedModel):
 
 class LwmSpectroMoEForSequenceClassification(LwmSpectroMoEPreTrainedModel):
     """
-    One forward gives the protocol, the class of `config.task_name`, and those of `config.additional_tasks`. To train
-    on labels of the protocol or of further tasks, too, `label_names` of `TrainingArguments` has them after "labels".
+    Predicts the protocol, the class of `config.task_name` and those of `config.additional_tasks` in one forward pass.
+    To train on labels of the protocol or of further tasks as well, list their arguments after "labels" in
+    `label_names` of `TrainingArguments`.
     """
 
     def __init__(self, config: LwmSpectroMoEConfig):
@@ -599,15 +600,15 @@ class LwmSpectroMoEForSequenceClassification(LwmSpectroMoEPreTrainedModel):
                 unknown, here and below.
             resolution (`torch.Tensor` of shape `(batch, 2)`, *optional*): As in [`LwmSpectroMoEModel`].
             protocol_labels (`torch.LongTensor` of shape `(batch,)`, *optional*): Indices into `config.expert_names`,
-                for the router's loss. They do not route: the logits never depend on labels. Without them the router
-                stays as it is, in training as well.
+                for the router's loss. They do not route rows: the logits never depend on labels. Without them the
+                router is not trained, and runs in evaluation mode.
             additional_labels (`dict[str, torch.LongTensor]`, each of shape `(batch,)`, *optional*): Labels of
                 `config.additional_tasks`.
 
         Returns:
-            [`LwmSpectroMoEClassifierOutput`]: The loss is the sum of those whose labels are given.
+            [`LwmSpectroMoEClassifierOutput`]: `loss` is the sum of the losses whose labels are given.
         """
-        # Not among the arguments by name, where Trainer would look for them in every data set.
+        # Not named in the signature, or Trainer would look for them in every dataset.
         protocol_labels, additional_labels = (
             kwargs.pop(f"{kind}_labels", None) for kind in ("protocol", "additional")
         )

@@ -1,9 +1,9 @@
 """
-A masked ConvLSTM over spectrograms: pretraining on what is hidden, forecasting, segmentation (arXiv 2411.09849).
+A masked ConvLSTM over spectrograms: masked pretraining, forecasting and segmentation (arXiv 2411.09849).
 
-A spectrogram is a film: segments of frames are its pictures, which convolutional LSTM layers (Shi et al., arXiv
-1506.04214, here without peepholes) see one after the other, and a three-dimensional convolution turns what they
-remember into values of every frame and bin.
+A spectrogram is treated as a film whose pictures are segments of frames. Convolutional LSTM layers (Shi et al., arXiv
+1506.04214, here without peepholes) see them one after the other, and a three-dimensional convolution turns their
+hidden states into values of every frame and bin.
 """
 
 from dataclasses import dataclass
@@ -27,16 +27,16 @@ from .patches_lwm_spectro import check_shape, patches_to_values
 @dataclass
 class MaskedConvLstmReconstructionOutput(ModelOutput):
     """
-    Output of masked modeling, and of forecasting, where the future is what is masked.
+    Output of masked modeling, and of forecasting, where the future is masked.
 
     Args:
-        loss (`torch.FloatTensor` of shape `(1,)`): Mean squared error of a masked value; 0 if nothing is masked.
-        reconstruction (`torch.FloatTensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Of every
-            value, masked or not.
+        loss (`torch.FloatTensor` of shape `(1,)`): Mean squared error over masked values; 0 if nothing is masked.
+        reconstruction (`torch.FloatTensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Estimate of
+            every value, masked or not.
         mask (`torch.BoolTensor` of shape `(batch, num_frames, num_freq_bins)`): 1 = masked.
         embedding (`torch.FloatTensor` of shape `(batch, hidden_size)`): As from [`MaskedConvLstmModel`].
-        hidden_states (`tuple` of `num_hidden_layers + 1` `torch.FloatTensor`, *optional*): On request, what goes into
-            the first layer and comes out of each, `(batch, num_passes * num_segments, hidden_size, rows, columns)`.
+        hidden_states (`tuple` of `num_hidden_layers + 1` `torch.FloatTensor`, *optional*): On request, the input of
+            the first layer and the output of each, `(batch, num_passes * num_segments, hidden_size, rows, columns)`.
     """
 
     loss: torch.FloatTensor | None = None
@@ -48,15 +48,15 @@ class MaskedConvLstmReconstructionOutput(ModelOutput):
 
 def standardize(input_values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
-    Spectrograms relative to mean and deviation of what is shown, so that neither units nor an earlier normalization
-    leak what is hidden.
+    Standardize spectrograms by the mean and standard deviation of their visible values, so that neither units nor an
+    earlier normalization leak masked values.
 
     Args:
         input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
-        mask (`torch.BoolTensor` of shape `(batch, num_frames, num_freq_bins)`): 1 = not shown.
+        mask (`torch.BoolTensor` of shape `(batch, num_frames, num_freq_bins)`): 1 = masked.
 
     Returns:
-        `tuple`: The spectrograms, and mean and deviation of shape `(batch, num_channels, 1, 1)`, float32.
+        `tuple`: The spectrograms, and mean and standard deviation of shape `(batch, num_channels, 1, 1)`, float32.
     """
     values, shown = input_values.float(), ~mask[:, None]
     count = shown.sum(dim=(2, 3), keepdim=True).clamp(min=1)
@@ -68,7 +68,7 @@ def standardize(input_values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.T
 class MaskedConvLstmEmbeddings(nn.Module):
     """
     Segments of a spectrogram as pictures: masked values become 0, the mean of a normalized spectrogram, and one more
-    channel says where they are. With `embedding_stride`, a convolution makes a cell of each square of so many values.
+    channel is the mask. With `embedding_stride` above 1, a convolution turns each square of that side into a cell.
     """
 
     def __init__(self, config: MaskedConvLstmConfig):
@@ -104,7 +104,7 @@ class MaskedConvLstmEmbeddings(nn.Module):
 
 class MaskedConvLstmLayer(GradientCheckpointingLayer):
     """
-    A ConvLSTM layer. With * for convolution and . for the product of elements, a step is::
+    A ConvLSTM layer. With * for convolution and . for the elementwise product, a step is::
 
         i, f, o = sigmoid(W_x * x_t + W_h * h_{t-1} + b)        input, forget and output gates
         c_t     = f . c_{t-1} + i . tanh(W_xc * x_t + W_hc * h_{t-1} + b_c)
@@ -121,12 +121,12 @@ class MaskedConvLstmLayer(GradientCheckpointingLayer):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """
         Args:
-            hidden_states (`torch.Tensor` of shape `(batch, num_segments, input_size, rows, columns)`): What is seen.
+            hidden_states (`torch.Tensor` of shape `(batch, num_segments, input_size, rows, columns)`): Input.
 
         Returns:
             `torch.Tensor` of shape `(batch, num_segments, hidden_size, rows, columns)`: h of every step.
         """
-        # What the gates take from the input does not wait for the state: all steps at once.
+        # The input's part of the gates does not depend on the state: computed for all steps at once.
         from_input = self.input_conv(hidden_states.flatten(0, 1)).unflatten(0, hidden_states.shape[:2])
         outputs, cell = [], None
         for gates in from_input.unbind(1):
@@ -140,7 +140,7 @@ class MaskedConvLstmLayer(GradientCheckpointingLayer):
 
 
 class MaskedConvLstmHead(nn.Module):
-    """The three-dimensional convolution: over time, frames and bins, to some values of every frame and bin."""
+    """Three-dimensional convolution over segments, rows and columns, to `num_outputs` values per frame and bin."""
 
     def __init__(self, config: MaskedConvLstmConfig, num_outputs: int):
         super().__init__()
@@ -152,7 +152,7 @@ class MaskedConvLstmHead(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """
         Args:
-            hidden_states (`torch.Tensor` of shape `(batch, num_segments, hidden_size, rows, columns)`): Of the model.
+            hidden_states (`torch.Tensor` of shape `(batch, num_segments, hidden_size, rows, columns)`): Of the layers.
 
         Returns:
             `torch.Tensor` of shape `(batch, num_outputs, num_frames, num_freq_bins)`.
@@ -170,12 +170,12 @@ class MaskedConvLstmPreTrainedModel(PreTrainedModel):
     main_input_name = "input_values"
     input_modalities = ("audio",)
     supports_gradient_checkpointing = True
-    # The losses here are means over a batch, which is what Trainer should take them for.
+    # The losses are means over a batch; this tells Trainer so.
     accepts_loss_kwargs = False
     _no_split_modules = ["MaskedConvLstmEmbeddings", "MaskedConvLstmLayer"]
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": MaskedConvLstmLayer}
-    # One file may hold the network and every head; each class takes its part of it.
+    # One checkpoint may hold the network and every head; each class loads its part.
     _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^classifier\."]
 
     @torch.no_grad()
@@ -186,7 +186,7 @@ class MaskedConvLstmPreTrainedModel(PreTrainedModel):
         elif isinstance(module, MaskedConvLstmLayer):
             init.xavier_uniform_(module.input_conv.weight)
             init.xavier_uniform_(module.state_conv.weight)
-            # At first nothing is forgotten, or gradients would not reach the first segments.
+            # The forget gates start open; otherwise gradients would not reach the first segments.
             gates = torch.zeros_like(module.input_conv.bias)
             gates[module.hidden_size : 2 * module.hidden_size] = 1.0
             init.copy_(module.input_conv.bias, gates)
@@ -196,7 +196,7 @@ class MaskedConvLstmPreTrainedModel(PreTrainedModel):
 
 
 class MaskedConvLstmModel(MaskedConvLstmPreTrainedModel):
-    """The ConvLSTM layers: spectrograms to what is remembered after each segment, and an embedding, its mean."""
+    """The ConvLSTM layers: spectrograms to hidden states after each segment, and an embedding, their mean."""
 
     def __init__(self, config: MaskedConvLstmConfig):
         super().__init__(config)
@@ -216,7 +216,7 @@ class MaskedConvLstmModel(MaskedConvLstmPreTrainedModel):
         r"""
         Args:
             input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
-            mask (`torch.BoolTensor` of shape `(batch, num_frames, num_freq_bins)`, *optional*): 1 = not shown.
+            mask (`torch.BoolTensor` of shape `(batch, num_frames, num_freq_bins)`, *optional*): 1 = masked.
 
         Returns:
             `BaseModelOutputWithPooling`: `last_hidden_state` of shape `(batch, num_segments, hidden_size, rows,
@@ -239,7 +239,7 @@ class MaskedConvLstmModel(MaskedConvLstmPreTrainedModel):
 
 
 class _Reconstruction(MaskedConvLstmPreTrainedModel):
-    """What masked modeling and forecasting share: a decoder of hidden values."""
+    """Base of masked modeling and forecasting: the network and a decoder that reconstructs masked values."""
 
     def __init__(self, config: MaskedConvLstmConfig):
         super().__init__(config)
@@ -263,7 +263,7 @@ class _Reconstruction(MaskedConvLstmPreTrainedModel):
 
 
 class MaskedConvLstmForPreTraining(_Reconstruction):
-    """Masked spectrogram modeling: the values of masked patches from those around them in time and frequency."""
+    """Masked spectrogram modeling: estimates masked patches from the values around them in time and frequency."""
 
     @can_return_tuple
     def forward(
@@ -277,7 +277,7 @@ class MaskedConvLstmForPreTraining(_Reconstruction):
         Args:
             input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
             bool_masked_pos (`torch.BoolTensor` of shape `(batch, num_patches)`, *optional*): The mask, 1 = masked.
-            noise (`torch.Tensor` of shape `(batch, num_patches)`, *optional*): What the mask is drawn by otherwise.
+            noise (`torch.Tensor` of shape `(batch, num_patches)`, *optional*): Used to draw the mask otherwise.
 
         Returns:
             [`MaskedConvLstmReconstructionOutput`]
@@ -289,20 +289,20 @@ class MaskedConvLstmForPreTraining(_Reconstruction):
 
 class MaskedConvLstmForForecasting(_Reconstruction):
     """
-    Spectrum forecasting: the last `forecast_frames` frames from those before, all at once. The network sees values
-    relative to mean and deviation of the known frames.
+    Spectrum forecasting: predicts the last `forecast_frames` frames from those before, all at once. The network's
+    input is standardized by the mean and standard deviation of the known frames.
     """
 
     @can_return_tuple
     def forward(self, input_values: torch.Tensor, **kwargs) -> MaskedConvLstmReconstructionOutput:
         r"""
         Args:
-            input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms, of
-                which the last `config.forecast_frames` frames are not looked at; the loss compares with them.
+            input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
+                The last `config.forecast_frames` frames are masked; only the loss uses them.
 
         Returns:
             [`MaskedConvLstmReconstructionOutput`], with the reconstruction in the units of `input_values`, and the
-            loss in variances of the known frames.
+            loss in units of the variance of the known frames.
         """
         check_shape(input_values, self.config)
         mask = self._future(input_values)
@@ -314,11 +314,11 @@ class MaskedConvLstmForForecasting(_Reconstruction):
     @torch.no_grad()
     def forecast(self, input_values: torch.Tensor) -> torch.Tensor:
         r"""
-        What comes next.
+        Forecast the frames that follow.
 
         Args:
             input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames - forecast_frames,
-                num_freq_bins)`): What is known.
+                num_freq_bins)`): The known frames.
 
         Returns:
             `torch.Tensor` of shape `(batch, num_channels, forecast_frames, num_freq_bins)`.
@@ -343,7 +343,7 @@ class MaskedConvLstmForForecasting(_Reconstruction):
 
 
 class MaskedConvLstmForSemanticSegmentation(MaskedConvLstmPreTrainedModel):
-    """What each value of a spectrogram belongs to, such as a protocol or nothing."""
+    """Classification of each value of a spectrogram, such as by protocol, or as nothing."""
 
     def __init__(self, config: MaskedConvLstmConfig):
         super().__init__(config)
@@ -363,10 +363,10 @@ class MaskedConvLstmForSemanticSegmentation(MaskedConvLstmPreTrainedModel):
         r"""
         Args:
             input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
-            mask (`torch.BoolTensor` of shape `(batch, num_frames, num_freq_bins)`, *optional*): 1 = not seen: beyond
+            mask (`torch.BoolTensor` of shape `(batch, num_frames, num_freq_bins)`, *optional*): 1 = masked: outside
                 the band of a narrower receiver, or after the end of a shorter recording.
             labels (`torch.LongTensor` of shape `(batch, num_frames, num_freq_bins)`, *optional*): Indices into
-                `config.id2label`; negative where nothing is known.
+                `config.id2label`; negative = unknown.
 
         Returns:
             `SemanticSegmenterOutput`: `logits` of shape `(batch, num_labels, num_frames, num_freq_bins)`.

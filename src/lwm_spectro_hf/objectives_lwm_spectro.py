@@ -1,4 +1,4 @@
-"""What the models are trained for: masks and losses of arXiv 2601.08780, sections III-D to III-G."""
+"""Training objectives: masks and losses of arXiv 2601.08780, sections III-D to III-G."""
 
 import torch
 import torch.nn.functional as F
@@ -19,14 +19,14 @@ def draw_mask(
         config (`LwmSpectroConfig` or `MaskedConvLstmConfig`): Gives the number of patches and of masked ones.
         input_values (`torch.Tensor` of shape `(batch, ...)`): Spectrograms; gives the batch and the device.
         bool_masked_pos (`torch.Tensor` of shape `(batch, num_patches)`, *optional*): The mask itself, 1 = masked.
-        noise (`torch.Tensor` of shape `(batch, num_patches)`, *optional*): What to draw by, so that a caller can fix
-            the mask; uniform by default.
+        noise (`torch.Tensor` of shape `(batch, num_patches)`, *optional*): Noise to draw with, so that a caller can
+            fix the mask; uniform by default.
 
     Returns:
         `torch.BoolTensor` of shape `(batch, num_patches)`: 1 = masked.
 
     Raises:
-        `ValueError`: If a shape is wrong, or `mask_strategy="drop"` meets rows that mask another number of patches.
+        `ValueError`: If a shape is wrong or, with `mask_strategy="drop"`, a row masks another number of patches.
     """
     expected = (input_values.shape[0], config.num_patches)
     for name, given in (("bool_masked_pos", bool_masked_pos), ("noise", noise)):
@@ -52,7 +52,7 @@ def reconstruction_loss(reconstruction: torch.Tensor, target: torch.Tensor, mask
     Mean over the masked patches of the squared Euclidean distance to the target, eq. 17, in float32.
 
     Args:
-        reconstruction (`torch.Tensor` of shape `(batch, num_patches, dim)`): What the decoder gave, eq. 16.
+        reconstruction (`torch.Tensor` of shape `(batch, num_patches, dim)`): The decoder's output, eq. 16.
         target (`torch.Tensor` of shape `(batch, num_patches, dim)`): Patches, or their embeddings.
         mask (`torch.BoolTensor` of shape `(batch, num_patches)`): 1 = masked.
 
@@ -69,8 +69,8 @@ def supervised_contrastive_loss(
     """
     Supervised contrastive loss, eq. 19, in float32.
 
-    For an anchor i, A(i) is every other row of the batch and P(i) those of A(i) with its label. An anchor without a
-    positive, or with a negative label, which means unknown, has no term of its own.
+    For an anchor i, A(i) is every other row of the batch, and P(i) the rows of A(i) with the same label. An anchor
+    without a positive, or with a negative label, which means unknown, contributes no term.
 
     Args:
         projections (`torch.Tensor` of shape `(batch, projection_size)`): Unit vectors z_i, eq. 18.
@@ -114,7 +114,7 @@ def joint_loss(
     config: LwmSpectroConfig, reconstruction: torch.Tensor, contrastive: torch.Tensor | None = None
 ) -> torch.Tensor:
     """
-    The joint objective of masked modeling and contrast, eq. 22.
+    The joint objective of masked modeling and contrastive learning, eq. 22.
 
     Args:
         config (`LwmSpectroConfig`): Gives both weights.

@@ -1,6 +1,6 @@
 """
-What the decoder of LWM-Spectro can take from the visible patches themselves. It is no part of the paper, whose decoder
-sees tokens alone (eq. 16), and `decoder_num_copy_heads = 0` does without.
+Parts of the decoder that use the values of visible patches. They are not part of the paper, whose decoder sees only
+tokens (eq. 16); `decoder_num_copy_heads = 0` turns them off.
 """
 
 import math
@@ -18,17 +18,17 @@ def frame_and_bin_means(
     patches: torch.Tensor, mask: torch.Tensor, config: LwmSpectroConfig
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
-    What the visible patches show of each frame and of each frequency bin: the additive model `level + frame + bin`,
-    fitted by two rounds of alternating means.
+    Fit the additive model `level + frame + bin` to the values of the visible patches, by two rounds of alternating
+    means over frequency bins and over frames.
 
     Args:
-        patches (`torch.Tensor` of shape `(batch, num_patches, patch_dim)`): Spectrograms; masked ones count nothing.
+        patches (`torch.Tensor` of shape `(batch, num_patches, patch_dim)`): Spectrograms; masked patches are not used.
         mask (`torch.BoolTensor` of shape `(batch, num_patches)`): 1 = masked.
         config (`LwmSpectroConfig`): Gives the grid.
 
     Returns:
-        `tuple`: The level, of shape `(batch, 1, num_channels, 1)`; the deviation from it of frames, and that of bins,
-        both of shape `(batch, num_patches, num_channels, patch_size)`, alike for all patches of a row or column.
+        `tuple`: The level, of shape `(batch, 1, num_channels, 1)`; the deviations of frames and of bins from it, both
+        of shape `(batch, num_patches, num_channels, patch_size)`, the same in all patches of a row or of a column.
     """
     size = config.patch_size
     grid = patches.unflatten(1, (config.num_frames // size, -1)).unflatten(-1, (config.num_channels, size, size))
@@ -36,7 +36,7 @@ def frame_and_bin_means(
     frame_means, bin_means = grid.mean(-1), grid.mean(-2)
     level = (frame_means.mean(-1, keepdim=True) * visible).sum((1, 2)) / visible.sum((1, 2)).clamp(min=1)
     level = level[:, None, None]
-    # A row or column of which nothing is seen is at the level.
+    # Added so that a row or column without visible patches has no deviation from the level.
     in_row, in_column = (visible.sum(dim, keepdim=True) + 0.1 for dim in (2, 1))
     frames = torch.zeros_like(frame_means[:, :, :1])
     for _ in range(2):
@@ -49,7 +49,7 @@ def frame_and_bin_means(
 
 def sum_of_means(level: torch.Tensor, frames: torch.Tensor, bins: torch.Tensor) -> torch.Tensor:
     """
-    The additive model of [`frame_and_bin_means`], whose output it takes, written out for every place.
+    Evaluate the additive model of [`frame_and_bin_means`], whose output is the input here, for every value.
 
     Returns:
         `torch.Tensor` of shape `(batch, num_patches, num_channels, patch_size, patch_size)`: Patches.
@@ -59,13 +59,13 @@ def sum_of_means(level: torch.Tensor, frames: torch.Tensor, bins: torch.Tensor) 
 
 class LwmSpectroPatchCopying(nn.Module):
     """
-    What the decoder takes from the visible patches themselves, which the width of a token cannot hold.
+    Copies from the visible patches what the width of a token cannot hold.
 
-    Resource grids repeat: control regions and gaps fill frames, guard bands and fading fill bins, and pilots come back
-    at the same places of the next patch. So a patch is first the sum of its frames' and bins' means; copies of what
-    visible patches deviate from theirs are added, by attention whose values are the patches, each head with a gate
-    for every frame of the patch; and gates for every frame and bin say where the sum is not one, as in a control
-    region that ends within the band.
+    Resource grids repeat: control regions and gaps fill whole frames, guard bands and fading fill whole bins, and
+    pilots recur at the same positions of the next patch. So a patch starts as the sum of its frame and bin means. To
+    it, attention adds copies of the deviations of visible patches from their own sums, with a gate per head and frame
+    of the patch. Further gates correct the bin means in each frame and the frame means in each bin, for where they do
+    not simply add, as in a control region that ends within the band.
     """
 
     def __init__(self, config: LwmSpectroConfig):
@@ -80,14 +80,14 @@ class LwmSpectroPatchCopying(nn.Module):
         self.position_bias = nn.Parameter(torch.empty(self.num_heads, 2 * self.rows - 1, 2 * self.columns - 1))
 
     def bias(self) -> torch.Tensor:
-        """The bias of each pair of patches by their distance, of shape `(num_heads, num_patches, num_patches)`."""
+        """Attention bias of each pair of patches by their offset, of shape `(num_heads, num_patches, num_patches)`."""
         place = torch.arange(self.rows * self.columns, device=self.position_bias.device)
         down, across = place // self.columns, place % self.columns
         down, across = down[:, None] - down + self.rows - 1, across[:, None] - across + self.columns - 1
         return self.position_bias[:, down, across]
 
     def context_of(self, means: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """What [`frame_and_bin_means`] found, for the decoder's layers: `(batch, num_patches, hidden_size)`."""
+        """Embed the output of [`frame_and_bin_means`] for the decoder: `(batch, num_patches, hidden_size)`."""
         level, frames, bins = means
         seen = torch.cat([level.expand_as(frames[..., :1]), frames, bins], dim=-1).flatten(2)
         return self.context(seen.to(self.position_bias.dtype))
@@ -96,8 +96,8 @@ class LwmSpectroPatchCopying(nn.Module):
         self, hidden_states: torch.Tensor, deviation: torch.Tensor, mask: torch.Tensor, means: tuple[torch.Tensor, ...]
     ) -> torch.Tensor:
         """
-        Decoder states `(batch, num_patches, hidden_size)`, and what visible patches deviate from the sum of means,
-        with zeros where masked, to what is added to that sum, both `(batch, num_patches, patch_dim)`.
+        Decoder states `(batch, num_patches, hidden_size)` and the deviations of visible patches from the sum of means,
+        zero where masked, to what is added to that sum; the last two are `(batch, num_patches, patch_dim)`.
         """
         _, frames, bins = means
         query, key = (
@@ -116,12 +116,12 @@ class LwmSpectroPatchCopying(nn.Module):
 
 class LwmSpectroInpainting(nn.Module):
     """
-    What goes on from visible patches into the masked ones between them: residual convolutions over a map of cells.
+    Continues visible patches into the masked ones between them, by residual convolutions over a map of cells.
 
-    A channel's gain drifts from patch to patch and a scheduler's blocks end where they like, which neither means over
-    the whole spectrogram nor copies of one patch can follow. A cell of 4 x 4 values, or of as many as divide a patch,
-    is seen as the means of its frames and of its bins, over what the sum of means of [`frame_and_bin_means`] has
-    there, which takes most of the noise of single values off; what is found for it is a sum of the same kind.
+    The channel's gain drifts from patch to patch and scheduled blocks end anywhere, which neither means over the whole
+    spectrogram nor copies of single patches can follow. A cell of 4 x 4 values (smaller if 4 does not divide the patch
+    size) is represented by its frame and bin means, relative to the sum of means of [`frame_and_bin_means`], which
+    averages out most of the noise of single values. The output for a cell is a sum of frame and bin terms, too.
     """
 
     def __init__(self, config: LwmSpectroConfig):
@@ -139,21 +139,21 @@ class LwmSpectroInpainting(nn.Module):
         self.conv_out = nn.Conv2d(width, means, 3, padding=1)
 
     def means_of_cells(self, patches: torch.Tensor) -> torch.Tensor:
-        """The means of frames and bins in cells: patches to `(batch, means, rows of cells, columns of cells)`."""
+        """Frame and bin means within each cell: patches to `(batch, means, rows of cells, columns of cells)`."""
         size = self.cell_size
         cells = patchify(unpatchify(patches, self.patch_size, *self.shape), size).unflatten(2, (-1, size, size))
         means = torch.cat([cells.mean(-1), cells.mean(-2)], dim=-1)
         return means.flatten(2).mT.unflatten(2, self.cell_grid)
 
     def sums_in_cells(self, means: torch.Tensor) -> torch.Tensor:
-        """The sum of what frames and bins have in each cell: what [`means_of_cells`] gives to patches."""
+        """Sum of the frame and bin terms of each cell: from the shape that [`means_of_cells`] returns to patches."""
         size = self.cell_size
         frames, bins = means.flatten(2).mT.unflatten(2, (-1, 2 * size)).split(size, dim=-1)
         cells = frames[..., None] + bins[..., None, :]
         return patchify(unpatchify(cells.flatten(2), size, *self.shape), self.patch_size)
 
     def forward(self, hidden_states: torch.Tensor, deviation: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """The same as of [`LwmSpectroPatchCopying`], without the means."""
+        """As in [`LwmSpectroPatchCopying`], without the means."""
         visible = (~mask).to(deviation)[:, None].unflatten(2, self.patch_grid)
         tokens = self.tokens(hidden_states).mT.unflatten(2, self.patch_grid)
         of_cells = partial(F.interpolate, scale_factor=self.patch_size // self.cell_size)  # the nearest patch

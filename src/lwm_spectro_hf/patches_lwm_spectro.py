@@ -8,10 +8,10 @@ def check_shape(input_values: torch.Tensor, config: PreTrainedConfig):
     """
     Args:
         input_values (`torch.Tensor`): Spectrograms.
-        config (`LwmSpectroConfig` or `MaskedConvLstmConfig`): What shape they should have.
+        config (`LwmSpectroConfig` or `MaskedConvLstmConfig`): Gives the expected shape.
 
     Raises:
-        `ValueError`: If they do not have the configured shape, or are none.
+        `ValueError`: If they do not have the configured shape, or the batch is empty.
     """
     expected = (config.num_channels, config.num_frames, config.num_freq_bins)
     if tuple(input_values.shape[1:]) != expected or input_values.shape[0] == 0:
@@ -42,7 +42,7 @@ def patchify(input_values: torch.Tensor, patch_size: int) -> torch.Tensor:
 
 def patches_to_values(mask: torch.Tensor, patch_size: int, num_frames: int) -> torch.Tensor:
     """
-    A mask of values from a mask of patches.
+    Expand a mask of patches to a mask of values.
 
     Args:
         mask (`torch.BoolTensor` of shape `(batch, num_patches)`): 1 = masked; patches are row-major.
@@ -58,7 +58,7 @@ def patches_to_values(mask: torch.Tensor, patch_size: int, num_frames: int) -> t
 
 def unpatchify(patches: torch.Tensor, patch_size: int, num_frames: int, num_freq_bins: int) -> torch.Tensor:
     """
-    Put patches together again: the inverse of [`patchify`].
+    Reassemble spectrograms from patches: the inverse of [`patchify`].
 
     Args:
         patches (`torch.Tensor` of shape `(batch, num_patches, num_channels * patch_size**2)`): The patches.

@@ -16,19 +16,19 @@ from transformers.pipelines.base import ChunkPipeline
 
 from .evidence_lwm_spectro import MIN_VIEW_WEIGHT, STILL_LABELS, Evidence, marginal, quantities, view_weights
 
-# A recording is listened to in segments of this length [ms]: long enough to hold several packets or a radio frame,
-# short enough that a recording of any length is read in constant memory.
+# A recording is processed in segments of this length [ms]: long enough to hold several packets or a radio frame, short
+# enough that a recording of any length is read in constant memory.
 SEGMENT_MS = 20.0
 MAX_VIEWS = 16
-# Of adjoining segments so much is seen together to tell whether anything moves [ms]: time enough for who walks to move
-# by a good part of a wavelength.
+# Time of adjoining segments that are combined to detect motion [ms]: long enough for someone walking to move by a good
+# part of a wavelength.
 SPREAD_MS = 100.0
-# What [`Evidence`] is told of each view: here of one that is a piece of the recording as it came.
+# Arguments of `Evidence.add` for each view; these are for a blind view, a piece of the recording as it was captured.
 _AS_IT_CAME = MappingProxyType({"stands_for": 1.0, "of_symbols": False, "spread": False, "distinct": 1.0})
 
 
 class IQPipeline(ChunkPipeline):
-    """What pipelines over I/Q samples share: which inputs they take, and in what form their answers come."""
+    """Base of the pipelines over I/Q samples: the inputs that they accept, and the form of their answers."""
 
     _load_processor = False
     _load_image_processor = False
@@ -44,13 +44,13 @@ class IQPipeline(ChunkPipeline):
         return list(answers) if isinstance(inputs, list | tuple | np.ndarray | torch.Tensor | Mapping) else answers
 
     def _answers(self, items: Iterable, **kwargs) -> Iterator:
-        """What `postprocess` gives of each input, one after the other."""
+        """The output of `postprocess` for each input, in order."""
         # The base class runs preprocess, forward and postprocess over a generator lazily, batched across inputs.
         return iter(super().__call__((item for item in items), **kwargs))
 
 
 class IQClassificationPipeline(IQPipeline):
-    """Tells what a piece of spectrum holds: the protocol, and whatever the model has heads for.
+    """Classifies the signal in a recording: its protocol, and whatever else the model has heads for.
 
     ```python
     >>> from transformers import pipeline
@@ -61,44 +61,46 @@ class IQClassificationPipeline(IQPipeline):
     >>> classify(iq, sampling_rate=20e6)
     ```
 
-    A recording is read in segments of about `segment_ms`. Each segment is looked at several times: as a whole, with
-    frames spread over it, and in up to `max_views - 1` dense views of adjoining frames, evenly spaced over it, as long
-    as it is longer than one and a half of these. Where the sampling rate is known, it is also searched for the cyclic
-    prefixes of WiFi, LTE and 5G, for WiFi's preambles and for LTE's synchronization ([`~phy.listening.listen`]): what
-    the model says of the protocol is multiplied by how likely they are, and where symbols are found, up to eight more
-    views have a frame for each, over and over if they are few, which together count as much as all the others.
-    Whether anything moves is then told by views whose symbols are in four pieces from all over up to 100 ms of
-    adjoining segments. What the views say is combined by [`Evidence`]. Views without any power are left out.
+    A recording is read in segments of about `segment_ms`. Each segment is classified in several views: one of the
+    whole segment, with frames spread over it, and, if it is longer than one and a half dense views, up to
+    `max_views - 1` evenly spaced dense views of adjoining frames. Where the sampling rate is known, the segment is
+    also searched for the cyclic prefixes of WiFi, LTE and 5G, for WiFi's preambles and for LTE's synchronization
+    signals ([`~phy.listening.listen`]). The model's probabilities of the protocols are multiplied by the likelihood
+    ratios from this search. Where symbols are found, up to eight more views have one symbol per frame, repeated if
+    there are too few; together they count as much as all the others. Motion is then predicted from views of four
+    pieces of symbols each, spread over up to 100 ms of adjoining segments. [`Evidence`] combines the predictions.
+    Views without any power are left out.
 
     An input is a complex array or tensor `(num_samples,)`; a batch of them `(batch, num_samples)`; real I and Q
     columns `(num_samples, 2)`; a dictionary `{"iq": ..., "sampling_rate": ...}`; the path of a SigMF, WAV, `.npy`,
     `.mat` or raw recording, or an open one. A list gives a list of answers, a generator or dataset gives a generator.
 
     Args of a call (all but `dtype` also when the pipeline is made):
-        sampling_rate (`float`, *optional*): Rate of samples that do not say it themselves [Hz].
+        sampling_rate (`float`, *optional*): Sampling rate of inputs that do not come with one [Hz].
         dtype (`str`, *optional*): Sample type of raw files, e.g. `"ci16"`.
-        channel (`int`, *optional*): Which one of SigMF or MATLAB recordings with several.
-        window_ms (`float`, *optional*): Give a list of answers, one a window of this length [ms], each with `start_s`
-            and `duration_s`. A last window of less than half the length, or too short for a view, is left out.
+        channel (`int`, *optional*): Channel to read from SigMF or MATLAB recordings with several.
+        window_ms (`float`, *optional*): Return a list of answers, one per window of this length [ms], each with
+            `start_s` and `duration_s`. A last window of less than half the length, or too short for a view, is left
+            out.
         segment_ms (`float`, *optional*, defaults to 20): Length of a segment [ms].
-        max_segments (`int`, *optional*): Listen to no more than this many segments of a recording or window, evenly
-            spread over it, instead of to all; what is heard in between is not told.
-        max_views (`int`, *optional*, defaults to 16): Blind views of one segment.
-        synchronize (`bool`, *optional*): Look for prefixes, preambles and the like; by default with an extractor whose
-            frames can be symbols, `hop_length="auto"`, and a model with a router, and if the whole package is
-            installed.
-        top_k (`int`, *optional*): Give this many labels in `protocol_scores`, and the same for every other head.
+        max_segments (`int`, *optional*): Process at most this many segments of a recording or window, evenly spread
+            over it, instead of all; the samples in between are ignored.
+        max_views (`int`, *optional*, defaults to 16): Maximum number of blind views of one segment.
+        synchronize (`bool`, *optional*): Search for prefixes, preambles and synchronization signals. By default, this
+            is done if the sampling rate is known, the extractor's frames can be symbols (`hop_length="auto"` and any
+            sampling rate), the model has a router and the whole package is installed.
+        top_k (`int`, *optional*): Return this many labels in `protocol_scores`, and the same for every other head.
         return_embedding (`bool`, *optional*, defaults to `False`): Add `embedding`, `np.ndarray` `(hidden_size,)`.
-        on_progress (`Callable[[int], None]`, *optional*): Called after each segment, with the number of samples that
-            are done with, those that `max_segments` leaves out included.
+        on_progress (`Callable[[int], None]`, *optional*): Called after each segment, with the number of samples
+            completed since the last call, including those that `max_segments` skips.
         batch_size (`int`, *optional*, defaults to 16): Views that go through the model together.
 
     Returns:
         `dict`: `protocol`, `protocol_score` and `protocol_scores`; for each head its name, e.g. `modulation`, and
         `modulation_score`. A head over two quantities, "snr_db+mobility", is marginalized into both. Labels that are
-        numbers come as numbers. `symbols_found` is whether symbols of that protocol were heard, without which it may
-        as well be something else, or too faint; `None` if they were not looked for. Without any power, labels are
-        `None`, scores are 0, and `verdict` is "no signal".
+        numbers are returned as numbers. `symbols_found` is whether symbols of that protocol were detected; if not, the
+        signal may be something else or too faint. It is `None` if they were not searched for. Without any power,
+        labels are `None`, scores are 0, and `verdict` is "no signal".
     """
 
     def __init__(self, *args, batch_size: int | None = 16, leave_out: Iterable[str] = (), **kwargs):
@@ -140,7 +142,7 @@ class IQClassificationPipeline(IQPipeline):
         )
 
     def stream(self, recording: Any, **kwargs) -> Iterator[dict]:
-        """Answers one recording window by window, each as soon as it has been heard.
+        """Yields the answers for one recording window by window, each as soon as its window has been processed.
 
         Takes one input and the arguments of a call. Nothing is kept, so a recording may be of any length. Without
         `window_ms` there is one window: the whole recording.
@@ -148,7 +150,7 @@ class IQClassificationPipeline(IQPipeline):
         return (verdict for verdict, _ in self._verdicts([recording], **kwargs))
 
     def _answers(self, items: Iterable, **kwargs) -> Iterator[dict | list[dict]]:
-        """One answer for each input: the verdict on it, or the list of those on its windows."""
+        """One answer for each input: its verdict or, with `window_ms`, the list of the verdicts on its windows."""
         windowed = {**self._preprocess_params, **kwargs}.get("window_ms") is not None
         verdicts = []
         for verdict, ends_recording in self._verdicts(items, **kwargs):
@@ -158,7 +160,7 @@ class IQClassificationPipeline(IQPipeline):
                 verdicts = []
 
     def _verdicts(self, items: Iterable, **kwargs) -> Iterator[tuple[dict, bool]]:
-        """Combines segments into windows; with each verdict, whether it is the last one on its recording."""
+        """Combines segments into windows; yields the verdict on each, and whether it is its recording's last."""
         answering = {**self._postprocess_params, **self._sanitize_parameters(**_without_batching(kwargs))[2]}
         on_progress = answering.get("on_progress")
         blind, still = self._blind(), self._still()
@@ -219,8 +221,8 @@ class IQClassificationPipeline(IQPipeline):
                 duration = window_stop - window_start
                 span = {"start_s": window_start / sampling_rate, "duration_s": duration / sampling_rate}
             segments = segment_bounds(window_start, window_stop, segment_samples, max_segments)
-            adjoining: list[Any] = []  # what was heard in segments that follow one another
-            stations = None  # whose symbols these are, where several take turns
+            adjoining: list[Any] = []  # results of `listen` for consecutive segments
+            stations = None  # the WiFi stations followed so far, where several take turns
             heard_until = window_start
             for start, stop, done_from, done_to in segments:
                 segment = read(start, stop - start)
@@ -251,7 +253,7 @@ class IQClassificationPipeline(IQPipeline):
                 yield {**last, "tags": tags, "is_last": True}
 
     def _dense_view_samples(self) -> int:
-        """Samples of a view whose frames adjoin, or are as far apart as the extractor's fixed hop [samples]."""
+        """Length of a view whose frames adjoin, or are as far apart as the extractor's fixed hop [samples]."""
         extractor = self.feature_extractor
         hop = extractor.fft_size if extractor.hop_length == "auto" else extractor.hop_length
         return extractor.num_samples_needed(hop)
@@ -262,7 +264,7 @@ class IQClassificationPipeline(IQPipeline):
         length = self._dense_view_samples()
         pieces = [iq]
         if len(iq) > 1.5 * length:
-            # A fixed hop sees only a part of the segment: there is no view of the whole.
+            # With a fixed hop, a view covers only a part of the segment: there is no view of the whole.
             whole = [iq] if extractor.hop_length == "auto" else []
             count = min(max(max_views - len(whole), 0 if whole else 1), len(iq) // length)
             starts = np.linspace(0, len(iq) - length, count).astype(int)
@@ -272,12 +274,12 @@ class IQClassificationPipeline(IQPipeline):
         views = []
         for piece in sounding or pieces[:1]:
             inputs = extractor(piece, sampling_rate=sampling_rate, return_tensors="pt")
-            inputs.setdefault("resolution", torch.full((1, 2), torch.nan))  # inputs of one call may differ
+            inputs.setdefault("resolution", torch.full((1, 2), torch.nan))  # others of this call may have one
             views.append({**inputs, **_AS_IT_CAME, "silent": silent})
         return views
 
     def _heard(self, listen: Callable, iq: np.ndarray, sampling_rate: float, before: Any) -> tuple[Any, list[dict]]:
-        """What symbols say of a segment ([`~phy.listening.Heard`]), and their views."""
+        """Search a segment for symbols: returns what was found ([`~phy.listening.Heard`]) and views of the symbols."""
         extractor = self.feature_extractor
         names = self.model.config.expert_names
         heard = listen(iq, sampling_rate, names, extractor.num_frames, extractor.fft_size, before=before)
@@ -285,26 +287,26 @@ class IQClassificationPipeline(IQPipeline):
         return heard, [{**self._view_of_symbols(view, steps), "distinct": heard.distinct} for view in heard.frames]
 
     def _spread_views(self, adjoining: list[Any]) -> list[dict]:
-        """Views of symbols from all over some segments, of each band that has pieces of any of them."""
+        """Views of symbols spread over adjoining segments, for each band in which any of them has pieces."""
         if not self._still():
             return []
         views = []
         for centre in sorted(set().union(*(heard.pieces for heard in adjoining))):
             pieces = [heard.pieces[centre] for heard in adjoining if centre in heard.pieces]
-            # Each as many pieces as a segment has, evenly spaced, in the order of time.
+            # Each view has as many pieces as a segment, evenly spaced and in order of time.
             frames = [np.concatenate(pieces)[first :: len(pieces)].ravel() for first in range(len(pieces))]
             steps = (adjoining[0].piece_step_s, adjoining[0].spacing_hz)
             views += [{**self._view_of_symbols(view, steps), "spread": True} for view in frames]
         return views
 
     def _view_of_symbols(self, frames: np.ndarray, steps: tuple[float, float]) -> dict:
-        """One view of frames `(num_samples,)`, and of the time from one to the next [s] and the width of bins [Hz]."""
+        """One view from frames `(num_samples,)`, and `steps`, the time between frames [s] and spacing of bins [Hz]."""
         values = self.feature_extractor(frames, return_tensors="pt").input_values
         resolution = torch.tensor([steps])
         return {"input_values": values, "resolution": resolution, **_AS_IT_CAME, "silent": False, "of_symbols": True}
 
     def _listen(self, sampling_rate: float | None, synchronize: bool | None) -> Callable | None:
-        """What looks for prefixes and preambles, if it should."""
+        """The function that searches for prefixes and preambles; `None` if there is to be no search."""
         extractor = self.feature_extractor
         fits = extractor.hop_length == "auto" and extractor.sampling_rate is None
         fits = fits and self._names_of_experts
@@ -319,7 +321,7 @@ class IQClassificationPipeline(IQPipeline):
         if sampling_rate is None or synchronize is False or not fits:
             return None
         try:
-            # By name, as this file also works alone, see `open_input`; without the package it listens blindly.
+            # By name, as this file also works alone, see `open_input`; without the package all views are blind.
             return importlib.import_module("lwm_spectro_hf.phy.listening").listen
         except ModuleNotFoundError:
             if synchronize:
@@ -335,14 +337,14 @@ class IQClassificationPipeline(IQPipeline):
         logits = {}
         if self._names_of_experts:
             logits["protocol"] = outputs.router_logits
-        # A head that was trained to tell the protocol knows better than the router.
+        # A head that was trained to classify the protocol replaces the router's prediction.
         logits[config.task_name] = outputs.logits
         logits.update(getattr(outputs, "additional_logits", None) or {})
         log_probs = {name: torch.log_softmax(value.float(), dim=-1) for name, value in logits.items()}
         return {**log_probs, "embedding": outputs.pooler_output.float() if return_embedding else None, **model_inputs}
 
     def postprocess(self, model_outputs: list[dict], **kwargs) -> dict:
-        """Stacks what the model says on the views of one segment; [`Evidence`] combines segments."""
+        """Stacks the model's predictions for the views of one segment; [`Evidence`] combines segments."""
         tags, silent = model_outputs[0]["tags"], model_outputs[0]["silent"]
         stacked = {}
         for name, value in model_outputs[0].items():
@@ -350,15 +352,15 @@ class IQClassificationPipeline(IQPipeline):
                 stacked[name] = torch.cat([view[name] for view in model_outputs])
         trust, sure = torch.ones(len(model_outputs)), None
         if tags["prefixes"] is not None and "protocol" in self._heads():
-            # A head of its own for the protocol may have other classes than the router, or another order.
+            # A separate head for the protocol may have other classes than the router, or another order.
             names, heard = self._heads()["protocol"], self._names_of_experts
             if set(names) == set(heard):
                 prefixes = tags["prefixes"][[heard.index(name) for name in names]]
                 routed = stacked["protocol"]
                 stacked["protocol"] = torch.log_softmax(routed + prefixes, dim=-1)
                 sure = view_weights(routed)
-                if self.model.config.task_name != "protocol":  # it is the router's
-                    # Where prefixes overrule the router, another protocol's expert has answered.
+                if self.model.config.task_name != "protocol":  # the prediction is the router's
+                    # Where prefixes overrule the router, the expert that answered is another protocol's.
                     answered = routed.argmax(dim=-1, keepdim=True)
                     trust = (stacked["protocol"] - routed).gather(-1, answered)[:, 0].exp().clamp(MIN_VIEW_WEIGHT, 1)
         log_probs = {}
@@ -375,10 +377,10 @@ class IQClassificationPipeline(IQPipeline):
         }
 
     def verdict(self, evidence: Evidence, top_k: int | None = None, return_embedding: bool = False) -> dict:
-        """Puts combined evidence into words.
+        """Turns combined evidence into an answer.
 
         Args:
-            evidence (`Evidence`): What the views say.
+            evidence (`Evidence`): The combined predictions of the views.
             top_k (`int`, *optional*): As in a call.
             return_embedding (`bool`, *optional*, defaults to `False`): As in a call.
 
@@ -406,7 +408,7 @@ class IQClassificationPipeline(IQPipeline):
         return answer
 
     def _symbols_found(self, protocol: str | None, heard: torch.Tensor | None) -> bool | None:
-        """Whether a protocol's own symbols were heard; `None` if they were not looked for."""
+        """Whether symbols of this protocol were detected; `None` if they were not searched for."""
         if heard is None or protocol not in self._names_of_experts:
             return None
         evidence = heard[self._names_of_experts.index(protocol)]
@@ -414,21 +416,21 @@ class IQClassificationPipeline(IQPipeline):
 
     @property
     def tasks(self) -> list[str]:
-        """The names of the heads that answer."""
+        """The names of the heads whose predictions are in an answer."""
         return list(self._heads())
 
     @property
     def _names_of_experts(self) -> list[str]:
-        """What a router chooses from; nothing of a model without one."""
+        """The protocols that the router chooses from; empty for a model without one."""
         return getattr(self.model.config, "expert_names", [])
 
     def _blind(self) -> list[str]:
-        """Quantities of heads that were never taught by symbols."""
+        """Quantities of heads that were never trained on views of symbols."""
         names = getattr(self.model.config, "blind_tasks", None) or ()
         return [part for name, labels in self._heads().items() if name in names for part in quantities(name, labels)]
 
     def _still(self) -> dict[str, int]:
-        """Quantities of which a label says that nothing changes, and its place; without those of `_blind`."""
+        """Quantities with a label for "no change", and the index of that label; without those of `_blind`."""
         told = {name: list(part) for head in self._heads().items() for name, part in quantities(*head).items()}
         return {
             name: told[name].index(label)
@@ -442,7 +444,7 @@ class IQClassificationPipeline(IQPipeline):
 
 
 def register_task(task: str, pipeline_class: type[IQPipeline], auto_class: type):
-    """Makes `transformers.pipeline` know a task; a second call changes nothing."""
+    """Registers a task with `transformers.pipeline`; a second call changes nothing."""
     if task not in PIPELINE_REGISTRY.supported_tasks:
         PIPELINE_REGISTRY.register_pipeline(task, pipeline_class=pipeline_class, pt_model=auto_class)
 
@@ -455,11 +457,11 @@ def register():
 def segment_bounds(
     start: int, stop: int, segment_samples: float, max_segments: int | None = None
 ) -> Iterator[tuple[int, int, int, int]]:
-    """Cuts a range of samples into equal segments of about `segment_samples`: no remainder, but a short one alone.
+    """Cuts a range of samples into equal segments of about `segment_samples`, without remainder; at least one.
 
     Yields:
-        Of each segment its bounds, and those of the part of the range that is done with it: the same, or where there
-        are more than `max_segments`, of each of so many equal parts and the segment in its middle.
+        The bounds of a segment, and those of the part of the range that it stands for: the segment itself or, if there
+        are more than `max_segments`, one of `max_segments` equal parts, with the segment in its middle.
     """
     count = max(1, round((stop - start) / segment_samples))
     heard = count if max_segments is None else min(count, max_segments)
@@ -472,7 +474,7 @@ def segment_bounds(
 
 
 def window_bounds(num_samples: int, window_samples: float, needed: int = 1) -> Iterator[tuple[int, int]]:
-    """Cuts a recording into windows; a last one of less than half `window_samples`, or than `needed`, is left out."""
+    """Cuts a recording into windows; a last one shorter than half `window_samples`, or than `needed`, is left out."""
     count = max(1, int(num_samples / window_samples + 0.5))
     if count > 1 and num_samples - round((count - 1) * window_samples) < needed:
         count -= 1
@@ -492,7 +494,7 @@ def _is_recording(inputs: Any) -> bool:
 
 
 def as_inputs(inputs: Any) -> tuple[Iterable, bool]:
-    """The inputs of a call one by one, and whether there are many (a list, a batch) or it is a single one."""
+    """The inputs of a call one by one, and whether there are many (a list, a batch) or a single one."""
     if _is_path(inputs) or _is_recording(inputs):
         return [inputs], False
     if isinstance(inputs, Mapping) and "iq" in inputs:
@@ -506,7 +508,7 @@ def as_inputs(inputs: Any) -> tuple[Iterable, bool]:
     if isinstance(inputs, Iterable) and not isinstance(inputs, Mapping):
         return inputs, True
     if hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__") and not isinstance(inputs, Mapping):
-        return (inputs[place] for place in range(len(inputs))), True  # a data set, as `KeyDataset` is
+        return (inputs[place] for place in range(len(inputs))), True  # a dataset such as `KeyDataset`
     raise TypeError(
         f"Got an input of type {type(inputs).__name__}. Expected complex samples, a dictionary with 'iq' and "
         "'sampling_rate', the path of a recording, or a list of these."
@@ -524,7 +526,7 @@ def _as_complex(iq: Any) -> np.ndarray:
 
 
 def positive(name: str, value: Any) -> float:
-    """An option that is a positive number of any type: of Python, NumPy or PyTorch."""
+    """Check that an option is a positive number, of Python, NumPy or PyTorch, and return it as a float."""
     try:
         number = math.nan if isinstance(value, str) else float(value)
     except (TypeError, ValueError):
@@ -535,7 +537,7 @@ def positive(name: str, value: Any) -> float:
 
 
 def positive_count(name: str, value: Any) -> int:
-    """The same that is a whole one."""
+    """As [`positive`], for whole numbers."""
     number = positive(name, value)
     if number != int(number):
         raise ValueError(f"`{name}={value!r}` is not usable. Expected a whole number.")
@@ -543,12 +545,12 @@ def positive_count(name: str, value: Any) -> int:
 
 
 def _finite(read: Callable[[int, int], np.ndarray]) -> Callable[[int, int], np.ndarray]:
-    """`read`, with an error for samples that are no numbers, which says where in the recording they are."""
+    """`read`, with an error for samples that are NaN or infinite, which gives the position of the first."""
 
     def read_finite(start: int, count: int) -> np.ndarray:
         iq = read(start, count)
         with np.errstate(over="ignore", invalid="ignore"):
-            # A wrong sample spoils the sum, which is cheaper than a look at each; it may also overflow by itself.
+            # A bad sample makes the sum non-finite, which is cheaper to check than each; it may also just overflow.
             suspect = iq.dtype.kind in "fc" and not np.isfinite(iq.sum())
         if suspect and (wrong := ~np.isfinite(iq)).any():
             raise ValueError(
@@ -563,7 +565,7 @@ def _finite(read: Callable[[int, int], np.ndarray]) -> Callable[[int, int], np.n
 def open_input(
     inputs: Any, sampling_rate: float | None, dtype: str | None, channel: int | None = None
 ) -> tuple[Callable[[int, int], np.ndarray], int, float | None]:
-    """How to read one input, `read(start, count)`, its number of samples and its sampling rate [Hz]."""
+    """A function to read one input, `read(start, count)`, its number of samples and its sampling rate [Hz]."""
     if sampling_rate is not None:
         sampling_rate = positive("sampling_rate", sampling_rate)
     if _is_path(inputs):

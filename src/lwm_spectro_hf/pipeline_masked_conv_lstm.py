@@ -1,4 +1,4 @@
-"""Pipeline `"iq-segmentation"`: I/Q samples or recordings in, who sends where and when out."""
+"""Pipeline `"iq-segmentation"`: I/Q samples or recordings in, who transmits where and when out."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -11,17 +11,17 @@ from transformers import AutoModelForSemanticSegmentation
 from .feature_extraction_lwm_spectro import as_samples
 from .pipeline_lwm_spectro import IQPipeline, open_input, positive, positive_count, register_task
 
-# Bands that are wider than a network sees are looked at in pieces, which overlap by this share: carriers at the edge
-# of one lie further inside the next.
+# Bands wider than the network's are processed in pieces, which overlap by this share: a carrier at the edge of one
+# lies further inside the next.
 OVERLAP = 0.25
-# A carrier is reported where neighbouring bins, so many at least, hold its label in this share of the frames that a
-# network looks at together at least, and in so many frames; in the band of a larger one also only if it is not less
-# than this share of that.
+# A carrier is reported if at least LEAST_BINS neighboring bins hold its label in at least LEAST_SHARE of the frames of
+# one stretch, and it transmits in at least LEAST_FRAMES frames. If at least half of its band lies in that of a larger
+# carrier, it must also have at least LEAST_BESIDE times as many labeled values as that one.
 LEAST_BINS, LEAST_SHARE, LEAST_FRAMES, LEAST_BESIDE = 2, 0.02, 3, 0.1
 
 
 class IQSegmentationPipeline(IQPipeline):
-    """Tells of each frame and bin of a recording who sends there.
+    """Classifies who transmits in each frame and frequency bin of a recording.
 
     ```python
     >>> from transformers import pipeline
@@ -32,27 +32,27 @@ class IQSegmentationPipeline(IQPipeline):
     >>> segment(iq, sampling_rate=20e6)["labels"]
     ```
 
-    The network knows one sampling rate, that of its extractor, and one length. Recordings are brought to that rate; of
-    wider ones several pieces of the band are looked at, of longer ones one stretch after the other. What a recording
-    is too narrow or too short for is hidden from the network.
+    The network has one sampling rate, that of its extractor, and one length. Recordings are resampled to that rate:
+    wider ones in several pieces of the band, longer ones in one stretch of time after the other. What a narrower or
+    shorter recording leaves empty is masked.
 
     An input is as for `"iq-classification"`; a list gives a list of answers, a generator a generator.
 
     Args of a call (all but `dtype` also when the pipeline is made):
-        sampling_rate (`float`, *optional*): Rate of samples that do not say it themselves [Hz].
+        sampling_rate (`float`, *optional*): Sampling rate of inputs that do not come with one [Hz].
         dtype (`str`, *optional*): Sample type of raw files, e.g. `"ci16"`.
-        channel (`int`, *optional*): Which one of SigMF recordings with several.
-        max_stretches (`int`, *optional*): Look at no more than this many stretches of time, as long as the network
-            sees at once and evenly spread over the recording, instead of at all; `labels` are of these alone.
-        on_progress (`Callable[[int], None]`, *optional*): Called after each stretch, with the number of samples that
-            are done with, those that `max_stretches` leaves out included.
+        channel (`int`, *optional*): Channel to read from SigMF or MATLAB recordings with several.
+        max_stretches (`int`, *optional*): Process at most this many stretches of time, each as long as the network's
+            input and evenly spread over the recording, instead of all; `labels` covers only these.
+        on_progress (`Callable[[int], None]`, *optional*): Called after each stretch, with the number of samples
+            completed since the last call, including those that `max_stretches` skips.
         batch_size (`int`, *optional*, defaults to 8): Pieces that go through the model together.
 
     Returns:
         `dict`: `labels`, `np.ndarray` of shape `(frames, bins)` of the whole recording, uint8, indices into the
-        model's `id2label`, DC in the middle column; `frame_step_s` and `bin_hz`, what a row and a column mean; and
-        `carriers`, a list of dictionaries, the largest first: `label`, `center_hz` from the middle of the band,
-        `bandwidth_hz`, and `share_of_time` in which it sends.
+        model's `id2label`, DC in the middle column; `frame_step_s` and `bin_hz`, the steps from row to row and from
+        column to column; and `carriers`, a list of dictionaries, the largest first: `label`, `center_hz` from the
+        middle of the band, `bandwidth_hz`, and the `share_of_time` in which it transmits.
     """
 
     def __init__(self, *args, batch_size: int | None = 8, **kwargs):
@@ -141,7 +141,7 @@ class IQSegmentationPipeline(IQPipeline):
                 on_progress(done - before)
 
     def _resolution(self) -> tuple[float, float]:
-        """From frame to frame [s], and from bin to bin [Hz]."""
+        """Time between frames [s], and spacing of bins [Hz]."""
         extractor = self.feature_extractor
         return tuple(extractor.resolution(0, extractor.sampling_rate).tolist())
 
@@ -152,7 +152,7 @@ class IQSegmentationPipeline(IQPipeline):
         return {"labels": logits.argmax(1).masked_fill(hidden, 0).to(torch.uint8), **model_inputs}
 
     def postprocess(self, model_outputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """Puts the pieces together: of each bin what the piece says in whose middle it lies."""
+        """Joins the pieces: each bin has its labels from the piece whose center is nearest."""
         extractor = self.feature_extractor
         step_s, bin_hz = self._resolution()
         reach = int(model_outputs[0]["sampling_rate"] / 2 / bin_hz)
@@ -179,25 +179,26 @@ class IQSegmentationPipeline(IQPipeline):
 def find_carriers(
     labels: np.ndarray, id2label: dict[int, str], bin_hz: float, stretch: int | None = None
 ) -> list[dict[str, Any]]:
-    """Neighbouring bins of one label.
+    """Find carriers: groups of neighboring bins with the same label.
 
     Args:
-        labels (`np.ndarray` of shape `(frames, bins)`): Indices into `id2label`, of which 0 is nothing.
-        id2label (`dict[int, str]`): Names.
-        bin_hz (`float`): From bin to bin [Hz].
-        stretch (`int`, *optional*): So many frames at a time, all by default: what sends in one of many is found, too.
+        labels (`np.ndarray` of shape `(frames, bins)`): Indices into `id2label`, of which 0 means no signal.
+        id2label (`dict[int, str]`): Names of the labels.
+        bin_hz (`float`): Spacing of bins [Hz].
+        stretch (`int`, *optional*): Frames to search at a time, so that a carrier that transmits in only one of many
+            stretches is found, too; all by default.
 
     Returns:
         `list[dict]`: As in the answer of [`IQSegmentationPipeline`].
     """
     middle, stretch = labels.shape[1] // 2, min(stretch or len(labels), len(labels))
-    found = []  # values that hold the label, first bin and the one after the last, carrier
+    found = []  # number of values with the label, first bin, the bin after the last, carrier
     for number, name in sorted(id2label.items())[1:]:
         held = labels == number
         share = np.add.reduceat(held, range(0, len(held), stretch), dtype=int).max(0) / stretch
         edges = np.flatnonzero(np.diff(np.pad(share >= LEAST_SHARE, 1)))
         for first, end in edges.reshape(-1, 2):
-            # Bins at the edge that were taken for it now and then do not make it wider.
+            # Bins at the edge that have the label only now and then do not widen the carrier.
             core = np.flatnonzero(share[first:end] >= share[first:end].max() / 3) + first
             first, end = core[0], core[-1] + 1
             sends = held[:, first:end].mean(1) > 0.5
@@ -221,24 +222,24 @@ def find_carriers(
 
 
 def _centers(rate: float, seen_hz: float, bin_hz: float) -> list[float]:
-    """Where to look at a band of `rate` in pieces of `seen_hz`: whole bins from its middle [Hz]."""
+    """Centers of pieces of width `seen_hz` that cover a band of width `rate`: whole bins from its middle [Hz]."""
     if rate <= seen_hz:
         return [0.0]
     count = math.ceil((rate - seen_hz) / (seen_hz * (1 - OVERLAP))) + 1
     outermost_hz = (rate - seen_hz) / 2
-    # Of a band that is hardly wider than a piece, two may be one and the same.
+    # In a band hardly wider than a piece, two centers may fall on the same bin.
     bins = {round(center / bin_hz) for center in np.linspace(-outermost_hz, outermost_hz, count)}
     return [place * bin_hz for place in sorted(bins)]
 
 
 def _resampled(spectrum: torch.Tensor, rate: float, center_hz: float, new_rate: float) -> torch.Tensor:
-    """Samples at `new_rate` of the band around `center_hz`; what was not recorded is silent.
+    """Samples at `new_rate` of the band around `center_hz`; frequencies that were not recorded are zero.
 
     Args:
-        spectrum (`torch.Tensor` of shape `(num_samples,)`): Of the recording, zero in the middle.
-        rate (`float`): Of the recording [Hz].
+        spectrum (`torch.Tensor` of shape `(num_samples,)`): Spectrum of the recording, DC in the middle.
+        rate (`float`): Sampling rate of the recording [Hz].
         center_hz (`float`): Middle of the band [Hz].
-        new_rate (`float`): Of the result, and width of the band [Hz].
+        new_rate (`float`): Sampling rate of the result, and width of the band [Hz].
     """
     num_in = len(spectrum)
     num_out = round(num_in * new_rate / rate)
