@@ -1,4 +1,4 @@
-"""Integers as bits, and the cyclic redundancy checks that the three standards put behind them."""
+"""Integers as bits, and the cyclic redundancy checks that the three standards append to them."""
 
 from collections.abc import Callable, Hashable, Sequence
 from functools import cache
@@ -12,12 +12,12 @@ CRC_3GPP = {"24A": (0x864CFB, 24), "24B": (0x800063, 24), "24C": (0xB2B117, 24),
 
 @cache
 def table_on(device: torch.device, table: Callable[..., Any], *arguments: Hashable) -> Any:
-    """What `table(*arguments)` gives, made once and kept on the device: to send it there anew would be waited for.
+    """The result of `table(*arguments)`, cached on the device: sending it there each time would stall.
 
     Args:
         device (`torch.device`): Where it is needed.
-        table (`Callable`): Makes a tensor, or a tuple of some, of its arguments alone.
-        *arguments (`Hashable`): Of the table.
+        table (`Callable`): Makes a tensor, or a tuple of tensors, from its arguments alone.
+        *arguments (`Hashable`): Arguments of `table`.
     """
     found = table(*arguments)
     return tuple(part.to(device) for part in found) if isinstance(found, tuple) else found.to(device)
@@ -33,7 +33,7 @@ def message_bits(fields: Sequence[tuple[torch.Tensor, int]]) -> torch.Tensor:
     """The bits of messages, field after field, each most significant first.
 
     Args:
-        fields (`Sequence[tuple[torch.Tensor, int]]`): Integers of one shape, `(...)`, and how many bits they take.
+        fields (`Sequence[tuple[torch.Tensor, int]]`): Integers of one shape, `(...)`, and the number of bits of each.
 
     Returns:
         `torch.Tensor` of shape `(..., num_bits)`, uint8.
@@ -44,7 +44,7 @@ def message_bits(fields: Sequence[tuple[torch.Tensor, int]]) -> torch.Tensor:
 
 
 def _message_layout(widths: tuple[int, ...]) -> torch.Tensor:
-    """Of each bit its field, and how far right it is there, `(2, num_bits)`."""
+    """Field of each bit and its shift within the field, `(2, num_bits)`."""
     return torch.tensor([(field, place) for field, width in enumerate(widths) for place in reversed(range(width))]).T
 
 
@@ -59,7 +59,7 @@ def from_bits(bits: torch.Tensor, width: int) -> torch.Tensor:
 
 def random_bits(batch_size: int, num_bits: int, generator: torch.Generator) -> torch.Tensor:
     """Independent bits, shape `(batch_size, num_bits)`, uint8, on the generator's device."""
-    # One draw for 32 bits: the generator is what takes the time.
+    # One draw for 32 bits: the generator takes most of the time.
     words = torch.randint(2**32, (batch_size, -(-num_bits // 32)), generator=generator, device=generator.device)
     octets = words.to(torch.uint32).view(torch.uint8)
     return byte_bits(octets)[:, :num_bits]
@@ -77,13 +77,13 @@ def byte_bits(octets: torch.Tensor) -> torch.Tensor:
 
 
 def slices(values: torch.Tensor, first: torch.Tensor, length: int) -> torch.Tensor:
-    """Runs of neighbours, each copied whole: far faster than element by element.
+    """Runs of neighboring elements, each copied as a whole: far faster than element by element.
 
     Args:
         values (`torch.Tensor` of shape `(batch, n)`): Contiguous.
-        first (`torch.Tensor` of shape `(batch, ...)`, int64): Where in its row each run starts. It may go on into the
-            next rows, but must end within the last.
-        length (`int`): How long all are.
+        first (`torch.Tensor` of shape `(batch, ...)`, int64): Where in its row each run starts. It may continue into
+            the next rows, but must end within the last.
+        length (`int`): Length of every run.
 
     Returns:
         `torch.Tensor` of shape `(batch, ..., length)`.
@@ -110,18 +110,18 @@ def crc_remainders(polynomial: int, width: int, length: int, device: torch.devic
         polynomial (`int`): Generator without its highest power.
         width (`int`): Its degree.
         length (`int`): Message bits.
-        device (`torch.device`): Of the result.
+        device (`torch.device`): Device of the result.
 
     Returns:
         `torch.Tensor` of shape `(length, width)`, float32, highest power first in both dimensions.
     """
-    # The rows of a longer message end in those of a shorter one: one cached table for each power of two.
+    # The table of a longer message ends with that of a shorter one: cache one table for each power of two.
     return table_on(device, _remainder_table, polynomial, width, 1 << (length - 1).bit_length())[-length:]
 
 
 @cache
 def _shifted_down(polynomial: int, width: int, count: int) -> torch.Tensor:
-    """Remainders of x^(width - 1), x^(width - 2), ..., shape `(width + count, width)`; powers go below zero."""
+    """Remainders of x^(width - 1), x^(width - 2), ..., also of negative powers, shape `(width + count, width)`."""
     remainder, remainders = 1 << (width - 1), []
     for _ in range(width + count):
         remainders.append(remainder)
@@ -148,16 +148,17 @@ def remainder(
 ) -> torch.Tensor:
     """Remainders of messages times x^width.
 
-    Sionna's encoder is built for one length in as many Python steps; here one matrix of remainders serves all lengths.
+    Sionna's encoder is built for a single length, in as many Python steps; here one matrix of remainders serves all
+    lengths.
 
     Args:
         bits (`torch.Tensor` of shape `(..., num_bits)`, uint8): The message, highest power first.
         polynomial (`int`): Generator without its highest power.
         width (`int`): Its degree.
-        length (`torch.Tensor` of shape `(...,)`, int64, *optional*): How many bits of each row are the message; the
-            others, at the end, must be zero.
-        ones (`bool`, *optional*, defaults to `False`): Start the register with ones; messages have at least `width`
-            bits then.
+        length (`torch.Tensor` of shape `(...,)`, int64, *optional*): Number of message bits in each row; the others,
+            at the end, must be zero.
+        ones (`bool`, *optional*, defaults to `False`): Initialize the register with ones; messages then need at least
+            `width` bits.
 
     Returns:
         `torch.Tensor` of shape `(..., width)`, uint8, highest power first.
@@ -165,11 +166,11 @@ def remainder(
     remainders = crc_remainders(polynomial, width, bits.shape[-1], bits.device)
     # The sums stay far below 2^24: exact in float32.
     parity = bits.float() @ remainders
-    if ones:  # it does what complementing the first bits does: it adds their remainders
+    if ones:  # the same as complementing the first bits: adds their remainders
         parity = parity + remainders[:width].sum(0)
     parity = parity.remainder(2)
     if length is not None:
-        # Zeros at the end multiplied the message by a power of x: divide by it.
+        # Zeros at the end have multiplied the message by a power of x: divide by it.
         down = table_on(bits.device, _shifted_down, polynomial, width, 1 << bits.shape[-1].bit_length())
         steps = (bits.shape[-1] - length)[..., None] + torch.arange(width, device=bits.device)
         matrix = down.index_select(0, steps.flatten()).view(*steps.shape, width)

@@ -1,9 +1,9 @@
-"""LTE or 5G? Both may have the same symbols, but not the same signals to synchronize and to estimate channels by.
+"""Distinguish LTE from 5G: they can have the same symbols, but not the same synchronization and reference signals.
 
-A base station of LTE sends its primary synchronization signal every five milliseconds, one of the Internet of Things
-a signal of its own every ten, and a terminal of LTE sends a reference symbol in each slot that fills all its
-subcarriers alike. A phone that searches for cells knows the carrier frequency and looks for the timing. Here it is the
-other way round: symbols are found by their cyclic prefixes, and the carrier may be anywhere in the recording.
+An LTE base station sends its primary synchronization signal every five milliseconds, one of the Internet of Things a
+signal of its own every ten, and an LTE terminal a reference symbol in each slot that has the same level on all its
+subcarriers. A phone that searches for cells knows the carrier frequency and looks for the timing. Here it is the other
+way round: symbols are found by their cyclic prefixes, and the carrier may be anywhere in the recording.
 """
 
 import math
@@ -19,46 +19,46 @@ from .synchronization import EVIDENCE, required_samples, symbol_period_s, synchr
 SPACING_LTE_HZ = 15e3
 _SUBCARRIERS = 62
 _SYMBOLS = 70  # from one primary synchronization signal to the next, half a frame
-_MOST_SIGNALS = 8  # what a longer recording has beyond them is left out
-_DELAYS = (2 / 128, 4.5 / 128)  # of a symbol: how early frames of `synchronize` start, before early and late echoes
-_FLOOR = 1e-4  # of the mean power: below it is nothing but what rounding leaves, which is no noise
-# How little is to be expected by chance [nats], where it counts neither way, and how fast it then counts. Of generated
-# recordings of 20 ms with such symbols 95 % of LTE's have more than 19, those of 5G less than 10. Of 5 ms, which may
-# have one signal alone, 86 % of LTE's, from 0 dB of SNR on all but a few, have more than 6, 98 % of 5G's less than 5.
+_MOST_SIGNALS = 8  # a longer recording is cut to this many half frames
+_DELAYS = (2 / 128, 4.5 / 128)  # of a symbol: how early frames of `synchronize` start for early and for late echoes
+_FLOOR = 1e-4  # of the mean power: anything below is rounding error, not noise
+# Surprise [nats] at which the evidence is zero, and its slope. Of generated recordings of 20 ms with such symbols,
+# 95 % of LTE's are above 19, those of 5G below 10. Of those of 5 ms, which may have only one signal, 86 % of LTE's are
+# above 6 (all but a few from 0 dB SNR on), and 98 % of 5G's below 5.
 _SURPRISE, _SLOPE = 10.0, 0.5
-# Terminals: symbols of a slot, subcarriers in which levels are compared, and how much flatter than all others one
-# symbol is, beyond so many standard errors, where it counts neither way, and how fast it then counts. In those of LTE
-# it is by 0.5 to 1.0 from 10 dB of SNR on and by 0.2 to 0.4 at 3 dB. Of 640 recordings of base stations of both, 3 to
-# 20 ms, all have less than 0.24.
+# Terminals: symbols of a slot; subcarriers over which levels are compared; how much flatter one symbol must be than
+# all others for an evidence of zero, the slope, and the standard errors that are subtracted first. For LTE it is 0.5
+# to 1.0 from 10 dB SNR on, and 0.2 to 0.4 at 3 dB. For all of 640 recordings of base stations of both, 3 to 20 ms, it
+# is below 0.24.
 _SLOT, _RESOURCE_BLOCK = 7, 12
 _FLATNESS, _FLATNESS_SLOPE, _ERRORS = 0.25, 60.0, 2.0
-_LOUD_BLOCK, _FAINT_BLOCK = 0.25, 0.05  # of the loudest: which blocks are compared, and which never are
-_LEAST_BLOCKS, _LEAST_SHARE = 10, 0.3  # of each symbol, and of that with the most: less is no terminal that sends
+_LOUD_BLOCK, _FAINT_BLOCK = 0.25, 0.05  # of the loudest block: the least to be compared, and what never is
+_LEAST_BLOCKS, _LEAST_SHARE = 10, 0.3  # blocks that each symbol needs, also as a share of the fullest symbol
 # Internet of Things: the cover code of its synchronization signal (TS 36.211, table 10.2.7.1.1-1), which has 11
-# subcarriers, and its coherence, where it counts neither way, and how fast it then counts. It is 0.87 to 0.97 from 10
-# dB of SNR on; of other signals less than 0.65.
+# subcarriers, and the coherence at which the evidence is zero, with the slope. Coherence is 0.87 to 0.97 from 10 dB
+# SNR on, and below 0.65 for other signals.
 _COVER_CODE = (1, 1, 1, 1, -1, -1, 1, 1, 1, -1, 1)
 _NARROWBAND_SUBCARRIERS = 11
 _COHERENCE, _COHERENCE_SLOPE = 0.72, 20.0
-_MOST_OF_UNKNOWN = 12.0  # of both: models have not been shown them, so what they say of them is to count for little
+_MOST_OF_UNKNOWN = 12.0  # for both: models were not trained on them, so their predictions should count for little
 
 
 def lte_evidence(iq: torch.Tensor, sampling_rate: float) -> torch.Tensor:
-    """How surely symbols of 15 kHz are LTE's.
+    """Evidence that symbols of 15 kHz are LTE's.
 
-    By primary synchronization signals (TS 36.211, clause 6.11.1): a symbol times the conjugate of the signal's
-    waveform is a tone at the carrier frequency, if it is that signal. The share of the power of 62 subcarriers that is
-    in the tone has a beta distribution in noise and in data, with a mean of 1 / 62. Shares half a frame apart are
-    taken together, and the rarest of them, over all timings and frequencies, is compared with what is to be expected
-    of so many. Or by what terminals (clause 5.5.2.1) or base stations of the Internet of Things (10.2.7.1) send.
+    From primary synchronization signals (TS 36.211, clause 6.11.1): a symbol times the conjugate of the signal's
+    waveform is a tone at the carrier frequency if the symbol is that signal. In noise and in data, the tone's share of
+    the power of 62 subcarriers has a beta distribution with a mean of 1 / 62. Shares half a frame apart are combined,
+    and the least probable combination over all timings and frequencies is compared with what chance gives among so
+    many. Or from signals of terminals (clause 5.5.2.1) or of base stations of the Internet of Things (10.2.7.1).
 
     Args:
         iq (`torch.Tensor` of shape `(batch, num_samples)`): Recordings that have such symbols, complex.
         sampling_rate (`float`): A multiple of 128 x 15 kHz [Hz].
 
     Returns:
-        `torch.Tensor` of shape `(batch,)`: How much likelier the recording is if they are LTE's than if they are
-        another standard's, logarithm, between -2 and 12; 0 if it is too short to tell.
+        `torch.Tensor` of shape `(batch,)`: Log-likelihood ratio of symbols of LTE to those of another standard,
+        between -2 and 12; 0 if the recording is too short to tell.
 
     Raises:
         ValueError: If the rate is no such multiple.
@@ -71,7 +71,7 @@ def lte_evidence(iq: torch.Tensor, sampling_rate: float) -> torch.Tensor:
     frames = synchronize(iq, sampling_rate, SPACING_LTE_HZ, num_frames=count).iq.unflatten(1, (count, -1))
     surprise = torch.stack([_surprise(symbols) for symbols in frames])
     least, most = EVIDENCE
-    # Half a frame has a signal in it, which may be missed; a part of one may have none.
+    # Half a frame contains one signal, though it may be missed; a shorter recording may contain none.
     least = math.log1p(math.expm1(least) * min(1.0, count / _SYMBOLS))
     evidence = (_SLOPE * (surprise - _SURPRISE)).clamp(least, most)
     for row in (evidence <= 0).nonzero()[:, 0]:
@@ -83,17 +83,17 @@ def lte_evidence(iq: torch.Tensor, sampling_rate: float) -> torch.Tensor:
 
 
 def _flatness(power: torch.Tensor) -> torch.Tensor:
-    """How much less the levels of one symbol in seven differ between subcarriers than those of any other.
+    """How much less the levels of one symbol in seven vary across subcarriers than those of any other.
 
-    Data of a terminal are spread by a Fourier transform: their levels differ as those of noise do. The reference
+    A terminal spreads its data by a Fourier transform, so that their levels vary as those of noise do. The reference
     symbol between them has one level.
 
     Args:
-        power (`torch.Tensor` of shape `(num_symbols, fft_size)`): Of subcarriers, in the order of their frequencies.
+        power (`torch.Tensor` of shape `(num_symbols, fft_size)`): Power of the subcarriers, in order of frequency.
 
     Returns:
-        `torch.Tensor` of shape `()`: Difference of mean square levels, over their squared means; 0 where too little is
-        sent to tell.
+        `torch.Tensor` of shape `()`: Difference of mean square levels, over their squared means, less its error; 0
+        where too little is sent to tell.
     """
     blocks = power[:, : power.shape[1] // _RESOURCE_BLOCK * _RESOURCE_BLOCK].unflatten(1, (-1, _RESOURCE_BLOCK))
     mean = blocks.mean(2)
@@ -103,7 +103,7 @@ def _flatness(power: torch.Tensor) -> torch.Tensor:
     slots = (0, 0, 0, -len(mean) % _SLOT)
 
     def of_symbols(values: torch.Tensor) -> torch.Tensor:
-        """Sums over the blocks that are counted, of each symbol of a slot."""
+        """Sums over the counted blocks, for each symbol of a slot."""
         return F.pad(values * counted, slots).unflatten(0, (-1, _SLOT)).sum((0, 2))
 
     spread = blocks.square().mean(2) / mean.square().clamp(min=1e-30)
@@ -117,10 +117,10 @@ def _flatness(power: torch.Tensor) -> torch.Tensor:
 
 
 def _narrowband_coherence(spectra: torch.Tensor) -> torch.Tensor:
-    """How alike adjoining symbols are under the cover code of the narrowband synchronization signal, at best.
+    """Highest coherence of adjoining symbols under the cover code of the narrowband synchronization signal.
 
     Args:
-        spectra (`torch.Tensor` of shape `(num_symbols, fft_size)`): In the order of frequencies.
+        spectra (`torch.Tensor` of shape `(num_symbols, fft_size)`): In order of frequency.
 
     Returns:
         `torch.Tensor` of shape `()`: Between 0 and 1.
@@ -138,12 +138,12 @@ def _narrowband_coherence(spectra: torch.Tensor) -> torch.Tensor:
     # Sums over adjoining subcarriers.
     pairs, power = (F.pad(part.cumsum(1), (1, 0)) for part in (pairs, power))
     pairs, power = (part[:, _NARROWBAND_SUBCARRIERS:] - part[:, :-_NARROWBAND_SUBCARRIERS] for part in (pairs, power))
-    # Where next to nothing is, chance is coherent.
+    # A floor, since where there is next to no power, chance looks coherent.
     return (pairs.abs() / (power + 0.02 * power.max()).clamp(min=1e-30)).max()
 
 
 def _surprise(symbols: torch.Tensor) -> torch.Tensor:
-    """By how many nats the best place for a primary synchronization signal is a better one than others would have.
+    """How much less probable the best match of a primary synchronization signal is than chance explains [nats].
 
     Args:
         symbols (`torch.Tensor` of shape `(num_symbols, fft_size)`): Useful symbols of a recording.
@@ -162,7 +162,8 @@ def _surprise(symbols: torch.Tensor) -> torch.Tensor:
     symbol, (waveform, frequency) = best // by_chance[0].numel(), divmod(best % by_chance[0].numel(), fft_size)
     surprise = by_chance.flatten()[best]
     if together[symbol] > 1:
-        # Other signals come again, too, and the same share with them. It is of what comes again, and not of noise.
+        # Other signals recur, too, each time with the same share. It is a share of what recurs, not of noise: judge it
+        # once, by itself.
         places = (frequency + _bins(symbols.device)) % fft_size
         within = F.normalize(spectra[symbol::_SYMBOLS, places], dim=1)
         again = (within[1:].conj() * within[:-1]).sum(1).abs().mean()
@@ -187,20 +188,20 @@ def _rareness_of_sums(sums: torch.Tensor, together: torch.Tensor) -> torch.Tenso
 
 
 def _bins(device: torch.device) -> torch.Tensor:
-    """Where the subcarriers of the signal lie around the carrier frequency, `(num_subcarriers,)`."""
+    """Bins of the signal's subcarriers relative to the carrier frequency, `(num_subcarriers,)`."""
     index = torch.arange(_SUBCARRIERS, device=device) - _SUBCARRIERS // 2
     return index + (index >= 0)
 
 
 def _shares(symbols: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
-    """Shares of the power of 62 subcarriers that are a primary synchronization signal.
+    """Share of the power of 62 subcarriers that matches each primary synchronization signal.
 
     Args:
-        symbols (`torch.Tensor` of shape `(num_symbols, fft_size)`): In time.
-        power (`torch.Tensor` of shape `(num_symbols, fft_size)`): Of their subcarriers.
+        symbols (`torch.Tensor` of shape `(num_symbols, fft_size)`): In the time domain.
+        power (`torch.Tensor` of shape `(num_symbols, fft_size)`): Power of their subcarriers.
 
     Returns:
-        `torch.Tensor` of shape `(num_symbols, num_waveforms, fft_size)`: For each frequency of the carrier.
+        `torch.Tensor` of shape `(num_symbols, num_waveforms, fft_size)`: For each carrier frequency.
     """
     fft_size = symbols.shape[1]
     turns = -torch.tensor(_DELAYS, device=symbols.device)[:, None] * _bins(symbols.device)

@@ -1,9 +1,10 @@
-"""What the sampling rate of a recording gives away: whose symbols are in it, and where.
+"""Use the sampling rate of a recording to find which standard's symbols it contains, and where.
 
-Prefixes tell symbols, preambles WiFi's packets, of 802.11b, too, and synchronization signals LTE from 5G.
+Cyclic prefixes reveal the symbols, preambles the packets of WiFi (802.11b included), and synchronization signals
+distinguish LTE from 5G.
 
 A spectrogram alone does not say how many hertz a bin is wide. A receiver knows, and can try the symbol lengths of all
-standards; one that fits is found far below the noise, and what follows need not listen blindly any longer.
+standards. One that fits is detected far below the noise, and the views that follow can be synchronous, not blind.
 """
 
 import math
@@ -31,17 +32,17 @@ from .synchronization import (
     synchronize,
 )
 
-# WiFi's, and of 3GPP's those that the generator draws; LTE and 5G may have the same.
+# Subcarrier spacings of WiFi, and those of 3GPP that the generator draws; LTE and 5G can have the same.
 PROTOCOL_SPACINGS_HZ = {"WiFi": (SPACING_WIFI_HZ,), "LTE": (SPACING_LTE_HZ,), "5G": (15e3, 30e3)}
-# From frame to frame, as in the spectrograms that models are trained on, the longest that a recording has: nine
-# milliseconds of a cell, four of packets.
+# Symbols from one frame to the next, the longest step first. As for the training spectrograms, the longest that the
+# recording has room for is used: a view spans up to nine milliseconds of a cell, four of packets.
 SYMBOL_STEPS = {SPACING_WIFI_HZ: (8, 4, 2, 1), 15e3: (1,), 30e3: (2, 1)}
-# Symbols of the shortest recording that is heard by them. One that is too short for all frames of a view is heard over
-# and over: of a cell whole slots, so that what comes again in each goes on doing so.
+# Symbols in the shortest recording whose symbols are used. A recording too short for all frames of a view is repeated,
+# for cells in whole slots, so that what recurs in each slot keeps its period.
 SHORTEST_RECORDING = {SPACING_WIFI_HZ: 32, 15e3: 10, 30e3: 10}
 _RESOURCE_BLOCK = 12  # subcarriers
-_SLOT = 7  # symbols of LTE's, half of 5G's
-# Rates at which prefixes are looked for: enough of the band, and a whole number of samples in each.
+_SLOT = 7  # symbols of an LTE slot, half of a 5G slot
+# Rates at which prefixes are searched for: wide enough for much of the band, with whole samples in each prefix.
 _SEARCH_RATES_HZ = {
     SPACING_WIFI_HZ: (5e6, 10e6, 20e6),
     15e3: (1.92e6, 3.84e6, 7.68e6, 15.36e6),
@@ -49,48 +50,48 @@ _SEARCH_RATES_HZ = {
     60e3: (7.68e6, 15.36e6, 30.72e6),
     120e3: (15.36e6, 30.72e6),
 }
-# Pieces of which each is looked at by itself, and how much more it takes to be sure of the best of them [nats].
+# Length of the pieces that are searched separately, and the penalty for choosing the best of them [nats].
 _PIECE_S, _PIECE_PEAK = 2.5e-3, 1.0
-_RARE_SPACINGS_HZ = (60e3, 120e3)  # of 5G; what models have not been shown has no views
-_RARE_PEAK = 1.5  # how much more it takes to be sure of what is looked for in many ways [nats]
-_MAX_INTERPOLATION = 2.1  # above it most of the band is empty
-_MAX_FACTOR = 4000  # of a resampling ratio, which is then exact to a tenth of a ppm
-# What repeats after any time hides the prefixes: receivers leak around DC, one was seen to do so by 90 dB above the
-# noise, drifting. A carrier can spare these subcarriers.
+_RARE_SPACINGS_HZ = (60e3, 120e3)  # of 5G; models were not trained on these, so they get no views
+_RARE_PEAK = 1.5  # penalty for searching for many kinds of rare signals [nats]
+_MAX_INTERPOLATION = 2.1  # beyond this, most of the band is empty
+_MAX_FACTOR = 4000  # largest denominator of a resampling ratio, which is then exact to a tenth of a ppm
+# What repeats after any delay hides the prefixes: receivers leak around DC, one of them up to 90 dB above the noise,
+# with drift. A carrier can spare these subcarriers.
 _LEAKAGE_HZ = 20e3
-# Lines: how far above what is up to so many hertz beside them, and of how many bins to each side they are at least.
+# Spectral lines: how far they exceed their surroundings, how wide these are, and the least bins on each side of one.
 _LINE_DB, _LINE_HZ, _LINE_BINS = 25.0, 15e3, 8
 PIECES = 4  # of a view that is spread over a recording
-_PIECED_BANDS = 4  # that have such views, at most
-_HIGHEST_SNR_DB = 28.0  # models have been shown 25 dB
-_FLOOR_DB = 40.0  # below the carrier: as converters of eight bits leave it, the coarsest that models have been shown
-_OCCUPIED_QUANTILE = 0.8  # of the subcarriers of a view: WiFi has two fifths of them
+_PIECED_BANDS = 4  # largest number of bands that have such views
+_HIGHEST_SNR_DB = 28.0  # models are trained at up to 25 dB
+_FLOOR_DB = 40.0  # below the carrier: the noise of eight-bit converters, the coarsest that models are trained on
+_OCCUPIED_QUANTILE = 0.8  # of the subcarriers of a view: a WiFi channel occupies two fifths of them
 _FAINTEST_VIEW = 0.5  # of the power of the loudest one: what is half as loud has as much noise as signal
-# Bins of the mean spectrum, of those averaged with their neighbours, and how far out the edges of the band are looked
-# at, short of where filters of receivers fall off. Of generated recordings of 10 ms of all of a carrier 27 % look as
-# if it went on, most of them of 0 dB and less, and of a part of one 97 %.
+# Bins of the mean spectrum, bins of its moving average, and where the band edges are examined, inside the roll-off of
+# receiver filters. Of generated 10 ms recordings that hold a whole carrier, 27 % look as if it went on beyond, most of
+# them at 0 dB or less; of those that hold a part of one, 97 % do.
 _SPECTRUM_BINS, _AVERAGED_BINS, _EDGE = 128, 7, 0.43
-_FLAT_DB = 4.0  # from the quietest to the loudest: where it is less, nothing beside a carrier is to be seen
+_FLAT_DB = 4.0  # from the quietest to the loudest bin: if less, the spectrum shows nothing beside a carrier
 
 
 @dataclass(frozen=True)
 class Heard:
-    """What was found out about a recording.
+    """What [`listen`] found in a recording.
 
     Attributes:
-        evidence (`np.ndarray` of shape `(num_protocols,)`): For each protocol, the logarithm of how much likelier the
-            recording is if it has such symbols, and LTE's synchronization signal, than if it has not; of WiFi, such
-            symbols or packets of 802.11b, which have no views.
+        evidence (`np.ndarray` of shape `(num_protocols,)`): For each protocol, the log-likelihood ratio of the
+            recording with such symbols to the recording without; for LTE plus that of LTE's own signals; for WiFi, of
+            such symbols or packets of 802.11b, which have no views.
         frames (`np.ndarray` of shape `(num_views, num_frames * fft_size)`): One useful symbol after the other,
             complex64; no views if no symbols were found, or if the recording is not long enough.
-        frame_step_s (`float`): From one of these frames to the next in the recording [s]; not a number without any.
-        spacing_hz (`float`): Of the subcarriers, which are the bins of the frames [Hz]; likewise.
-        distinct (`float`): Share of the frames of a view that do not repeat others, 1 but of short recordings.
-        pieces (`dict[float, np.ndarray]`): By the centre of a band [Hz] frames of its own, `(PIECES, num_frames /
-            PIECES * fft_size)`, as far apart as those of the longest recordings: one piece from each quarter of it,
-            where the signal is loudest. Joined, they are a view that sees more time than frames in a row.
-        piece_step_s (`float`): From one of these frames to the next within a piece [s].
-        stations (`dict[float, Station]`): Of WiFi, by the centre of a band [Hz], whose frames these are.
+        frame_step_s (`float`): Time from one of these frames to the next in the recording [s]; NaN without views.
+        spacing_hz (`float`): Subcarrier spacing, which is the width of the bins of the frames [Hz]; likewise.
+        distinct (`float`): Share of the frames of a view that do not repeat others, below 1 for short recordings only.
+        pieces (`dict[float, np.ndarray]`): Frames of each band by its center [Hz], `(PIECES, num_frames /
+            PIECES * fft_size)`, with the frame step of the longest recordings: one piece from each quarter of the
+            recording, where the signal is loudest. Joined, they are a view that spans more time than frames in a row.
+        piece_step_s (`float`): Time from one of these frames to the next within a piece [s].
+        stations (`dict[float, Station]`): For WiFi, the station that the frames are from, by band center [Hz].
     """
 
     evidence: np.ndarray
@@ -112,27 +113,27 @@ def listen(
     max_views: int = 8,
     before: Mapping[float, Station] | None = None,
 ) -> Heard:
-    """Look for the symbols of WiFi, LTE and 5G, and cut out the frames of the likeliest.
+    """Search for the symbols of WiFi, LTE and 5G, and cut out frames of the most likely ones.
 
-    A view has `num_frames` frames of `fft_size` subcarriers. A longer recording or a wider carrier has several; one
-    that is too short has its symbols over and over.
+    A view has `num_frames` frames of `fft_size` subcarriers. A longer recording or a wider carrier has several; the
+    view of a recording that is too short repeats its symbols.
 
     Args:
         iq (`np.ndarray` of shape `(num_samples,)`): Complex samples, finite, of any scale.
         sampling_rate (`float`): [Hz].
-        protocols (`Sequence[str]`): Which to look for; others than those of `PROTOCOL_SPACINGS_HZ` get no evidence.
-        num_frames (`int`, *optional*, defaults to 128): Frames.
-        fft_size (`int`, *optional*, defaults to 128): Samples of a frame, and subcarriers.
-        max_views (`int`, *optional*, defaults to 8): Views at most.
-        before (`Mapping[float, Station]`, *optional*): [`Heard`]`.stations` of what these samples go on from. Of
-            several stations that which sends for the longest, all in all, is listened to.
+        protocols (`Sequence[str]`): Which to search for; those not in `PROTOCOL_SPACINGS_HZ` get an evidence of 0.
+        num_frames (`int`, *optional*, defaults to 128): Frames of a view.
+        fft_size (`int`, *optional*, defaults to 128): Samples of a frame, and so its subcarriers.
+        max_views (`int`, *optional*, defaults to 8): Largest number of views.
+        before (`Mapping[float, Station]`, *optional*): [`Heard`]`.stations` of the samples that these continue. Of
+            several stations, the one with the longest total airtime is kept.
 
     Returns:
         [`Heard`]
     """
     wanted = {spacing for name in protocols for spacing in PROTOCOL_SPACINGS_HZ.get(name, ())}
-    # Sums and products of samples have to stay within what float32 holds. A power of two rounds nothing. Ahead of all
-    # else: a converter's offset may be louder than the signal, and leaks out of DC in frames of symbols.
+    # Sums and products of samples must not exceed the range of float32. Scaling by a power of two rounds nothing. The
+    # mean goes first: a converter's offset may be louder than the signal, and leaks out of DC in frames of symbols.
     scale = 1.0
     for _ in range(2):
         loudest = 2.0 ** np.frexp(np.float64(max(np.abs(iq.real).max(), np.abs(iq.imag).max())))[1]
@@ -142,7 +143,7 @@ def listen(
     bands = {spacing: _evidence(recording, spacing) for spacing in sorted(wanted)}
     spreading = _spreading_evidence(recording, bands.get(SPACING_WIFI_HZ, {}))
     evidence = _told(recording, bands, spreading, protocols)
-    # What is seldom met is looked for where there is nothing else: recordings with gaps, signals unlike all others.
+    # Rare cases are searched for only if nothing else is found: recordings with gaps, unusual signals.
     if evidence.max(initial=0.0) <= 0:
         in_pieces = bands | {
             spacing: _evidence_in_pieces(recording, spacing) for spacing in wanted - {SPACING_WIFI_HZ}
@@ -178,7 +179,7 @@ def listen(
 
 @dataclass(frozen=True)
 class _Recording:
-    """A recording `(num_samples,)` at any rate, each computed once."""
+    """A recording `(num_samples,)`, resampled to any rate; each result is computed once."""
 
     iq: torch.Tensor
     sampling_rate: float
@@ -191,15 +192,16 @@ class _Recording:
         return _num_loud_edges(self.iq)
 
     def at(self, rate: float, above_hz: float = 0.0, around_hz: float = 0.0, filtered: bool = False) -> torch.Tensor:
-        """The recording at another rate, but for a few samples at its end.
+        """The recording at another rate, without a few samples at its end.
 
-        One transform of all of it: filters in time, of thousands of taps for such ratios, take five times as long.
+        A single transform of the whole recording: time-domain filters would need thousands of taps for such ratios,
+        and take five times as long.
 
         Args:
             rate (`float`): [Hz].
-            above_hz (`float`, *optional*, defaults to 0): Frequencies around DC to be freed of [Hz].
+            above_hz (`float`, *optional*, defaults to 0): Remove frequencies up to this far from DC [Hz].
             around_hz (`float`, *optional*, defaults to 0): Frequency that becomes DC [Hz].
-            filtered (`bool`, *optional*, defaults to `False`): Whether it falls off at its edges, see [`band_edge`].
+            filtered (`bool`, *optional*, defaults to `False`): Whether to roll off at the edges, see [`band_edge`].
         """
         key = (rate, above_hz, around_hz, filtered)
         if key not in self._resampled:
@@ -219,11 +221,11 @@ class _Recording:
         return self._resampled[key]
 
     def bands(self, rate: float, centres: Sequence[float]) -> torch.Tensor:
-        """Bands without the receiver's leakage, `(num_bands, num_samples)`."""
+        """Bands without the receiver's leakage around DC, `(num_bands, num_samples)`."""
         return torch.stack([self.at(rate, _LEAKAGE_HZ, centre) for centre in centres])
 
     def flat_bands(self, rate: float, centres: Sequence[float]) -> torch.Tensor:
-        """The same, from [`equally_loud`]."""
+        """The same bands after [`equally_loud`]."""
         key = (rate, tuple(centres))
         if key not in self._flat:
             self._flat[key] = equally_loud(self.bands(rate, centres), rate)
@@ -234,7 +236,7 @@ class _Recording:
         if key not in self._spectra:
             iq = self.iq[:num_samples]
             if above_hz and num_samples:
-                # What drifts does not end as it began. To the transform that is a step, seen at all frequencies.
+                # A drifting offset does not end where it began. The transform sees a step, at all frequencies.
                 ends = max(1, min(num_samples, round(self.sampling_rate / above_hz)))
                 begin, end = iq[:ends].mean(), iq[-ends:].mean()
                 iq = iq - torch.lerp(begin, end, torch.linspace(0, 1, num_samples, dtype=iq.dtype))
@@ -248,10 +250,10 @@ class _Recording:
 
 
 def _without_tones(spectrum: torch.Tensor, sampling_rate: float) -> torch.Tensor:
-    """The spectrum `(num_samples,)` of a recording without lines that are far narrower than a subcarrier.
+    """Remove lines far narrower than a subcarrier from the spectrum `(num_samples,)` of a recording.
 
-    Spurs of receivers are such lines, and may hold as much power as the signal. What leaks at DC stays: models have
-    been shown it.
+    Spurs of receivers are such lines, and may hold as much power as the signal. Leakage at DC stays: models are
+    trained with it.
     """
     num_samples = len(spectrum)
     reach = int(_LINE_HZ / sampling_rate * num_samples)
@@ -262,7 +264,7 @@ def _without_tones(spectrum: torch.Tensor, sampling_rate: float) -> torch.Tensor
     around = F.pad(around, (1, 0))
 
     def within(bins: int) -> torch.Tensor:
-        """Power of each bin and of as many to both sides."""
+        """Summed power of each bin and of `bins` bins on either side."""
         first = reach - bins
         return around[first + 2 * bins + 1 : first + 2 * bins + 1 + num_samples] - around[first : first + num_samples]
 
@@ -274,7 +276,7 @@ def _without_tones(spectrum: torch.Tensor, sampling_rate: float) -> torch.Tensor
     lines = (excess > 10 ** (_LINE_DB / 10)).nonzero()[:, 0]
     if not len(lines):
         return spectrum
-    # A line that begins and ends with the recording leaks 1 / (pi * bins) of its amplitude: as far as that is seen.
+    # A line as long as the recording leaks 1 / (pi * bins) of its amplitude: cover the bins in which this is visible.
     width = (excess[lines].sqrt() / torch.pi).clamp(_LINE_BINS, reach).long()
     away = torch.arange(-reach, reach + 1)
     covered = (lines[:, None] + away)[away.abs() <= width[:, None]] % num_samples
@@ -282,14 +284,14 @@ def _without_tones(spectrum: torch.Tensor, sampling_rate: float) -> torch.Tensor
 
 
 def _surest(bands: dict[float, dict[float, float]]) -> dict[float, float]:
-    """The most of [`_evidence`] of each spacing."""
+    """The highest [`_evidence`] of each spacing over all bands."""
     return {spacing: max(evidence.values(), default=0.0) for spacing, evidence in bands.items()}
 
 
 def _told(
     recording: _Recording, bands: dict[float, dict[float, float]], spreading: float, protocols: Sequence[str]
 ) -> np.ndarray:
-    """[`Heard`]`.evidence`, from [`_evidence`] of each spacing, and that of WiFi's packets without OFDM."""
+    """[`Heard`]`.evidence`, from [`_evidence`] of each spacing and the evidence of WiFi packets without OFDM."""
     found = _surest(bands)
     evidence = {
         name: max((found[spacing] for spacing in PROTOCOL_SPACINGS_HZ.get(name, ())), default=0.0)
@@ -303,17 +305,17 @@ def _told(
 
 
 def _searched(recording: _Recording, spacing_hz: float) -> tuple[float, list[float]]:
-    """Rate and centres of the bands that symbols are looked for in [Hz]; none, if it is too short or too slow."""
+    """Rate and centers of the bands to search for symbols [Hz]; no bands if the recording is too short or too slow."""
     rate = _search_rate(recording, spacing_hz)
-    # What is shorter than a symbol shows no prefix, however many bands its rate has.
+    # A recording shorter than a symbol shows no prefix, however many bands it covers.
     if rate is None or len(recording.iq) < recording.sampling_rate * symbol_period_s(spacing_hz):
         return math.nan, []
-    # The carrier is anywhere in a wide recording.
+    # In a wide recording, the carrier may be anywhere.
     return rate, _band_centres(recording.sampling_rate, rate)
 
 
 def _evidence(recording: _Recording, spacing_hz: float) -> dict[float, float]:
-    """Evidence of symbols in each band of a recording, by its centre [Hz]; of none, if it is too short or too slow."""
+    """Evidence of symbols in each band, by its center [Hz]; empty if the recording is too short or too slow."""
     rate, centres = _searched(recording, spacing_hz)
     if not centres:
         return {}
@@ -322,7 +324,7 @@ def _evidence(recording: _Recording, spacing_hz: float) -> dict[float, float]:
 
 
 def _evidence_in_pieces(recording: _Recording, spacing_hz: float) -> dict[float, float]:
-    """As [`_evidence`], from the best piece of each band: where a receiver drops samples, the timing is another."""
+    """As [`_evidence`], from the best piece of each band: dropped samples change the symbol timing."""
     count = int(len(recording.iq) / recording.sampling_rate / _PIECE_S)
     rate, centres = _searched(recording, spacing_hz)
     if not centres or count < 2:
@@ -334,7 +336,7 @@ def _evidence_in_pieces(recording: _Recording, spacing_hz: float) -> dict[float,
 
 
 def _spreading_evidence(recording: _Recording, bands: dict[float, float]) -> float:
-    """Evidence of WiFi's packets without OFDM in those bands that OFDM was looked for in."""
+    """Evidence of WiFi packets without OFDM, in the bands that were searched for OFDM."""
     if not bands:
         return 0.0
     rate = _search_rate(recording, SPACING_WIFI_HZ)
@@ -342,9 +344,9 @@ def _spreading_evidence(recording: _Recording, bands: dict[float, float]) -> flo
 
 
 def _rare_evidence(recording: _Recording) -> dict[str, float]:
-    """Evidence of what is seldom sent, by the protocol whose it is."""
+    """Evidence of rare kinds of signals, by protocol."""
     iq, rate = recording.iq, recording.sampling_rate
-    # Between vehicles WiFi has half the clock, and all else as it is (IEEE 802.11-2020, clause 17.1).
+    # WiFi between vehicles runs at half the clock, otherwise unchanged (IEEE 802.11-2020, clause 17.1).
     doubled = _evidence(_Recording(iq, 2 * rate), SPACING_WIFI_HZ)
     found = {"WiFi": max(doubled.values(), default=-math.inf)}
     others = [value for spacing in _RARE_SPACINGS_HZ for value in _evidence(recording, spacing).values()]
@@ -356,20 +358,20 @@ def _rare_evidence(recording: _Recording) -> dict[str, float]:
 
 
 def _lte_evidence(recording: _Recording, bands: dict[float, float]) -> float:
-    """Evidence of LTE in those bands that have symbols of 15 kHz."""
+    """Evidence of LTE in the bands that have symbols of 15 kHz."""
     heard = [centre for centre, evidence in bands.items() if evidence > 0]
     if not heard:
         return 0.0
     rate = _search_rate(recording, SPACING_LTE_HZ)
     evidence = float(lte_evidence(recording.bands(rate, heard), rate).max())
     if evidence < 0 and recording.num_loud_edges:
-        # The signal is in the middle of the carrier, which may as well lie outside.
+        # The synchronization signal is in the middle of the carrier, which may as well lie outside the recording.
         evidence = math.log((1 + math.exp(evidence)) / 2)
     return evidence
 
 
 def _num_loud_edges(iq: torch.Tensor) -> int:
-    """At how many edges of the band of a recording `(num_samples,)` it is loud, so that a carrier may go on beyond."""
+    """Count the edges of the band at which a recording `(num_samples,)` is loud: a carrier may go on there."""
     frames = iq[: len(iq) // _SPECTRUM_BINS * _SPECTRUM_BINS].unflatten(0, (-1, _SPECTRUM_BINS))
     window = torch.hann_window(_SPECTRUM_BINS)
     power = squared_modulus(torch.fft.fft(frames * window)).mean(0)
@@ -384,16 +386,16 @@ def _num_loud_edges(iq: torch.Tensor) -> int:
 
 def _search_rate(recording: _Recording, spacing_hz: float) -> float | None:
     lowest, *others = _SEARCH_RATES_HZ[spacing_hz]
-    if lowest > _MAX_INTERPOLATION * recording.sampling_rate:  # prefixes show in a part of the band, too
+    if lowest > _MAX_INTERPOLATION * recording.sampling_rate:  # prefixes also show in a part of the band
         return None
     return max([lowest, *(rate for rate in others if rate <= 1.1 * recording.sampling_rate)])
 
 
 def _band_centres(sampling_rate: float, rate: float) -> list[float]:
-    """Centres of bands `rate` wide in a recording [Hz], each half over the next.
+    """Centers of bands of width `rate` in a recording [Hz], each overlapping the next by half.
 
-    One of them has all of a narrower carrier, wherever it is, or is full of a wider one. The receiver's leakage is in
-    the middle of one, or at its edge.
+    One of them contains all of a narrower carrier, wherever it is, or is filled by a wider one. The receiver's leakage
+    is in the middle or at the edge of a band.
     """
     spare = max(0.0, sampling_rate - rate)
     aside = int(spare / rate)
@@ -401,14 +403,14 @@ def _band_centres(sampling_rate: float, rate: float) -> list[float]:
 
 
 def repeated_frames(count: int | torch.Tensor, spacing_hz: float) -> int | torch.Tensor:
-    """How many of `count` frames, one a symbol, are repeated to fill a view."""
+    """How many of `count` frames, one per symbol, are repeated to fill a view."""
     if spacing_hz == SPACING_WIFI_HZ:
         return count
     return count - count % _SLOT * (count >= 2 * _SLOT)
 
 
 def _lengths(spacing_hz: float, num_frames: int) -> Iterator[tuple[int, int]]:
-    """Frames that differ and symbols from one to the next, of the longest recording first."""
+    """Numbers of distinct frames, with the symbols from one to the next, for the longest recording first."""
     yield from ((num_frames, step) for step in SYMBOL_STEPS[spacing_hz])
     counts = range(num_frames - 1, SHORTEST_RECORDING[spacing_hz] - 1, -1)
     yield from ((count, 1) for count in counts if repeated_frames(count, spacing_hz) == count)
@@ -416,10 +418,10 @@ def _lengths(spacing_hz: float, num_frames: int) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class _Bands:
-    """Bands of a recording as wide as a view, `fft_size` subcarriers, which overlap by half.
+    """Bands of a recording, each as wide as a view of `fft_size` subcarriers, which overlap by half.
 
     Args:
-        stations: As [`Heard`] has them, those of before; those that are kept take their places.
+        stations: As in [`Heard`]: those of the samples before, replaced by the stations that are kept here.
     """
 
     recording: _Recording
@@ -430,7 +432,7 @@ class _Bands:
 
     @staticmethod
     def hold(recording: _Recording, spacing_hz: float, fft_size: int) -> bool:
-        """Whether a recording has enough of such a band."""
+        """Whether a recording covers enough of such a band."""
         return not fft_size % 128 and fft_size * spacing_hz <= _MAX_INTERPOLATION * recording.sampling_rate
 
     @property
@@ -443,7 +445,7 @@ class _Bands:
 
     @cached_property
     def power(self) -> torch.Tensor:
-        """Of all samples, `(num_bands, num_samples)`, without the receiver's leakage, which makes no band loud."""
+        """Power of all samples, `(num_bands, num_samples)`, without leakage, so that this makes no band loud."""
         iq = self.recording.bands(self.rate, self.centres)
         if self.spacing_hz == SPACING_WIFI_HZ:  # stations take turns
             iq, found = of_one_station(iq, self.rate, self._known(self.centres))
@@ -458,10 +460,10 @@ class _Bands:
         return self.power.shape[1]
 
     def samples(self, band: int) -> torch.Tensor:
-        """A band as models are shown it, `(num_samples,)`.
+        """A band in the form that models expect, `(num_samples,)`.
 
-        They have been shown cells through receivers as wide as a view, whose filters fall off at its edges. Without
-        them they take the SNR for two to four dB more than it is.
+        They were trained on cells through receivers as wide as a view, whose filters roll off at its edges. Without
+        such filters they overestimate the SNR by two to four dB.
         """
         if band not in self._samples:
             centre = self.centres[band]
@@ -475,9 +477,9 @@ class _Bands:
         return Station(*torch.tensor([self.stations.get(centre, Station(torch.nan, 0.0)) for centre in centres]).T)
 
     def loud(self, power: torch.Tensor, at_most: int) -> list[tuple[int, int]]:
-        """Bands and stretches of time that the signal fills, of their power `(num_bands, num_stretches)`.
+        """Select bands and stretches of time that the signal fills by their power `(num_bands, num_stretches)`.
 
-        They are from all over the carrier: the loudest alone would be those that fading favours, and their SNR.
+        They are spread over the carrier: the loudest alone would be those that fading favors, with too high an SNR.
         """
         centres = torch.tensor(self.centres)
         loud = _loud(power, (centres - centres[:, None]).abs() < 0.9 * self.rate)
@@ -487,8 +489,8 @@ class _Bands:
     def frames(self, iq: torch.Tensor, count: int, step: int) -> torch.Tensor:
         """`count` symbols, every `step`-th, of each row of samples, `(batch, count * fft_size)`.
 
-        Where a cell goes on beyond both edges of a recording that is narrower than a view, its subcarriers are seen
-        over and over, whole resource blocks of them: models know no view of it that is empty at the sides.
+        If a cell goes on beyond both edges of a recording that is narrower than a view, its visible subcarriers are
+        repeated, in whole resource blocks: models are not trained on views of a cell that are empty at the sides.
         """
         frames = synchronize(iq, self.rate, self.spacing_hz, num_frames=count, symbol_step=step).iq
         recording = self.recording
@@ -503,8 +505,8 @@ class _Bands:
 
 
 def _frames(bands: _Bands, num_frames: int, max_views: int) -> tuple[np.ndarray, int, float] | None:
-    """Frames of times and bands that the signal fills, symbols from one to the next, and the share of them that do not
-    repeat others; `None` if the recording is too short for any."""
+    """Frames of the times and bands that the signal fills, symbols from one to the next, and the share of frames that
+    do not repeat others; `None` if the recording is too short for any."""
     for count, step in _lengths(bands.spacing_hz, num_frames):
         needed = required_samples(bands.rate, bands.spacing_hz, count, step)
         if needed <= bands.num_samples:
@@ -525,7 +527,7 @@ def _frames(bands: _Bands, num_frames: int, max_views: int) -> tuple[np.ndarray,
 
 
 def _pieces(bands: _Bands, num_frames: int) -> dict[float, np.ndarray]:
-    """[`Heard`]`.pieces`; none of a recording that is too short for them."""
+    """[`Heard`]`.pieces`; empty if the recording is too short for them."""
     count, step = num_frames // PIECES, SYMBOL_STEPS[bands.spacing_hz][0]
     quarter = bands.num_samples // PIECES
     needed = required_samples(bands.rate, bands.spacing_hz, count, step)
@@ -548,15 +550,14 @@ def _pieces(bands: _Bands, num_frames: int) -> dict[float, np.ndarray]:
 
 
 def _with_floor(frames: torch.Tensor, fft_size: int) -> torch.Tensor:
-    """Adds as much noise as there was in all that models have been shown.
+    """Add noise, as much as there was at least in all training data of the models.
 
-    A signal without any shows what they do not know. And where nothing was received, as above the rate of the
-    recording, there is nothing but rounding: on the scale of dB that is so far down that, once normalized, nothing
-    else of the spectrogram can be told apart. More noise than this, there, would be taken for the receiver's, and tell
-    a wrong SNR.
+    A signal without any noise is nothing that they were trained on. And where nothing was received, such as beyond the
+    band of the recording, only rounding errors remain. In dB these are so low that, once normalized, they flatten the
+    rest of the spectrogram. More noise than this would look like the receiver's there, and suggest a wrong SNR.
 
     Args:
-        frames (`torch.Tensor` of shape `(num_views, num_frames * fft_size)`): Of samples.
+        frames (`torch.Tensor` of shape `(num_views, num_frames * fft_size)`): Samples of the frames.
         fft_size (`int`): Samples of a frame.
     """
     spectrum = torch.fft.fft(frames.unflatten(1, (-1, fft_size)), norm="ortho")
@@ -568,10 +569,10 @@ def _with_floor(frames: torch.Tensor, fft_size: int) -> torch.Tensor:
 
 
 def _loud(power: torch.Tensor, overlaps: torch.Tensor) -> list[tuple[int, int]]:
-    """Bands and stretches of time in which the signal is, in order, of which no two overlap.
+    """Bands and stretches of time that the signal fills, sorted, no two of which overlap.
 
     Args:
-        power (`torch.Tensor` of shape `(num_bands, num_stretches)`): Of each.
+        power (`torch.Tensor` of shape `(num_bands, num_stretches)`): Power of each.
         overlaps (`torch.Tensor` of shape `(num_bands, num_bands)`): Which bands share frequencies.
     """
     power = power.clone()

@@ -1,6 +1,6 @@
 """LTE downlink resource grids: frame structure type 1 (FDD), normal cyclic prefix (3GPP TS 36.211, 36.212, 36.213).
 
-Everything a terminal needs is there and decodes: synchronisation and reference signals, MIB, control format, control
+Everything a terminal needs is there and decodes: synchronization and reference signals, MIB, control format, control
 messages, and coded transport blocks, from one antenna port or with transmit diversity from two or four.
 """
 
@@ -20,9 +20,9 @@ MODULATIONS = ("QPSK", "16QAM", "64QAM", "256QAM")
 # Resource blocks of a carrier and the usual DFT size (TS 36.101, table 5.6-1; TS 36.104).
 FFT_SIZES = {6: 128, 15: 256, 25: 512, 50: 1024, 75: 1536, 100: 2048}
 _MAX_RB = 110
-_MAX_CODE_RATE = 0.93  # a terminal may skip what is coded with a higher one (TS 36.213, clause 7.1.7)
-# What readers of files take for granted (`pdsch_ue` of srsRAN does): N_g = 1, whatever the MIB says later, and
-# frame numbers that do not begin again within a second.
+_MAX_CODE_RATE = 0.93  # a terminal may skip decoding at higher rates (TS 36.213, clause 7.1.7)
+# What file readers such as `pdsch_ue` of srsRAN assume: N_g = 1, whatever the MIB says later, and frame numbers that
+# do not wrap within a second.
 _PHICH_RESOURCE_ONE, _EARLY_FRAMES = 2, 896
 # P_A, the power of data over that of reference signals (TS 36.331, PDSCH-ConfigDedicated) [dB].
 _DATA_POWERS_DB = (-6.0, -4.77, -3.0, -1.77, 0.0, 1.0, 2.0, 3.0)
@@ -30,10 +30,10 @@ _DATA_POWERS_DB = (-6.0, -4.77, -3.0, -1.77, 0.0, 1.0, 2.0, 3.0)
 
 @dataclass
 class Downlink:
-    """What the cells of a batch transmit: one grant a subframe, to one terminal.
+    """What the cells of a batch transmit: one grant per subframe, to one terminal.
 
-    Values that are one number for all rows may be given as such; tensors have shape `(batch,)`, and those marked with
-    a star `(batch, num_subframes)`.
+    A value that is the same for all rows may be given as a number. Tensors have shape `(batch,)`; those marked with a
+    star have shape `(batch, num_subframes)`.
 
     Attributes:
         num_rb (`int`): Resource blocks of the carrier: 6, 15, 25, 50, 75 or 100.
@@ -44,20 +44,20 @@ class Downlink:
         first_subframe (`int`): Number of the first subframe within its frame, 0 to 9.
         phich_resource (`torch.Tensor` or `int`): N_g as an index of 1/6, 1/2, 1, 2. Its elements stay empty.
         cfi (`torch.Tensor` or `int`): Control format indicator, 1 to 3: the control symbols, less one for 6 blocks.
-        rnti* (`torch.Tensor` or `int`): The terminal; 0xFFFF is system information in the common search space.
+        rnti* (`torch.Tensor` or `int`): The terminal's RNTI; 0xFFFF: system information in the common search space.
         allocation* (`torch.Tensor` of shape `(batch, num_subframes, num_rb)`, bool, *optional*): Scheduled resource
-            blocks; all of them where it is left out.
+            blocks; by default all of them.
         type_0 (`torch.Tensor` or `bool`): Resource allocation type 0 by DCI format 1, in groups of resource blocks,
             instead of one run of them by format 1A.
-        mcs* (`torch.Tensor` or `int`): Highest I_MCS. Where the subframe leaves no room for it within code rate 0.93,
-            the next lower one of the same modulation that fits; where none does, nothing is scheduled.
-        code_rate (`torch.Tensor`, *optional*): Instead of `mcs`, which then gives the modulation alone: the one whose
-            code rate is nearest to this in the typical (median) subframe.
+        mcs* (`torch.Tensor` or `int`): Highest I_MCS. If it does not fit the subframe within code rate 0.93, the next
+            lower one of the same modulation that fits is used; if none does, nothing is scheduled.
+        code_rate (`torch.Tensor`, *optional*): Overrides `mcs`, which then only gives the modulation: uses the I_MCS
+            whose code rate is nearest to this in the typical (median) subframe.
         qam_256 (`torch.Tensor` or `bool`): Read `mcs` in table 7.1.7.1-1A; needs `type_0`.
-        aggregation_level* (`torch.Tensor` or `int`): Control channel elements of the grant: 1, 2, 4 or 8, at most as
-            many as there are, and at least 4 for system information.
-        other_messages* (`torch.Tensor` or `int`): Uplink grants to other terminals, at most.
-        data_gain (`torch.Tensor` or `float`): Amplitude of the PDSCH, reference signals being 1.
+        aggregation_level* (`torch.Tensor` or `int`): Control channel elements of the grant: 1, 2, 4 or 8, lowered to
+            what the control region holds, and raised to at least 4 for system information.
+        other_messages* (`torch.Tensor` or `int`): Largest number of uplink grants to other terminals.
+        data_gain (`torch.Tensor` or `float`): Amplitude of the PDSCH relative to reference signals.
         synchronization_gain (`torch.Tensor` or `float`): Amplitude of PSS and SSS.
     """
 
@@ -81,7 +81,7 @@ class Downlink:
     synchronization_gain: torch.Tensor | float = 1.0
 
     def expanded(self, device: torch.device) -> "Downlink":
-        """The same with every value as a tensor of its full shape.
+        """Return a copy with every value as a tensor of its full shape.
 
         Raises:
             ValueError: For values outside their range.
@@ -139,11 +139,11 @@ class Downlink:
 
 @dataclass
 class Transmission:
-    """What the cells of a batch send, the sum of all antenna ports.
+    """What the cells of a batch send, summed over all antenna ports.
 
     Attributes:
         grid (`torch.Tensor` of shape `(batch, num_symbols, num_subcarriers)`): Lowest frequency first.
-        sent_elements (`torch.Tensor` of shape `(batch, num_symbols)`): How many elements are in use, those included
+        sent_elements (`torch.Tensor` of shape `(batch, num_symbols)`): How many elements are in use, including those
             where symbols of two ports cancel.
         data_elements (`torch.Tensor` of shape `(batch, num_symbols)`): How many elements carry user data.
         mcs (`torch.Tensor` of shape `(batch, num_subframes)`): I_MCS of each grant.
@@ -211,12 +211,12 @@ def secondary_synchronization(group_id: torch.Tensor, sector_id: torch.Tensor, s
 def transmit(downlink: Downlink, generator: torch.Generator) -> Transmission:
     """Fill the grids of a batch of cells.
 
-    Transport blocks carry random bits. Grants of one size carry the same block, each scrambled for its own terminal,
-    cell and subframe.
+    Transport blocks carry random bits. Grants of one size share a block, which is scrambled for each terminal, cell
+    and subframe.
 
     Args:
         downlink ([`Downlink`]): What is transmitted.
-        generator (`torch.Generator`): Source of the payload, on the device to work on.
+        generator (`torch.Generator`): Source of the payload; its device is used.
 
     Returns:
         [`Transmission`] of `14 * num_subframes` symbols and `12 * num_rb` subcarriers.
@@ -275,7 +275,7 @@ def draw(
     aligned: bool = False,
     num_ports: tuple[int, ...] = (1, 2, 4),
 ) -> Waveform:
-    """Draw downlink transmissions, each row with a cell, terminal and traffic of its own.
+    """Draw downlink transmissions, each row with its own cell, terminal and traffic.
 
     Args:
         num_rb (`int`): Resource blocks of the carrier.
@@ -283,16 +283,16 @@ def draw(
         num_samples (`int`): Length at the native rate.
         generator (`torch.Generator`): Source of randomness.
         modulation (`torch.Tensor` of shape `(batch,)`, int64, *optional*): Index into `MODULATIONS`.
-        code_rate (`torch.Tensor` of shape `(batch,)`, *optional*): Target; the modulation and coding scheme nearest to
-            it is taken, within what a terminal decodes.
+        code_rate (`torch.Tensor` of shape `(batch,)`, *optional*): Target; the nearest modulation and coding scheme is
+            used, within what a terminal decodes.
         full (`torch.Tensor` of shape `(batch,)`, bool, *optional*): Rows where every resource block of every subframe
-            is scheduled, but for the first subframe of a frame of 1.4 MHz, whose rest beside the broadcast channel may
-            be too small for a transport block of 64-QAM, and is for one of 256-QAM.
-        aligned (`bool`, *optional*, defaults to `False`): Start with a radio frame instead of anywhere, and be as
-            plain as readers of files expect: data as strong as reference signals, N_g = 1, no messages to other
-            terminals, grants of one or two control elements, and frame numbers that do not wrap within a second.
+            is scheduled. An exception is the first subframe of a frame at 1.4 MHz: what the broadcast channel leaves
+            may be too small for a transport block of 64-QAM, and is too small for one of 256-QAM.
+        aligned (`bool`, *optional*, defaults to `False`): Start with a radio frame instead of anywhere, and keep to
+            what file readers expect: data as strong as reference signals, N_g = 1, no messages to other terminals,
+            grants of one or two control elements, and frame numbers that do not wrap within a second.
         num_ports (`tuple[int, ...]`, *optional*, defaults to `(1, 2, 4)`): Antenna ports that a cell may have. All
-            reach the receiver through one channel; with more than one, symbols of two elements are added up.
+            reach the receiver through one channel; with more than one, the symbols of two elements add up.
 
     Returns:
         [`Waveform`].
@@ -310,7 +310,7 @@ def draw(
     num_subframes = -(-num_samples // samples_per_ms) + (not aligned)
 
     modulation = integers(len(MODULATIONS), batch_size) if modulation is None else modulation.to(device)
-    # First I_MCS and number of them: 256-QAM by table 7.1.7.1-1A, the others by 7.1.7.1-1.
+    # First I_MCS of each modulation and how many it has: 256-QAM by table 7.1.7.1-1A, the others by 7.1.7.1-1.
     first, count = torch.tensor([(0, 10), (10, 7), (17, 12), (20, 8)], device=device)[modulation].T
     mcs = first + integers(2520, batch_size) % count
 
@@ -336,7 +336,7 @@ def draw(
         first_subframe=0 if aligned else int(integers(10, 1)),
         phich_resource=_PHICH_RESOURCE_ONE if aligned else int(integers(4, 1)),
         cfi=1 + integers(3, batch_size),
-        rnti=0x3D + integers(0xFFF4 - 0x3D, batch_size),  # what is left to terminals (TS 36.321, table 7.1-1)
+        rnti=0x3D + integers(0xFFF4 - 0x3D, batch_size),  # the range for terminals (TS 36.321, table 7.1-1)
         allocation=allocation,
         type_0=type_0,
         mcs=mcs,
@@ -382,7 +382,7 @@ def draw(
 
 
 def _options(downlink: Downlink, num_elements: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What each I_MCS would mean in each subframe (TS 36.213, clause 7.1.7).
+    """Modulation and transport block size of each I_MCS in each subframe (TS 36.213, clause 7.1.7).
 
     Args:
         downlink ([`Downlink`]): Expanded.
@@ -396,7 +396,7 @@ def _options(downlink: Downlink, num_elements: torch.Tensor) -> tuple[torch.Tens
     sizes = table_on(device, lte_coding.transport_block_sizes)
     table = table_on(device, lte_coding.mcs_table)[downlink.qam_256.long()][:, None]
     system = (downlink.rnti == lte_control.SYSTEM_INFORMATION_RNTI)[..., None]
-    # System information is QPSK, its I_MCS is I_TBS, and its column is that of three resource blocks.
+    # System information uses QPSK, its I_MCS is I_TBS, and its sizes are in the column of three resource blocks.
     order = torch.where(system, 2, table[..., 0])
     column = torch.where(system, 3, downlink.allocation.sum(-1, keepdim=True)) - 1
     i_tbs = torch.where(system, torch.arange(table.shape[2], device=device), table[..., 1])
@@ -415,7 +415,7 @@ def _nearest_mcs(downlink: Downlink, num_elements: torch.Tensor) -> torch.Tensor
 
 
 def _schedule(downlink: Downlink, num_elements: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Modulation and coding that fit each subframe (TS 36.213, clause 7.1.7).
+    """Choose modulation and coding that fit each subframe (TS 36.213, clause 7.1.7).
 
     Args:
         downlink ([`Downlink`]): Expanded.
@@ -449,7 +449,7 @@ def _shared_channel(
     Args:
         size (`torch.Tensor` of shape `(grants,)`): Transport block sizes [bit].
         length (`torch.Tensor` of shape `(grants,)`): Coded bits.
-        order (`torch.Tensor` of shape `(grants,)`): Bits of a symbol.
+        order (`torch.Tensor` of shape `(grants,)`): Bits per symbol.
         c_init (`torch.Tensor` of shape `(grants,)`): Seeds of the scrambling sequences.
         num_ports (`torch.Tensor` of shape `(grants,)`): Antenna ports.
         gain (`torch.Tensor` of shape `(grants,)`): Amplitudes.
@@ -460,7 +460,7 @@ def _shared_channel(
     """
     device = generator.device
     diversity = num_ports > 1
-    # Grants of one size send the same block, and those of one length the same codeword, each scrambled for itself.
+    # Grants of one size send the same block, those also of one length the same codeword, each scrambled on its own.
     alike = torch.stack([size, length, order, torch.where(diversity, 2, 1)], 1)
     kinds, kind = alike.unique(dim=0, return_inverse=True)
     num_symbols = length // order
@@ -480,7 +480,7 @@ def _shared_channel(
         labels[chosen] = codewords.index_select(0, kind[chosen]) ^ gold_words(c_init[chosen], widest, value)
     symbols = lte_control.points(labels, order[:, None])
     chosen = diversity.nonzero()[:, 0]
-    if widest % 2:  # pairs of symbols that nobody sends end in the middle of one
+    if widest % 2:  # `combine_ports` takes pairs; the added symbol is never sent
         symbols = torch.nn.functional.pad(symbols, (0, 1))
     symbols[chosen] = lte_control.combine_ports(symbols[chosen], num_ports[chosen])
     symbols *= gain[:, None]
@@ -497,12 +497,12 @@ def _add_control(
     scheduled: torch.Tensor,
     generator: torch.Generator,
 ) -> None:
-    """PCFICH and PDCCH, with the assignment of each scheduled subframe and uplink grants to others, in place."""
+    """Add PCFICH and PDCCH in place: the assignment of each scheduled subframe, and uplink grants to others."""
     device = grid.device
     batch_size, num_subframes = scheduled.shape
     row, slot = scheduled.nonzero(as_tuple=True)
     own = torch.zeros(batch_size, num_subframes, 576, dtype=torch.uint8, device=device)
-    # Each grant is for the next block, but for system information, which has no process.
+    # Each grant is for the next block, except for system information, which has no HARQ process.
     block = (scheduled.cumsum(1) - 1) * (downlink.rnti != lte_control.SYSTEM_INFORMATION_RNTI)
     for type_0 in (False, True):
         of_type = downlink.type_0[row] == type_0
@@ -513,7 +513,7 @@ def _add_control(
     def others() -> lte_control.ControlMessage:
         size = lte_control.assignment_sizes(downlink.num_rb)[0]
         bits = torch.randint(2, (*scheduled.shape, size), generator=generator, device=device, dtype=torch.uint8)
-        bits[..., 0] = 0  # format 0, of the size of format 1A
+        bits[..., 0] = 0  # format 0, which has the size of format 1A
         rnti = torch.randint(0x3D, 0xFFF4, scheduled.shape, generator=generator, device=device)
         level = 2 ** torch.randint(4, scheduled.shape, generator=generator, device=device)
         return lte_control.ControlMessage(lte_control.encode_control_information(bits, rnti), rnti, level)
@@ -557,9 +557,9 @@ def _add_control(
 def _add_reference_signals(
     grid: torch.Tensor, reserved: torch.Tensor, downlink: Downlink, subframe: torch.Tensor
 ) -> None:
-    """Cell-specific reference signals of one, two or four antenna ports (TS 36.211, clause 6.10.1), in place.
+    """Add cell-specific reference signals of one, two or four antenna ports (TS 36.211, clause 6.10.1), in place.
 
-    All ports reach the one receive antenna; they stand on resource elements of their own.
+    All ports reach the one receive antenna, each on its own resource elements.
     """
     device = grid.device
     num_rb, cell_id = downlink.num_rb, downlink.cell_id[:, None]
@@ -585,11 +585,11 @@ def _add_reference_signals(
 def _add_synchronization(
     grid: torch.Tensor, reserved: torch.Tensor, sent: torch.Tensor, downlink: Downlink, subframe: torch.Tensor
 ) -> None:
-    """PSS and SSS of subframes 0 and 5, and the PBCH of subframe 0 (clauses 6.6, 6.11), in place."""
+    """Add PSS and SSS in subframes 0 and 5, and the PBCH in subframe 0 (clauses 6.6, 6.11), in place."""
     centre = grid.shape[-1] // 2
     cell_id, num_ports = downlink.cell_id, downlink.num_ports
     gain = downlink.synchronization_gain[:, None]
-    # The broadcast channel keeps clear of the reference signals of four ports, however many there are (clause 6.6.4).
+    # The broadcast channel avoids the reference signals of four ports, however many there are (clause 6.6.4).
     clear = torch.ones(len(cell_id), 4, 72, dtype=torch.bool, device=grid.device)
     clear[:, :2] = ((torch.arange(72, device=grid.device) - cell_id[:, None]) % 3 != 0)[:, None]
     for position, number in enumerate(subframe.tolist()):

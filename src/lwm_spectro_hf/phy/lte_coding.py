@@ -1,7 +1,7 @@
 """Channel coding of the LTE downlink (3GPP TS 36.212) and its transport block sizes (TS 36.213), batched over rows.
 
-Written out rather than taken from Sionna: its encoders build one dense matrix or trellis object for each length and
-know neither the 3GPP tail-biting code nor LTE's rate matching, and a batch here holds dozens of lengths.
+Implemented here rather than taken from Sionna: its encoders build one dense matrix or trellis object for each length
+and support neither the 3GPP tail-biting code nor LTE's rate matching, and a batch here holds dozens of lengths.
 """
 
 import json
@@ -12,7 +12,7 @@ import torch
 
 from .bits import crc, table_on
 
-# Octal 133, 171, 165 (clause 5.1.3.1), the present bit first.
+# Octal 133, 171, 165 (clause 5.1.3.1), the current bit first.
 _CONVOLUTIONAL_TAPS = ((1, 0, 1, 1, 0, 1, 1), (1, 1, 1, 1, 0, 0, 1), (1, 1, 1, 0, 1, 0, 1))
 _MAX_CODE_BLOCK = 6144
 # Columns of the sub-block interleaver (clause 5.1.4): bit-reversed numbers; odd ones first for the tail-biting code.
@@ -43,7 +43,7 @@ def transport_block_sizes() -> torch.Tensor:
 def mcs_table() -> torch.Tensor:
     """Modulation order and I_TBS by table (without and with 256-QAM) and I_MCS, shape `(2, 29, 2)`.
 
-    TS 36.213, tables 7.1.7.1-1 and 7.1.7.1-1A; the second table ends at 27, and an order of 0 fills it up.
+    TS 36.213, tables 7.1.7.1-1 and 7.1.7.1-1A; the second table ends at 27 and is padded with an order of 0.
     """
     return torch.tensor(_MCS_TABLES)
 
@@ -90,7 +90,7 @@ def _recursive_encode(bits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     batch_size, length = bits.shape
     # 1 / (1 + D^2 + D^3) = (1 + D^2 + D^3 + D^4) / (1 + D^7): a short filter and a sum over every seventh bit, instead
-    # of a recursion bit by bit. Sums of eight-bit integers wrap, which leaves their parity alone.
+    # of a recursion bit by bit. Sums of eight-bit integers wrap, which preserves their parity.
     padded = torch.nn.functional.pad(bits, (4, -length % 7))
     size = padded.shape[1] - 4
     filtered = padded[:, 4:] + padded[:, 2 : 2 + size] + padded[:, 1 : 1 + size] + padded[:, :size]
@@ -183,12 +183,12 @@ def encode_transport_block(
     """A random transport block, coded for the DL-SCH (TS 36.212, clause 5.3.2), redundancy version 0.
 
     Every size of TS 36.213, table 7.1.7.2.1-1 divides into equal code blocks without filler bits. The soft buffer is
-    that of a terminal category which holds it whole (N_cb = K_w).
+    that of a terminal category that holds a whole block (N_cb = K_w).
 
     Args:
         size (`int`): Transport block size [bit].
-        lengths (`list[tuple[int, int]]`): For each codeword made of it, its coded bits G, and N_L * Q_m, of which each
-            code block sends a multiple.
+        lengths (`list[tuple[int, int]]`): For each codeword made of it, the number of coded bits G, and N_L * Q_m, of
+            which each code block sends a multiple.
         generator (`torch.Generator`): Source of randomness.
 
     Returns:
@@ -204,7 +204,7 @@ def encode_transport_block(
     coded = turbo_encode(blocks).flatten(1).index_select(1, order)
     codewords = []
     for length, granularity in lengths:
-        # Clause 5.1.4.1.2: the last blocks send one granule more where they do not divide evenly.
+        # Clause 5.1.4.1.2: if granules do not divide evenly, the last blocks send one more.
         granules, longer = divmod(length // granularity, num_blocks)
         short = granules * granularity
         repeats = -(-(short + granularity) // coded.shape[1])

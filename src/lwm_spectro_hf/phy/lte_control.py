@@ -1,6 +1,6 @@
 """Broadcast and control channels of the LTE downlink: PBCH, PCFICH, PDCCH (3GPP TS 36.211, 36.212, 36.213).
 
-Normal cyclic prefix, FDD. The PHICH's resource elements are set aside and stay empty.
+Normal cyclic prefix, FDD. The PHICH's resource elements are reserved and stay empty.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ PHICH_RESOURCES_SIXTHS = (1, 3, 6, 12)
 SYSTEM_INFORMATION_RNTI = 0xFFFF
 _ELEMENTS_PER_CCE = 36  # nine groups of four
 _MAX_LEVEL = 8
-# Payload sizes that a control channel element aggregation would leave ambiguous (TS 36.212, table 5.3.3.1.2-1).
+# Payload sizes for which the aggregation level would be ambiguous (TS 36.212, table 5.3.3.1.2-1).
 _AMBIGUOUS_SIZES = frozenset((12, 14, 16, 20, 24, 26, 32, 40, 44, 56))
 
 
@@ -26,8 +26,8 @@ def modulate(bits: torch.Tensor, order: int = 2) -> torch.Tensor:
     """Bits to constellation points (TS 36.211, clause 7.1).
 
     Args:
-        bits (`torch.Tensor` of shape `(..., num_bits)`, uint8): A multiple of `order` of them.
-        order (`int`, *optional*, defaults to 2): Bits of a symbol.
+        bits (`torch.Tensor` of shape `(..., num_bits)`, uint8): Their number is a multiple of `order`.
+        order (`int`, *optional*, defaults to 2): Bits per symbol.
 
     Returns:
         `torch.Tensor` of shape `(..., num_bits // order)`, complex64.
@@ -44,21 +44,21 @@ def points(label: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
 
     Args:
         label (`torch.Tensor`, uint8): Bits of each symbol as from [`~phy.bits.from_bits`].
-        order (`torch.Tensor` broadcastable to it): How many bits those are: 2, 4, 6 or 8.
+        order (`torch.Tensor` broadcastable to it): Bits per symbol: 2, 4, 6 or 8.
 
     Returns:
         `torch.Tensor` of the shape of `label`, complex64.
     """
-    # The constellations stand one after the other; those before one of 4^k points have (4^k - 4) / 3.
+    # The constellations are concatenated; those before the one of 4^k points have (4^k - 4) / 3 points.
     index = label.int() + ((2**order - 4) // 3).int()
     return table_on(label.device, _all_points).index_select(0, index.flatten()).view(label.shape)
 
 
 def combine_ports(symbols: torch.Tensor, num_ports: torch.Tensor) -> torch.Tensor:
-    """What one receive antenna hears of a channel that one, two or four antenna ports send (TS 36.211, clause 6.3.4).
+    """What one receive antenna gets of a channel sent from one, two or four antenna ports (TS 36.211, clause 6.3.4).
 
-    Two ports send pairs of symbols as a space-frequency block code; four do so with two ports at a time, in turn. The
-    ports are heard alike, so that their sum is the same for two and four.
+    Two ports send pairs of symbols as a space-frequency block code; of four ports, two at a time do so in turn. All
+    ports have the same channel to the receiver, so that their sum is the same for two and four.
 
     Args:
         symbols (`torch.Tensor` of shape `(batch, ..., num_symbols)`): An even number of modulation symbols.
@@ -92,7 +92,7 @@ def broadcast_symbols(
     fields = ((bandwidth, 3), (torch.zeros_like(cell_id), 1), (phich_resource, 2), (frame // 4 % 256, 8))
     information = message_bits(fields)
     information = torch.nn.functional.pad(information, (0, 10))
-    # The parity tells the number of ports (TS 36.212, table 5.3.1.1-1): all zeros, all ones, or alternating.
+    # The parity mask signals the number of ports (TS 36.212, table 5.3.1.1-1): all zeros, all ones, or alternating.
     mask = to_bits(torch.tensor([0, 0, 0xFFFF, 0, 0x5555], device=cell_id.device)[num_ports], 16)
     coded = convolutional_rate_match(append_crc(information, "16", mask), 1920) ^ gold_bits(cell_id, 1920)
     quarter = (480 * (frame % 4))[:, None] + torch.arange(480, device=cell_id.device)
@@ -124,8 +124,8 @@ def downlink_assignment(
     Args:
         allocation (`torch.Tensor` of shape `(batch, num_rb)`, bool): The resource blocks.
         mcs (`torch.Tensor` of shape `(batch,)`): I_MCS, or I_TBS of system information.
-        block (`torch.Tensor` of shape `(batch,)`): Number of the transport block: the eight HARQ processes send one
-            after the other, and each toggles its new data indicator (TS 36.321, clause 5.3.2).
+        block (`torch.Tensor` of shape `(batch,)`): Number of the transport block: the eight HARQ processes take turns,
+            and each toggles its new data indicator (TS 36.321, clause 5.3.2).
         type_0 (`bool`): Format 1 instead of 1A.
 
     Returns:
@@ -136,8 +136,8 @@ def downlink_assignment(
     """
     num_rb = allocation.shape[-1]
     zero = torch.zeros_like(mcs)
-    # HARQ process, new data indicator, redundancy version, power control. For system information, the last bit says
-    # that the transport block size is in the column of three resource blocks.
+    # MCS, HARQ process, new data indicator, redundancy version, power control. For system information, the last bit
+    # says that the transport block size is in the column of three resource blocks.
     common = ((mcs, 5), (block % 8, 3), (block // 8 % 2, 1), (zero, 2), (zero + 1, 2))
     if type_0:
         group = group_size(num_rb)
@@ -168,11 +168,11 @@ def downlink_assignment(
 def encode_control_information(payload: torch.Tensor, rnti: torch.Tensor) -> torch.Tensor:
     """DCI with its parity masked by the RNTI, coded for the highest aggregation level (TS 36.212, clause 5.3.3).
 
-    Lower levels send a beginning of it.
+    Lower levels send the beginning of it.
 
     Args:
         payload (`torch.Tensor` of shape `(..., size)`, uint8): Information bits.
-        rnti (`torch.Tensor` of shape `(...)`): Who is meant.
+        rnti (`torch.Tensor` of shape `(...)`): Identity of the recipient.
 
     Returns:
         `torch.Tensor` of shape `(..., 576)`, uint8.
@@ -183,13 +183,14 @@ def encode_control_information(payload: torch.Tensor, rnti: torch.Tensor) -> tor
 
 @dataclass
 class ControlRegion:
-    """Resource elements of the control channels of a group of cells that share what sizes them.
+    """Resource elements of the control channels of cells whose control regions have the same size.
 
     Elements are numbered along the subcarriers, symbol after symbol.
 
     Attributes:
         indicator (`torch.Tensor` of shape `(batch, 16)`): Elements of the PCFICH.
-        quadruplets (`torch.Tensor` of shape `(batch, num_quadruplets, 4)`): Elements of each four PDCCH symbols.
+        quadruplets (`torch.Tensor` of shape `(batch, num_quadruplets, 4)`): Elements of each group of four PDCCH
+            symbols.
     """
 
     indicator: torch.Tensor
@@ -204,13 +205,13 @@ class ControlRegion:
 def control_region(
     num_rb: int, cell_id: torch.Tensor, num_symbols: int, four_ports: bool, phich_resource: int
 ) -> ControlRegion:
-    """Which channel has which resource element groups (TS 36.211, clauses 6.2.4, 6.7.4, 6.8.5 and 6.9.3).
+    """Assign resource element groups to the channels (TS 36.211, clauses 6.2.4, 6.7.4, 6.8.5 and 6.9.3).
 
     Args:
         num_rb (`int`): Resource blocks.
         cell_id (`torch.Tensor` of shape `(batch,)`): Physical cell identities.
         num_symbols (`int`): OFDM symbols of the control region.
-        four_ports (`bool`): Whether the second symbol, too, carries reference signals.
+        four_ports (`bool`): Whether the second symbol also carries reference signals.
         phich_resource (`int`): Index into `PHICH_RESOURCES_SIXTHS`.
 
     Returns:
@@ -238,7 +239,7 @@ def control_region(
     spread = (torch.arange(num_groups, device=device)[:, None] + third).flatten()
     taken.scatter_(1, free.gather(1, (cell + spread) % num_free), 1)
 
-    # PDCCH (clause 6.8.5): interleave the quadruplets, shift them by the cell's identity, fill the groups left.
+    # PDCCH (clause 6.8.5): interleave the quadruplets, shift them by the cell's identity, fill the remaining groups.
     all_taken = torch.zeros(len(cell_id), len(groups), dtype=torch.int8, device=device)
     all_taken[:, first_symbol] = taken
     num_quadruplets = len(groups) - 4 - 3 * num_groups
@@ -248,7 +249,7 @@ def control_region(
     place[order] = torch.arange(num_quadruplets, device=device)
     group = left.gather(1, (place - cell) % num_quadruplets)
 
-    # A group around reference signals leaves two of its six elements to them, whatever the number of ports.
+    # A group with reference signals leaves two of its six elements to them, whatever the number of ports.
     offsets = torch.arange(6, device=device).expand(len(cell_id), 6)
     around = offsets[(offsets - cell) % 3 != 0].view(-1, 1, 4)
     contiguous = torch.arange(4, device=device).expand(len(cell_id), 1, 4)
@@ -262,7 +263,7 @@ def control_region(
 
 
 def indicator_symbols(cell_id: torch.Tensor, cfi: int, subframe: torch.Tensor) -> torch.Tensor:
-    """The PCFICH (TS 36.211, clause 6.7; TS 36.212, table 5.3.4-1), before the ports, `(batch, num_subframes, 16)`."""
+    """The PCFICH (TS 36.211, clause 6.7; TS 36.212, table 5.3.4-1), before precoding, `(batch, num_subframes, 16)`."""
     codeword = torch.tensor([(0, 1, 1), (1, 0, 1), (1, 1, 0)][cfi - 1], dtype=torch.uint8, device=cell_id.device)
     cell = cell_id[:, None]
     c_init = (subframe + 1) * (2 * cell + 1) * 2**9 + cell
@@ -290,11 +291,11 @@ def search_space(rnti: torch.Tensor, subframe: torch.Tensor, level: torch.Tensor
 
 @dataclass
 class ControlMessage:
-    """One message at most in each subframe of each cell.
+    """At most one message in each subframe of each cell.
 
     Attributes:
         coded (`torch.Tensor` of shape `(batch, num_subframes, 576)`): From [`encode_control_information`].
-        rnti (`torch.Tensor` of shape `(batch, num_subframes)`): Whose.
+        rnti (`torch.Tensor` of shape `(batch, num_subframes)`): Identity of the recipient.
         level (`torch.Tensor` of shape `(batch, num_subframes)`): Aggregation level; 0 where there is no message.
     """
 
@@ -306,12 +307,12 @@ class ControlMessage:
 def control_symbols(
     region: ControlRegion, cell_id: torch.Tensor, subframe: torch.Tensor, messages: list[ControlMessage]
 ) -> torch.Tensor:
-    """The PDCCHs of a control region (TS 36.211, clause 6.8), before the ports.
+    """The PDCCHs of a control region (TS 36.211, clause 6.8), before precoding.
 
-    Each message takes the first candidate of its search space; where an earlier one is in its way, it is left out.
+    Each message takes the first candidate of its search space, or is dropped if an earlier message is in its way.
 
     Args:
-        region ([`ControlRegion`]): Of the cells.
+        region ([`ControlRegion`]): Control region of the cells.
         cell_id (`torch.Tensor` of shape `(batch,)`): Physical cell identities.
         subframe (`torch.Tensor` of shape `(num_subframes,)`): Number within the radio frame.
         messages (`list[ControlMessage]`): The most important first.
@@ -339,6 +340,6 @@ def control_symbols(
 
 
 def _per_element(per_cce: torch.Tensor, repeats: int, length: int) -> torch.Tensor:
-    """Repeat a mask of control channel elements, padded with what is left over at the end."""
+    """Repeat a mask of control channel elements, and pad it with zeros to `length`."""
     repeated = per_cce.repeat_interleave(repeats, -1)
     return torch.nn.functional.pad(repeated, (0, length - repeated.shape[-1]))

@@ -1,7 +1,7 @@
 """5G NR downlink resource grids, 15 and 30 kHz (3GPP TS 38.211 to 38.214).
 
-SS/PBCH blocks with a true broadcast channel, a CORESET with coded messages, and one user's coded data with its DMRS,
-over full, partial, scattered and empty allocations, FDD and TDD. A lean carrier: what is not scheduled is silent.
+SS/PBCH blocks with a real broadcast channel, a CORESET with coded messages, and one user's coded data with its DMRS,
+over full, partial, scattered and empty allocations, FDD and TDD. A lean carrier: anything not scheduled is silent.
 """
 
 from dataclasses import dataclass, replace
@@ -35,7 +35,7 @@ _PARAMETERS = (
 
 
 def numerology(num_rb: int, subcarrier_spacing_hz: float) -> Numerology:
-    """Numerology of a carrier, with the smallest usual DFT that holds it and leaves channels room for their edges.
+    """Numerology of a carrier, with the smallest usual DFT that holds it and leaves room at the band edges.
 
     Args:
         num_rb (`int`): Resource blocks.
@@ -67,9 +67,9 @@ def ss_pbch_block(cell_id: torch.Tensor, block_index: torch.Tensor | int, conten
 
     Args:
         cell_id (`torch.Tensor` of shape `(batch,)`): 0 to 1007.
-        block_index (`torch.Tensor` of shape `(batch,)`, or `int`): Index of the block within the half frame; for the
-            carriers with at most four blocks, 4 more in the second half of a frame.
-        content (`torch.Tensor` of shape `(batch, 4, 240)`): The broadcast channel in its places.
+        block_index (`torch.Tensor` of shape `(batch,)`, or `int`): Index of the block within the half frame; on
+            carriers with at most four blocks, plus 4 in the second half of a frame.
+        content (`torch.Tensor` of shape `(batch, 4, 240)`): The broadcast channel on its resource elements.
 
     Returns:
         `torch.Tensor` of shape `(batch, 4, 240)`, complex64.
@@ -99,8 +99,8 @@ def broadcast_symbols(cells: Cells, row: torch.Tensor, slot_number: torch.Tensor
 
     Args:
         cells ([`Cells`]): The cells.
-        row (`torch.Tensor` of shape `(num_blocks,)`): Which cell sends the block.
-        slot_number (`torch.Tensor` of shape `(num_blocks,)`): In which slot.
+        row (`torch.Tensor` of shape `(num_blocks,)`): Cell that sends the block.
+        slot_number (`torch.Tensor` of shape `(num_blocks,)`): Slot in which it is sent.
         index (`torch.Tensor` of shape `(num_blocks,)`): Block index.
 
     Returns:
@@ -161,7 +161,7 @@ def transmit(cells: Cells, generator: torch.Generator) -> Transmission:
 
     Raises:
         ValueError: If the MCS of a slot leaves a code rate above 0.95, which no receiver has to decode (TS 38.214,
-            clause 5.1.3); reserved elements do that to the highest ones.
+            clause 5.1.3); reserved elements can raise the highest ones this far.
     """
     grid, blocks = shared_channel(cells, generator)
     control = add_control(grid, cells, generator)
@@ -170,7 +170,7 @@ def transmit(cells: Cells, generator: torch.Generator) -> Transmission:
 
 
 def _add_ss_pbch_blocks(grid: torch.Tensor, cells: Cells) -> None:
-    """SS/PBCH blocks (TS 38.213, clause 4.1, cases A and C), in place."""
+    """Add SS/PBCH blocks (TS 38.213, clause 4.1, cases A and C), in place."""
     row, slot, place = (cells.ssb_index >= 0).nonzero(as_tuple=True)
     if len(row) == 0:
         return
@@ -202,7 +202,7 @@ def draw(
     aligned: bool = False,
     carrier_hz: float = 2.1e9,
 ) -> Waveform:
-    """Draw what cells transmit in downlink, from anywhere in the synchronisation period and the TDD pattern.
+    """Draw downlink transmissions of cells, starting anywhere in the synchronization period and the TDD pattern.
 
     Args:
         num_rb (`int`): Resource blocks of the carrier.
@@ -211,21 +211,20 @@ def draw(
         num_samples (`int`): Length, at `numerology(num_rb, subcarrier_spacing_hz).sampling_rate`.
         generator (`torch.Generator`): Source of randomness.
         modulation (`torch.Tensor` of shape `(batch,)`, *optional*): Index into `MODULATIONS`.
-        code_rate (`torch.Tensor` of shape `(batch,)`, *optional*): The MCS nearest to it is taken, of either table.
-        full (`torch.Tensor` of shape `(batch,)`, bool, *optional*): Rows that are FDD carriers whose every slot is
-            scheduled whole.
-        aligned (`bool`, *optional*, defaults to `False`): Whether the first sample is the first one of a frame, or
-            any sample of a millisecond.
+        code_rate (`torch.Tensor` of shape `(batch,)`, *optional*): Target; the nearest MCS of either table is used.
+        full (`torch.Tensor` of shape `(batch,)`, bool, *optional*): Rows that are FDD carriers with every slot
+            scheduled completely.
+        aligned (`bool`, *optional*, defaults to `False`): Whether the first sample starts a frame; otherwise it is any
+            sample of a millisecond.
         carrier_hz (`float`, *optional*, defaults to 2.1e9): Carrier frequency, for [`most_ssb_blocks`] [Hz].
 
     Returns:
         [`Waveform`]. Its parameters, besides the fields of [`Cells`] of the same name: `subcarrier_spacing_khz`;
-        `frame_number` and `slot`, of the first slot, in part or whole; `mcs`, the highest (slots with reserved
+        `frame_number` and `slot` of the first slot, which may be partial; `mcs`, the highest (slots with reserved
         elements may need a lower one); `ssb_bitmap`, ssb-PositionsInBurst with block 0 in its highest of 8 bits;
-        `ssb_shift`, subcarriers above the lowest one of `ssb_first_rb`; `tdd_pattern`, 0 for FDD, else downlink
-        symbols by slot repeat every 5 ms of 15 kHz slots (1: DDDSU), or every ten slots (2: DDDDDDDSUU, 3:
-        DDDDSUUUUU), S of ten, six and ten symbols; `tracking_slot`, the first of the two slots of 40 that have
-        tracking signals, or -1.
+        `ssb_shift`, subcarriers above the lowest one of `ssb_first_rb`; `tdd_pattern`, 0 for FDD, else one that
+        repeats every five slots (1: DDDSU) or every ten slots (2: DDDDDDDSUU, 3: DDDDSUUUUU), where S has ten, six and
+        ten downlink symbols; `tracking_slot`, the first of the two slots of 40 that have tracking signals, or -1.
 
     Raises:
         ValueError: If a modulation is not one of the four.
@@ -254,7 +253,7 @@ def draw(
     else:
         first = torch.randint(samples_per_ms, (batch_size, 1), generator=generator, device=device)
     symbol_start = starts.to(device) - first
-    within = (symbol_start >= 0) & (symbol_start < num_samples)  # what the timeline holds
+    within = (symbol_start >= 0) & (symbol_start < num_samples)  # what lies within the timeline
     heard = within.sum(1).clamp(min=1) * grid.shape[2]
     power = torch.view_as_real(grid).square().sum(-1)
     used = ((power > 0).sum(2) * within).sum(1)
@@ -303,7 +302,7 @@ def draw_cells(
     aligned: bool = False,
     carrier_hz: float = 2.1e9,
 ) -> tuple[Cells, torch.Tensor, dict[str, torch.Tensor]]:
-    """Draw what [`draw`] transmits: the cells, the index of each one's modulation, and what else was drawn."""
+    """Draw what [`draw`] transmits: the cells, the index of each cell's modulation, and the other parameters drawn."""
     device = generator.device
 
     def integers(high: int, *shape: int) -> torch.Tensor:
@@ -323,7 +322,7 @@ def draw_cells(
     paired = pattern == 0
     ssb_half_frames = torch.where(paired, 1 << integers(3), 2 << integers(2))
     first_slot = integers(1024 * slots_per_frame)
-    if aligned:  # to a frame with SS/PBCH blocks, for there a receiver starts
+    if aligned:  # to a frame with SS/PBCH blocks, which is where a receiver starts
         first_slot -= first_slot % (slots_per_frame * (ssb_half_frames // 2).clamp(min=1))
     slot_number = first_slot[:, None] + torch.arange(num_slots, device=device)
     downlink_symbols = patterns[pattern].gather(1, slot_number % 10)
@@ -336,18 +335,18 @@ def draw_cells(
     bwp_size = torch.where(partial, ((0.5 + 0.5 * uniform()) * num_rb).long().clamp(min=min(num_rb, 11)), num_rb)
     bwp_start = (uniform() * (num_rb - bwp_size + 1)).long()
 
-    # A CORESET of one to three symbols; scheduled slots carry a few other messages, idle ones seldom any. One of three
-    # would take whole slots from the data of full rows: SS/PBCH blocks start in the third symbol.
+    # A CORESET of one to three symbols; scheduled slots carry a few other messages, idle ones seldom any. Three
+    # symbols would keep data out of whole slots of full rows, since SS/PBCH blocks start in the third symbol.
     control_symbols = torch.where(full, 1 + integers(2), 1 + integers(3))
     dmrs_position = torch.where((control_symbols == 3) | (uniform() < 0.3), 3, 2)
     allocated = draw_allocation(batch_size, num_slots, num_rb, generator) | full[:, None, None]
     load = uniform(batch_size, num_slots) ** 2 * (allocated.any(-1) | (uniform(batch_size, 1) < 0.3))
 
-    # Blocks that the TDD pattern leaves no room for are never sent; with TDD they stay in the first half of a frame.
+    # Blocks that do not fit the TDD pattern are never sent; with TDD, blocks stay in the first half of a frame.
     places = torch.tensor(SSB_FIRST_SYMBOLS, device=device) + 4
     fits = (patterns[pattern, : SSB_BLOCKS // 2, None] >= places).flatten(1)
     ssb_blocks = (uniform(batch_size, SSB_BLOCKS) < uniform(batch_size, 1)) & fits
-    # One block is what most full carriers send, and the least that a receiver needs; the first four fit all patterns.
+    # Most full carriers send one block, the least that a receiver needs; the first four fit all patterns.
     one = torch.arange(SSB_BLOCKS, device=device) == integers(4, batch_size, 1)
     ssb_blocks = torch.where(full[:, None], one, ssb_blocks | one if aligned else ssb_blocks)
     of_paired, of_unpaired = (most_ssb_blocks(subcarrier_spacing_hz, carrier_hz, kind) for kind in (True, False))
@@ -386,8 +385,8 @@ def draw_cells(
         control_gain=gain(-3.0, 3.0),
         ssb_gain=gain(-3.0, 6.0),
     )
-    # Two slots with two symbols each (TS 38.214, clause 5.1.6.1.1), the next ones that have room whenever they come:
-    # nothing may be configured over SS/PBCH blocks, whose period divides that of the tracking signals.
+    # Two slots with two symbols each (TS 38.214, clause 5.1.6.1.1): the next ones that have room in every period,
+    # since nothing may be configured over SS/PBCH blocks, whose period divides that of the tracking signals.
     period = replace(
         cells,
         num_slots=_TRACKING_PERIOD,
@@ -408,12 +407,12 @@ def draw_cells(
 
 
 def most_ssb_blocks(subcarrier_spacing_hz: float, carrier_hz: float, paired: bool) -> int:
-    """L_max, the places for SS/PBCH blocks in a half frame (TS 38.213, clause 4.1, cases A and C).
+    """L_max, the number of positions for SS/PBCH blocks in a half frame (TS 38.213, clause 4.1, cases A and C).
 
     Args:
         subcarrier_spacing_hz (`float`): 15e3 or 30e3 [Hz].
         carrier_hz (`float`): Carrier frequency [Hz].
-        paired (`bool`): Whether downlink and uplink have a spectrum each (FDD), or share one (TDD).
+        paired (`bool`): Whether downlink and uplink have separate spectra (FDD), or share one (TDD).
     """
     few = carrier_hz <= 3e9 if paired or subcarrier_spacing_hz == 15e3 else carrier_hz < 1.88e9
     return 4 if few else 8
@@ -422,7 +421,7 @@ def most_ssb_blocks(subcarrier_spacing_hz: float, carrier_hz: float, paired: boo
 def _draw_mcs(
     modulation: torch.Tensor, code_rate: torch.Tensor | None, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Table and MCS of each row: the nearest to a code rate, or any of that modulation."""
+    """Table and MCS of each row: the nearest to its code rate, or a random one of its modulation."""
     device = modulation.device
     if bool(((modulation < 0) | (modulation >= len(MODULATIONS))).any()):
         raise ValueError(
@@ -439,7 +438,7 @@ def _draw_mcs(
 
 
 def _keep_decodable(cells: Cells) -> Cells:
-    """Lower code rates until unreserved elements hold every transport block, or leave the slot empty."""
+    """Lower code rates until every transport block fits the unreserved elements, or else leave the slot empty."""
     for _ in range(len(MCS_TABLES[1])):
         order, _ = mcs_entry(cells.mcs_table[:, None], cells.mcs)
         tight = cells.block_sizes() + 24 > 0.94 * cells.num_elements * order
@@ -455,7 +454,7 @@ def _keep_decodable(cells: Cells) -> Cells:
 
 
 def _duplex_pattern(batch_size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Downlink symbols of ten slots: FDD first, then TDD with DDDSU-like patterns; and the choice of each row."""
+    """Downlink symbols of ten slots, for FDD and then for three TDD patterns; and the pattern chosen for each row."""
     device = generator.device
     patterns = torch.tensor(
         [[14] * 10, [14, 14, 14, 10, 0] * 2, [14] * 7 + [6, 0, 0], [14, 14, 14, 14, 10, 0, 0, 0, 0, 0]], device=device

@@ -12,8 +12,8 @@ from .bits import table_on
 from .nr_coding import MCS_TABLES, transport_block_size
 
 SYMBOLS_PER_SLOT = 14
-SSB_RB, SSB_BLOCKS, SSB_FIRST_SYMBOLS = 20, 8, (2, 8)  # cases A and C: two blocks a slot (TS 38.213, clause 4.1)
-NO_SIB1 = 31  # k_SSB that says that no SIB1 goes with the block (TS 38.213, clause 13)
+SSB_RB, SSB_BLOCKS, SSB_FIRST_SYMBOLS = 20, 8, (2, 8)  # cases A and C: two blocks per slot (TS 38.213, clause 4.1)
+NO_SIB1 = 31  # k_SSB of a block without SIB1 (TS 38.213, clause 13)
 TRACKING_SYMBOLS = (4, 8)
 # Additional DMRS positions by last symbol + 1, mapping type A, single-symbol (table 7.4.1.1.2-3, with l_1 = 11).
 _ADDITIONAL_DMRS = {
@@ -47,35 +47,36 @@ def _mcs_entries() -> torch.Tensor:
 
 @dataclass(eq=False)
 class Cells:
-    """Downlink of a batch of cells on carriers of one width.
+    """Downlink of a batch of cells on carriers of the same width.
 
-    A field of shape `(batch,)` or `(batch, num_slots)` may be given as one number for all. One user's data fill
-    `allocated`; after construction that field holds what a scheduler can grant: without blocks outside the bandwidth
-    part, in slots with too short a downlink, or where DMRS would meet an SS/PBCH block; what is left is contiguous
-    (allocation type 1) or cut to whole resource block groups (type 0).
+    A field of shape `(batch,)` or `(batch, num_slots)` may be given as one number for all. `allocated` holds the
+    resource blocks of one user's data. After construction it is reduced to what a scheduler can grant: no blocks
+    outside the bandwidth part, in slots with too short a downlink, or where DMRS would collide with an SS/PBCH block;
+    the rest is contiguous (allocation type 1) or cut to whole resource block groups (type 0).
 
     Attributes:
         num_rb (`int`): Resource blocks of the carrier.
         subcarrier_spacing_hz (`float`): 15e3 or 30e3 [Hz].
         num_slots (`int`): Length.
-        cell_id (`torch.Tensor` of shape `(batch,)`): 0 to 1007. Its device is that of all tensors.
+        cell_id (`torch.Tensor` of shape `(batch,)`): 0 to 1007. All tensors are on its device.
         first_slot (`torch.Tensor` of shape `(batch,)`): Number of the first slot, counted from system frame 0.
-        downlink_symbols (`torch.Tensor` of shape `(batch, num_slots)`): First symbols of each slot that are downlink.
+        downlink_symbols (`torch.Tensor` of shape `(batch, num_slots)`): Downlink symbols at the start of each slot.
         allocated (`torch.Tensor` of shape `(batch, num_slots, num_rb)`): Resource blocks of the PDSCH.
         rnti (`torch.Tensor` of shape `(batch,)`): The user's identity.
         mcs_table (`torch.Tensor` of shape `(batch,)`): 1 (to 64QAM) or 2 (to 256QAM).
         mcs (`torch.Tensor` of shape `(batch, num_slots)`): Modulation and coding scheme.
-        bwp_start, bwp_size (`torch.Tensor` of shape `(batch,)`): Bandwidth part [resource blocks]; size 0 is the rest.
+        bwp_start, bwp_size (`torch.Tensor` of shape `(batch,)`): Bandwidth part [resource blocks]; size 0 reaches to
+            the end of the carrier.
         dmrs_position (`torch.Tensor` of shape `(batch,)`): dmrs-TypeA-Position, 2 or 3.
         dmrs_additional (`torch.Tensor` of shape `(batch,)`): dmrs-AdditionalPosition, 0 to 3.
         dmrs_port (`torch.Tensor` of shape `(batch,)`): Antenna port less 1000, 0 to 3; configuration type 1.
-        cdm_groups (`torch.Tensor` of shape `(batch,)`): CDM groups without data, 1 or 2 (DMRS then 3 dB up).
-        control_symbols (`torch.Tensor` of shape `(batch,)`): Length of the CORESET, 1 to 3; the PDSCH comes next.
+        cdm_groups (`torch.Tensor` of shape `(batch,)`): CDM groups without data, 1 or 2 (2 raises DMRS by 3 dB).
+        control_symbols (`torch.Tensor` of shape `(batch,)`): Length of the CORESET, 1 to 3; the PDSCH follows it.
         coreset_groups (`torch.Tensor` of shape `(batch,)`): Its width in groups of 6 blocks, from the first whole
-            group of the bandwidth part; 0 is all.
-        bundle_size (`torch.Tensor` of shape `(batch,)`): Resource element groups a bundle; used with interleaving.
-        interleaver_rows (`torch.Tensor` of shape `(batch,)`): 2, 3 or 6; 0 maps without interleaving, as happens where
-            bundles do not fill the interleaver.
+            group of the bandwidth part; 0 is the largest width.
+        bundle_size (`torch.Tensor` of shape `(batch,)`): Resource element groups per bundle; used with interleaving.
+        interleaver_rows (`torch.Tensor` of shape `(batch,)`): 2, 3 or 6; 0 is without interleaving, which is also used
+            where bundles do not fill the interleaver.
         aggregation (`torch.Tensor` of shape `(batch,)`): Control channel elements of a message: 1, 2, 4, 8 or 16,
             lowered to what the CORESET holds.
         control_load (`torch.Tensor` of shape `(batch, num_slots)`): Share of the other places in the CORESET that
@@ -142,7 +143,7 @@ class Cells:
         self.ssb_blocks = self.ssb_blocks & (
             torch.arange(SSB_BLOCKS, device=self.cell_id.device) < self.ssb_maximum[:, None]
         )
-        fits = -(-self.bwp_start // 6) * 6  # groups of the CORESET are whole groups of common resource blocks
+        fits = -(-self.bwp_start // 6) * 6  # the CORESET is made of whole groups of six common resource blocks
         whole_groups = (self.bwp_start + self.bwp_size - fits) // 6
         self.coreset_groups = torch.where(self.coreset_groups == 0, whole_groups, self.coreset_groups)
         self.coreset_groups = torch.minimum(self.coreset_groups, whole_groups)
@@ -216,7 +217,7 @@ class Cells:
 
     @cached_property
     def ssb_index(self) -> torch.Tensor:
-        """Block index at both places of each slot, -1 without block, shape `(batch, num_slots, 2)`."""
+        """Block index at both positions of each slot, -1 if none is sent, shape `(batch, num_slots, 2)`."""
         half = self.slots_per_frame // 2
         slot = (self.slot_number - half * self.ssb_second_half[:, None]) % (half * self.ssb_half_frames[:, None])
         index = 2 * slot[..., None] + torch.arange(2, device=slot.device)
@@ -227,7 +228,7 @@ class Cells:
 
     @cached_property
     def ssb_occupied(self) -> torch.Tensor:
-        """Symbols and resource blocks of SS/PBCH blocks, shape `(batch, num_slots, 14, num_rb)`, bool."""
+        """Mask of symbols and resource blocks of SS/PBCH blocks, shape `(batch, num_slots, 14, num_rb)`, bool."""
         symbol = torch.arange(SYMBOLS_PER_SLOT, device=self.cell_id.device)
         rb = torch.arange(self.num_rb, device=self.cell_id.device)
         busy = torch.zeros(self.batch_size, self.num_slots, SYMBOLS_PER_SLOT, dtype=torch.bool, device=rb.device)
@@ -239,13 +240,13 @@ class Cells:
 
     @cached_property
     def data_symbols(self) -> torch.Tensor:
-        """Symbols between the CORESET and the end of the downlink, shape `(batch, num_slots, 14)`, bool."""
+        """Mask of symbols from the CORESET to the end of the downlink, shape `(batch, num_slots, 14)`, bool."""
         symbol = torch.arange(SYMBOLS_PER_SLOT, device=self.cell_id.device)
         return (symbol >= self.control_symbols[:, None, None]) & (symbol < self.downlink_symbols[..., None])
 
     @cached_property
     def dmrs_symbols(self) -> torch.Tensor:
-        """Symbols with DMRS of the PDSCH, where it is sent (clause 7.4.1.1.2), `(batch, num_slots, 14)`, bool."""
+        """Mask of symbols with DMRS of the PDSCH, if it is sent (clause 7.4.1.1.2), `(batch, num_slots, 14)`, bool."""
         table = table_on(self.cell_id.device, _additional_dmrs_table)
         additional = table[self.dmrs_additional[:, None], self.downlink_symbols]
         symbol = torch.arange(SYMBOLS_PER_SLOT, device=self.cell_id.device)
@@ -272,7 +273,7 @@ class Cells:
     def _grantable(self) -> torch.Tensor:
         long_enough = self.data_symbols.sum(-1) >= 3
         long_enough &= self.downlink_symbols > self.dmrs_position[:, None]
-        # A CORESET of three symbols would meet the first SS/PBCH block of its slot: such slots have no data.
+        # A CORESET of three symbols would collide with the first SS/PBCH block of its slot: such slots have no data.
         first_symbol_free = self.ssb_index[..., 0] < 0
         long_enough &= first_symbol_free | (self.control_symbols[:, None] <= SSB_FIRST_SYMBOLS[0])
         inside = self.rb_groups >= 0
@@ -288,7 +289,7 @@ class Cells:
 
     @property
     def tracking_elements(self) -> torch.Tensor:
-        """Resource elements of the tracking reference signal, shape `(batch, num_slots, 14, 12 * num_rb)`, bool."""
+        """Mask of the tracking reference signal's elements, shape `(batch, num_slots, 14, 12 * num_rb)`, bool."""
         subcarrier = torch.arange(12 * self.num_rb, device=self.cell_id.device)
         comb = (self.rb_groups >= 0).repeat_interleave(12, 1) & (subcarrier % 4 == self.tracking_offset[:, None])
         symbol = torch.zeros(SYMBOLS_PER_SLOT, dtype=torch.bool, device=subcarrier.device)
@@ -299,7 +300,7 @@ class Cells:
     def data_blocks(self) -> torch.Tensor:
         """How many elements of each block carry the PDSCH (clause 7.3.1.5), `(batch, num_slots, 14, num_rb)`, uint8.
 
-        All 12; 6 where DMRS take every other one; 9 beside tracking signals; or none.
+        All 12; 6 where DMRS take every other one; 9 next to tracking signals; or none.
         """
         dmrs = self.dmrs_symbols
         per_symbol = torch.where(dmrs, torch.where(self.cdm_groups == 2, 0, 6)[:, None, None], 12)

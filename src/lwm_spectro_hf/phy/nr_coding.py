@@ -1,8 +1,8 @@
 """Bits of the 5G NR downlink: CRC, polar and LDPC codes with rate matching, payloads, block sizes (3GPP TS 38.212).
 
-The base graphs, the polar reliabilities and interleavers are Sionna's. Its complete encoders do not serve: the polar
-one stops at 576 coded bits (the broadcast channel has 864) and adds a CRC without mask; the LDPC one is built anew,
-slowly, for every length, and refuses the repetition of low code rates.
+The base graphs, polar reliabilities and interleavers are Sionna's. Its complete encoders are not suitable: the polar
+one stops at 576 coded bits (the broadcast channel has 864) and adds a CRC without mask; the LDPC one is rebuilt,
+slowly, for every length, and rejects the repetition that low code rates need.
 """
 
 import math
@@ -30,7 +30,7 @@ MCS_TABLES = {
     + tuple((8, rate) for rate in (682.5, 711, 754, 797, 841, 885, 916.5, 948)),
 }
 BROADCAST_BITS = 864
-# TS 38.212, table 7.1.1-1: where the bits of the broadcast payload go.
+# TS 38.212, table 7.1.1-1: positions of the bits of the broadcast payload.
 _BROADCAST_INTERLEAVER = (
     *(16, 23, 18, 17, 8, 30, 10, 6, 24, 7, 0, 5, 3, 2, 1, 4),
     *(9, 11, 12, 13, 14, 15, 19, 20, 21, 22, 25, 26, 27, 28, 29, 31),
@@ -46,14 +46,14 @@ _SMALL_BLOCK_SIZES = (
     *(2976, 3104, 3240, 3368, 3496, 3624, 3752, 3824),
 )
 _PARITY_ROWS = {1: 46, 2: 42}  # of each base graph (TS 38.212, clause 5.3.2)
-# TS 38.212, table 5.3.2-1: lifting sizes, one row an index i_LS.
+# TS 38.212, table 5.3.2-1: lifting sizes, one row per index i_LS.
 _LIFTING_SIZES = tuple(
     tuple(base << power for power in range(8) if base << power <= 384) for base in (2, 3, 5, 7, 9, 11, 13, 15)
 )
 
 
 def _sionna(module: str) -> ModuleType:
-    """A part of Sionna, without the new seeds that its import gives to PyTorch's default generators."""
+    """Import a part of Sionna without letting it seed PyTorch's default generators anew."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=devices):
         return require(module, extra="data")
@@ -65,9 +65,9 @@ class PolarCode:
 
     Attributes:
         length (`int`): Length N of the transform.
-        information (`torch.Tensor` of shape `(num_bits,)`): Its inputs that are not frozen.
-        interleaver (`torch.Tensor` of shape `(num_bits,)`): Which message bit comes first, second, ...
-        selection (`torch.Tensor` of shape `(num_coded,)`): Which output of the transform is sent when.
+        information (`torch.Tensor` of shape `(num_bits,)`): Inputs of the transform that are not frozen.
+        interleaver (`torch.Tensor` of shape `(num_bits,)`): Order in which the message bits are used.
+        selection (`torch.Tensor` of shape `(num_coded,)`): Order in which the outputs of the transform are sent.
     """
 
     length: int
@@ -78,7 +78,7 @@ class PolarCode:
     @staticmethod
     @cache
     def of(num_bits: int, num_coded: int, device: str = "cpu") -> "PolarCode":
-        """The code of `num_bits` bits, CRC included, in `num_coded`, on a device."""
+        """The code from `num_bits` bits, CRC included, to `num_coded` bits, on a device."""
         polar = _sionna("sionna.phy.fec.polar")
         ranking = _sionna("sionna.phy.fec.polar.utils").generate_5g_ranking
         tables = polar.Polar5GEncoder(32, 108, "downlink", device="cpu")  # only for its interleavers
@@ -126,11 +126,11 @@ def encode_broadcast(
     """Broadcast channel: payload, interleaving, scrambling, CRC, polar code (TS 38.212, clause 7.1).
 
     Args:
-        mib (`torch.Tensor` of shape `(batch, 24)`, uint8): The message of the higher layer, frame number's six high
-            bits included.
+        mib (`torch.Tensor` of shape `(batch, 24)`, uint8): Higher-layer message, including the six high bits of the
+            frame number.
         frame (`torch.Tensor` of shape `(batch,)`): System frame number, 0 to 1023.
         half_frame (`torch.Tensor` of shape `(batch,)`): 0 or 1.
-        k_ssb (`torch.Tensor` of shape `(batch,)`): Subcarrier offset, 0 to 31; its high bit travels here.
+        k_ssb (`torch.Tensor` of shape `(batch,)`): Subcarrier offset, 0 to 31; its high bit is sent here.
         cell_id (`torch.Tensor` of shape `(batch,)`): 0 to 1007.
 
     Returns:
@@ -145,8 +145,8 @@ def encode_broadcast(
     payload[:, place[14:31]] = mib[:, [0, *range(7, 23)]]
     payload[:, place[31]] = mib[:, 23]
 
-    # First scrambling, clause 7.1.2: 29 bits of the cell's sequence, chosen by the frame number's bits 2 and 1, which
-    # stay clear with the half-frame bit.
+    # First scrambling, clause 7.1.2: 29 bits of the cell's sequence, selected by bits 2 and 1 of the frame number.
+    # These and the half-frame bit are not scrambled.
     clear = torch.zeros(32, dtype=torch.bool, device=device)
     clear[place[[7, 8, 10]]] = True
     sequence = gold_bits(cell_id, 4 * 29)
@@ -160,8 +160,8 @@ def encode_control(payload: torch.Tensor, rnti: torch.Tensor, num_coded: int) ->
 
     Args:
         payload (`torch.Tensor` of shape `(batch, num_bits)`, uint8): At least 12 bits.
-        rnti (`torch.Tensor` of shape `(batch,)`): Whom it is for.
-        num_coded (`int`): 108 bits a control channel element.
+        rnti (`torch.Tensor` of shape `(batch,)`): Identity of the recipient.
+        num_coded (`int`): 108 bits per control channel element.
 
     Returns:
         `torch.Tensor` of shape `(batch, num_coded)`, uint8.
@@ -220,9 +220,9 @@ def _set_index(lifting: int) -> int:
 def _parity_checks(
     base_graph: int, lifting: int, rows: range, columns: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which columns to add up for each row of the graph, and their shifts, each of shape `(most, len(rows))`.
+    """Columns to add up for each row of the graph, and their shifts, each of shape `(most, len(rows))`.
 
-    Rows with few columns are filled up with column `columns`.
+    Rows with fewer columns are padded with column `columns`.
     """
     terms = {row: [] for row in rows}
     for row, column, shift in _base_graph(base_graph, _set_index(lifting)):
@@ -261,15 +261,15 @@ def ldpc_encode(bits: torch.Tensor, base_graph: int, lifting: int, rows: int) ->
     Args:
         bits (`torch.Tensor` of shape `(batch, columns * lifting)`, uint8): Code blocks with their CRC, zero in place
             of filler bits.
-        base_graph (`int`): 1 with 22 columns or 2 with 10.
+        base_graph (`int`): 1, with 22 columns, or 2, with 10.
         lifting (`int`): Lifting size Z_c.
-        rows (`int`): How many rows of the graph are wanted, at least 4.
+        rows (`int`): Rows of the graph to compute, at least 4.
 
     Returns:
         `torch.Tensor` of shape `(batch, (columns + rows) * lifting)`, uint8: the message and its parity bits.
     """
     batch_size, columns = len(bits), bits.shape[1] // lifting
-    # Eight blocks share a byte: sums modulo two of all cost as much as of one.
+    # Eight blocks share a byte: adding all of them modulo two costs as much as adding one.
     octets = torch.nn.functional.pad(bits, (0, 0, 0, -batch_size % 8)).view(-1, 8, columns, lifting)
     shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
     packed = (octets << shifts[:, None, None]).sum(1, dtype=torch.uint8)
@@ -277,7 +277,7 @@ def ldpc_encode(bits: torch.Tensor, base_graph: int, lifting: int, rows: int) ->
     word[:columns] = packed.transpose(0, 1)[:, :, None]
     twice = word.flatten(2)
     check = _add_up(twice[: columns + 1], base_graph, range(4))
-    # The four core rows end in a column with shifts (a, b, a) and a double diagonal: their sum leaves shift b alone.
+    # The four core rows end in a column with shifts (a, b, a) and a double diagonal: their sum has only shift b.
     first, middle = columns, 1 if base_graph == 1 else 2
     core = {
         row: shift % lifting
@@ -325,7 +325,7 @@ def _checksum_bits(size: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class SharedChannelCode:
-    """Coding of like transport blocks of the downlink shared channel, redundancy version 0 (TS 38.212, clause 7.2).
+    """Coding of similar transport blocks of the downlink shared channel, redundancy version 0 (TS 38.212, clause 7.2).
 
     Attributes:
         base_graph (`int`): 1 or 2.
@@ -335,9 +335,9 @@ class SharedChannelCode:
         bits_per_symbol (`int`): Highest modulation order.
         rows (`int`): Rows of the base graph whose parity bits are sent.
         largest (`int`): Largest transport block [bits].
-        longest (`int`): Most symbols.
-        parts (`tuple[tuple[int, int], ...]`): Of each modulation order how many transport blocks there are, one after
-            the other, and the size of the largest.
+        longest (`int`): Largest number of symbols.
+        parts (`tuple[tuple[int, int], ...]`): For each modulation order, the number of transport blocks, which are
+            consecutive, and the size of the largest.
     """
 
     base_graph: int
@@ -354,7 +354,7 @@ class SharedChannelCode:
     def classes(
         size: torch.Tensor, num_symbols: torch.Tensor, bits_per_symbol: torch.Tensor, code_rate: torch.Tensor
     ) -> list[tuple[torch.Tensor, "SharedChannelCode"]]:
-        """Sort transport blocks by what can be coded together.
+        """Group transport blocks that can be coded together.
 
         Args:
             size (`torch.Tensor` of shape `(batch,)`, int64): Transport block sizes [bits].
@@ -363,7 +363,7 @@ class SharedChannelCode:
             code_rate (`torch.Tensor` of shape `(batch,)`): Target code rates; they choose the base graphs.
 
         Returns:
-            `list` of the blocks of each class and its code.
+            `list` of the indices of the blocks in each class and the class's code.
         """
         base_graph, blocks, lifting = segment(size, code_rate)
         columns = torch.where(base_graph == 1, 22, 10)
@@ -383,7 +383,7 @@ class SharedChannelCode:
         largest = torch.zeros(len(keys), 3, dtype=torch.int64, device=size.device)
         largest.scatter_reduce_(0, index, values, "amax")
         kinds = torch.cat([keys, largest, counts[:, None]], 1).tolist()
-        # Modulation orders, the last part of the keys, differ in how bits are shared out to symbols alone.
+        # Modulation orders, the last part of the keys, only change how bits are distributed over symbols.
         codes = []
         for key, group in groupby(kinds, key=lambda entry: tuple(entry[:4])):
             of_orders, rows, sizes, symbols, numbers = zip(*(entry[4:] for entry in group), strict=True)
@@ -394,11 +394,11 @@ class SharedChannelCode:
 
     @property
     def num_transport_blocks(self) -> int:
-        """`int`: That are coded together."""
+        """`int`: Number of transport blocks that are coded together."""
         return sum(count for count, _ in self.parts)
 
     def draw(self, size: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Random transport blocks of these sizes, followed by zeros: `(batch, largest)`, uint8."""
+        """Draw random transport blocks of these sizes, followed by zeros: `(batch, largest)`, uint8."""
         parts = (
             torch.nn.functional.pad(random_bits(count, largest, generator), (0, self.largest - largest))
             for count, largest in self.parts
@@ -414,8 +414,8 @@ class SharedChannelCode:
         Args:
             bits (`torch.Tensor` of shape `(batch, largest)`, uint8): Transport blocks, followed by zeros.
             size (`torch.Tensor` of shape `(batch,)`, int64): Their sizes.
-            num_symbols (`torch.Tensor` of shape `(batch,)`, int64): How many symbols each fills.
-            bits_per_symbol (`torch.Tensor` of shape `(batch,)`, int64): Their modulation orders.
+            num_symbols (`torch.Tensor` of shape `(batch,)`, int64): Symbols that each fills.
+            bits_per_symbol (`torch.Tensor` of shape `(batch,)`, int64): Modulation order of each.
 
         Returns:
             `torch.Tensor` of shape `(batch, longest)`, uint8; undefined beyond `num_symbols`.
@@ -428,12 +428,12 @@ class SharedChannelCode:
         most = -(-self.longest // blocks)
         number = torch.arange(self.bits_per_symbol, device=device)
         first = symbols.flatten()[:, None] * number
-        if mixed := len(self.parts) > 1:  # modulation orders, of which the lower ones end before the last bit
+        if mixed := len(self.parts) > 1:  # mixed modulation orders: the lower ones have fewer bits per symbol
             has = number < bits_per_symbol.repeat_interleave(blocks)[:, None]
             first = first.masked_fill_(~has, 0)
-        # The circular buffer is never cut (limited-buffer rate matching): with one layer and version 0, its limit is
-        # above all that the resource elements of a slot hold.
-        if self.rows == _PARITY_ROWS[self.base_graph]:  # else the class has as many rows as its longest block needs
+        # Limited-buffer rate matching never cuts the circular buffer: with one layer and version 0, its limit is above
+        # all that the resource elements of a slot hold.
+        if self.rows == _PARITY_ROWS[self.base_graph]:  # otherwise the rows suffice for the longest block of the class
             place = torch.arange(most * self.bits_per_symbol, device=device) % length[:, None]
             buffer = buffer.gather(1, place)
         planes = slices(torch.nn.functional.pad(buffer, (0, most)), first, most)
@@ -447,7 +447,7 @@ class SharedChannelCode:
                 labels = labels.mul_(2).add_(plane)
         if blocks == 1:
             return labels
-        # Close the gaps between blocks, of which each is the first of its planes.
+        # Close the gaps between blocks: the labels of each block are in the first of its planes.
         apart = self.bits_per_symbol * most
         end = symbols.cumsum(1)
         place = torch.arange(self.longest, device=device).repeat(len(bits), 1)
@@ -457,7 +457,7 @@ class SharedChannelCode:
         return planes.view(len(bits), -1).gather(1, place)
 
     def _circular_buffer(self, bits: torch.Tensor, size: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Code blocks one below the other without filler bits, and how many bits each has (clause 5.4.2.1)."""
+        """Code blocks as rows, without filler bits, and the number of bits of each (clause 5.4.2.1)."""
         device, blocks = bits.device, self.num_blocks
         columns = 22 if self.base_graph == 1 else 10
         whole = columns * self.lifting
@@ -481,7 +481,7 @@ class SharedChannelCode:
             message = append(message, "24B", share, whole)
             block_bits = share + 24
         word = ldpc_encode(message, self.base_graph, self.lifting, self.rows)
-        # The first two columns are never sent; filler bits are left out: parity bits move up to close the gap.
+        # The first two columns are never sent. Filler bits are dropped: parity bits move up to close the gap.
         systematic = block_bits - 2 * self.lifting
         length = systematic + self.rows * self.lifting
         longest = word.shape[1] - 2 * self.lifting

@@ -22,12 +22,12 @@ class TransportBlocks:
     """The user's data of a batch of cells.
 
     Attributes:
-        row, slot (`torch.Tensor` of shape `(num_grants,)`): Where something was sent.
-        block (`torch.Tensor` of shape `(num_grants,)`): Which transport block; several rows may send one.
+        row, slot (`torch.Tensor` of shape `(num_grants,)`): Cell and slot of each grant.
+        block (`torch.Tensor` of shape `(num_grants,)`): Its transport block, which several rows may share.
         size (`torch.Tensor` of shape `(num_blocks,)`): Size of each [bits].
         bits_per_symbol (`torch.Tensor` of shape `(num_blocks,)`): Modulation order.
-        payloads (`list[tuple[torch.Tensor, torch.Tensor]]`): The bits, by code: which blocks, `(n,)`, and the bits of
-            each followed by zeros, `(n, largest)`, uint8.
+        payloads (`list[tuple[torch.Tensor, torch.Tensor]]`): The bits, by code: indices of the blocks, `(n,)`, and the
+            bits of each followed by zeros, `(n, largest)`, uint8.
     """
 
     row: torch.Tensor
@@ -38,7 +38,7 @@ class TransportBlocks:
     payloads: list[tuple[torch.Tensor, torch.Tensor]]
 
     def bits(self, grant: int) -> torch.Tensor:
-        """What was sent with a grant, shape `(size,)`, uint8."""
+        """The bits sent with a grant, shape `(size,)`, uint8."""
         block = self.block[grant]
         return next(bits[blocks == block][0, : self.size[block]] for blocks, bits in self.payloads if block in blocks)
 
@@ -67,7 +67,7 @@ def shared_channel(cells: Cells, generator: torch.Generator) -> tuple[torch.Tens
 
 
 def _label_points() -> torch.Tensor:
-    """All constellations, each in its part of the table, and the zero of an element without data."""
+    """All constellations, each in its part of the table, and zero for elements without data."""
     points = torch.zeros(_SILENT + 1, dtype=torch.complex64)
     for index, name in enumerate(MODULATIONS):
         table = constellation(name)
@@ -80,14 +80,14 @@ def _place(cells: Cells, labels: torch.Tensor) -> torch.Tensor:
 
     Args:
         cells ([`Cells`]): The cells.
-        labels (`torch.Tensor` of shape `(batch * num_slots, n)`, int32): Of each slot, in order.
+        labels (`torch.Tensor` of shape `(batch * num_slots, n)`, int32): Labels of each slot, in order.
 
     Returns:
         `torch.Tensor` of shape `(batch, num_slots, 14, num_rb, 12)`, int32.
     """
     count = cells.data_blocks.flatten(0, 1).flatten(1)
     first = count.cumsum(1, dtype=torch.int64) - count
-    # Whole resource blocks are copied at once; the few with other elements inside are spread out below.
+    # Whole resource blocks are copied at once; the few that also hold other elements are spread out below.
     placed = slices(labels, first, 12)
     placed = placed.masked_fill_((count == 0)[..., None], _SILENT).view(*cells.data_blocks.shape, 12)
 
@@ -108,7 +108,7 @@ def _place(cells: Cells, labels: torch.Tensor) -> torch.Tensor:
 
 
 def _add_dmrs(grid: torch.Tensor, cells: Cells) -> None:
-    """DMRS of the PDSCH, configuration type 1 (clause 7.4.1.1), in place."""
+    """Add DMRS of the PDSCH, configuration type 1 (clause 7.4.1.1), in place."""
     row, slot, symbol = (cells.dmrs_symbols & cells.allocated.any(-1)[..., None]).nonzero(as_tuple=True)
     number = SYMBOLS_PER_SLOT * cells.slot_in_frame[row, slot] + symbol + 1
     cell_id, port = cells.cell_id[row], cells.dmrs_port[row]
@@ -125,26 +125,26 @@ def _add_dmrs(grid: torch.Tensor, cells: Cells) -> None:
 
 
 def _add_tracking(grid: torch.Tensor, cells: Cells) -> None:
-    """CSI-RS for tracking: one port, density 3 (clause 7.4.1.5, table 7.4.1.5.3-1, row 1), in place."""
+    """Add CSI-RS for tracking: one port, density 3 (clause 7.4.1.5, table 7.4.1.5.3-1, row 1), in place."""
     row, slot = cells.tracking.nonzero(as_tuple=True)
     for symbol in TRACKING_SYMBOLS:
         number = SYMBOLS_PER_SLOT * cells.slot_in_frame[row, slot] + symbol + 1
         cell_id = cells.cell_id[row]
         c_init = (2**10 * number * (2 * cell_id + 1) + cell_id) % 2**31
         place = cells.tracking_elements[row, slot, symbol]
-        # The sequence starts at common resource block 0, whatever part of it is sent.
+        # The sequence starts at common resource block 0, whichever part of it is sent.
         sequence = gold_qpsk(c_init, 3 * cells.num_rb).repeat_interleave(4, 1)
         grid[row, slot, symbol] = torch.where(place, sequence, grid[row, slot, symbol])
 
 
 def _coded_labels(cells: Cells, generator: torch.Generator) -> tuple[torch.Tensor, TransportBlocks]:
-    """Scrambled bits of each slot as labels of points, shape `(batch * num_slots, n)`, int32, and their blocks.
+    """Scrambled bits of each slot as constellation labels, shape `(batch * num_slots, n)`, int32, and their blocks.
 
     Labels beyond the elements of a slot are undefined.
     """
     device = cells.cell_id.device
     num_elements = cells.num_elements
-    # Room for the copies of whole resource blocks that start at the last elements.
+    # Leave room for copies of whole resource blocks that start at the last elements.
     longest = int(num_elements.max()) + 12
     labels = torch.zeros(num_elements.numel(), longest, dtype=torch.int32, device=device)
     row, slot = (num_elements > 0).nonzero(as_tuple=True)
@@ -154,7 +154,7 @@ def _coded_labels(cells: Cells, generator: torch.Generator) -> tuple[torch.Tenso
     if bool((size > 0.95 * elements * order).any()):
         worst = (size / (elements * order)).max()
         raise ValueError(f"A transport block would have a code rate of {worst:.2f}, at most 0.95: take a lower mcs.")
-    # Rows share the payload of like grants in the same slot: scrambling makes each row's symbols its own.
+    # Rows share the payload of equal grants in the same slot: scrambling makes each row's symbols its own.
     keys = torch.stack([size, elements, order, (2048 * rate).long(), slot], 1)
     keys, block = keys.unique(dim=0, return_inverse=True)
     size, count, bits_per_symbol, double_rate, _ = keys.unbind(1)
@@ -165,7 +165,7 @@ def _coded_labels(cells: Cells, generator: torch.Generator) -> tuple[torch.Tenso
         coded[chosen, : code.longest] = code.encode(bits, size[chosen], count[chosen], bits_per_symbol[chosen])
         payloads.append((chosen, bits))
 
-    # One sequence serves all slots of a cell (clause 7.3.1.1).
+    # One scrambling sequence serves all slots of a cell (clause 7.3.1.1).
     seeds = cells.rnti * 2**15 + cells.cell_id
     for index in range(len(MODULATIONS)):
         (mine,) = (order == 2 * index + 2).nonzero(as_tuple=True)

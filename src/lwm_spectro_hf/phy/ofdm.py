@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import torch
 
-# Usual sizes of the DFT of cells: powers of two, and three quarters of them.
+# Usual DFT sizes of cells: powers of two, and three quarters of them.
 _FFT_SIZES = (128, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
-FULL_BAND = 0.94  # share of the band that a carrier occupies at most, and up to which channels are exact
+FULL_BAND = 0.94  # largest share of the band that a carrier occupies; channels are exact up to here
 
 
 def band_edge(frequencies: torch.Tensor) -> torch.Tensor:
-    """A filter that takes a sampling rate's edges off: one within `FULL_BAND`, falling smoothly to zero at half of it.
+    """Filter that removes the band edges: one within `FULL_BAND`, falling smoothly to zero at half the sampling rate.
 
     Args:
         frequencies (`torch.Tensor` of any shape): In cycles per sample.
@@ -23,12 +23,12 @@ def band_edge(frequencies: torch.Tensor) -> torch.Tensor:
 
 
 def squared_modulus(values: torch.Tensor) -> torch.Tensor:
-    """|z|² of complex values of any shape: by `abs`, or as a sum over pairs, it takes four times as long."""
+    """|z|² of complex values of any shape. `abs`, or a sum over pairs, would take four times as long."""
     return (values * values.conj()).real
 
 
 def fft_sizes(num_subcarriers: float) -> list[int]:
-    """Usual DFTs that hold so many subcarriers and leave channels room for their edges, the smallest first."""
+    """Usual DFT sizes that hold this many subcarriers and leave room at the band edges, the smallest first."""
     return [size for size in _FFT_SIZES if FULL_BAND * size >= num_subcarriers]
 
 
@@ -38,7 +38,7 @@ class Numerology:
 
     Attributes:
         sampling_rate (`float`): Native rate, `fft_size * subcarrier_spacing_hz` [Hz].
-        subcarrier_spacing_hz (`float`): Distance of neighbouring subcarriers [Hz].
+        subcarrier_spacing_hz (`float`): Distance of neighboring subcarriers [Hz].
         fft_size (`int`): Samples of the useful symbol.
         dc_used (`bool`): Whether the subcarrier at zero frequency carries a symbol (5G) or stays empty (LTE, WiFi).
     """
@@ -55,7 +55,7 @@ class Numerology:
 
 
 def symbols_to_samples(grid: torch.Tensor, numerology: Numerology) -> torch.Tensor:
-    """Inverse DFT of every OFDM symbol, without cyclic prefix. Unitary: a bin of power one stays one in the mean.
+    """Inverse DFT of every OFDM symbol, without cyclic prefix. Unitary: bins and samples have the same total power.
 
     Args:
         grid (`torch.Tensor` of shape `(batch, num_symbols, num_subcarriers)`): Lowest frequency first.
@@ -78,7 +78,7 @@ def symbols_to_samples(grid: torch.Tensor, numerology: Numerology) -> torch.Tens
 def modulate(
     grid: torch.Tensor, numerology: Numerology, cyclic_prefix: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Resource grid to baseband samples with cyclic prefixes.
+    """Modulate a resource grid to baseband samples with cyclic prefixes.
 
     Args:
         grid (`torch.Tensor` of shape `(batch, num_symbols, num_subcarriers)`): Lowest frequency first.
@@ -91,7 +91,7 @@ def modulate(
     useful, size = symbols_to_samples(grid, numerology), numerology.fft_size
     ends = torch.cumsum(cyclic_prefix + size, 0)
     samples = useful.new_empty(len(grid), int(ends[-1]))
-    # Whole runs of samples, many times faster than one by one: of symbols up to the next with a longer prefix.
+    # Copy runs of symbols up to the next with a longer prefix: many times faster than one by one.
     prefixes = cyclic_prefix.tolist()
     short = min(prefixes)
     firsts = [symbol for symbol, prefix in enumerate(prefixes) if prefix > short or symbol == 0]
@@ -125,7 +125,7 @@ def cyclic_prefix_3gpp(numerology: Numerology, num_symbols: int, first_symbol: i
 
 
 def fast_length(length: int, step: int = 1) -> int:
-    """The next length, from this one on, that Fourier transforms are fast at: without prime factors above five.
+    """The next length, from this one on, for which Fourier transforms are fast: without prime factors above five.
 
     Args:
         length (`int`): At least 1.

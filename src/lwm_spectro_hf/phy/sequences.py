@@ -10,7 +10,7 @@ CONSTELLATION_ORDERS = {"BPSK": 1, "QPSK": 2, "16QAM": 4, "64QAM": 6, "256QAM": 
 
 
 def constellation(name: str) -> torch.Tensor:
-    """Gray-labelled constellation of unit mean power (3GPP TS 38.211, clause 5.1; 36.211, clause 7.1).
+    """Gray-labeled constellation of unit mean power (3GPP TS 38.211, clause 5.1; 36.211, clause 7.1).
 
     Point `i` carries the bits of `i`, most significant first; even bits select the in-phase, odd
     bits the quadrature level.
@@ -48,7 +48,7 @@ def _gold_tables(num_words: int, width: int) -> tuple[torch.Tensor, torch.Tensor
     """The first m-sequence as words, and what each four bits of `c_init` add to the second, `(8, 16, num_words)`."""
     advance, order, length = 1600, 31, num_words * width
     first = [1] + [0] * (order - 1)
-    # Every bit of the second sequence is a sum of initial bits: keep which ones, as a 31-bit integer a position.
+    # Every bit of the second sequence is a sum of initial bits: record which ones, as a 31-bit integer per position.
     second = [1 << position for position in range(order)]
     for n in range(length + advance - order):
         first.append(first[n + 3] ^ first[n])
@@ -65,7 +65,7 @@ def _gold_tables(num_words: int, width: int) -> tuple[torch.Tensor, torch.Tensor
 
 
 def gold_words(c_init: torch.Tensor, num_words: int, width: int) -> torch.Tensor:
-    """The sequence of [`gold_bits`] in words of `width` bits, at most 8, the first bit highest.
+    """The sequence of [`gold_bits`] in words of `width` bits, at most 8, with the first bit highest.
 
     Args:
         c_init (`torch.Tensor` of any shape, int64): Initial state of the second m-sequence.

@@ -1,9 +1,9 @@
-"""The compensated receiver of the paper's Fig. 1: frames that are OFDM symbols, freed of timing and carrier offset.
+"""The compensated receiver of the paper's Fig. 1: frames are OFDM symbols, corrected for timing and carrier offset.
 
-Nothing is known about the transmitter but its standard. The cyclic prefix is what is used: it comes again one useful
-symbol later (van de Beek, Sandell, Börjesson, "ML Estimation of Time and Frequency Offset in OFDM Systems", 1997).
+Only the standard of the transmitter is known. The receiver uses the cyclic prefix, which is repeated one useful symbol
+later (van de Beek, Sandell, Börjesson, "ML Estimation of Time and Frequency Offset in OFDM Systems", 1997).
 
-A frame of the result is one useful symbol, so the front-end sees one DFT of each:
+A frame of the result is one useful symbol, so the front-end computes one DFT of each:
 
 ```python
 >>> recording = open_recording("cell.sigmf-meta")  # LTE at 1.92 Msps: 128 samples a symbol
@@ -23,49 +23,51 @@ from .ofdm import Numerology, cyclic_prefix_3gpp, squared_modulus
 
 SPACINGS_3GPP_HZ = (15e3, 30e3, 60e3, 120e3)
 SPACING_WIFI_HZ = 312_500.0
-MAX_CLOCK_ERROR = 40e-6  # how far the clock of a cheap receiver is off
+MAX_CLOCK_ERROR = 40e-6  # largest clock error of a cheap receiver
 
-# WiFi bursts, on a raster of symbols [symbols of 4 us]. The shortest packet, an acknowledgement, lasts 28 us; the
-# shortest gap is SIFS, 16 us, of which at least three symbols of the raster hold nothing else.
+# WiFi bursts, on a raster of symbols [symbols of 4 us]. The shortest packet, an acknowledgment, lasts 28 us; the
+# shortest gap is SIFS, 16 us, which contains at least three whole symbols of the raster.
 _SHORTEST_BURST = 5
-# A burst has this power over the quietest 2 % of the raster, which in noise alone are 15 % below the mean ...
+# A burst exceeds the quietest 2 % of the raster by this factor in power. In noise alone these are 15 % below the mean.
 _BURST_POWER = 1.5
-# ... and over the loudest symbol of the recording, for recordings without noise.
+# It also exceeds this fraction of the loudest symbol of the recording, for recordings without noise.
 _FAINTEST_BURST = 1e-4
 _FIELD_PERIOD_S = 0.8e-6  # of the short training field, which has ten
-_TRAINING_COHERENCE = 0.6  # of two periods of the short training field: it is S / (S + N)
-# Answers: the longest, a block acknowledgement at 6 Mbit/s, fills 17 symbols and part of another; SIFS leaves at least
-# three free, and DIFS, after which everybody may send, seven. An edge of a burst is off by one, where it is faint.
+_TRAINING_COHERENCE = 0.6  # least coherence of two periods of the short training field: it is S / (S + N)
+# Answers: the longest, a block acknowledgment at 6 Mbit/s, fills 17 symbols and part of another. SIFS leaves at least
+# three free, and DIFS, after which any station may send, seven. The edge of a faint burst may be off by one symbol.
 _LONGEST_ANSWER = 18
 _SIFS_SYMBOLS = (2, 5)
-# Stations: how many are told apart, from how many standard errors of the turns of their carriers in a symbol on, how
-# much one carrier wanders, half a kilohertz, and how well one has to be known; that of noise is by 0.3 [rad].
+# Stations: how many are distinguished. Their carriers turn in each symbol by angles that differ by more than so many
+# standard errors and the drift of one carrier, half a kilohertz [rad]. The clearest of a station must have at most the
+# last of these standard errors [rad]; that of noise is 0.3.
 _MOST_STATIONS = 4
 _CARRIER_ERRORS, _CARRIER_DRIFT, _CLEAR_CARRIER = 3.0, 0.01, 0.2
 
-# Evidence of symbols. Of prefixes: the peak of their correlation, where it counts neither way, and how fast it then
-# counts [nats]. Of 583 generated recordings of 1, 3 or 20 ms without WiFi's prefixes 1 % have a peak above 2.5, and of
-# as many without noise 4 %; of 254 with them, from 0 dB of SNR on, all have. Of 440 of 5 or 20 ms, 98 % of those
-# without a cell's are below 4.5; of those with them, from 0 dB on, all but one are above 5.0.
-_WIFI_BLOCK = 25  # symbols that are summed as they are: packets come and go, each with a timing of its own
-_WIFI_PEAK, _WIFI_SLOPE = 2.5, 4.0  # over the root mean square of noise, mean over all blocks
-_WIFI_POWER = 4  # of that mean: a packet counts even if little else is sent
-# Bands that are made equally loud, less than a tenth of the narrowest that is searched, and for how long.
+# Evidence of symbols. From prefixes: the correlation peak at which the evidence is zero, and the slope [nats]. Of 583
+# generated recordings of 1, 3 or 20 ms without WiFi's prefixes, 1 % have a peak above 2.5, and 4 % of as many without
+# noise; of 254 with them, from 0 dB SNR on, all have. Of 440 of 5 or 20 ms, 98 % of those without a cell's prefixes
+# are below 4.5; of those with them, from 0 dB on, all but one are above 5.0.
+_WIFI_BLOCK = 25  # symbols that are summed coherently: packets come and go, each with a timing of its own
+_WIFI_PEAK, _WIFI_SLOPE = 2.5, 4.0  # relative to the root mean square of noise, averaged over all blocks
+_WIFI_POWER = 4  # exponent of that average: a packet counts even if little else is sent
+# Width of the bands that are made equally loud, under a tenth of the narrowest search band, and duration of a level.
 _LEVEL_HZ, _LEVEL_S = 300e3, 0.2e-3
-_FAINTEST_LEVEL = 1e-4  # of the loudest of them: what is fainter stays so, such as what a loud carrier leaks
-_CELL_PEAK, _CELL_SLOPE = 5.0, 2.0  # over the median of all timings
-# A burst little longer than a symbol leaves most timings empty, so that any peak stands out of their median. It lacks
-# several prefixes that make the peak (asked for in so many periods or more), and a peak above the products' deviation.
+_FAINTEST_LEVEL = 1e-4  # relative to the loudest: bands below, such as leakage of a loud carrier, stay fainter
+_CELL_PEAK, _CELL_SLOPE = 5.0, 2.0  # relative to the median over all timings
+# A burst little longer than a symbol leaves most timings empty, so that any peak stands out from their median. Cells also
+# have several prefixes in the peak (required from this many periods on), and a peak well above the products' deviation.
 _CELL_PREFIXES, _CELL_PREFIXES_SLOPE, _CELL_PERIODS = 3.0, 2.0, 3
 _CELL_DEVIATIONS, _CELL_DEVIATIONS_SLOPE = 5.0, 4.0
-# Extended prefixes are a quarter of a symbol, so that half of all timings see some: over what noise has. LTE's are
-# above 15, but of idle cells above 8; of what has none, and no shorter ones either, all are below 4.
+# Extended prefixes are a quarter of a symbol, so that half of all timings overlap with some: relative to noise
+# instead. LTE's are above 15, those of idle cells above 8; signals with neither these nor shorter prefixes are all
+# below 4.
 _EXTENDED_PEAK, _EXTENDED_SLOPE = 8.0, 0.5
-# Of training fields: the peak of their coherence, over its mean in noise. Of 380 generated recordings of 1, 3 or 20 ms
-# without packets all have less than 6.7, and of as many without noise 7 % more than 7.2; of those with them, from 5 dB
-# of SNR on, 68, 81 and 90 % have more.
+# Training fields: the peak of their coherence, relative to its mean in noise. Of 380 generated recordings of 1, 3 or
+# 20 ms without packets, all are below 6.7, and 7 % of as many without noise above 7.2; of those with packets, from 5
+# dB SNR on, 68, 81 and 90 % are above.
 _FIELD_PEAK, _FIELD_SLOPE = 7.2, 3.0
-EVIDENCE = (-2.0, 6.0)  # that there are none: they may be weak; that there are some: they may be somebody else's
+EVIDENCE = (-2.0, 6.0)  # least: there may be symbols that are too weak; most: they may belong to another system
 
 
 @dataclass
@@ -75,8 +77,8 @@ class Synchronized:
     Attributes:
         iq (`torch.Tensor` of shape `(batch, num_frames * fft_size)`): The frames one after the other, complex64.
         fft_size (`int`): Samples of a frame.
-        cfo_hz (`torch.Tensor` of shape `(batch, num_frames)`): Carrier offset that was taken out of a frame [Hz]. It
-            is known up to whole subcarriers: within half a spacing.
+        cfo_hz (`torch.Tensor` of shape `(batch, num_frames)`): Carrier offset that was removed from each frame [Hz],
+            known up to whole subcarriers: within half a spacing.
         start (`torch.Tensor` of shape `(batch, num_frames)`, int64): First sample of each frame in the recording. It
             lies a third of a cyclic prefix before the useful part.
     """
@@ -88,11 +90,11 @@ class Synchronized:
 
 
 class Station(NamedTuple):
-    """Who is heard in a recording of WiFi, or in each of a batch of them.
+    """The WiFi station that was kept of a recording, or of each in a batch.
 
     Attributes:
-        carrier_hz (`torch.Tensor` of shape `(batch,)`, or `float`): Carrier offset, known up to whole subcarriers; not
-            a number where nobody is heard [Hz].
+        carrier_hz (`torch.Tensor` of shape `(batch,)`, or `float`): Carrier offset, known up to whole subcarriers; NaN
+            if there is no station [Hz].
         airtime_s (`torch.Tensor` of shape `(batch,)`, or `float`): How long it sends [s].
     """
 
@@ -102,12 +104,12 @@ class Station(NamedTuple):
 
 @dataclass(frozen=True)
 class _Raster:
-    """Where the symbols of a standard lie, over and over again with a period.
+    """Positions of the symbols of a standard, which repeat with a period.
 
     Attributes:
         period: [samples].
         is_prefix: `(period,)`: one within a cyclic prefix, zero elsewhere.
-        first: `(symbols_per_period,)`: Sample of each symbol at which its frame starts.
+        first: `(symbols_per_period,)`: First sample of each symbol's frame.
         prefix: The shortest cyclic prefix [samples].
         fft_size: [samples].
     """
@@ -129,7 +131,7 @@ class _Raster:
 
 
 def symbol_period_s(subcarrier_spacing_hz: float) -> float:
-    """Time from one OFDM symbol to the next, on the average over cyclic prefixes of unlike lengths [s]."""
+    """Time from one OFDM symbol to the next, averaged over cyclic prefixes of different lengths [s]."""
     if subcarrier_spacing_hz == SPACING_WIFI_HZ:
         return 4e-6  # IEEE 802.11-2020, table 17-5
     return 0.5e-3 / (7 * subcarrier_spacing_hz / 15e3)
@@ -143,7 +145,7 @@ def _raster(sampling_rate: float, subcarrier_spacing_hz: float, device: torch.de
             "has the first, 5G one of the first three, 802.11a/g/n the last."
         )
     is_wifi = subcarrier_spacing_hz == SPACING_WIFI_HZ
-    # The cyclic prefixes are whole samples: 144/2048 of a 3GPP symbol, a quarter of a WiFi one.
+    # Cyclic prefixes must be whole samples: 144/2048 of a 3GPP symbol, a quarter of a WiFi symbol.
     unit = 4 if is_wifi else 128
     fft_size = round(sampling_rate / subcarrier_spacing_hz)
     if fft_size < unit or fft_size % unit or abs(fft_size * subcarrier_spacing_hz / sampling_rate - 1) > 1e-6:
@@ -154,7 +156,7 @@ def _raster(sampling_rate: float, subcarrier_spacing_hz: float, device: torch.de
         )
     if is_wifi:  # IEEE 802.11-2020, table 17-5
         prefixes = torch.tensor([fft_size // 4])
-    else:  # over half a millisecond, after which the prefixes come again
+    else:  # over half a millisecond, after which the prefixes repeat
         numerology = Numerology(fft_size * subcarrier_spacing_hz, subcarrier_spacing_hz, fft_size, dc_used=True)
         prefixes = cyclic_prefix_3gpp(numerology, 7 * round(subcarrier_spacing_hz / 15e3))
     ends = torch.cumsum(prefixes + fft_size, 0)
@@ -162,15 +164,15 @@ def _raster(sampling_rate: float, subcarrier_spacing_hz: float, device: torch.de
     useful = ends - fft_size
     number = torch.searchsorted(ends, torch.arange(period), right=True)
     is_prefix = torch.arange(period) < useful[number]
-    # The estimate is late by the median of the power-delay profile; so that the next symbol does not reach into a
-    # frame, it starts earlier. Of exponential channels a quarter of a prefix lets in least interference, of two equal
-    # paths a half. It costs a phase that is linear in frequency, which a power spectrogram does not see.
+    # The timing estimate is late by the median of the power-delay profile. Frames start earlier, so that the next
+    # symbol does not reach into them: a quarter of a prefix minimizes interference in exponential channels, a half
+    # with two equal paths. This adds a phase that is linear in frequency, which a power spectrogram does not show.
     first = useful - prefix // 3
     return _Raster(period, is_prefix.float().to(device), first.to(device), prefix, fft_size)
 
 
 def _num_segments(raster: _Raster, num_samples: int) -> int:
-    """Parts of a recording within each of which clocks drift apart by less than an eighth of a prefix."""
+    """Number of parts of a recording within each of which clocks drift by less than an eighth of a prefix."""
     return 1 + int(8 * MAX_CLOCK_ERROR * num_samples / raster.prefix)
 
 
@@ -181,7 +183,7 @@ def required_samples(
 
     Args:
         sampling_rate (`float`): [Hz].
-        subcarrier_spacing_hz (`float`): 15e3, 30e3 or 60e3 for LTE and 5G, 312.5e3 for WiFi [Hz].
+        subcarrier_spacing_hz (`float`): 15e3, 30e3, 60e3 or 120e3 for LTE and 5G, 312.5e3 for WiFi [Hz].
         num_frames (`int`, *optional*, defaults to 128): Frames.
         symbol_step (`int`, *optional*, defaults to 1): Symbols from one frame to the next.
 
@@ -198,7 +200,7 @@ def _required(raster: _Raster, num_frames: int, symbol_step: int) -> int:
     for name, value in (("num_frames", num_frames), ("symbol_step", symbol_step)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"`{name}={value!r}` is out of range. Expected an integer of at least 1.")
-    # The recording starts, at worst, just after the first sample of a symbol.
+    # In the worst case, the recording starts just after the first sample of a symbol.
     before = torch.arange(len(raster.first), device=raster.first.device)
     last = before + 1 + (num_frames - 1) * symbol_step
     longest = int((raster.position(last) - raster.position(before)).max()) - 1 + raster.fft_size
@@ -214,20 +216,20 @@ def synchronize(
     num_frames: int = 128,
     symbol_step: int = 1,
 ) -> Synchronized:
-    """Finds symbol timing and carrier offset from the cyclic prefixes, and cuts one frame out of each symbol.
+    """Find symbol timing and carrier offset from the cyclic prefixes, and cut one frame out of each symbol.
 
-    LTE and 5G: one timing and offset for a recording; a drift of the sample clock is followed where it matters.
-    WiFi: both anew for each burst, as packets start anywhere and come from different stations. Bursts are told by
-    their power and by the short training field. Between them the raster of 4 us goes on. Where none stands out of the
-    noise, the whole recording is taken as one.
+    LTE and 5G: one timing and offset per recording; drift of the sample clock is followed where it matters.
+    WiFi: both anew for each burst, since packets start anywhere and come from different stations. Bursts are found by
+    their power and by the short training field. Between them the raster of 4 us continues. If none stands out of the
+    noise, the whole recording is treated as one burst.
 
-    Timing and offset are estimated from the [`required_samples`] at the head of a recording; the rest is left out.
+    Timing and offset are estimated from the first [`required_samples`] of a recording; the rest is ignored.
 
     Args:
         iq (`torch.Tensor` of shape `(batch, num_samples)`): Recordings, complex.
-        sampling_rate (`float`): A whole multiple of the spacing; its quotient is the size of a frame [Hz].
-        subcarrier_spacing_hz (`float`): 15e3, 30e3 or 60e3 for LTE and 5G with normal cyclic prefix, 312.5e3 for WiFi
-            (802.11a/g/n with long guard interval) [Hz].
+        sampling_rate (`float`): A whole multiple of the spacing; their ratio is the size of a frame [Hz].
+        subcarrier_spacing_hz (`float`): 15e3, 30e3, 60e3 or 120e3 for LTE and 5G with normal cyclic prefix, 312.5e3
+            for WiFi (802.11a/g/n with long guard interval) [Hz].
         num_frames (`int`, *optional*, defaults to 128): Frames of the result.
         symbol_step (`int`, *optional*, defaults to 1): Symbols from one frame to the next.
 
@@ -250,7 +252,7 @@ def synchronize(
             f"every {symbol_step} symbol(s): record longer, or ask for fewer frames."
         )
     iq = iq[:, :needed].to(torch.complex64)
-    # One wrong sample spoils the sum, which is far cheaper than looking at each; it may also overflow by itself.
+    # One bad sample spoils the sum, which is far cheaper than checking each. The sum may also overflow by itself.
     if not torch.isfinite(iq.sum()) and not torch.isfinite(torch.view_as_real(iq)).all():
         raise ValueError("The recordings have samples that are NaN or infinite. Cut them out, or replace them by 0.")
 
@@ -266,7 +268,7 @@ def synchronize(
     which, start = _frame_starts(region, origin, raster, num_frames, symbol_step)
     start += (drift[:, None] * start).round().long()
 
-    cycles = phasor.angle() / (2 * torch.pi)  # that the carrier turns in a symbol
+    cycles = phasor.angle() / (2 * torch.pi)  # turns of the carrier per symbol
     row = torch.arange(len(iq), device=iq.device)[:, None]
     frames = iq.unfold(1, fft_size, 1)[row, start]
     frames *= _turn(-cycles[..., None] * torch.arange(fft_size, device=iq.device) / fft_size)[row, which]
@@ -276,18 +278,18 @@ def synchronize(
 
 
 def symbol_evidence(iq: torch.Tensor, sampling_rate: float, subcarrier_spacing_hz: float) -> torch.Tensor:
-    """How surely symbols of a standard are heard, from their cyclic prefixes or, of WiFi, from how packets begin.
+    """Evidence of symbols of a standard, from their cyclic prefixes or, for WiFi, also from how packets begin.
 
     Args:
-        iq (`torch.Tensor` of shape `(batch, num_samples)`): Recordings, complex, freed of what is constant; for WiFi
-            from [`equally_loud`]: a packet fills its channel, and what does not, a narrower carrier, repeats itself
-            more than noise does.
+        iq (`torch.Tensor` of shape `(batch, num_samples)`): Recordings, complex, without a constant offset; for WiFi
+            from [`equally_loud`]: a packet fills its channel, while a narrower carrier repeats itself more than noise
+            does.
         sampling_rate (`float`): As in [`synchronize`] [Hz].
         subcarrier_spacing_hz (`float`): As in [`synchronize`] [Hz].
 
     Returns:
-        `torch.Tensor` of shape `(batch,)`: How much likelier the recording is with such symbols than without,
-        logarithm, between -2 and 6; 0 if it is too short to tell.
+        `torch.Tensor` of shape `(batch,)`: Log-likelihood ratio of the recording with such symbols to the one without,
+        between -2 and 6; 0 if it is too short to tell.
 
     Raises:
         ValueError: If the rate does not fit the spacing.
@@ -350,16 +352,16 @@ def _steadiness(iq: torch.Tensor, products: torch.Tensor, correlation: torch.Ten
 
 
 def extended_prefix_evidence(iq: torch.Tensor, sampling_rate: float) -> torch.Tensor:
-    """As [`symbol_evidence`], of LTE's symbols with extended cyclic prefix (TS 36.211, table 6.12-1).
+    """As [`symbol_evidence`], for LTE symbols with extended cyclic prefix (TS 36.211, table 6.12-1).
 
-    Only where there are none with the normal one, which look like extended ones, too.
+    Only meaningful if there are no symbols with normal prefix, which look like extended ones, too.
 
     Args:
-        iq (`torch.Tensor` of shape `(batch, num_samples)`): Recordings, complex, freed of what is constant.
+        iq (`torch.Tensor` of shape `(batch, num_samples)`): Recordings, complex, without a constant offset.
         sampling_rate (`float`): A multiple of 128 x 15 kHz [Hz].
 
     Returns:
-        `torch.Tensor` of shape `(batch,)`: Logarithm, between -2 and 6; 0 if they are too short to tell.
+        `torch.Tensor` of shape `(batch,)`: Log-likelihood ratio, between -2 and 6; 0 if they are too short to tell.
     """
     fft_size = _raster(sampling_rate, 15e3, iq.device).fft_size
     prefix = fft_size // 4
@@ -376,10 +378,10 @@ def extended_prefix_evidence(iq: torch.Tensor, sampling_rate: float) -> torch.Te
 
 
 def _coloration(iq: torch.Tensor, length: int) -> torch.Tensor:
-    """How much larger correlations of noise are for its color, squared: `(batch, num_blocks)`, of blocks of `length`.
+    """Factor by which color raises the mean square correlation of noise: `(batch, num_blocks)`, in blocks of `length`.
 
-    The products of samples a fixed time apart have the square of the autocorrelation for theirs, whose sum is the mean
-    square of the spectrum over its squared mean. That of a block varies by itself, which doubles it.
+    Products of samples a fixed time apart have the squared autocorrelation of the samples as theirs. Its sum is the
+    mean square of the spectrum over its squared mean. The spectrum of one block fluctuates, which doubles this ratio.
     """
     blocks = iq[:, : iq.shape[1] // length * length].unflatten(1, (-1, length))
     spectrum = squared_modulus(torch.fft.fft(blocks))
@@ -387,19 +389,19 @@ def _coloration(iq: torch.Tensor, length: int) -> torch.Tensor:
 
 
 def _training_field_evidence(iq: torch.Tensor, sampling_rate: float, color: torch.Tensor, block: int) -> torch.Tensor:
-    """As [`symbol_evidence`], from the short training fields that packets begin with (IEEE 802.11-2020, 17.3.3).
+    """As [`symbol_evidence`], from the short training fields at the start of packets (IEEE 802.11-2020, 17.3.3).
 
-    These are the same in all packets of OFDM, from 802.11a to 802.11ax, and in each 20 MHz of a wider channel, where
+    These are the same in all OFDM packets, from 802.11a to 802.11ax, and in each 20 MHz of a wider channel, whose
     symbols and prefixes are of many kinds.
 
     Args:
         iq (`torch.Tensor` of shape `(batch, num_samples)`): Recordings from [`equally_loud`], of 30 us or more.
         sampling_rate (`float`): A multiple of 1.25 MHz; below 10 MHz no field is long enough to be sure [Hz].
         color (`torch.Tensor` of shape `(batch, num_blocks)`): From [`_coloration`].
-        block (`int`): Of so many samples each, many times a field.
+        block (`int`): Samples of each of its blocks, many times a field.
     """
     period = round(_FIELD_PERIOD_S * sampling_rate)
-    num_periods, repeated = iq.shape[1] // period, 9  # the last of the ten has no next
+    num_periods, repeated = iq.shape[1] // period, 9  # the last of the ten has no successor
     apart = repeated + 3
     periods = iq[:, : num_periods * period].unflatten(1, (num_periods, period))
     products = (periods[:, :-1].conj() * periods[:, 1:]).sum(2)
@@ -407,9 +409,9 @@ def _training_field_evidence(iq: torch.Tensor, sampling_rate: float, color: torc
     of_periods = torch.stack([products.real, products.imag, (power[:, :-1] + power[:, 1:]) / 2], dim=1)
     real, imaginary, power = torch.nn.functional.avg_pool1d(of_periods, repeated, stride=1).unbind(1)
     coherence = torch.hypot(real, imaginary) / power.clamp(min=1e-30)
-    # What is narrow or a tone is coherent, too, but for longer than a field.
+    # Narrowband signals and tones are coherent, too, but for longer than a field.
     around = torch.maximum(coherence[:, : -2 * apart], coherence[:, 2 * apart :])
-    # What has few subcarriers at a time has fewer independent samples, too.
+    # Signals with few subcarriers at a time have fewer independent samples, too.
     places = torch.arange(apart, apart + around.shape[1], device=iq.device)
     which = (places * period // block).clamp(max=color.shape[1] - 1)
     rise = (coherence[:, apart:-apart] - around) / color[:, which].sqrt()
@@ -418,10 +420,11 @@ def _training_field_evidence(iq: torch.Tensor, sampling_rate: float, color: torc
 
 
 def equally_loud(iq: torch.Tensor, sampling_rate: float) -> torch.Tensor:
-    """Recordings `(batch, num_samples)` of which all bands of 300 kHz have the same power in each 0.2 ms.
+    """Recordings `(batch, num_samples)` in which all bands of 300 kHz have the same power in each 0.2 ms.
 
-    A spectrum of all the recording would leave what stands out for a moment only, a burst in a narrow band. What is
-    40 dB below the loudest stays below the others. The last samples, fewer than there are pieces, are left out.
+    Flattening the spectrum of a whole recording would leave what stands out only briefly, a burst in a narrow band.
+    Bands more than 40 dB below the loudest stay fainter than the others. A few last samples, fewer than there are
+    pieces, are dropped.
     """
     if not iq.shape[1]:
         return iq
@@ -443,7 +446,7 @@ def _turn(cycles: torch.Tensor) -> torch.Tensor:
 def _prefix_correlation(folded: torch.Tensor, raster: _Raster) -> torch.Tensor:
     """Sum over all prefixes of a period, for each sample at which the period may start, `(..., period)`.
 
-    Taking the mean out of the pattern takes out what repeats at any time: a DC offset, a spur, WiFi's training fields.
+    Subtracting the mean of the pattern removes what repeats at any time: a DC offset, a spur, WiFi's training fields.
     """
     pattern = torch.fft.fft(raster.is_prefix - raster.is_prefix.mean())
     return torch.fft.ifft(torch.fft.fft(folded) * pattern.conj())
@@ -456,22 +459,22 @@ def _variance(power: torch.Tensor, raster: _Raster) -> torch.Tensor:
 
 
 def _cell_timing(repeats: torch.Tensor, raster: _Raster) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Timing of a signal that never stops, with the drift of its clock.
+    """Timing of a continuous signal, with the drift of its clock.
 
     Args:
         repeats (`torch.Tensor` of shape `(batch, num_samples)`): Product of each sample with the one a symbol later.
         raster (`_Raster`): The standard.
 
     Returns:
-        `tuple`: correlation `(batch, 1)`, whose angle is the turn over a symbol; first sample of a period,
-        `(batch, 1)`; and samples that the clock gains each sample, `(batch,)`.
+        `tuple`: correlation `(batch, 1)`, whose angle is the carrier's phase advance over a symbol; first sample of a
+        period, `(batch, 1)`; and samples that the clock gains per sample, `(batch,)`.
     """
     num_segments = _num_segments(raster, repeats.shape[1])
     length = num_segments * raster.period
     padded = torch.nn.functional.pad(repeats, (0, -repeats.shape[1] % length))
     folded = padded.unflatten(1, (num_segments, -1, raster.period)).sum(2)
     correlation = _prefix_correlation(folded, raster)
-    # All segments under one clock: the drifts that are told apart are an eighth of a prefix over the recording.
+    # All segments share one clock: drifts are tried in steps of an eighth of a prefix over the recording.
     drifts = torch.arange(1 - num_segments, num_segments, device=repeats.device) * (raster.prefix / 8)
     middle = (torch.arange(num_segments, device=repeats.device) + 0.5) / num_segments
     shift = (drifts[:, None] * middle).round().long()
@@ -484,29 +487,29 @@ def _cell_timing(repeats: torch.Tensor, raster: _Raster) -> tuple[torch.Tensor, 
 
 
 def _bursts(iq: torch.Tensor, raster: _Raster) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where packets are, by power and by the short training field.
+    """Find packets by power and by the short training field.
 
     Args:
         iq (`torch.Tensor` of shape `(batch, num_samples)`): Recordings.
         raster (`_Raster`): The standard.
 
     Returns:
-        `tuple`: first symbol of the raster from sample zero on that a burst fills, and the one after its last, both
+        `tuple`: first raster symbol, counted from sample zero, that a burst fills, and the one after its last, both
         `(batch, num_bursts)`; rows with fewer bursts have both at the end.
     """
     num_symbols = (iq.shape[1] - raster.fft_size) // raster.period
     symbols = iq[:, : num_symbols * raster.period].unflatten(1, (num_symbols, -1))
     raw = power = squared_modulus(symbols).mean(2)
-    # The median of three steadies the level, and leaves edges where they are.
+    # The median of three smooths the level and preserves edges.
     padded = torch.nn.functional.pad(power[:, None], (1, 1), mode="replicate")[:, 0]
     before, after = padded[:, :-2], padded[:, 2:]
     power = torch.maximum(torch.minimum(before, power), torch.minimum(torch.maximum(before, power), after))
     quiet = power.kthvalue(1 + num_symbols // 50, dim=1, keepdim=True).values
     busy = power > torch.maximum(_BURST_POWER * quiet, _FAINTEST_BURST * power.amax(1, keepdim=True))
-    # A single quiet symbol does not end a burst, and what is shorter than any packet is none.
+    # A single quiet symbol does not end a burst, and anything shorter than a packet is not a burst.
     busy = _dilate(~_dilate(~_dilate(busy, 0, 1), _SHORTEST_BURST, 0), 0, _SHORTEST_BURST - 1)
 
-    # The short training field, 8 us of ten periods (17.3.3), parts packets that follow one another without a gap.
+    # The short training field, 8 us of ten periods (17.3.3), separates packets that follow one another without a gap.
     quarter = raster.fft_size // 4
     end = num_symbols * raster.period
     periods = (iq[:, :end].conj() * iq[:, quarter : quarter + end]).unflatten(1, (num_symbols, -1)).mean(2)
@@ -514,7 +517,7 @@ def _bursts(iq: torch.Tensor, raster: _Raster) -> tuple[torch.Tensor, torch.Tens
     outside = busy.new_zeros(len(busy), 1)
     louder = busy & ~torch.cat([outside, busy[:, :-1]], 1)
     starts = training & ~torch.cat([outside, training[:, :-1]], 1)
-    # Not the field that comes with a rise of power, nor the one 28 us later in an 802.11n packet (19.3.9.4.4).
+    # Skip the field that comes with a rise of power, and the one 28 us later in an 802.11n packet (19.3.9.4.4).
     soon = _dilate(louder | starts, 0, 8)
     rises = louder | (starts & ~torch.cat([outside, soon[:, :-1]], 1))
     falls = busy & ~torch.cat([busy[:, 1:] & ~rises[:, 1:], outside], 1)
@@ -532,17 +535,17 @@ def _bursts(iq: torch.Tensor, raster: _Raster) -> tuple[torch.Tensor, torch.Tens
 def of_one_station(
     iq: torch.Tensor, sampling_rate: float, before: Station | None = None
 ) -> tuple[torch.Tensor, Station]:
-    """Recordings of WiFi in which one station is left of those that take turns: the one that sends for the longest.
+    """Keep one of several stations that take turns in WiFi recordings: the one with the most airtime.
 
-    Each station has a channel, a power and an oscillator of its own. Those whose carrier offset differs from that of
-    the station that is kept are told by it. And what follows a packet after a SIFS is sent by another station: of an
-    exchange every second packet (IEEE 802.11-2020, 10.3.2.3), where these are short, as acknowledgements are. What was
-    received between packets takes the place of all these. Nothing changes where no packet stands out of the noise.
+    Each station has its own channel, power and oscillator. Stations whose carrier offset differs from that of the kept
+    station are identified by it. And what follows a packet after a SIFS comes from another station: every second
+    packet of an exchange (IEEE 802.11-2020, 10.3.2.3), if it is short, as acknowledgments are. Samples received
+    between packets replace all of these. Nothing changes if no packet stands out of the noise.
 
     Args:
         iq (`torch.Tensor` of shape `(batch, num_samples)`): Recordings, complex64.
         sampling_rate (`float`): As in [`synchronize`] [Hz].
-        before ([`Station`], *optional*): Who was kept of the recordings that these go on from, whose airtime counts.
+        before ([`Station`], *optional*): Station kept of the recordings that these continue; its airtime counts, too.
 
     Returns:
         `torch.Tensor` of shape `(batch, num_samples)`, complex64, and the [`Station`] that was kept.
@@ -561,7 +564,7 @@ def of_one_station(
     others = _answers(begin, end) | of_other_carriers
 
     def covered(which: torch.Tensor) -> torch.Tensor:
-        """Symbols that bursts reach into."""
+        """Mark the symbols that bursts reach into."""
         edges = iq.new_zeros(len(iq), num_symbols + 1, dtype=torch.int32)
         count = which.to(edges.dtype)
         edges.scatter_add_(1, (begin - 1).clamp(0, num_symbols), count)
@@ -580,7 +583,7 @@ def of_one_station(
 
 
 def _answers(begin: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
-    """Which bursts from [`_bursts`] are short and follow another one after a SIFS, `(batch, num_bursts)`."""
+    """Mark bursts from [`_bursts`] that are short answers after a SIFS, `(batch, num_bursts)`."""
     gap = torch.nn.functional.pad(begin[:, 1:] - end[:, :-1], (1, 0))
     follows = (begin < end) & (gap >= _SIFS_SYMBOLS[0]) & (gap <= _SIFS_SYMBOLS[1])
     number = torch.arange(begin.shape[1], device=begin.device).expand_as(begin)
@@ -591,10 +594,10 @@ def _answers(begin: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
 def _of_other_carriers(
     iq: torch.Tensor, begin: torch.Tensor, end: torch.Tensor, raster: _Raster, before: Station
 ) -> tuple[torch.Tensor, Station]:
-    """Which bursts have another carrier offset than the station that sends for the longest, `(batch, num_bursts)`."""
+    """Mark bursts whose carrier offset is not that of the station with the most airtime, `(batch, num_bursts)`."""
     repeats = iq[:, : -raster.fft_size].conj() * iq[:, raster.fft_size :]
     _, phasor, _ = _burst_timing(repeats, begin, end, raster)
-    # The error of a phase [rad]: what does not repeat adds up at random, noise as well as signal.
+    # Standard error of the phase [rad]: what does not repeat adds up at random, noise as well as signal.
     power = torch.nn.functional.pad(squared_modulus(repeats).cumsum(1, dtype=torch.float64), (1, 0))
     power = power.gather(1, raster.period * end) - power.gather(1, raster.period * begin)
     error = (_variance(power.clamp(min=0), raster) / 2).sqrt().to(phasor.real.dtype)
@@ -609,7 +612,7 @@ def _of_other_carriers(
         own &= least <= _CLEAR_CARRIER
         airtime_s = ((end - begin) * (free & own)).sum(1) * (raster.period / raster.fft_size / SPACING_WIFI_HZ)
         known = 2 * torch.pi * before.carrier_hz[:, None] / SPACING_WIFI_HZ
-        is_known = (_turned(known - middle) <= _CARRIER_ERRORS * least + _CARRIER_DRIFT)[:, 0]  # not if not a number
+        is_known = (_turned(known - middle) <= _CARRIER_ERRORS * least + _CARRIER_DRIFT)[:, 0]  # false for NaN
         airtime_s = airtime_s + before.airtime_s * (is_known & (airtime_s > 0))
         longer = airtime_s > longest_s
         carrier_hz = torch.where(longer, middle[:, 0] / (2 * torch.pi) * SPACING_WIFI_HZ, carrier_hz)
@@ -620,12 +623,12 @@ def _of_other_carriers(
 
 
 def _turned(angle: torch.Tensor) -> torch.Tensor:
-    """How far an angle is from whole turns [rad]."""
+    """Distance of an angle from the nearest whole turn [rad]."""
     return (angle - 2 * torch.pi * (angle / (2 * torch.pi)).round()).abs()
 
 
 def _dilate(mask: torch.Tensor, left: int, right: int) -> torch.Tensor:
-    """Each true element spreads to the `left` ones before and the `right` ones after it."""
+    """Spread each true element to the `left` ones before and the `right` ones after it."""
     padded = torch.nn.functional.pad(mask.float(), (right, left))
     return torch.nn.functional.max_pool1d(padded[:, None], left + right + 1, stride=1)[:, 0] > 0
 
@@ -633,7 +636,7 @@ def _dilate(mask: torch.Tensor, left: int, right: int) -> torch.Tensor:
 def _burst_timing(
     repeats: torch.Tensor, begin: torch.Tensor, end: torch.Tensor, raster: _Raster
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Timing of each burst by itself.
+    """Timing of each burst on its own.
 
     Args:
         repeats (`torch.Tensor` of shape `(batch, num_samples)`): Product of each sample with the one a symbol later.
@@ -642,8 +645,8 @@ def _burst_timing(
         raster (`_Raster`): The standard.
 
     Returns:
-        `tuple`, all `(batch, num_bursts)`: from which sample on a burst has its timing; correlation, whose angle is
-        the turn over a symbol; first sample of a period.
+        `tuple`, all `(batch, num_bursts)`: sample from which a burst's timing applies; correlation, whose angle is the
+        carrier's phase advance over a symbol; first sample of a period.
     """
     period = raster.period
     num_symbols = repeats.shape[1] // period
@@ -654,8 +657,8 @@ def _burst_timing(
     correlation = _prefix_correlation(torch.view_as_complex(summed.unflatten(2, (period, 2))), raster)
     origin = correlation.abs().argmax(2)
     phasor = correlation.gather(2, origin[..., None])[..., 0]
-    # Half a symbol early, as the first symbol that a burst fills can have started before that; the first burst
-    # gives its timing to what is before it, and bursts that a row does not have come after its last frame.
+    # Half a symbol early, since the first symbol that a burst fills may have started before that. The first burst also
+    # sets the timing of everything before it, and bursts that a row lacks start after its last frame.
     since = torch.where(begin < end, begin * period - period // 2, 2 * repeats.shape[1])
     since[:, 0] = 0
     return since, phasor, origin
@@ -664,10 +667,10 @@ def _burst_timing(
 def _frame_starts(
     region: torch.Tensor, origin: torch.Tensor, raster: _Raster, num_frames: int, symbol_step: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Every few symbols, along rasters that replace one another.
+    """Place a frame every `symbol_step` symbols, along successive rasters.
 
     Args:
-        region (`torch.Tensor` of shape `(batch, num_regions)`): From which sample on a raster holds.
+        region (`torch.Tensor` of shape `(batch, num_regions)`): Sample from which each raster applies.
         origin (`torch.Tensor` of shape `(batch, num_regions)`): First sample of a period of it.
         raster (`_Raster`): The standard.
         num_frames (`int`): Frames.
@@ -684,6 +687,6 @@ def _frame_starts(
     which = torch.searchsorted(total, number, right=True)
     earlier = torch.nn.functional.pad(total, (1, 0)).gather(1, which)
     start = origin.gather(1, which) + raster.position(first.gather(1, which) + number - earlier)
-    # The last frame before a burst gives way to it, as far as the recording allows.
+    # Move the last frame before a burst ahead if it would overlap, as far as the recording allows.
     following = torch.nn.functional.pad(opening[:, 1:], (0, 1), value=torch.iinfo(torch.int64).max).gather(1, which)
     return which, torch.minimum(start, following - raster.fft_size).clamp(min=0)

@@ -1,4 +1,4 @@
-"""How loaded a cell is: which resource blocks are scheduled when, and how grants name them."""
+"""How loaded a cell is: which resource blocks are scheduled when, and how grants encode them."""
 
 import torch
 
@@ -20,10 +20,10 @@ def draw_allocation(batch_size: int, num_slots: int, num_rb: int, generator: tor
         return torch.rand(*shape, generator=generator, device=generator.device)
 
     traffic = uniform(batch_size, 1, 1)
-    activity = uniform(batch_size, 1, 1)  # how many of the intervals are used at all
+    activity = uniform(batch_size, 1, 1)  # share of the intervals that are used at all
     used = uniform(batch_size, num_slots, 1) < activity
     width = (uniform(batch_size, 1, 1) * (0.5 + 0.5 * uniform(batch_size, num_slots, 1)) * num_rb).ceil()
-    # Half of the partly loaded cells keep the block in place, the others move it every interval.
+    # Half of the partly loaded cells keep their block in place, the others move it every interval.
     place = torch.where(uniform(batch_size, 1, 1) < 0.5, uniform(batch_size, 1, 1), uniform(batch_size, num_slots, 1))
     first = (place * (num_rb - width + 1)).floor()
     rb = torch.arange(num_rb, device=generator.device)
@@ -39,7 +39,7 @@ def draw_allocation(batch_size: int, num_slots: int, num_rb: int, generator: tor
 
 
 def resource_indication(start: torch.Tensor, length: torch.Tensor, size: torch.Tensor | int) -> torch.Tensor:
-    """The number that grants name a run of resource blocks by (TS 36.213, 7.1.6.3; TS 38.214, 5.1.2.2.2).
+    """Indication value by which grants encode a run of resource blocks (TS 36.213, 7.1.6.3; TS 38.214, 5.1.2.2.2).
 
     Args:
         start, length (`torch.Tensor` of shape `(batch,)`): First block and number of blocks.
@@ -53,9 +53,9 @@ def resource_indication(start: torch.Tensor, length: torch.Tensor, size: torch.T
 
 
 def search_space_powers(count: int) -> torch.Tensor:
-    """What an RNTI is multiplied with, modulo 65,537, in each of so many subframes or slots, to place its messages.
+    """Factors, modulo 65,537, of an RNTI in each of `count` subframes or slots, which place its messages.
 
-    TS 36.213, clause 9.1.1; TS 38.213, clause 10.1, of CORESETs whose number is 0 modulo 3.
+    TS 36.213, clause 9.1.1; TS 38.213, clause 10.1, for CORESETs whose number is 0 modulo 3.
     """
     return torch.tensor([pow(39827, number + 1, 65537) for number in range(count)])
 

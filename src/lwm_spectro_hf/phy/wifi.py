@@ -1,7 +1,7 @@
 """WiFi waveforms over 20 MHz: packets of IEEE 802.11a/g (clause 17) and 802.11n (clause 19), and exchanges of them.
 
-Packets are true PPDUs, from preamble and SIGNAL to coded MAC frames with their check sequence. Of 802.11n: the
-HT-mixed format, one spatial stream, long guard interval, binary convolutional coding, one frame a packet.
+Packets are complete PPDUs, from preamble and SIGNAL to coded MAC frames with their check sequence. 802.11n is limited
+to the HT-mixed format, one spatial stream, long guard interval, binary convolutional coding, and one frame per packet.
 """
 
 from collections.abc import Iterator
@@ -36,11 +36,11 @@ _PREFIX = 16
 _LEGACY, _HT = 52, 56  # occupied subcarriers of 802.11a/g and 802.11n
 _WIDTH = _HT
 _HT_SCALE = (_LEGACY / _HT) ** 0.5  # the same transmit power over more subcarriers
-_MAX_LENGTH = 4095  # that SIGNAL announces [bytes]
+_MAX_LENGTH = 4095  # the most that SIGNAL can announce [bytes]
 _SIGNAL_MODE = LEGACY_MODES[6]
-# Kinds of packets: data by mode, acknowledgements by rate.
+# Kinds of packets: data by mode, acknowledgments by rate.
 _KINDS = (*MODES, *((False, LEGACY_MODES[rate_mbps]) for rate_mbps in BASIC_RATES))
-_LTF_BLOCK = 2  # the first of the two, in the blocks of a packet
+_LTF_BLOCK = 2  # first L-LTF block of a packet
 
 # L-STF (eq. 17-6): one subcarrier in four of -24..24; L-LTF (eq. 17-8): all 52 of -26..26, without DC.
 _STF_SIGNS = "+-+--+--++++"
@@ -75,7 +75,7 @@ def long_training_field() -> torch.Tensor:
 
 @cache
 def ht_long_training_field() -> torch.Tensor:
-    """Frequency-domain HT-LTF, the L-LTF with two subcarriers more at both ends, shape `(56,)` (eq. 19-23)."""
+    """Frequency-domain HT-LTF, the L-LTF with two more subcarriers at each end, shape `(56,)` (eq. 19-23)."""
     field = long_training_field().clone()
     field[:2], field[-2:] = 1, -1
     return field
@@ -83,7 +83,7 @@ def ht_long_training_field() -> torch.Tensor:
 
 @cache
 def pilot_polarity() -> torch.Tensor:
-    """The 127 pilot polarities p_n (17.3.5.10): the scrambler started with ones, as signs."""
+    """The 127 pilot polarities p_n (17.3.5.10): output of the scrambler, started with ones, as signs."""
     return 1.0 - 2.0 * scrambling_sequence(torch.tensor([127]), 127)[0]
 
 
@@ -91,7 +91,7 @@ def signal_field(rate: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
     """The bits of SIGNAL: RATE, a reserved zero, LENGTH, even parity and tail (17.3.4).
 
     Args:
-        rate (`torch.Tensor` of shape `(batch,)`, int64): Place in `LEGACY_MODES`.
+        rate (`torch.Tensor` of shape `(batch,)`, int64): Index into `LEGACY_MODES`.
         length (`torch.Tensor` of shape `(batch,)`, int64): 1 to 4095 bytes.
 
     Returns:
@@ -103,7 +103,7 @@ def signal_field(rate: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
 
 @cache
 def _rate_bits() -> torch.Tensor:
-    """R1 to R4 of each rate and the zero behind them."""
+    """R1 to R4 of each rate and the zero after them."""
     return torch.tensor([[*map(int, _RATE_BITS[rate_mbps]), 0] for rate_mbps in LEGACY_MODES], dtype=torch.uint8)
 
 
@@ -126,17 +126,17 @@ def ht_signal_field(mcs: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
 
 @cache
 def _pilots(num_carriers: int) -> torch.Tensor:
-    """Pilots over one period of OFDM symbols, by their number, shape `(508, 4)` (17.3.5.10, 19.3.11.10)."""
+    """Pilots of one period of OFDM symbols, by symbol number, shape `(508, 4)` (17.3.5.10, 19.3.11.10)."""
     number = torch.arange(4 * 127)
     signs = torch.tensor(_PILOT_SIGNS)
-    # In 802.11n the signs move on by one pilot each symbol, from the first one of the data on, which has number 3.
+    # In 802.11n the signs move on by one pilot per symbol, starting from the first data symbol, which has number 3.
     moved = (number[:, None] - 3) * (num_carriers + len(_PILOTS) == _HT) + torch.arange(4)
     return signs[moved % 4] * pilot_polarity()[number % 127, None]
 
 
 @cache
 def _carriers(num_carriers: int) -> tuple[list[tuple[int, int]], list[int]]:
-    """First and last place (exclusive) of each run of data subcarriers among the 56, and the places of the pilots."""
+    """Start and end (exclusive) of each run of data subcarriers among the 56, and the places of the pilots."""
     places = {value: place for place, value in enumerate(NUMEROLOGY.bins(_WIDTH).tolist())}
     edge = (_WIDTH - num_carriers - len(_PILOTS)) // 2
     pilots = [places[pilot] for pilot in _PILOTS]
@@ -144,12 +144,12 @@ def _carriers(num_carriers: int) -> tuple[list[tuple[int, int]], list[int]]:
 
 
 def _symbols(points: torch.Tensor, polarity: int | torch.Tensor) -> torch.Tensor:
-    """Points of the data subcarriers to OFDM symbols with pilots (17.3.5.9).
+    """Map points of the data subcarriers to OFDM symbols with pilots (17.3.5.9).
 
     Args:
         points (`torch.Tensor` of shape `(..., num_symbols, num_carriers)`): In 48 or 52 data subcarriers.
-        polarity (`int` or `torch.Tensor` of shape `(num_symbols,)`): Number of the pilots of the first symbol, which
-            those of the others follow, or of each.
+        polarity (`int` or `torch.Tensor` of shape `(num_symbols,)`): Pilot number of the first symbol, from which the
+            others count up, or of each symbol.
 
     Returns:
         `torch.Tensor` of shape `(..., num_symbols, 56)`.
@@ -172,8 +172,8 @@ def _symbols(points: torch.Tensor, polarity: int | torch.Tensor) -> torch.Tensor
 @cache
 def _training() -> torch.Tensor:
     """L-STF and L-LTF, `(4, 56)`."""
-    # The two useful symbols of the L-LTF share one prefix of 32. As blocks of 80 with a prefix of 16, the first one is
-    # the symbol a quarter later: a phase on each subcarrier.
+    # The two useful symbols of the L-LTF share one prefix of 32. Split into blocks of 80 with a prefix of 16, the
+    # first block has the symbol delayed by a quarter: a phase on each subcarrier.
     late = long_training_field() * (-1j) ** (NUMEROLOGY.bins(_WIDTH) % 4)
     return torch.stack([short_training_field(), short_training_field(), late, long_training_field()])
 
@@ -185,23 +185,23 @@ def _ht_training() -> torch.Tensor:
 
 
 def _legacy_preamble(rate: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
-    """L-STF, L-LTF and SIGNAL, which begin both kinds of packets; see [`signal_field`]. `(batch, 5, 56)`."""
+    """L-STF, L-LTF and SIGNAL, which start packets of both kinds; see [`signal_field`]. `(batch, 5, 56)`."""
     signal = _symbols(encode(signal_field(rate, length), _SIGNAL_MODE), 0)
     return torch.cat([table_on(rate.device, _training).expand(len(rate), -1, -1), signal], 1)
 
 
 def _ht_preamble(mcs: torch.Tensor, num_bytes: torch.Tensor) -> torch.Tensor:
-    """What follows in packets of 802.11n: HT-SIG, HT-STF and HT-LTF (19.3.9). `(batch, 4, 56)`."""
-    # BPSK on the imaginary axis tells an HT packet; the pilots stay as they are (19.3.9.4.3).
+    """The rest of the preamble of 802.11n packets: HT-SIG, HT-STF and HT-LTF (19.3.9). `(batch, 4, 56)`."""
+    # BPSK on the imaginary axis marks an HT packet; the pilots are not rotated (19.3.9.4.3).
     signal = _symbols(1j * encode(ht_signal_field(mcs, num_bytes), _SIGNAL_MODE), 1)
     return torch.cat([signal, table_on(mcs.device, _ht_training).expand(len(mcs), -1, -1)], 1)
 
 
 def _announced_bytes(num_symbols: int | torch.Tensor) -> int | torch.Tensor:
-    """LENGTH of SIGNAL in a packet of 802.11n with so many symbols of data (10.27.4).
+    """LENGTH of SIGNAL in an 802.11n packet with this many data symbols (10.27.4).
 
-    To stations of 802.11a/g the rest of the packet lasts as long as this many bytes at 6 Mbit/s: three for each OFDM
-    symbol after L-SIG, less the three of SERVICE and tail.
+    Stations of 802.11a/g take the rest of the packet for this many bytes at 6 Mbit/s: three per OFDM symbol after
+    L-SIG, less the three of SERVICE and tail.
     """
     return 3 * (4 + num_symbols) - 3
 
@@ -215,11 +215,11 @@ def ppdu(psdu: torch.Tensor, rate_mbps: int, scrambler_state: torch.Tensor) -> t
         scrambler_state (`torch.Tensor` of shape `(batch,)`, int64): 1 to 127.
 
     Returns:
-        `torch.Tensor` of shape `(batch, num_blocks, 56)`, complex64: symbols on subcarriers -28..28 without DC, of
-        blocks of 80 samples: two of L-STF, two of L-LTF, SIGNAL, data. [`packet_samples`] makes samples of them.
+        `torch.Tensor` of shape `(batch, num_blocks, 56)`, complex64: symbols on subcarriers -28..28 without DC, one
+        per block of 80 samples: two of L-STF, two of L-LTF, SIGNAL, data. [`packet_samples`] converts them to samples.
 
     Raises:
-        ValueError: For another rate, a length that SIGNAL does not hold or a scrambler state out of range.
+        ValueError: For another rate, a length that SIGNAL cannot hold, or a scrambler state out of range.
     """
     if rate_mbps not in LEGACY_MODES:
         known = ", ".join(map(str, LEGACY_MODES))
@@ -273,7 +273,7 @@ def packet_samples(grid: torch.Tensor) -> torch.Tensor:
 
 
 def _block_samples(grid: torch.Tensor) -> torch.Tensor:
-    """The same of single blocks, `(..., 56)` to `(..., 80)`."""
+    """[`packet_samples`] of single blocks, `(..., 56)` to `(..., 80)`."""
     useful = symbols_to_samples(grid, NUMEROLOGY)
     return torch.cat([useful[..., -_PREFIX:], useful], -1)
 
@@ -291,32 +291,32 @@ def draw(
     apart: torch.Tensor | None = None,
     two_way: torch.Tensor | None = None,
 ) -> Waveform:
-    """Draw exchanges: data packets, SIFS, acknowledgements, back-off and idle time, each row with its own traffic.
+    """Draw exchanges: data packets, SIFS, acknowledgments, back-off and idle time, each row with its own traffic.
 
-    Every packet is whole, with random payload and scrambler state, and sequence numbers that count up.
+    Every packet is complete, with random payload and scrambler state, and sequence numbers that count up.
 
     Args:
         batch_size (`int`): Rows.
         num_samples (`int`): Length of the timeline at 20 Msps.
         generator (`torch.Generator`): Source of randomness.
         modulation (`torch.Tensor` of shape `(batch,)`, int64, *optional*): Index into `MODULATIONS`.
-        code_rate (`torch.Tensor` of shape `(batch,)`, *optional*): Target; the nearest of the modulation is taken.
-        full (`torch.Tensor` of shape `(batch,)`, bool, *optional*): Rows where packets follow each other as closely
-            as may be, of any length, long ones more often.
-        high_throughput (`float`, *optional*, defaults to 0.4): Share of links of 802.11n, where that has the mode.
-        aligned (`bool`, *optional*, defaults to `False`): Start and end between packets instead of anywhere, as long
-            as one fits, with frame bodies of at most 1,500 bytes, which readers of files take for the largest, and of
-            about 1,000 at least where `full`; 16 pad bits and more end each packet.
+        code_rate (`torch.Tensor` of shape `(batch,)`, *optional*): Target; the nearest of the modulation is used.
+        full (`torch.Tensor` of shape `(batch,)`, bool, *optional*): Rows where packets follow each other as closely as
+            possible; their lengths vary, with long ones more often.
+        high_throughput (`float`, *optional*, defaults to 0.4): Share of 802.11n links, if 802.11n has the mode.
+        aligned (`bool`, *optional*, defaults to `False`): Start and end between packets instead of anywhere, provided
+            that one fits. Frame bodies have at most 1,500 bytes, which file readers take for the largest, and at least
+            about 1,000 where `full`; 16 pad bits or more end each packet.
         apart (`torch.Tensor` of shape `(batch,)`, bool, *optional*): Rows in which what the station sends, such as
-            acknowledgements, is not in `samples` but in `answers`.
-        two_way (`torch.Tensor` of shape `(batch,)`, bool, *optional*): Rows whose station sends data, too, for less
-            time than the access point sends.
+            acknowledgments, is in `answers` instead of `samples`.
+        two_way (`torch.Tensor` of shape `(batch,)`, bool, *optional*): Rows whose station also sends data, for less
+            time than the access point.
 
     Returns:
         [`Waveform`].
     """
     device = generator.device
-    # The receiver's samples fall anywhere between the microseconds of the sender. In files they do not fall together:
+    # The receiver's samples start anywhere within a microsecond of the sender. In files the offset is not zero:
     # OpenOFDM's decode.py drops packets whose first sample is a multiple of 80.
     skipped = int(torch.randint(int(aligned), _SAMPLES_PER_US, (1,), generator=generator, device=device))
     num_us = -(-(num_samples + skipped) // _SAMPLES_PER_US)
@@ -328,14 +328,14 @@ def draw(
     heard &= exchanges.start_us + SYMBOL_US * exchanges.blocks > 0
 
     packets = _draw_packets(links, exchanges, heard, generator)
-    # Of those rows that are apart, the station has rows of its own behind all others.
+    # In rows that are apart, the station gets its own row after all others.
     num_rows = batch_size * (1 if apart is None else 2)
     line = packets.row if apart is None else packets.row + batch_size * (apart[packets.row] & packets.from_station)
     timeline = torch.zeros(num_rows * num_us + 1, _SAMPLES_PER_US, dtype=torch.complex64, device=device)
     energy, used, data = torch.zeros(3, batch_size, device=device)  # resource elements in use, and their power
-    # One call codes all packets of one mode, and one or two the preambles of all.
+    # One call encodes all packets of a mode; one or two encode all preambles.
     for blocks, packet, number, num_carriers in _blocks(packets):
-        # Microseconds that the timeline does not hold go to one place behind it.
+        # Microseconds outside the timeline go to one place after its end.
         place = (packets.start_us[packet] + SYMBOL_US * number)[:, None] + torch.arange(SYMBOL_US, device=device)
         inside = (place >= 0) & (place < num_us)
         place = torch.where(inside, line[packet, None] * num_us + place, len(timeline) - 1)
@@ -368,9 +368,9 @@ def draw(
         parameters={
             "rate_mbps": of_mode[1],
             "high_throughput": high_throughput.long(),
-            # Of 802.11n; the eight rates of 802.11a/g in their order.
+            # For 802.11a/g, the index of the rate among its eight.
             "mcs": torch.where(high_throughput, links.mode - len(LEGACY_MODES), links.mode),
-            # That a receiver can find.
+            # Complete packets, which a receiver can find.
             "num_data_packets": num_whole[:, 0],
             "num_acks": num_whole[:, 1],
         },
@@ -380,18 +380,19 @@ def draw(
 
 @dataclass
 class _Packets:
-    """Packets that can be heard, in the order of `_KINDS`: data by their modes, then acknowledgements by their rates.
+    """Packets within the timeline, in the order of `_KINDS`: data by mode, then acknowledgments by rate.
 
     Attributes:
-        counts (`list[int]`): Of each of `_KINDS`.
+        counts (`list[int]`): Number of packets of each of `_KINDS`.
         kind (`torch.Tensor` of shape `(num_packets,)`): Index into `_KINDS`.
-        row (`torch.Tensor` of shape `(num_packets,)`): Whose they are.
-        start_us (`torch.Tensor` of shape `(num_packets,)`): When they begin [µs].
+        row (`torch.Tensor` of shape `(num_packets,)`): Row of the batch.
+        start_us (`torch.Tensor` of shape `(num_packets,)`): Start [µs].
         num_symbols (`torch.Tensor` of shape `(num_packets,)`): OFDM symbols of data.
-        psdu (`torch.Tensor` of shape `(num_packets, width)`, uint8): MAC frames, zero behind the end of each.
+        psdu (`torch.Tensor` of shape `(num_packets, width)`, uint8): MAC frames, zero after the end of each.
         num_bytes (`torch.Tensor` of shape `(num_packets,)`): Their lengths.
         scrambler_state (`torch.Tensor` of shape `(num_packets,)`): 1 to 127.
-        from_station (`torch.Tensor` of shape `(num_packets,)`, bool): Not from the access point.
+        from_station (`torch.Tensor` of shape `(num_packets,)`, bool): Whether the station sends it, not the access
+            point.
     """
 
     counts: list[int]
@@ -406,20 +407,20 @@ class _Packets:
 
     @cached_property
     def is_data(self) -> torch.Tensor:
-        """`torch.Tensor` of shape `(num_packets,)`, bool: Not an acknowledgement."""
+        """`torch.Tensor` of shape `(num_packets,)`, bool: Whether it is not an acknowledgment."""
         return self.kind < len(MODES)
 
 
 def _draw_packets(
     links: wifi_traffic.Links, exchanges: wifi_traffic.Exchanges, heard: torch.Tensor, generator: torch.Generator
 ) -> _Packets:
-    """Draws who sends what to whom in those packets `(batch, num_exchanges, 2)` that are `heard`."""
+    """Draw sender, receiver and content of the packets `(batch, num_exchanges, 2)` that are `heard`."""
     device, batch_size = heard.device, len(heard)
 
     def integers(low: int, high: int, *shape: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
         return torch.randint(low, high, shape, generator=generator, device=device, dtype=dtype)
 
-    # Within a kind by their lengths, too.
+    # Within a kind, sort by length, too.
     num_lengths = len(links.lengths)
     data_order = links.mode[:, None] * num_lengths + exchanges.length
     ack_order = ((len(MODES) + links.ack) * num_lengths)[:, None].expand_as(data_order)
@@ -432,19 +433,19 @@ def _draw_packets(
     row, exchange = packets // heard[0].numel(), packets % heard[0].numel() // 2
 
     addresses = integers(0, 256, batch_size, 2, 6, dtype=torch.uint8)
-    addresses[..., 0] = addresses[..., 0] & 0xFC | 0x02  # of one station, and locally administered (IEEE 802, 8.2)
+    addresses[..., 0] = addresses[..., 0] & 0xFC | 0x02  # individual and locally administered (IEEE 802, 8.2)
     upward = exchanges.upward[row, exchange]
     downlink = torch.where((links.ack >= 0)[:, None], addresses[:, 0], 0xFF)[row]
     transmitter = torch.where(upward[:, None], addresses[row, 0], addresses[row, 1])
     receiver = torch.where(upward[:, None], addresses[row, 1], downlink)
-    # Each counts its own frames; the station's numbers begin half the range away.
+    # Each end counts its own frames; the station's numbers start half the range away.
     number = torch.where(exchanges.upward, exchanges.upward.cumsum(1) + 2047, (~exchanges.upward).cumsum(1) - 1)
     sequence = integers(0, 4096, batch_size)[row] + number[row, exchange]
     reserved_us = exchanges.reserved_us[row, exchange]
     state = integers(1, 128, len(packets))
 
     body_bytes = torch.tensor(links.lengths, device=device)[order[:num_data] % num_lengths]
-    # Drawn eight octets at a time: it is the number of draws that takes the time.
+    # Draw eight octets at a time, since the number of draws determines the time.
     words, longest = (body_bytes + 7) // 8, max(links.lengths)
     octets = integers(-(2**63), 2**63 - 1, int(words.sum()))
     octets = torch.nn.functional.pad(octets, (0, -(-longest // 8))).view(torch.uint8)
@@ -477,11 +478,11 @@ def _draw_packets(
 
 
 def _blocks(packets: _Packets) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]]:
-    """Parts of packets, as blocks of 80 samples.
+    """Yield parts of packets as blocks of 80 samples.
 
     Yields:
-        `tuple`: The blocks, `(num_blocks, 56)`; the packet of each, and the number that it has there, both
-        `(num_blocks,)`; and on how many subcarriers they carry data.
+        `tuple`: The blocks, `(num_blocks, 56)`; the packet of each and its number within that packet, both
+        `(num_blocks,)`; and the number of subcarriers that carry data.
     """
     counts, kind = packets.counts, packets.kind
     everyone = torch.arange(len(kind), device=kind.device)
@@ -492,7 +493,7 @@ def _blocks(packets: _Packets) -> Iterator[tuple[torch.Tensor, torch.Tensor, tor
         number = first + torch.arange(each, device=packet.device).repeat(len(packet))
         return blocks.flatten(0, 1), packet.repeat_interleave(each), number, 0
 
-    # What the legacy preamble of 802.11n announces is at 6 Mbit/s.
+    # The legacy preamble of 802.11n packets announces 6 Mbit/s.
     rate = table_on(everyone.device, _legacy_rates)[kind]
     length = packets.num_bytes.index_copy(0, newer, _announced_bytes(packets.num_symbols[newer]))
     if len(everyone):
@@ -513,13 +514,13 @@ def _blocks(packets: _Packets) -> Iterator[tuple[torch.Tensor, torch.Tensor, tor
 
 @cache
 def _legacy_rates() -> torch.Tensor:
-    """Of each of `_KINDS` the place in `LEGACY_MODES` of the rate that its first preamble announces."""
+    """For each of `_KINDS`, the index into `LEGACY_MODES` of the rate that its first preamble announces."""
     basic = [list(LEGACY_MODES).index(rate_mbps) for rate_mbps in BASIC_RATES]
     return torch.tensor([*range(len(LEGACY_MODES)), *[0] * len(HT_MODES), *basic])
 
 
 def _symbol_starts(exchanges: wifi_traffic.Exchanges, heard: torch.Tensor, num_us: int) -> torch.Tensor:
-    """First useful sample of each OFDM symbol that can be heard, in the order of time, `(batch, num_symbols)`."""
+    """First useful sample of each OFDM symbol within the timeline, in order of time, `(batch, num_symbols)`."""
     device = heard.device
     # Blocks `first` to `last` of a packet overlap the timeline; in the row they follow those of earlier packets.
     start, blocks = (value.flatten(1) for value in (exchanges.start_us, exchanges.blocks))

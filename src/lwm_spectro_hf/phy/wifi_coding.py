@@ -58,11 +58,11 @@ class Mode:
         return -(-(SERVICE_BITS + 8 * num_bytes + TAIL_BITS) // self.data_bits)
 
     def pad_bits(self, num_bytes: int) -> int:
-        """Bits that fill up the last of these symbols (eq. 17-13)."""
+        """Pad bits of the last of these symbols (eq. 17-13)."""
         return self.num_symbols(num_bytes) * self.data_bits - SERVICE_BITS - 8 * num_bytes - TAIL_BITS
 
     def num_bytes(self, num_symbols: int) -> int:
-        """Bytes of the longest PSDU that fits into so many OFDM symbols."""
+        """Bytes of the longest PSDU that fits into this many OFDM symbols."""
         return max(0, (num_symbols * self.data_bits - SERVICE_BITS - TAIL_BITS) // 8)
 
 
@@ -115,13 +115,13 @@ def integer_bits(values: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def crc(bits: torch.Tensor, polynomial: int, width: int, length: torch.Tensor | None = None) -> torch.Tensor:
-    """Cyclic redundancy check with a register started with ones and sent complemented, highest power first.
+    """Cyclic redundancy check, register initialized with ones, parity complemented, highest power first.
 
     With 0x04C11DB7 and 32 bits it is the FCS of a MAC frame (9.2.4.8), with 0x07 and 8 bits the check of HT-SIG
     (19.3.9.4.4). Sionna has neither polynomial.
 
     Args:
-        bits (`torch.Tensor` of shape `(..., num_bits)`, uint8): What is protected; at least `width` bits.
+        bits (`torch.Tensor` of shape `(..., num_bits)`, uint8): Protected bits, at least `width` of them.
         polynomial (`int`): Generator without its highest power.
         width (`int`): Degree of the generator.
         length (`torch.Tensor` of shape `(...,)`, int64, *optional*): As in [`~phy.bits.remainder`].
@@ -158,7 +158,7 @@ def scrambling_sequence(state: torch.Tensor, length: int) -> torch.Tensor:
     Raises:
         ValueError: For a state out of range, on a CPU.
     """
-    # Only on a CPU: on other devices the answer would have to be waited for.
+    # Only on a CPU: on other devices the check would have to wait for the result.
     if state.device.type == "cpu" and bool(((state < 1) | (state > 127)).any()):
         raise ValueError(f"Scrambler states go from 1 to 127, found {state.tolist()}; zero would scramble nothing.")
     return table_on(state.device, _scrambler_periods)[state].repeat(1, -(-length // 127))[:, :length]
@@ -179,7 +179,7 @@ def convolutional_code(bits: torch.Tensor) -> torch.Tensor:
 
 
 def _convolved(bits: torch.Tensor) -> torch.Tensor:
-    """The same, of bits with the six before them ahead, `(..., 6 + num_bits)`."""
+    """The same, for bits preceded by the six before them, `(..., 6 + num_bits)`."""
     num_bits = bits.shape[-1] - _MEMORY
 
     def delayed(delay: int) -> torch.Tensor:
@@ -191,7 +191,7 @@ def _convolved(bits: torch.Tensor) -> torch.Tensor:
 
 @cache
 def punctured_positions(code_rate: Fraction, num_bits: int) -> torch.Tensor:
-    """Which of the bits of [`convolutional_code`] are sent, in their order (17.3.5.6, 19.3.11.6).
+    """Positions of the bits of [`convolutional_code`] that are sent, in order (17.3.5.6, 19.3.11.6).
 
     Args:
         code_rate (`Fraction`): 1/2, 2/3, 3/4 or 5/6.
@@ -207,7 +207,7 @@ def punctured_positions(code_rate: Fraction, num_bits: int) -> torch.Tensor:
 
 @cache
 def interleaver(num_carriers: int, bits_per_carrier: int) -> torch.Tensor:
-    """Which coded bit of an OFDM symbol goes to each place: 17.3.5.7 for 48 subcarriers, 19.3.11.8 for 52.
+    """Coded bit of an OFDM symbol that goes to each place: 17.3.5.7 for 48 subcarriers, 19.3.11.8 for 52.
 
     Args:
         num_carriers (`int`): Data subcarriers, 48 or 52.
@@ -219,7 +219,7 @@ def interleaver(num_carriers: int, bits_per_carrier: int) -> torch.Tensor:
     size = num_carriers * bits_per_carrier
     columns = 16 if num_carriers == 48 else 13
     k = torch.arange(size)
-    # Neighbours go to subcarriers far apart, and in turn to more and less significant bits of the constellation.
+    # Adjacent bits go to subcarriers far apart, and in turn to more and less significant bits of the constellation.
     i = size // columns * (k % columns) + k // columns
     s = max(1, bits_per_carrier // 2)
     j = s * (i // s) + (i + size - columns * i // size) % s
@@ -228,9 +228,9 @@ def interleaver(num_carriers: int, bits_per_carrier: int) -> torch.Tensor:
 
 @cache
 def constellation(name: str) -> torch.Tensor:
-    """Gray-labelled constellation of unit mean power (17.3.5.8).
+    """Gray-labeled constellation of unit mean power (17.3.5.8).
 
-    The first half of the bits selects the in-phase level. 3GPP labels the same points in another way, see
+    The first half of the bits selects the in-phase level. 3GPP labels the same points differently, see
     [`~phy.sequences.constellation`].
 
     Args:
@@ -256,14 +256,14 @@ def constellation(name: str) -> torch.Tensor:
 
 @cache
 def _symbol_bits(mode: Mode) -> torch.Tensor:
-    """Puncturing and interleaving in one: which encoder bit is bit `b` of subcarrier `c`, `(bits_per_carrier, c)`."""
+    """Combined puncturing and interleaving: encoder bit for bit `b` of subcarrier `c`, `(bits_per_carrier, c)`."""
     order = CONSTELLATION_ORDERS[mode.modulation]
     positions = punctured_positions(mode.code_rate, mode.data_bits)[interleaver(mode.num_carriers, order)]
     return positions.view(mode.num_carriers, order).T.contiguous()
 
 
 def encode(bits: torch.Tensor, mode: Mode) -> torch.Tensor:
-    """Data bits to the points of the data subcarriers: code, puncturing, interleaving, mapping.
+    """Map data bits to the points of the data subcarriers: code, puncturing, interleaving, mapping.
 
     Args:
         bits (`torch.Tensor` of shape `(batch, num_symbols * mode.data_bits)`, uint8): Scrambled data with its tail.
@@ -277,8 +277,8 @@ def encode(bits: torch.Tensor, mode: Mode) -> torch.Tensor:
 
 
 def _mapped(coded: torch.Tensor, mode: Mode) -> torch.Tensor:
-    """Encoder bits of each OFDM symbol, `(num_symbols, 2 * mode.data_bits)`, to its points."""
-    # With one symbol a column, puncturing and interleaving move whole rows.
+    """Map encoder bits of each OFDM symbol, `(num_symbols, 2 * mode.data_bits)`, to its points."""
+    # With one symbol per column, puncturing and interleaving move whole rows.
     coded = coded.T.contiguous()
     index = torch.zeros((), dtype=torch.uint8, device=coded.device)
     for place, positions in enumerate(table_on(coded.device, _symbol_bits, mode)):
@@ -288,7 +288,7 @@ def _mapped(coded: torch.Tensor, mode: Mode) -> torch.Tensor:
 
 
 def data_field(psdu: torch.Tensor, mode: Mode, scrambler_state: torch.Tensor) -> torch.Tensor:
-    """PSDU to the points of the data subcarriers (17.3.5): SERVICE, tail and pad bits, scrambler, and [`encode`].
+    """Map a PSDU to the points of the data subcarriers (17.3.5): SERVICE, tail, pad bits, scrambler, and [`encode`].
 
     Args:
         psdu (`torch.Tensor` of shape `(batch, num_bytes)`, uint8): MAC frames.
@@ -305,24 +305,24 @@ def data_field(psdu: torch.Tensor, mode: Mode, scrambler_state: torch.Tensor) ->
 def data_symbols(
     psdu: torch.Tensor, num_bytes: torch.Tensor, mode: Mode, scrambler_state: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """[`data_field`] of packets of unlike lengths, all their OFDM symbols one after the other.
+    """[`data_field`] for packets of different lengths, with all their OFDM symbols one after the other.
 
     Args:
-        psdu (`torch.Tensor` of shape `(batch, width)`, uint8): MAC frames; zero behind the end of each.
+        psdu (`torch.Tensor` of shape `(batch, width)`, uint8): MAC frames, zero after the end of each.
         num_bytes (`torch.Tensor` of shape `(batch,)`, int64): Their lengths.
         mode ([`Mode`]): Modulation and coding.
         scrambler_state (`torch.Tensor` of shape `(batch,)`, int64): 1 to 127.
 
     Returns:
-        `tuple`: points `(num_symbols, mode.num_carriers)`, complex64; the packet of each symbol, and the number that
-        it has there, both `(num_symbols,)`.
+        `tuple`: points `(num_symbols, mode.num_carriers)`, complex64; the packet of each symbol and its number within
+        that packet, both `(num_symbols,)`.
     """
     device, size = psdu.device, mode.data_bits
     most = mode.num_symbols(psdu.shape[1])
     # SERVICE bits are zeros: the receiver reads the state of the scrambler from the first seven.
     bits = torch.nn.functional.pad(bytes_to_bits(psdu), (SERVICE_BITS, most * size - SERVICE_BITS - 8 * psdu.shape[1]))
     bits ^= scrambling_sequence(scrambler_state, most * size)
-    # Six true zeros return the encoder to its zero state (17.3.5.3).
+    # Six unscrambled zeros return the encoder to its zero state (17.3.5.3).
     tail = SERVICE_BITS + 8 * num_bytes[:, None] + torch.arange(TAIL_BITS, device=device)
     bits.scatter_(1, tail, 0)
     count = mode.num_symbols(num_bytes)[:, None]

@@ -1,4 +1,4 @@
-"""MAC frames that WiFi packets carry: data and acknowledgement frames with their check sequence (802.11-2020, 9)."""
+"""MAC frames that WiFi packets carry: data and acknowledgment frames with their check sequence (802.11-2020, 9)."""
 
 import torch
 
@@ -9,13 +9,13 @@ ACK_BYTES = 14
 MAX_PAYLOAD_BYTES = 2304  # of one MSDU (9.2.4.7.1)
 _FCS_POLYNOMIAL = 0x04C11DB7
 _NO_ACK = 0x20  # in QoS Control (9.2.4.5.4)
-# Frame Control (9.2.4.1), protocol version 0: type and subtype, then flags of frames to an access point and from one.
+# Frame Control (9.2.4.1), protocol version 0: type and subtype, then flags of frames to and from an access point.
 _DATA, _QOS_DATA, _ACK = 0x08, 0x88, 0xD4
 _TO_DS, _FROM_DS = 1, 2
 
 
 def overhead_bytes(qos: bool) -> int:
-    """Bytes of a data frame beside its body: header, QoS Control where there is one, check sequence."""
+    """Bytes of a data frame besides its body: header, QoS Control if there is one, check sequence."""
     return _HEADER_BYTES + _QOS_BYTES * qos + _FCS_BYTES
 
 
@@ -24,15 +24,15 @@ def mpdu(frame: torch.Tensor, num_bytes: torch.Tensor | None = None) -> torch.Te
 
     Args:
         frame (`torch.Tensor` of shape `(batch, width)`, uint8): MAC header and frame body.
-        num_bytes (`torch.Tensor` of shape `(batch,)`, int64, *optional*): How long each is, if not as wide as all;
-            the bytes behind it must be zero.
+        num_bytes (`torch.Tensor` of shape `(batch,)`, int64, *optional*): Length of each frame, by default `width`;
+            the bytes after it must be zero.
 
     Returns:
         `torch.Tensor` of shape `(batch, width + 4)`, uint8.
     """
     length = None if num_bytes is None else 8 * num_bytes
     bits = crc(bytes_to_bits(frame), _FCS_POLYNOMIAL, 32, length).unflatten(-1, (_FCS_BYTES, 8))
-    # The highest power is sent first, and so it is the least significant bit of the first octet.
+    # The highest power is sent first, so it is the least significant bit of the first octet.
     fcs = (bits << torch.arange(8, dtype=torch.uint8, device=bits.device)).sum(-1, dtype=torch.uint8)
     if num_bytes is None:
         return torch.cat([frame, fcs], -1)
@@ -61,11 +61,11 @@ def data_frame(
         receiver (`torch.Tensor` of shape `(batch, 6)`, uint8): Address 1.
         transmitter (`torch.Tensor` of shape `(batch, 6)`, uint8): Address 2. Address 3 is the access point's.
         sequence (`torch.Tensor` of shape `(batch,)`, int64): Sequence number, modulo 4096.
-        duration_us (`torch.Tensor` of shape `(batch,)`, int64): For how long the medium stays reserved [µs].
+        duration_us (`torch.Tensor` of shape `(batch,)`, int64): How long the medium stays reserved [µs].
         payload (`torch.Tensor` of shape `(batch, num_bytes)`, uint8): Frame body.
         qos (`bool`, *optional*, defaults to `False`): With a QoS Control field, as between 802.11n stations.
-        num_bytes (`torch.Tensor` of shape `(batch,)`, int64, *optional*): Of each body, as in [`mpdu`].
-        upward (`torch.Tensor` of shape `(batch,)`, bool, *optional*): Which are to the access point; by default none.
+        num_bytes (`torch.Tensor` of shape `(batch,)`, int64, *optional*): Length of each body, as in [`mpdu`].
+        upward (`torch.Tensor` of shape `(batch,)`, bool, *optional*): Frames to the access point; by default none.
 
     Returns:
         `torch.Tensor` of shape `(batch, 28 + num_bytes)`, uint8, or two more with QoS; with FCS.
@@ -74,7 +74,7 @@ def data_frame(
     flags = torch.where(upward, _TO_DS, _FROM_DS).to(torch.uint8)
     control = torch.stack([torch.full_like(flags, _QOS_DATA if qos else _DATA), flags], 1)
     quality = payload.new_zeros(len(payload), _QOS_BYTES if qos else 0)  # best effort
-    # Nobody acknowledges what goes to a group (9.2.4.5.4).
+    # Group-addressed frames are not acknowledged (9.2.4.5.4).
     quality[:, :1] = torch.where(receiver[:, :1] & 1 == 1, _NO_ACK, 0)
     addresses = [receiver, transmitter, torch.where(upward[:, None], receiver, transmitter)]
     numbers = _octets(sequence % 4096 << 4, 2)
@@ -83,7 +83,7 @@ def data_frame(
 
 
 def ack_frame(receiver: torch.Tensor) -> torch.Tensor:
-    """Acknowledgement frames (9.3.1.4), with FCS. Nothing follows: their duration is zero.
+    """Acknowledgment frames (9.3.1.4), with FCS. Nothing follows, so their duration is zero.
 
     Args:
         receiver (`torch.Tensor` of shape `(batch, 6)`, uint8): Transmitter of the frame that is acknowledged.
