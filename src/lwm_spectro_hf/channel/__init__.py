@@ -1,1 +1,1 @@
-"""What happens to a waveform on its way: multipath fading, noise, the imperfections of radios (paper, eq. 5, 6)."""
+"""The channel and the radio: multipath fading, noise and hardware impairments (paper, eq. 5, 6)."""

@@ -1,4 +1,4 @@
-"""Sixteen cities drawn from a table: blocks, streets, heights and materials, as the boxes that ray tracing needs."""
+"""Sixteen procedural cities for ray tracing: buildings as prisms, drawn from a table of city plans."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,20 +10,20 @@ CITY_SIZE_M = 600.0
 
 @dataclass(frozen=True)
 class CityPlan:
-    """What a city is drawn from.
+    """The parameters from which a city is drawn.
 
     Attributes:
-        grid (`str`): `"regular"`; `"staggered"`, where every second row of blocks is moved by half a block; or
+        grid (`str`): `"regular"`; `"staggered"`, where every second row of blocks is shifted by half a block; or
             `"irregular"`, where street corners lie up to a fifth of a block off the grid.
         block_m (`tuple` of two `float`): Mean size of a block between the streets, east-west and
             north-south [m].
         street_m (`float`): Mean width of the streets [m].
         buildings (`tuple` of two `int`): Buildings in a block, east-west and north-south.
-        gap (`float`): Largest share of a building's lot that stays open on each side.
+        gap (`float`): Largest share of a building's lot left open on each side.
         height_m (`float`): Median height of the buildings [m].
         height_sigma (`float`): Standard deviation of the logarithm of the heights.
         open_share (`float`): Share of the blocks that are squares or parks.
-        materials (`dict` from `str` to `float`): Share of the buildings in each material of ITU-R P.2040.
+        materials (`dict` from `str` to `float`): Share of the buildings made of each material of ITU-R P.2040.
     """
 
     grid: Literal["regular", "staggered", "irregular"]
@@ -70,7 +70,7 @@ class Building:
     Attributes:
         footprint (`numpy.ndarray` of shape `(4, 2)`): Corners, counter-clockwise [m].
         height_m (`float`): Height of the flat roof [m].
-        material (`str`): Its walls' and roof's material in ITU-R P.2040.
+        material (`str`): Material of walls and roof, as in ITU-R P.2040.
     """
 
     footprint: np.ndarray
@@ -79,7 +79,7 @@ class Building:
 
 
 def _point(corners: np.ndarray, u: float, v: float) -> np.ndarray:
-    """The point at `(u, v)` of the unit square, carried over to a quadrilateral by bilinear interpolation."""
+    """Map the point `(u, v)` of the unit square to a quadrilateral by bilinear interpolation."""
     south = (1 - u) * corners[0] + u * corners[1]
     north = (1 - u) * corners[3] + u * corners[2]
     return (1 - v) * south + v * north
@@ -109,14 +109,14 @@ def _blocks(plan: CityPlan, rng: np.random.Generator) -> list[np.ndarray]:
 
 
 def draw_city(plan: CityPlan, seed: int) -> list[Building]:
-    """Draws the buildings of a city: the same plan and seed give the same city.
+    """Draws the buildings of a city. The same plan and seed give the same city.
 
     Args:
-        plan (`CityPlan`): What it is drawn from.
+        plan (`CityPlan`): Parameters of the city.
         seed (`int`): Seed.
 
     Returns:
-        `list` of [`Building`], which do not overlap.
+        `list` of [`Building`] without overlap.
     """
     rng = np.random.default_rng(seed)
     materials, shares = zip(*plan.materials.items(), strict=True)
@@ -128,7 +128,7 @@ def draw_city(plan: CityPlan, seed: int) -> list[Building]:
         for column, row in np.ndindex(columns, rows):
             if 0 < column < columns - 1 and 0 < row < rows - 1:
                 continue  # the courtyard that the buildings around a block enclose
-            gaps = rng.uniform(0, plan.gap, 4) + 1e-3  # walls that touch would leave edges inside a wall
+            gaps = rng.uniform(0, plan.gap, 4) + 1e-3  # touching walls would leave edges inside a wall
             u = ((column + gaps[0]) / columns, (column + 1 - gaps[1]) / columns)
             v = ((row + gaps[2]) / rows, (row + 1 - gaps[3]) / rows)
             height = plan.height_m * np.exp(plan.height_sigma * rng.standard_normal())
@@ -137,10 +137,10 @@ def draw_city(plan: CityPlan, seed: int) -> list[Building]:
 
 
 def prism(building: Building) -> tuple[np.ndarray, np.ndarray]:
-    """Triangles of the walls and the roof, which share vertices, so that edges to diffract at can be found.
+    """Triangles of the walls and the roof. They share vertices, so that diffracting edges can be found.
 
     Args:
-        building (`Building`): What to build.
+        building (`Building`): The building.
 
     Returns:
         Vertices, `numpy.ndarray` of shape `(8, 3)` [m], and the vertices of each triangle,

@@ -1,4 +1,4 @@
-"""Linear filters that vary with time, by blocks of FFTs: what fading taps and drifting clocks have in common."""
+"""Time-varying linear filters by block FFTs, for fading taps and drifting clocks."""
 
 import math
 from collections.abc import Callable
@@ -6,26 +6,26 @@ from dataclasses import dataclass
 
 import torch
 
-TAIL = 32  # samples after which a fractional delay has rung out: 65 dB below a signal that fills that band
+TAIL = 32  # samples after which a fractional delay has decayed to 65 dB below a signal that fills the band
 
-# Between two nodes from which to which a wave turns by this angle, linear interpolation errs by its fourth power over
-# 120: 45.7 dB below the wave. Waves that turn less, as scattered ones do, are nearer.
+# A wave that turns by this angle [rad] between two nodes is interpolated linearly with a relative error power of
+# angle^4 / 120: 45.7 dB below the wave. Waves that turn less, as scattered ones do, have smaller errors.
 _NODE_ANGLE = 0.24
 _SIZES = sorted(size * 3**i for size in (2**k for k in range(6, 20)) for i in (0, 1))
-_CPU_SAMPLES = 2**17  # of a chunk: the working set stays in the cache
+_CPU_SAMPLES = 2**17  # of a chunk, so that the working set stays in the cache
 _DEVICE_SAMPLES = 2**26
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Overlap-save: how a recording is cut into blocks.
+    """How a recording is cut into blocks for overlap-save filtering.
 
     Attributes:
-        fft_size (`int`): Samples that one block transforms.
-        hop (`int`): Samples that it yields.
-        before (`int`): Samples that it sees before the first that it yields.
+        fft_size (`int`): Input samples of a block.
+        hop (`int`): Output samples of a block.
+        before (`int`): Input samples of a block before its first output sample.
         num_blocks (`int`): Blocks that cover the recording.
-        changes (`bool`): Whether the filter does.
+        changes (`bool`): Whether the filter varies with time.
     """
 
     fft_size: int
@@ -36,13 +36,13 @@ class Blocks:
 
     @classmethod
     def plan(cls, num_samples: int, past: float, future: float, turn: float) -> "Blocks":
-        """The cheapest cut.
+        """Choose the blocks that cost least.
 
         Args:
             num_samples (`int`): Length of the recording.
             past (`float`): Longest delay [samples].
             future (`float`): Longest advance [samples].
-            turn (`float`): How fast the response turns at most; zero where it is constant [rad a sample].
+            turn (`float`): Fastest rotation of the response; zero if it is constant [rad per sample].
         """
         overlap = math.ceil(past) + math.ceil(future) + 2 * TAIL
         longest_hop = max(1, int(min(num_samples, _NODE_ANGLE / turn if turn else math.inf)))
@@ -50,14 +50,14 @@ class Blocks:
         def hop(size: int) -> int:
             return min(size - overlap, longest_hop)
 
-        def cost(size: int) -> float:  # of the transforms, of what is done once a bin and block, and once a bin
+        def cost(size: int) -> float:  # of the FFTs, of the work per bin and block, and of the work per bin
             return -(-num_samples // hop(size)) * size * (3 * math.log2(size) + 30) + 200 * size
 
         size = min((size for size in _SIZES if size > overlap), key=cost)
         return cls(size, hop(size), math.ceil(past) + TAIL, -(-num_samples // hop(size)), turn > 0)
 
     def nodes(self, device: torch.device) -> torch.Tensor:
-        """Where responses are needed: the first sample of each block, and of one more."""
+        """Samples at which responses are needed: the first of each block and one past the last; one if constant."""
         return self.hop * torch.arange(self.num_blocks + 1 if self.changes else 1, device=device)
 
     def bins(self, device: torch.device) -> torch.Tensor:
@@ -68,12 +68,12 @@ class Blocks:
 def filter_blocks(samples: torch.Tensor, blocks: Blocks, response: Callable[[slice], torch.Tensor]) -> torch.Tensor:
     """Filter recordings with a frequency response that is interpolated linearly in time between nodes.
 
-    Each block is filtered with the responses at its first sample and at the next block's, and fades from the one to
-    the other.
+    Each block is filtered with the responses at its own first sample and at that of the next block, and the output
+    cross-fades from one to the other.
 
     Args:
-        samples (`torch.Tensor` of shape `(batch, num_samples)`): Complex64; silent outside.
-        blocks ([`Blocks`]): The cut.
+        samples (`torch.Tensor` of shape `(batch, num_samples)`): Complex64; taken as zero outside.
+        blocks ([`Blocks`]): How to cut the recordings.
         response (`Callable`): For a slice of rows, the responses at the nodes, complex64 of shape
             `(rows, num_nodes, fft_size)`.
 

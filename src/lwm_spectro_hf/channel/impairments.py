@@ -1,6 +1,7 @@
 """The radio between antenna and samples: oscillators, clocks, noise, filters, sampling rate, mixer and converter.
 
-`receive` turns the signal at the antenna into samples at the receiver's rate; the other pieces go before or after it.
+`receive` turns the signal at the antenna into samples at the receiver's rate; the other impairments are applied before
+or after it.
 """
 
 import math
@@ -13,8 +14,8 @@ from .filtering import Blocks, filter_blocks
 
 
 def mean_power(samples: torch.Tensor) -> torch.Tensor:
-    """Mean of the squared modulus of recordings of shape `(batch, num_samples)`, complex64; shape `(batch,)`."""
-    # The modulus of a complex number is slow, and the norm of an array of real ones is one pass.
+    """Mean squared modulus of recordings of shape `(batch, num_samples)`, complex64; result of shape `(batch,)`."""
+    # The complex modulus is slow; the norm over real parts takes a single pass.
     return torch.linalg.vector_norm(torch.view_as_real(samples), dim=(1, 2)).square() / samples.shape[1]
 
 
@@ -40,21 +41,21 @@ def lowpass(
 
 
 def clock_offset(samples: torch.Tensor, offset_ppm: torch.Tensor) -> torch.Tensor:
-    """Clocks that differ (SFO): sample n becomes the signal's value at n (1 + ppm / 10^6), band-limited.
+    """Sampling frequency offset (SFO): sample n becomes the signal's value at n (1 + ppm / 10^6), band-limited.
 
-    The first sample stays where it is. Exact within 0.94 of the band, as fading taps are.
+    The first sample stays in place. Exact within 0.94 of the band, like fading taps.
 
     Args:
-        samples (`torch.Tensor` of shape `(batch, num_samples)`): Complex64; silent outside.
+        samples (`torch.Tensor` of shape `(batch, num_samples)`): Complex64; taken as zero outside.
         offset_ppm (`torch.Tensor` of shape `(batch,)`): How much longer the receiver's sampling interval is [ppm].
     """
     drift = 1e-6 * offset_ppm.double()
     slowest, fastest = torch.stack([drift.min(), drift.max()]).tolist()
     num_samples = samples.shape[1]
-    turn = math.pi * max(-slowest, fastest, 0.0)  # of the highest frequency
+    turn = math.pi * max(-slowest, fastest, 0.0)  # at the highest frequency
     blocks = Blocks.plan(num_samples, max(0.0, -slowest) * num_samples, max(0.0, fastest) * num_samples, turn)
     bins = blocks.bins(samples.device)
-    edge = band_edge(bins)  # at half the rate a fractional delay has no value
+    edge = band_edge(bins)  # a fractional delay is undefined at half the sampling rate
 
     def response(rows: slice) -> torch.Tensor:
         advance = (drift[rows, None] * blocks.nodes(samples.device)).float()
@@ -73,14 +74,14 @@ def phase_noise(
 ) -> torch.Tensor:
     """Phase noise of an oscillator in a phase-locked loop: a Gaussian phase with a Lorentzian spectrum.
 
-    Within the loop's bandwidth the spectrum is flat; beyond, it falls with the square of the frequency, as that of the
-    free oscillator (a Wiener process) does. The autocovariance is `rms^2 exp(-2 pi corner |t|)`.
+    Within the loop's bandwidth the spectrum is flat; beyond, it falls with the square of the frequency, like that of a
+    free-running oscillator (a Wiener process). The autocovariance is `rms^2 exp(-2 pi corner |t|)`.
 
     Args:
         samples (`torch.Tensor` of shape `(batch, num_samples)`): Complex64.
         sampling_rate (`float`): [Hz].
         rms_deg (`torch.Tensor` of shape `(batch,)`): Root mean square of the phase; about 1 in a cellular radio [deg].
-        corner_hz (`float`): Where its spectrum is 3 dB down; tens of kHz in a cellular radio [Hz].
+        corner_hz (`float`): Frequency at which its spectrum is 3 dB down; tens of kHz in a cellular radio [Hz].
         generator (`torch.Generator`): Source of randomness.
     """
     num_samples = samples.shape[1]
@@ -93,10 +94,10 @@ def phase_noise(
 
 
 def _white_spectrum(num_bins: int, amplitude: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """The unitary Fourier transform of white noise, which is white, of an amplitude (rms) for each row.
+    """The spectrum (unitary Fourier transform) of white noise, itself white, with an rms amplitude for each row.
 
-    Of 256 levels, drawn eight at a time, which is several times faster than a normal distribution: each sample in time
-    is a sum of all bins, and that is normal whatever the distribution of a bin.
+    Values have 256 levels and are drawn eight at a time, several times faster than normal ones. In time, each sample
+    is a sum over all bins, which is normal whatever their distribution.
     """
     shape = (len(amplitude), -(-num_bins // 4))
     words = torch.empty(shape, dtype=torch.int64, device=generator.device).random_(-(2**63), None, generator=generator)
@@ -107,11 +108,11 @@ def _white_spectrum(num_bins: int, amplitude: torch.Tensor, generator: torch.Gen
 
 
 def add_noise(samples: torch.Tensor, noise_power: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """White Gaussian noise.
+    """Add white Gaussian noise.
 
     Args:
         samples (`torch.Tensor` of shape `(batch, num_samples)`): Complex64.
-        noise_power (`torch.Tensor` of shape `(batch,)`): Variance of a sample of the noise.
+        noise_power (`torch.Tensor` of shape `(batch,)`): Variance of a noise sample.
         generator (`torch.Generator`): Source of randomness.
     """
     noise = torch.randn(*samples.shape, 2, generator=generator, device=generator.device)
@@ -119,8 +120,8 @@ def add_noise(samples: torch.Tensor, noise_power: torch.Tensor, generator: torch
 
 
 def _moved(spectrum: torch.Tensor, num_samples: int, shift: torch.Tensor) -> torch.Tensor:
-    """The spectrum moved up by so many bins, and as many bins of it as the result has samples."""
-    # In the order of frequency, with silence between a row and the next, what is wanted of a row is one run of bins.
+    """Shift a spectrum up by `shift` bins, and cut or zero-pad it to `num_samples` bins."""
+    # In order of frequency and zero-padded, the wanted bins of a row are contiguous.
     num_in = spectrum.shape[1]
     padded = torch.nn.functional.pad(torch.fft.fftshift(spectrum, 1), (num_samples, num_samples))
     first = (num_samples + num_in // 2 - num_samples // 2 - shift).clamp(0, num_in + num_samples)
@@ -138,22 +139,22 @@ def receive(
     generator: torch.Generator,
     filter_probability: float = 0.6,
 ) -> torch.Tensor:
-    """The receiver up to its mixer: another sampling rate, an off-centre carrier, white noise, a channel filter.
+    """The receiver up to its mixer: a new sampling rate, an off-center carrier, white noise and a channel filter.
 
     The rate becomes `rate_in_hz * num_samples / samples.shape[1]`. The transmitter's mask, the noise and the filter
-    act on one spectrum, cut or padded to the new rate.
+    are all applied to one spectrum, cut or padded to the new rate.
 
     Args:
         samples (`torch.Tensor` of shape `(batch, num_in)`): Signal at the transmitter's native rate, complex64.
         rate_in_hz (`float`): That rate [Hz].
         num_samples (`int`): Samples of the result, over the same duration.
         occupied_hz (`float`): Occupied bandwidth of the signal [Hz].
-        offset_hz (`torch.Tensor` of shape `(batch,)`): Where its centre is received [Hz].
+        offset_hz (`torch.Tensor` of shape `(batch,)`): Frequency at which its center is received [Hz].
         noise_power (`torch.Tensor` of shape `(batch,)`): Noise variance per sample at the native rate: a density.
         generator (`torch.Generator`): Source of randomness.
-        filter_probability (`float`, *optional*, defaults to 0.6): How often the filter is that of the carrier, which
-            leaves nothing of signal and noise beside it; else it is centred on zero and as wide as the carrier's far
-            edge at least and four times the received band at most: mostly open.
+        filter_probability (`float`, *optional*, defaults to 0.6): Probability of a filter that is matched to the
+            carrier and removes all signal and noise beside it. Otherwise the filter is centered on zero, reaches at
+            least to the carrier's far edge and is at most four times as wide as the received band: mostly open.
 
     Returns:
         `torch.Tensor` of shape `(batch, num_samples)`, complex64.
@@ -184,13 +185,13 @@ def receive(
 def band_edges(
     samples: torch.Tensor, sampling_rate: float, edge_hz: torch.Tensor, rolloff: torch.Tensor
 ) -> torch.Tensor:
-    """The filter that keeps what lies outside the received band from folding into it.
+    """Apply the anti-aliasing filter of the received band.
 
     Args:
         samples (`torch.Tensor` of shape `(batch, num_samples)`): Complex64.
         sampling_rate (`float`): [Hz].
-        edge_hz (`torch.Tensor` of shape `(batch,)`): Where it begins to fall, up to half the rate and beyond [Hz].
-        rolloff (`torch.Tensor` of shape `(batch,)`): Width of the transition over the edge, at whose end it is 60 dB.
+        edge_hz (`torch.Tensor` of shape `(batch,)`): Where the response begins to fall; may exceed half the rate [Hz].
+        rolloff (`torch.Tensor` of shape `(batch,)`): Width of the transition over the edge; it ends at -60 dB.
     """
     frequency = torch.fft.fftfreq(samples.shape[1], 1 / sampling_rate, device=samples.device)
     response = lowpass(frequency.expand(len(samples), -1), edge_hz, rolloff, torch.full_like(edge_hz, -60.0))
@@ -216,10 +217,10 @@ def imperfect_mixer(
 
 
 def quantize(samples: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
-    """Analog-to-digital conversion, its gain such that the largest value of a recording just fits.
+    """Analog-to-digital conversion, with the gain at which the largest value of a recording just fits.
 
-    Its noise is white and bound to the power that is received: it is what guard bands show behind a channel filter,
-    where else the filtered noise would still be read off a logarithmic scale.
+    Its noise is white and scales with the received power. It fills guard bands behind a channel filter; without it, a
+    logarithmic scale would still show the filtered noise there.
 
     Args:
         samples (`torch.Tensor` of shape `(batch, num_samples)`): Complex64.

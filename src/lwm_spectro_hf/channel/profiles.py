@@ -1,4 +1,4 @@
-"""Power-delay profiles: how late and how strong the taps of a channel arrive (paper, eq. 5)."""
+"""Power-delay profiles: delays and powers of the taps of a channel (paper, eq. 5)."""
 
 import json
 import math
@@ -16,12 +16,12 @@ class PowerDelayProfile:
     """Delays and mean powers of the taps of a batch of channels.
 
     Attributes:
-        delays_s (`torch.Tensor` of shape `(batch, num_taps)`): Delays, continuous: nothing is rounded to samples [s].
-        powers (`torch.Tensor` of shape `(batch, num_taps)`): Mean tap powers, summing to one; a tap that a channel
-            does not have is zero.
+        delays_s (`torch.Tensor` of shape `(batch, num_taps)`): Delays, not rounded to samples [s].
+        powers (`torch.Tensor` of shape `(batch, num_taps)`): Mean tap powers, summing to one; zero for taps that a
+            channel does not have.
         rician_k (`torch.Tensor` of shape `(batch,)`): K factor of the first tap, linear; zero is Rayleigh.
         direct_shift (`torch.Tensor` of shape `(batch,)`, *optional*): Doppler shift of the direct wave of that tap,
-            over the largest one; where it is NaN, or nothing is given, the wave comes from any direction.
+            relative to the largest one. If it is NaN or not given, the wave comes from a random direction.
     """
 
     delays_s: torch.Tensor
@@ -36,8 +36,9 @@ def exponential_profile(
     """Taps at random delays whose mean profile decays exponentially, each with 3 dB of shadowing.
 
     Args:
-        delay_spread_s (`torch.Tensor` of shape `(batch,)`): RMS delay spread of the profile of many channels together,
-            their first taps not aligned; that of one channel, which has few taps, is less in the mean [s].
+        delay_spread_s (`torch.Tensor` of shape `(batch,)`): RMS delay spread of the profile averaged over many
+            channels, without aligning their first taps; that of a single channel, with few taps, is lower on average
+            [s].
         rician_k (`torch.Tensor` of shape `(batch,)`): K factor of the first tap, linear.
         generator (`torch.Generator`): Source of randomness, on the device of the tensors.
         num_taps (`int`, *optional*, defaults to 12): Taps.
@@ -47,8 +48,8 @@ def exponential_profile(
     """
     shape = (len(delay_spread_s), num_taps)
     uniform = torch.rand(shape, generator=generator, device=generator.device)
-    # Equal-power taps at exponentially distributed delays have that profile in the mean. The longest fiftieth is cut
-    # off, and the rest spread so that its deviation is the one asked for.
+    # Equal-power taps at exponentially distributed delays have an exponential profile on average. The longest fiftieth
+    # of the delays is cut off, and the rest scaled to have the requested standard deviation.
     kept = 0.98
     deviation = math.sqrt(1 - (1 - kept) * (math.log1p(-kept) / kept) ** 2)
     delays = -torch.log1p(-kept * uniform) * (delay_spread_s / deviation)[:, None]
@@ -63,7 +64,7 @@ def _tables() -> dict[str, dict[str, list[float]]]:
 
 
 def tdl_profile(name: str, delay_spread_s: torch.Tensor) -> PowerDelayProfile:
-    """The tapped-delay-line profiles of 3GPP (TR 38.901, tables 7.7.2-1 to 7.7.2-5), delays scaled by clause 7.7.3.
+    """The 3GPP tapped-delay-line profiles (TR 38.901, tables 7.7.2-1 to 7.7.2-5), delays scaled as in clause 7.7.3.
 
     Args:
         name (`str`): "A", "B", "C" (no line of sight), "D" or "E" (line of sight, K of 13.3 and 22 dB).

@@ -1,4 +1,4 @@
-"""Ray-traced scenarios: a city, base stations and users in its streets, traced with Sionna RT, kept as DeepMIMO.
+"""Ray-traced scenarios: base stations and users in the streets of a city, traced with Sionna RT, stored as DeepMIMO.
 
 Needs the extras `raytracing` and `data`; `dataset_scripts/trace_scenarios.py` runs it.
 """
@@ -18,7 +18,7 @@ import numpy as np
 from ..extras import require
 from .cities import CITY_PLANS, CITY_SIZE_M, Building, draw_city, prism
 
-# Scenes that Sionna RT ships, and the object of each that is the ground.
+# Scenes that Sionna RT ships, and the name of the ground object in each.
 REAL_CITIES = {
     "munich": ("munich", "ground"),
     "paris": ("etoile", "Plane"),
@@ -38,20 +38,20 @@ class Tracing:
 
     Attributes:
         carrier_hz (`float`): Carrier [Hz].
-        num_users (`int`): Users with paths to find, shared equally by the base stations.
+        num_users (`int`): Number of users with paths, divided equally among the base stations.
         num_stations (`int`): Base stations.
-        station_height_m (`float`): Height of their antennas over the street: UMi of TR 38.901, table 7.2-1 [m].
+        station_height_m (`float`): Height of their antennas above the street: UMi of TR 38.901, table 7.2-1 [m].
         user_height_m (`float`): Height of the users' antennas [m].
-        max_distance_m (`float`): Users are dropped up to here from their base station [m].
-        spacing_m (`float`): Least distance between base stations [m].
-        max_depth (`int`): Reflections and diffractions of a path, at most (one diffraction).
+        max_distance_m (`float`): Largest distance of users from their base station [m].
+        spacing_m (`float`): Minimum distance between base stations [m].
+        max_depth (`int`): Maximum number of reflections and diffractions of a path, at most one of them a diffraction.
         num_rays (`int`): Rays launched from a base station.
-        batch_users (`int`): Users traced at once: memory grows with it.
-        min_paths (`int`): Users with fewer paths are left out: in a street, so few only say what tracing leaves out.
-        max_paths (`int`): Strongest paths kept of a user.
-        dynamic_range_db (`float`): Paths weaker than the strongest by more are left out [dB].
-        min_gain_db (`float`): Users whose paths add up to less are out of coverage: at 30 dBm over 20 MHz, -130 dB
-            leaves them 6 dB under the noise of a receiver with a noise figure of 7 dB [dB].
+        batch_users (`int`): Users traced at once; memory use grows with it.
+        min_paths (`int`): Users with fewer paths are left out: so few in a street are an artifact of the tracing.
+        max_paths (`int`): Number of strongest paths kept per user.
+        dynamic_range_db (`float`): Paths that are further than this below the strongest are left out [dB].
+        min_gain_db (`float`): Users with a lower total path gain are out of coverage: at 30 dBm over 20 MHz, -130 dB
+            is 6 dB below the noise of a receiver with a noise figure of 7 dB [dB].
         seed (`int`): Seed of the procedural city and of all positions.
     """
 
@@ -73,11 +73,11 @@ class Tracing:
 
 
 def write_scene(buildings: list[Building], folder: Path) -> Path:
-    """Writes a procedural city as a scene that Mitsuba and Sionna RT read: one mesh a material, and the ground.
+    """Writes a procedural city as a scene for Mitsuba and Sionna RT: one mesh per material, and the ground.
 
     Args:
         buildings (`list` of [`Building`]): The city.
-        folder (`Path`): Where to write.
+        folder (`Path`): Output folder.
 
     Returns:
         `Path` of the XML file.
@@ -119,14 +119,14 @@ def _write_ply(file: Path, vertices: np.ndarray, faces: np.ndarray) -> None:
 
 
 class _Streets:
-    """A scene whose streets can be asked for: points on the ground with the open sky above."""
+    """The streets of a scene: points on the ground with open sky above."""
 
     def __init__(self, scene: Any, ground: str, mitsuba: ModuleType):
         self.scene, self.mitsuba = scene, mitsuba
         self.ground = mitsuba.ShapePtr(scene.objects[ground].mi_mesh)
         box = scene.mi_scene.bbox()
         low, high = np.array(box.min)[:2], np.array(box.max)[:2]
-        # The rim of a scene is open country: nothing reflects from beyond it.
+        # Leave out the rim of a scene: nothing beyond it reflects, as in open country.
         centre, half = (low + high) / 2, np.minimum((high - low) / 2, CITY_SIZE_M / 2)
         self.low, self.high = centre - half, centre + half
 
@@ -136,7 +136,7 @@ class _Streets:
         return mi.Ray3f(mi.Point3f(origins), mi.Vector3f(directions))
 
     def lift(self, points: np.ndarray, height_m: float) -> np.ndarray:
-        """Those of the points `(num, 2)` that lie in a street, at a height over the ground: `(streets, 3)` [m]."""
+        """Those of the points `(num, 2)` that lie in a street, lifted to a height above it: `(streets, 3)` [m]."""
         inside = ((points > self.low) & (points < self.high)).all(1)
         origins = np.column_stack([points[inside], np.full(inside.sum(), ABOVE_ALL_M)])
         hit = self.scene.mi_scene.ray_intersect(self._rays(origins, np.broadcast_to([0, 0, -1.0], origins.shape)))
@@ -145,18 +145,18 @@ class _Streets:
         return np.column_stack([origins[:, :2], heights])[street]
 
     def visible(self, origin: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """Which of the points `(num, 3)` are in sight of the origin `(3,)`: `(num,)` bool."""
+        """Whether each of the points `(num, 3)` is in line of sight of the origin `(3,)`: `(num,)` bool."""
         ray = self._rays(np.broadcast_to(origin, points.shape), points - origin)
         ray.maxt = self.mitsuba.Float(1.0)
         return ~np.array(self.scene.mi_scene.ray_test(ray))
 
 
 def _place_stations(streets: _Streets, tracing: Tracing, rng: np.random.Generator) -> np.ndarray:
-    """Base stations at the places that see most of the streets around, apart from each other: `(stations, 3)` [m]."""
+    """Base stations where most of the streets around are in sight, at least `spacing_m` apart: `(stations, 3)` [m]."""
     square = rng.uniform(streets.low, streets.high, (4000, 2))
     users = streets.lift(square, tracing.user_height_m)
     candidates = streets.lift(square[:400], tracing.station_height_m)
-    # A station at the rim would have few users: those of the middle come first.
+    # A station at the rim would have few users, so only those in the middle are candidates.
     middle = np.abs(candidates[:, :2] - (streets.low + streets.high) / 2) < 0.7 * (streets.high - streets.low) / 2
     candidates = candidates[middle.all(1)]
     seen = []
@@ -190,10 +190,10 @@ def _drop_users(
 
 
 def _strongest_paths(paths: Any, tracing: Tracing, num_users: int) -> dict[str, np.ndarray]:
-    """The first users in coverage and their strongest paths, as DeepMIMO exports them.
+    """The first users in coverage and their strongest paths, in DeepMIMO's export format.
 
-    Its own `export_paths` computes every attribute there is, which takes longer than the tracing; its converter would
-    keep any 25 paths.
+    DeepMIMO's own `export_paths` computes every attribute there is, which takes longer than the tracing, and its
+    converter would keep 25 arbitrary paths.
     """
     real, imaginary = paths.a
     amplitudes = real.numpy() + 1j * imaginary.numpy()
@@ -214,7 +214,7 @@ def _strongest_paths(paths: Any, tracing: Tracing, num_users: int) -> dict[str, 
     }
     result["a"] = select(amplitudes, 0, 4) * kept[:, None, None, None]
     result["interactions"] = select(paths.interactions.numpy(), 1, 3)
-    result["vertices"] = np.zeros((*result["interactions"].shape, 3), np.float32)  # not kept in the end
+    result["vertices"] = np.zeros((*result["interactions"].shape, 3), np.float32)  # removed by `_slim`
     return result | {"sources": paths.sources.numpy().T, "targets": paths.targets.numpy().T[users]}
 
 
@@ -260,7 +260,7 @@ def _trace_users(scene: Any, streets: _Streets, tracing: Tracing, log: Any) -> l
 
 
 def _slim(folder: Path, tracing: Tracing, versions: dict[str, str]) -> None:
-    """Leaves out what no channel needs, rounds what is kept, and says how it was made."""
+    """Removes what channels do not need, rounds the rest, and records how the scenario was made."""
     for file in sorted(folder.glob("*.npz")):
         key, array = next(iter(np.load(file).items()))
         if key == "inter_pos":
@@ -276,7 +276,7 @@ def _slim(folder: Path, tracing: Tracing, versions: dict[str, str]) -> None:
         "terrain_diffraction": True,
         "raw_params": {"tracing": asdict(tracing), "versions": versions},
     }
-    # The exporter goes through a set of objects, in whatever order.
+    # The exporter iterates over a set of objects, in arbitrary order.
     materials = sorted(params["materials"].values(), key=lambda material: material["permittivity"])
     params["materials"] = {
         f"material_{index}": material | {"id": index, "name": f"material_{index}"}
@@ -290,9 +290,9 @@ def trace_scenario(name: str, out: str | Path, tracing: Tracing | None = None, l
 
     Args:
         name (`str`): One of `TRACED_CITIES`.
-        out (`str` or `Path`): Folder in which the scenario's folder, called as the city, appears when it is complete.
-        tracing ([`Tracing`], *optional*): How; the default is what the shipped scenarios were made with.
-        log (`callable`, *optional*, defaults to `print`): Is told of progress.
+        out (`str` or `Path`): Folder in which the scenario's folder, named after the city, appears once complete.
+        tracing ([`Tracing`], *optional*): How to trace; by default as for the shipped scenarios.
+        log (`callable`, *optional*, defaults to `print`): Called with progress messages.
 
     Returns:
         `Path` of the scenario's folder.
@@ -321,7 +321,7 @@ def trace_scenario(name: str, out: str | Path, tracing: Tracing | None = None, l
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             arguments = {"max_depth": tracing.max_depth, "samples_per_src": tracing.num_rays, "refraction": False}
             exporter.sionna_exporter(scene, batches, arguments, str(raw))
-            # The buildings stay out: they come from the scene or the plan, and are larger than all paths together.
+            # Leave out the buildings: the scene or the plan has them, and they are larger than all paths together.
             deepmimo.utils.save_pickle({}, str(raw / "sionna_objects.pkl"))
             deepmimo.convert(str(raw), scenario_name=name, parent_folder=str(work), overwrite=True, vis_scene=False)
         _slim(work / name, tracing, {"sionna-rt": rt.__version__, "deepmimo": deepmimo.__version__})

@@ -16,30 +16,30 @@ import torch
 from ..extras import require
 from .profiles import PowerDelayProfile
 
-# Never used in pretraining: the city that benchmarks are run in.
+# Never used in pretraining: the city for benchmarks.
 HELD_OUT_SCENARIOS = ("florence",)
 SHIPPED_FOLDER = Path(__file__).parent / "scenarios_data"
 
 RICIAN_K_MEAN_DB, RICIAN_K_STD_DB = 9.0, 5.0  # TR 38.901, table 7.5-6, UMi street canyon with line of sight
 _MATRICES = ("power", "delay", "inter", "rx_pos", "tx_pos")
-_LINE_OF_SIGHT = 0  # DeepMIMO's code of a path that meets nothing on its way
+_LINE_OF_SIGHT = 0  # DeepMIMO's code for a path without interactions
 
 
 @dataclass(frozen=True, eq=False)
 class Scenario:
-    """The paths of all users of a city that have any. Loaded once and shared: do not write into its tensors.
+    """The paths of all users of a city that have any. Loaded once and shared: do not write to its tensors.
 
     Attributes:
         name (`str`): Name of the city.
-        carrier_hz (`float`): Carrier that it was traced at [Hz].
-        delays_s (`torch.Tensor` of shape `(users, paths)`): Delays after the user's first path, ascending; 0 where
-            there is no path [s].
+        carrier_hz (`float`): Carrier frequency of the tracing [Hz].
+        delays_s (`torch.Tensor` of shape `(users, paths)`): Delays relative to the user's first path, ascending; 0
+            where there is no path [s].
         powers (`torch.Tensor` of shape `(users, paths)`): Path gains, linear; 0 where there is no path.
-        line_of_sight (`torch.Tensor` of shape `(users,)`): Whether the first path is the direct one.
-        positions (`torch.Tensor` of shape `(users, 3)`): Where the users are [m].
-        base_station (`torch.Tensor` of shape `(users,)`): Index of the base station that serves the user, the one
-            received with most power.
-        stations (`torch.Tensor` of shape `(base_stations, 3)`): Where the base stations are [m].
+        line_of_sight (`torch.Tensor` of shape `(users,)`): Whether the user has a direct path.
+        positions (`torch.Tensor` of shape `(users, 3)`): Positions of the users [m].
+        base_station (`torch.Tensor` of shape `(users,)`): Index of the serving base station, the one received with
+            most power.
+        stations (`torch.Tensor` of shape `(base_stations, 3)`): Positions of the base stations [m].
     """
 
     name: str
@@ -56,23 +56,23 @@ class Scenario:
 
     @property
     def num_paths(self) -> torch.Tensor:
-        """Paths of each user, `(users,)`."""
+        """Number of paths of each user, `(users,)`."""
         return (self.powers > 0).sum(1)
 
     @property
     def delay_spread_s(self) -> torch.Tensor:
-        """Root-mean-square delay spread of each user, `(users,)`, of all paths (TR 38.901, clause 7.7.3) [s]."""
+        """RMS delay spread of each user over all paths, `(users,)` (TR 38.901, clause 7.7.3) [s]."""
         weights = self.powers / self.powers.sum(1, keepdim=True)
         mean = (weights * self.delays_s).sum(1, keepdim=True)
         return (weights * (self.delays_s - mean).square()).sum(1).sqrt()
 
     def profiles(self, user: torch.Tensor, generator: torch.Generator, max_taps: int = 20) -> PowerDelayProfile:
-        """Power-delay profiles of users, one tap a path.
+        """Power-delay profiles of users, one tap per path.
 
         Args:
             user (`torch.Tensor` of shape `(batch,)`): Indices of users, int64.
             generator (`torch.Generator`): Draws the Rician K factors of users in line of sight, normal in dB.
-            max_taps (`int`, *optional*, defaults to 20): Strongest paths that are kept.
+            max_taps (`int`, *optional*, defaults to 20): Number of strongest paths to keep.
 
         Returns:
             [`PowerDelayProfile`] on the generator's device. Powers sum to one; the first tap arrives at zero.
@@ -81,7 +81,7 @@ class Scenario:
         user = user.to(device)
         powers, strongest = self.powers.to(device)[user].topk(min(max_taps, self.powers.shape[1]), dim=1)
         delays = self.delays_s.to(device)[user].gather(1, strongest)
-        # Users with fewer paths have their empty taps last, at zero.
+        # Users with fewer paths get their empty taps last, with a delay of zero.
         delays, order = delays.masked_fill(powers == 0, torch.inf).sort(dim=1)
         powers = powers.gather(1, order)
         delays = (delays - delays[:, :1]).masked_fill(powers == 0, 0.0)
@@ -91,7 +91,7 @@ class Scenario:
 
 
 def delay_spread_statistics(environment: str, line_of_sight: bool, carrier_hz: float) -> tuple[float, float]:
-    """Delay spreads that 3GPP measured: what ray-traced ones are compared with (TR 38.901, table 7.5-6, DS).
+    """Delay spreads of the 3GPP model, to compare ray-traced ones with (TR 38.901, table 7.5-6, DS).
 
     Args:
         environment (`str`): `"UMi"` (street canyon) or `"UMa"`.
@@ -102,10 +102,10 @@ def delay_spread_statistics(environment: str, line_of_sight: bool, carrier_hz: f
         Mean and standard deviation of the logarithm to base 10 of the delay spread in seconds.
     """
     if environment == "UMi":
-        shift = np.log10(1 + max(carrier_hz / 1e9, 2.0))  # note 7: 2 GHz below 2 GHz
+        shift = np.log10(1 + max(carrier_hz / 1e9, 2.0))  # note 7: below 2 GHz, use 2 GHz
         return (-0.24 * shift - 7.14, 0.38) if line_of_sight else (-0.24 * shift - 6.83, 0.16 * shift + 0.28)
     if environment == "UMa":
-        shift = np.log10(max(carrier_hz / 1e9, 6.0))  # note 6: 6 GHz below 6 GHz
+        shift = np.log10(max(carrier_hz / 1e9, 6.0))  # note 6: below 6 GHz, use 6 GHz
         return (-6.955 - 0.0963 * shift, 0.66) if line_of_sight else (-6.28 - 0.204 * shift, 0.39)
     raise ValueError(f"environment is {environment!r}, and 'UMi' or 'UMa' is expected.")
 
@@ -116,7 +116,7 @@ def list_scenarios() -> tuple[str, ...]:
 
 
 def is_held_out(name_or_folder: str | os.PathLike) -> bool:
-    """Whether a scenario is one that training must not see, by its name or by the name of its folder."""
+    """Whether a scenario is held out from training, by its name or the name of its folder."""
     return Path(name_or_folder).name in HELD_OUT_SCENARIOS
 
 
@@ -124,15 +124,15 @@ def load_scenario(name_or_folder: str | os.PathLike, *, download: bool = False) 
     """Loads a ray-traced city.
 
     Args:
-        name_or_folder (`str` or `os.PathLike`): A name of [`list_scenarios`], the folder of a DeepMIMO v4 scenario,
-            or the name of one in DeepMIMO's own folder, `deepmimo_scenarios` of the working directory.
-        download (`bool`, *optional*, defaults to `False`): Whether DeepMIMO may fetch a name that is found nowhere.
+        name_or_folder (`str` or `os.PathLike`): A name from [`list_scenarios`], the folder of a DeepMIMO v4 scenario,
+            or the name of one in DeepMIMO's own folder, `deepmimo_scenarios` in the working directory.
+        download (`bool`, *optional*, defaults to `False`): Whether DeepMIMO may download a name that is not found.
 
     Returns:
         [`Scenario`] of the users that have paths.
 
     Raises:
-        ValueError: If there is no such scenario, or none of its users has paths.
+        ValueError: If there is no such scenario, it cannot be read, or none of its users has paths.
     """
     folder = _find(name_or_folder, download)
     return _load(folder, (folder / "params.json").stat().st_mtime_ns)
@@ -146,7 +146,7 @@ def _find(name_or_folder: str | os.PathLike, download: bool) -> Path:
         folder = Path(name).resolve()
     else:
         folder = None
-        if Path(name).name == name:  # a path would be refused as a name, in other words
+        if Path(name).name == name:  # DeepMIMO would refuse a path with an error of its own
             deepmimo = require("deepmimo", extra="data")
             folder = Path(deepmimo.utils.get_scenario_folder(name))
             if download and not folder.is_dir():
@@ -169,7 +169,7 @@ def _find(name_or_folder: str | os.PathLike, download: bool) -> Path:
 
 @functools.lru_cache(maxsize=64)
 def _load(folder: Path, modified_ns: int) -> Scenario:
-    """Reads a scenario; `modified_ns` makes one that was written anew another one."""
+    """Reads a scenario; `modified_ns` is part of the cache key, so that a rewritten scenario is read again."""
     deepmimo = require("deepmimo", extra="data")
     try:
         params = json.loads((folder / "params.json").read_text(encoding="utf-8"))
@@ -182,7 +182,7 @@ def _load(folder: Path, modified_ns: int) -> Scenario:
     if num_scenes != 1:
         raise ValueError(f"{folder} has {num_scenes} snapshots in time and one is expected: give a folder of one.")
 
-    # DeepMIMO looks for scenarios in one folder, and tells its progress on standard output.
+    # DeepMIMO looks for scenarios in one configured folder, and prints its progress to standard output.
     before = deepmimo.config.get("scenarios_folder")
     deepmimo.config.set("scenarios_folder", str(folder.parent))
     try:
@@ -212,7 +212,7 @@ def _scenario(folder: Path, carrier_hz: float, links: list[Any]) -> Scenario:
             return np.stack([np.pad(x, ((0, 0), (0, num_paths - x.shape[1])), constant_values=np.nan) for x in arrays])
 
         gain = np.nan_to_num(10 ** (stack("power") / 10), posinf=0.0)
-        gain[~np.isfinite(stack("delay"))] = 0.0  # a path without a delay is none
+        gain[~np.isfinite(stack("delay"))] = 0.0  # a path without a delay does not count
         strongest = gain.sum(2).argmax(0)
         each = np.arange(gain.shape[1])
         gains.append(gain[strongest, each])

@@ -10,7 +10,7 @@ from .filtering import Blocks, filter_blocks
 from .profiles import PowerDelayProfile
 
 SPEED_OF_LIGHT_MPS = 299_792_458.0
-NUM_SINUSOIDS = 33  # with a dozen or fewer, a tap's modulus hardly fades; odd, or waves pair up to opposite shifts
+NUM_SINUSOIDS = 33  # with 12 or fewer, a tap's modulus hardly fades; odd, or waves come in pairs of opposite shifts
 
 
 @dataclass
@@ -47,8 +47,8 @@ class TappedDelayLine:
         def turns(*shape: int) -> torch.Tensor:
             return torch.rand(batch_size, *shape, generator=generator, device=generator.device)
 
-        # Evenly spaced directions, turned at random: each tap alone has the autocorrelation J0 up to J_33, which is
-        # nothing within the first few zeros.
+        # Evenly spaced directions, rotated at random: the autocorrelation of each single tap is J0 except for terms
+        # from J_33 on, which are negligible within its first few zeros.
         angles = torch.arange(NUM_SINUSOIDS, device=generator.device) / NUM_SINUSOIDS + turns(num_taps, 1)
         phases = turns(num_taps, NUM_SINUSOIDS)
         line_of_sight = 2 * torch.pi * turns(2)
@@ -82,20 +82,19 @@ class TappedDelayLine:
     def apply(self, samples: torch.Tensor, sampling_rate: float, start_s: float = 0.0) -> torch.Tensor:
         """y(t), the sum over taps of h_l(t) x(t - tau_l).
 
-        Delays are fractions of samples and exact within 0.94 of the band; towards its edge, where no carrier has
-        subcarriers, the response falls to zero. Gains are interpolated between nodes so close that the error is 45 dB
-        below the signal.
+        Fractional delays are exact within 0.94 of the band; toward its edge, where no carrier has subcarriers, the
+        response falls to zero. Gains are interpolated between nodes close enough for an error 45 dB below the signal.
 
         Args:
-            samples (`torch.Tensor` of shape `(batch, num_samples)`): What is sent, complex64; silent outside.
+            samples (`torch.Tensor` of shape `(batch, num_samples)`): Transmitted signal, complex64; zero outside.
             sampling_rate (`float`): [Hz].
-            start_s (`float`, *optional*, defaults to 0): When the first sample is sent [s].
+            start_s (`float`, *optional*, defaults to 0): Time of the first sample [s].
 
         Returns:
-            `torch.Tensor` of shape `(batch, num_samples)`, complex64: what is received over the same time.
+            `torch.Tensor` of shape `(batch, num_samples)`, complex64: the received signal over the same time.
 
         Raises:
-            ValueError: Where there are not as many channels as recordings.
+            ValueError: If the number of recordings is not the number of channels.
         """
         if samples.ndim != 2 or len(samples) != len(self.doppler_hz):
             raise ValueError(
@@ -103,12 +102,12 @@ class TappedDelayLine:
                 f"({len(self.doppler_hz)}, num_samples), one row a channel."
             )
         delays = self.profile.delays_s * sampling_rate
-        # The two numbers that shapes depend on, in one transfer.
+        # The two numbers that shapes depend on, in one transfer from the device.
         longest, doppler = torch.stack([delays.max(), self.doppler_hz.max().to(delays.dtype)]).tolist()
         blocks = Blocks.plan(samples.shape[1], longest, 0, 2 * math.pi * doppler / sampling_rate)
         times = start_s + blocks.nodes(samples.device)[None].double() / sampling_rate
         bins = blocks.bins(samples.device)
-        edge = band_edge(bins)  # at half the rate a fractional delay has no value
+        edge = band_edge(bins)  # a fractional delay is undefined at half the sampling rate
 
         def response(rows: slice) -> torch.Tensor:
             rotation = 2 * torch.pi * delays[rows, :, None] * bins

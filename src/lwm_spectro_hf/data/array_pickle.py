@@ -1,8 +1,8 @@
-"""A dictionary of NumPy arrays out of a pickle that a stranger wrote, without executing anything.
+"""Read a dictionary of NumPy arrays from an untrusted pickle, without executing anything.
 
-Nothing that the file names is imported, called or built. Names become labels; a call of one of the few that NumPy
-writes for an array becomes a record of what was stored; opcodes that would build anything else are not there. Arrays
-are made only when all that the file says of them has been checked.
+Nothing that the file names is imported, called or built. Names become labels, and the few calls that NumPy writes for
+an array become records of what was stored. Opcodes that would build anything else are not supported. Arrays are
+created only after everything that the file says about them has been checked.
 """
 
 import pickle
@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-# The only names that NumPy writes for an array of numbers, by Python 2 or 3, NumPy 1 or 2, and what they stand for.
+# The only names that NumPy 1 or 2 writes for an array of numbers under Python 2 or 3, and what they stand for.
 _NAMES = {
     ("numpy.core.multiarray", "_reconstruct"): "reconstruct",
     ("numpy._core.multiarray", "_reconstruct"): "reconstruct",
@@ -21,7 +21,7 @@ _NAMES = {
     ("numpy", "dtype"): "dtype",
     ("_codecs", "encode"): "encode",
 }
-# What tuples, strings and numbers are made of.
+# Opcodes for tuples, strings and numbers.
 _OPCODES = (
     *"PROTO FRAME STOP MARK EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3".split(),
     *"NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 STRING BINSTRING SHORT_BINSTRING".split(),
@@ -34,19 +34,19 @@ def read_array_pickle(stream: BinaryIO) -> list[tuple[Any, np.ndarray]]:
     """Reads a pickled dictionary whose values are arrays of numbers.
 
     Args:
-        stream (`BinaryIO`): A pickle of protocol 0 to 4, by Python 2 or 3.
+        stream (`BinaryIO`): A pickle of protocol 0 to 4, written by Python 2 or 3.
 
     Returns:
         `list[tuple[Any, np.ndarray]]`: Keys and read-only arrays in the file's order. A key is a string, a number, or
         a tuple of such; strings of Python 2 are decoded as Latin-1.
 
     Raises:
-        pickle.UnpicklingError: If the file is truncated or asks for anything else. The message says for what.
+        pickle.UnpicklingError: If the file is truncated or asks for anything else; the message says what.
     """
     try:
         content = _Unpickler(stream).load()
     except (EOFError, MemoryError, LookupError, TypeError, ValueError) as error:
-        # The pickle machine has no error of its own for most damages: an empty stack, say, is an IndexError.
+        # The unpickler has no error of its own for most damage: an empty stack, for instance, is an IndexError.
         raise pickle.UnpicklingError(_described(error)) from error
     if not isinstance(content, _Items) or not content:
         raise pickle.UnpicklingError("it holds no dictionary, or an empty one")
@@ -54,33 +54,33 @@ def read_array_pickle(stream: BinaryIO) -> list[tuple[Any, np.ndarray]]:
 
 
 class _Items(list):
-    """Stands for a dictionary: its pairs, since a hostile key could be too deep to be hashed."""
+    """Stands for a dictionary: a list of its pairs, as a malicious key could be nested too deeply to be hashed."""
 
 
 @dataclass(frozen=True)
 class _Name:
-    """Stands for what a file names; nothing is imported for it."""
+    """Stands for an object that the file names; nothing is imported for it."""
 
     name: str
 
 
 class _StoredType:
-    """Stands for a `numpy.dtype`: what the file says of one."""
+    """Stands for a `numpy.dtype`: what the file says about it."""
 
     def __init__(self, code: str):
         self.code, self.byte_order = code, "|"
 
 
 class _StoredArray:
-    """Stands for a `numpy.ndarray`: what the file says of one."""
+    """Stands for a `numpy.ndarray`: what the file says about it."""
 
     shape = dtype = data = None
     is_fortran = False
 
 
 class _Unpickler(pickle._Unpickler):
-    # The Python implementation, since its memo is a dictionary. The one in C is an array as long as the largest number
-    # that a file names: gigabytes, if it likes.
+    # The Python implementation, since its memo is a dictionary. The memo of the C implementation is an array as long
+    # as the largest index that the file uses, which could be gigabytes.
     def __init__(self, stream: BinaryIO):
         super().__init__(stream, encoding="latin1")
 
@@ -146,7 +146,7 @@ class _Unpickler(pickle._Unpickler):
 
 
 def _described(error: Exception) -> str:
-    # What the dispatch does not know is looked up as a number; so is a memo that was never written.
+    # An opcode missing from `dispatch` raises a KeyError with its number.
     if type(error) is KeyError and isinstance(error.args[0], int):
         return f"it uses the opcode {chr(error.args[0])!r}, which no dictionary of arrays needs"
     return f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""A part of a recording's band, tuned to and filtered: one carrier of several, as a recording of its own."""
+"""A part of a recording's band, shifted to zero frequency and filtered: one of several carriers, as a recording."""
 
 import math
 from collections.abc import Mapping
@@ -13,33 +13,34 @@ from scipy.signal import firwin, kaiserord, oaconvolve, resample_poly
 
 from .recordings import Recording, part_of
 
-# Over how much the filter falls to each side: a share of the width, and no more than so much; beside the edges of the
-# recording, beyond which nothing was recorded and the other edge would come in, at most a share of its rate.
+# Transition width of the filter on each side: a share of the bandwidth, up to a limit. At the edges of the recording,
+# beyond which its opposite edge would alias in, at most a share of its rate.
 _FALL, _LONGEST_FALL_HZ, _FALL_AT_EDGE = 1 / 8, 0.3e6, 1 / 64
-_STOPBAND_DB = 70.0  # how far a carrier beside the band is put down
+_STOPBAND_DB = 70.0  # attenuation of a carrier beside the band
 _NARROWEST = 1 / 4096  # of the rate of the recording: filters of narrower bands would be longer than most recordings
-# Rates are those of the recording over an integer, or so many parts of it: a filter of few phases makes them.
+# The new rate is the recording's over an integer, or a multiple of this part of it: then the filter has few phases.
 _PARTS = 32
 _MOST_AT_ONCE = 2**22  # samples of the recording that are filtered together
-# What shares so much of its width with a larger carrier is a part of that.
+# A carrier that shares more than this much of its width with a larger one is a part of that one.
 _SAME = 0.5
 
 
 @dataclass(frozen=True, eq=False)
 class Band:
-    """A part of the band of a recording, as a recording: it is read piece by piece, and has a rate of its own.
+    """A part of a recording's band, used like a recording: it is read piece by piece and has a rate of its own.
 
-    Pieces join without a seam: each is filtered together with what surrounds it. Within the band levels are those of
-    the recording to a tenth of a decibel; an eighth of its width beyond its edges, or 0.3 MHz, they are 70 dB lower.
+    Pieces join without a seam, because each is filtered together with the samples around it. Within the band, levels
+    match those of the recording to a tenth of a decibel; an eighth of the bandwidth beyond its edges, or 0.3 MHz if
+    that is less, they are 70 dB lower.
 
     Args:
         recording ([`Recording`]): Of the whole band.
-        center_hz (`float`): Middle of the part, from that of the recording's band [Hz].
-        bandwidth_hz (`float`): Its width [Hz]. Of a band that reaches beyond what was recorded only the rest is kept:
-            both are then those of the rest, up to a 64th of the recording's rate from its edge.
+        center_hz (`float`): Center of the part, relative to that of the recording's band [Hz].
+        bandwidth_hz (`float`): Its width [Hz]. A part that reaches beyond the recorded band is cut up to a 64th of the
+            recording's rate before the edge; both attributes then describe what is left.
 
     Raises:
-        ValueError: If the part is too narrow, or its middle was not recorded, or the recording is too short for it.
+        ValueError: If the part is too narrow, its center is outside the recorded band, or the recording is too short.
     """
 
     recording: Recording
@@ -87,7 +88,7 @@ class Band:
 
     @cached_property
     def _fall_hz(self) -> float:
-        """Over how much the filter falls to each side [Hz]."""
+        """Transition width of the filter on each side [Hz]."""
         rate = self.recording.sampling_rate
         fall_hz = min(_FALL * self.bandwidth_hz, _LONGEST_FALL_HZ)
         reaches_edge = abs(self.center_hz) + self.bandwidth_hz / 2 + fall_hz > rate / 2
@@ -95,7 +96,7 @@ class Band:
 
     @cached_property
     def _ratio(self) -> Fraction:
-        """New rate over old one: no less than band and filter need."""
+        """New sampling rate over the old one: at least what the band and the filter's transitions need."""
         wanted = (self.bandwidth_hz + 2 * self._fall_hz) / self.recording.sampling_rate
         if self._is_all or wanted >= 1:
             return Fraction(1)
@@ -110,7 +111,7 @@ class Band:
 
     @property
     def num_samples(self) -> int:
-        """`int`: At the rate of the part."""
+        """`int`: Number of samples, at the rate of the part."""
         return self.recording.num_samples * self._ratio.numerator // self._ratio.denominator
 
     @property
@@ -120,17 +121,17 @@ class Band:
 
     @property
     def center_frequency_hz(self) -> float:
-        """`float`: Of the middle of the part; from that of the recording, where nothing says its frequency [Hz]."""
+        """`float`: Center frequency of the part; relative to the recording's if that is unknown [Hz]."""
         return (self.recording.center_frequency_hz or 0.0) + self.center_hz
 
     @property
     def place(self) -> dict[str, float]:
-        """`dict`: Where it is, as answers about carriers say it: `center_hz`, its frequency, and `bandwidth_hz`."""
+        """`dict`: Where the part lies, as in the results for carriers: `center_hz` (absolute) and `bandwidth_hz`."""
         return {"center_hz": self.center_frequency_hz, "bandwidth_hz": self.bandwidth_hz}
 
     @cached_property
     def _filter(self) -> np.ndarray:
-        """Band-pass filter at the rate of which those of the recording and of the part are fractions."""
+        """Band-pass filter at the common multiple of the rates of the recording and of the part."""
         inner_hz = self.recording.sampling_rate * self._ratio.numerator
         length, beta = kaiserord(_STOPBAND_DB, self._fall_hz / (inner_hz / 2))
         cutoff_hz = (self.bandwidth_hz + self._fall_hz) / 2
@@ -142,13 +143,13 @@ class Band:
         return self.num_samples
 
     def read(self, start: int = 0, count: int | None = None) -> np.ndarray:
-        """Reads a part of it, see [`Recording.read`].
+        """Reads some samples of the band, see [`Recording.read`].
 
         Returns:
             `np.ndarray` of shape `(count,)`, complex64.
 
         Raises:
-            ValueError: If the part does not lie within it, or what it is made from has samples that are no numbers.
+            ValueError: If the samples do not lie within it, or those of the recording are NaN or infinite.
         """
         start, count = part_of(self, start, count, "this band of the recording")
         if self._is_all:
@@ -162,7 +163,7 @@ class Band:
     def _filtered(self, start: int, count: int) -> np.ndarray:
         up, down = self._ratio.numerator, self._ratio.denominator
         reach = len(self._filter) // (2 * up) + 1
-        # From where a sample of the new rate coincides with one of the old.
+        # Start where a sample at the new rate coincides with one at the old rate.
         first = (start * down // up - reach) // down * down
         end = (start + count) * down // up + reach + 1
         low, high = max(0, first), min(self.recording.num_samples, end)
@@ -174,17 +175,17 @@ class Band:
                 f"{low + wrong.argmax()}. Expected finite samples: cut them out, or replace them by 0."
             )
         iq = np.pad(iq, (low - first, end - high))
-        # `resample_poly` does nothing where the rate stays.
+        # `resample_poly` does not filter if the rate stays the same.
         same = self._ratio == 1
         iq = oaconvolve(iq, self._filter, "same") if same else resample_poly(iq, up, down, window=self._filter)
         skipped = start - first * up // down
-        # Tuned to at the new rate: its samples are fewer.
+        # Shift to zero frequency at the new rate, which has fewer samples.
         turns = (start + np.arange(count)) * (self.center_hz / self.sampling_rate) % 1.0
         return iq[skipped : skipped + count] * np.exp(-2j * np.pi * turns).astype(np.complex64)
 
 
 def carriers_of(recording: Recording, segments: Mapping[str, Any]) -> list[Band]:
-    """The carriers of a recording, each to be listened to by itself.
+    """The carriers of a recording, each as a band that can be classified by itself.
 
     ```python
     >>> for band in carriers_of(recording, segment(recording)):
@@ -193,11 +194,11 @@ def carriers_of(recording: Recording, segments: Mapping[str, Any]) -> list[Band]
 
     Args:
         recording ([`Recording`]): Of a band in which several may send beside each other.
-        segments (`Mapping`): The answer of the pipeline `"iq-segmentation"`. Where parts of one carrier were taken for
-            two standards, the larger part counts.
+        segments (`Mapping`): The result of the pipeline `"iq-segmentation"`. Where parts of one carrier were taken for
+            two standards, the larger part is kept.
 
     Returns:
-        `list[Band]`: The largest first; none if none was found.
+        `list[Band]`: The largest first; empty if no carrier was found.
     """
     kept: list[Band] = []
     for carrier in segments["carriers"]:
@@ -208,6 +209,6 @@ def carriers_of(recording: Recording, segments: Mapping[str, Any]) -> list[Band]
 
 
 def shared_hz(one: Band, other: Band) -> float:
-    """Width of the band that two have in common; less than nothing if they are apart [Hz]."""
+    """Width of the overlap of two bands; negative if they are apart [Hz]."""
     reach = (one.bandwidth_hz + other.bandwidth_hz) / 2
     return min(reach - abs(one.center_hz - other.center_hz), one.bandwidth_hz, other.bandwidth_hz)

@@ -1,4 +1,4 @@
-"""Recipe to files: Parquet, SigMF or NumPy archives, built in parallel, resumable, the same every time."""
+"""From a recipe to files: Parquet (built in parallel), SigMF or NumPy archives. Reproducible; the first two resume."""
 
 import json
 import math
@@ -33,11 +33,11 @@ _CHUNKS_MEASURED = 64
 
 @dataclass(frozen=True)
 class Split:
-    """One part of a data set.
+    """One split of a data set.
 
     Attributes:
-        recipe ([`Recipe`]): What is drawn.
-        num (`int`): Recordings.
+        recipe ([`Recipe`]): What to generate.
+        num (`int`): Number of recordings.
     """
 
     recipe: Recipe
@@ -45,12 +45,12 @@ class Split:
 
 
 def splits_by_city(recipe: Recipe, num: int, num_test: int | None = None, add_test: bool = False) -> dict[str, Split]:
-    """A train split, and one of the held-out city: what training has seen, a test city has not.
+    """Split a recipe by city: a train split, and a test split of held-out cities that training never sees.
 
     Args:
-        recipe ([`Recipe`]): What is drawn; a held-out city among its channels moves to the split "test".
-        num (`int`): Recordings to train on; of the test split if there is nothing else.
-        num_test (`int`, *optional*): Recordings of the held-out city; a tenth of `num` by default.
+        recipe ([`Recipe`]): What to generate; a held-out city among its channels moves to the split "test".
+        num (`int`): Recordings of the train split, or of the test split if that is the only one.
+        num_test (`int`, *optional*): Recordings of the test split; a tenth of `num` by default.
         add_test (`bool`, *optional*, defaults to `False`): Add the held-out city if the recipe does not have it.
     """
     held_out = tuple(name for name in recipe.channels if is_held_out(name))
@@ -71,12 +71,12 @@ class Shard:
     """One file of a data set.
 
     Attributes:
-        path (`Path`): Where it goes.
-        first, last (`int`): Its rows, the last exclusive.
-        make (`Callable[[int, int], Iterable[dict]]`): Makes rows, some at a time, as columns; for other processes it
-            must be possible to pickle it.
+        path (`Path`): Where to write it.
+        first, last (`int`): Its range of rows, `last` exclusive.
+        make (`Callable[[int, int], Iterable[dict]]`): Yields the rows of a range as columns, some at a time; must be
+            picklable for several processes.
         schema (`datasets.Features`): Of the columns.
-        row_bytes (`float`): About what a row takes up.
+        row_bytes (`float`): Approximate size of a row.
     """
 
     path: Path
@@ -88,12 +88,12 @@ class Shard:
 
     @property
     def num(self) -> int:
-        """`int`: Rows."""
+        """`int`: Number of rows."""
         return self.last - self.first
 
 
 def shards_of(folder: Path, split: str, num: int, shard_size: int, **fields: Any) -> list[Shard]:
-    """The files of a split of `num` rows; `fields` are those of [`Shard`]."""
+    """The files of a split of `num` rows; `fields` are the remaining ones of [`Shard`]."""
     count = -(-num // shard_size)
     return [
         Shard(
@@ -107,7 +107,7 @@ def shards_of(folder: Path, split: str, num: int, shard_size: int, **fields: Any
 
 
 def split_seed(seed: int, split: str) -> int:
-    """The seed of a split: splits of one data set share no draw."""
+    """The seed of a split, so that splits of a data set share no random draws."""
     return stable_seed("split", seed, split) % 2**31
 
 
@@ -121,10 +121,10 @@ def make_rows(
 ) -> Iterator[tuple[LabelledRecordings, dict[str, Any]]]:
     """Make recordings `first` to `last` (exclusive) of a recipe, chunk by chunk.
 
-    The result depends on nothing but the arguments: chunks are made whole, on one thread, and cut.
+    The result depends on the arguments alone: chunks are generated whole, on one thread, and then cut.
 
     Yields:
-        `tuple`: the chunk as it was drawn, and its wanted rows as columns of a table.
+        `tuple`: the whole chunk, and its wanted rows as columns of a table.
     """
     with _one_thread():
         for chunk in range(first // recipe.chunk_size, -(-last // recipe.chunk_size)):
@@ -143,7 +143,7 @@ def make_rows(
 
 
 def labels(batch: LabelledRecordings, recipe: Recipe, seed: int, keep: slice = slice(None)) -> dict[str, Any]:
-    """The labels of a chunk as columns, NumPy arrays and lists of one length."""
+    """The labels of a chunk as columns: NumPy arrays and lists of equal length."""
     columns = {
         name: getattr(batch, name)[keep].cpu().numpy()
         for name in ("protocol", "modulation", "code_rate", "snr_db", "mobility", "speed_mps", "doppler_hz", "user")
@@ -161,7 +161,7 @@ def labels(batch: LabelledRecordings, recipe: Recipe, seed: int, keep: slice = s
 
 
 def features(extractor: SpectrogramFeatureExtractor | None, contents: tuple[str, ...]) -> Features:
-    """The schema of the Parquet files. Class labels of -1 mean that there is nothing to tell."""
+    """The schema of the Parquet files. A class label of -1 means that there is none."""
     columns: dict[str, Any] = {}
     if "spectrogram" in contents:
         shape = (extractor.feature_size, extractor.num_frames, extractor.num_freq_bins)
@@ -190,24 +190,24 @@ def build_parquet(
 ) -> list[Path]:
     """Write a data set that `datasets.load_dataset(folder)` reads, also with `streaming=True`.
 
-    Shards appear whole. A build that was stopped goes on where it was: shards that are there are kept. The bytes do
-    not depend on the number of processes.
+    Shards are written atomically. A stopped build resumes: existing shards are kept. The bytes do not depend on the
+    number of processes.
 
     Args:
-        folder (`str` or `os.PathLike`): Where to; made if missing.
-        splits (`dict[str, Split]`): Parts by name ("train", "test").
+        folder (`str` or `os.PathLike`): Output folder; created if missing.
+        splits (`dict[str, Split]`): Splits by name ("train", "test").
         seed (`int`, *optional*, defaults to 0): Of the data set.
         extractor ([`SpectrogramFeatureExtractor`], *optional*): The front-end; with two windows by default.
         contents (`tuple[str, ...]`, *optional*): What a row holds beside its labels: "spectrogram", "iq" or both.
-        shard_size (`int`, *optional*): Rows a file; 512 by default, or as many more as make whole chunks.
+        shard_size (`int`, *optional*): Rows per file; by default 512, rounded up to whole chunks.
         processes (`int`, *optional*, defaults to 1): Workers; each uses one thread.
 
     Returns:
         `list[Path]`: All shards, in order.
 
     Raises:
-        ValueError: If the folder holds a data set of another recipe, or something else is wrong with what is asked.
-        OSError: If there is no space left for it.
+        ValueError: If the folder holds a data set of another recipe, or an argument is invalid.
+        OSError: If the disk has too little space.
     """
     folder = Path(folder).expanduser()
     if shard_size is None:
@@ -249,12 +249,12 @@ def _columns(recipe: Recipe, seed: int, extractor: SpectrogramFeatureExtractor, 
 
 
 def write_shards(folder: Path, shards: list[Shard], record: dict[str, Any], processes: int = 1) -> list[Path]:
-    """Write the files of a data set that are not there yet, each whole or not at all, and what it was built from.
+    """Write the missing files of a data set, each whole or not at all, and a record of what it was built from.
 
     Args:
-        folder (`Path`): Where to; made if missing.
-        shards (`list[Shard]`): All its files.
-        record (`dict`): What it depends on; a folder that was begun with another is refused.
+        folder (`Path`): Output folder; created if missing.
+        shards (`list[Shard]`): All files of the data set.
+        record (`dict`): What the data set depends on; a folder begun with another record is refused.
         processes (`int`, *optional*, defaults to 1): Workers; each uses one thread.
 
     Returns:
@@ -262,7 +262,7 @@ def write_shards(folder: Path, shards: list[Shard], record: dict[str, Any], proc
 
     Raises:
         ValueError: If the folder holds another data set.
-        OSError: If there is no space left for it.
+        OSError: If the disk has too little space.
     """
     folder.mkdir(parents=True, exist_ok=True)
     missing = [shard for shard in shards if not shard.path.exists()]
@@ -300,22 +300,22 @@ def _write_shard(shard: Shard) -> int:
     table = Dataset.from_dict(columns, features=shard.schema).with_format("arrow")[:]
     table = table.replace_schema_metadata(shard.schema.arrow_schema.metadata)
     with whole_file(shard.path) as stream:
-        # Spectrograms hardly compress; small groups let a reader take rows here and there.
+        # Spectrograms hardly compress. Small row groups allow reading scattered rows.
         pq.write_table(table, stream, compression="zstd", row_group_size=128)
     return shard.num
 
 
 def write_recordings(folder: str | os.PathLike, recipe: Recipe, num: int, seed: int = 0) -> list[Path]:
-    """Write recordings as SigMF, one transmission a file, with what a third-party receiver must be told.
+    """Write recordings as SigMF, one per file, with the parameters that a third-party receiver needs.
 
-    Files that are there already are kept; a folder keeps to one recipe and seed. The annotation of each holds the
-    labels and, under `lwm:`, the parameters of the sender (`cell_id`, `rnti`, `mcs`, `rate_mbps` and so on; see
+    Existing files are kept; a folder is tied to one recipe and seed. The annotation of each file holds, under `lwm:`,
+    the labels and the parameters of the sender (`cell_id`, `rnti`, `mcs`, `rate_mbps` and so on; see
     docs/generator.md).
 
     Args:
-        folder (`str` or `os.PathLike`): Where to; made if missing.
-        recipe ([`Recipe`]): What is drawn.
-        num (`int`): How many.
+        folder (`str` or `os.PathLike`): Output folder; created if missing.
+        recipe ([`Recipe`]): What to generate.
+        num (`int`): Number of recordings.
         seed (`int`, *optional*, defaults to 0): Of the recordings.
 
     Returns:
@@ -323,7 +323,7 @@ def write_recordings(folder: str | os.PathLike, recipe: Recipe, num: int, seed: 
 
     Raises:
         ValueError: If the folder holds recordings of another recipe or seed.
-        OSError: If there is no space left for them.
+        OSError: If the disk has too little space.
     """
     folder = Path(folder).expanduser()
     check_channels(recipe)
@@ -364,7 +364,7 @@ def _annotation(batch: LabelledRecordings, columns: dict[str, Any], row: int) ->
         if name in names:
             value = names[name][value] if value >= 0 else "none"
         elif isinstance(value, float):
-            # JSON knows no infinity, and a word is no number to a strict reader.
+            # JSON has no infinity, and strict readers reject the bare word that Python would write for it.
             value = round(value, 9) if np.isfinite(value) else str(value)
         mark[f"lwm:{name}"] = value
     for name, values in batch.parameters.items():
@@ -381,11 +381,11 @@ def write_arrays(
     extractor: SpectrogramFeatureExtractor | None = None,
     contents: tuple[str, ...] = ("spectrogram",),
 ) -> Path:
-    """Write one NumPy archive: an array a column, read with `np.load`. I/Q only where all recordings have one length.
+    """Write one NumPy archive for `np.load`, with an array per column. I/Q requires recordings of one length.
 
     Raises:
-        ValueError: If the contents are unknown, or I/Q of several lengths was asked for.
-        OSError: If the path is a folder, or there is no space left for the file.
+        ValueError: If the contents are unknown, or I/Q recordings differ in length.
+        OSError: If the path is a folder, or the disk has too little space.
     """
     _check_contents(contents)
     path, extractor = Path(path).expanduser(), extractor or default_extractor(recipe.num_frames, recipe.fft_size)
@@ -413,7 +413,7 @@ def write_arrays(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Sums are split over threads by their number, and their last bits with it."""
+    """Use one thread: the number of threads decides how sums are split, and so changes their last bits."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -445,10 +445,10 @@ def _check(splits: dict[str, Split], contents: tuple[str, ...], shard_size: int,
 
 
 def _check_record(folder: Path, record: dict[str, Any]) -> None:
-    """Begin a data set, or make sure that it is the one that was begun."""
+    """Write the record of a new data set, or check that the folder's data set was begun with the same one."""
     record = json.loads(json.dumps(record))
     path = folder / RECORD
-    # A record alone is of a build that failed before its first file.
+    # A record without other files is left by a build that failed before its first file.
     if path.exists() and any(file.is_file() and file.name[0] != "." and file != path for file in folder.rglob("*")):
         found = read_json(path)
         different = [name for name in record if found.get(name) != record[name]]
@@ -467,7 +467,7 @@ def _check_record(folder: Path, record: dict[str, Any]) -> None:
 def _row_bytes(
     recipe: Recipe, seed: int, extractor: SpectrogramFeatureExtractor | None, contents: tuple[str, ...]
 ) -> float:
-    """About how much a recording takes up, on the average over the first chunks."""
+    """Approximate size of a recording in bytes, averaged over the first chunks."""
     row = 200.0
     if "spectrogram" in contents:
         row += 2 * extractor.feature_size * extractor.num_frames * extractor.num_freq_bins

@@ -1,4 +1,4 @@
-"""Cards of generated data sets, rendered from what was built."""
+"""Data set cards (README.md) of generated data sets, rendered from what was built."""
 
 import hashlib
 import json
@@ -41,8 +41,8 @@ def write_card(folder: str | os.PathLike) -> Path:
     """Write README.md, with the front matter by which `load_dataset` finds the splits.
 
     Args:
-        folder (`str` or `os.PathLike`): Written by [`~data.builder.build_parquet`]; pictures under `figures/` go into
-            the card.
+        folder (`str` or `os.PathLike`): Written by [`~data.builder.build_parquet`]; pictures in `figures/` are
+            included in the card.
 
     Returns:
         `Path`: The card.
@@ -51,7 +51,7 @@ def write_card(folder: str | os.PathLike) -> Path:
     record = read_json(folder / RECORD)
     splits = {name: sorted((folder / "data").glob(f"{name}-*.parquet")) for name in record["splits"]}
     lines = ["---", "license: cc-by-4.0", "tags: [wireless, spectrogram, iq, lte, 5g-nr, wifi, lwm-spectro]"]
-    # `datasets` keeps what it has read by a folder's name and this block, so that the block has to tell what is in it.
+    # `datasets` caches by the folder's name and this block, so the block has to identify the contents.
     sizes = {path.name: path.stat().st_size for paths in splits.values() for path in paths}
     content = hashlib.sha256(json.dumps([record, sizes], sort_keys=True).encode()).hexdigest()[:16]
     lines += ["configs:", "- config_name: default", f"  description: contents {content}", "  data_files:"]
@@ -98,7 +98,7 @@ def _type_name(kind: Any) -> str:
 
 
 def _balance(paths: list[Path]) -> list[tuple[str, str]]:
-    """How many recordings each label has."""
+    """Number of recordings of each value of each label."""
     counts: dict[str, Counter] = {name: Counter() for name in _COUNTED}
     schema = Features.from_arrow_schema(pq.read_schema(paths[0]))
     for path in paths:

@@ -22,16 +22,16 @@ _BALANCE_CHUNKS = 300
 
 
 def draw_figures(folder: str | os.PathLike, recipe: Recipe, seed: int = 0) -> list[Path]:
-    """Draw what a recipe generates.
+    """Plot what a recipe generates.
 
     Args:
-        folder (`str` or `os.PathLike`): Where to; made if missing.
-        recipe ([`Recipe`]): What is drawn.
+        folder (`str` or `os.PathLike`): Output folder; created if missing.
+        recipe ([`Recipe`]): What to plot.
         seed (`int`, *optional*, defaults to 0): Of the data set.
 
     Returns:
-        `list[Path]`: PNG files: `protocols`, `mobility` (Fig. 2 of the paper; where there is WiFi), `delay_profiles`
-        and `doppler` (where channels have cities), `balance`.
+        `list[Path]`: PNG files: `protocols`, `mobility` (Fig. 2 of the paper; only with WiFi), `delay_profiles` (only
+        with cities), `doppler` and `balance`.
     """
     folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def draw_delay_profiles(scenarios: list[str], seed: int = 0, num_users: int = 30
 
 
 def draw_doppler(seed: int = 0, doppler_hz: float = 200.0, num_taps: int = 400) -> Figure:
-    """Doppler spectrum of Rayleigh taps beside the 3GPP (Jakes) spectrum that they should have."""
+    """Doppler spectrum of generated Rayleigh taps, with the 3GPP (Jakes) spectrum that they should have."""
     generator = torch.Generator().manual_seed(seed)
     ones = torch.ones(num_taps, 1)
     channel = TappedDelayLine.draw(
@@ -121,9 +121,9 @@ def draw_doppler(seed: int = 0, doppler_hz: float = 200.0, num_taps: int = 400) 
 
 
 def draw_balance(recipe: Recipe, seed: int = 0) -> Figure:
-    """How often each label is drawn, over the first chunks of the recipe."""
+    """How often each label value is drawn in the first chunks of the recipe."""
     sent = {name for protocol in recipe.protocols for name, _ in recipe.modes[protocol]}
-    names = {  # in the order of the recipe, those that are never drawn included
+    names = {  # in the order of the recipe, including values that are never drawn
         "protocol": recipe.protocols,
         "modulation": [name for name in MODULATIONS if name in sent],
         "SNR [dB]": [f"{snr_db:g}" for snr_db in recipe.snrs_db],

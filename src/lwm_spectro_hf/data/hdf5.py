@@ -1,4 +1,4 @@
-"""HDF5 files of strangers: what is in them, and nothing that they point to."""
+"""Untrusted HDF5 files: read what is stored in them, and nothing that they point to."""
 
 from typing import Any
 
@@ -6,16 +6,16 @@ from ..extras import require
 
 
 def stored_within(group: Any, name: str) -> Any:
-    """What a group of an HDF5 file has under a name, if it is stored in that file.
+    """Return the member of an HDF5 group by name, if it is stored in the same file.
 
-    A link may point to another file of the reader's, and so may external or virtual storage.
+    Links, external storage and virtual storage may point to other files on the reader's machine.
 
     Args:
-        group (`h5py.Group`): Also the file itself.
-        name (`str`): Of one of its members, or none.
+        group (`h5py.Group`): A group, or the file itself.
+        name (`str`): Name of the member, which need not exist.
 
     Returns:
-        `h5py.Group`, `h5py.Dataset` or `h5py.Datatype`; `None` if there is nothing, or it is elsewhere.
+        `h5py.Group`, `h5py.Dataset` or `h5py.Datatype`; `None` if it does not exist or is stored elsewhere.
     """
     h5py = require("h5py", "train")
     if name not in group or not isinstance(group.get(name, getlink=True), h5py.HardLink):

@@ -1,4 +1,4 @@
-"""Spectrograms with the classes of one task, out of whatever `datasets.load_dataset` reads."""
+"""Spectrograms with the classes of one task, from whatever `datasets.load_dataset` reads."""
 
 import math
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
 from ..scripting import first_line
 from .recipe import RECEIVERS, RECORD, SYMBOL_RECEIVERS
 
-MAX_CLASSES = 1000  # more different values than this are a quantity, not a label
+MAX_CLASSES = 1000  # a column with more distinct values is a quantity, not a label
 
 
 class TaskError(ValueError):
-    """Data, label and checkpoint do not make a task; says how."""
+    """Data, label and checkpoint do not make a task; the message says why."""
 
 
 def _is_blind(table: Dataset, rows: np.ndarray) -> bool:
@@ -30,20 +30,21 @@ def _is_blind(table: Dataset, rows: np.ndarray) -> bool:
 
 
 class LabelledSpectrograms(torch.utils.data.Dataset):
-    """Rows of a table as batches of `input_values` and `labels`; give `DataLoader` [`as_is`] to collate them.
+    """Rows of a table as batches of `input_values` and `labels`; pass [`as_is`] to `DataLoader` as `collate_fn`.
 
     Args:
-        table (`datasets.Dataset`): With a column `input_values`, or `iq` (and `sampling_rate`, if the extractor asks).
-        rows (`np.ndarray` of shape `(num,)`): Which of it.
+        table (`datasets.Dataset`): With a column `input_values`, or `iq` (and `sampling_rate`, if the extractor needs
+            it).
+        rows (`np.ndarray` of shape `(num,)`): Which rows of the table.
         labels (`np.ndarray` of shape `(num,)`): Their classes.
-        extractor ([`SpectrogramFeatureExtractor`], *optional*): Of the checkpoint; `iq` needs it.
+        extractor ([`SpectrogramFeatureExtractor`], *optional*): The checkpoint's; required for `iq`.
 
     Attributes:
-        is_blind (`bool`): Whether no frame is a symbol, as of a receiver that does not look for symbols: unless the
-            column `receiver` says "synchronous" or "listening".
+        is_blind (`bool`): Whether frames are not OFDM symbols, as from a receiver that does not look for symbols: true
+            unless the column `receiver` has "synchronous" or "listening" in any of the rows.
 
     Raises:
-        TaskError: If the table has neither column, or one that cannot be made a spectrogram of.
+        TaskError: If the table has neither column, or has `iq` but there is no extractor.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class LabelledSpectrograms(torch.utils.data.Dataset):
         return {**inputs, "labels": self.labels[places]}
 
     def _inputs(self, batch: dict[str, np.ndarray], numbers: np.ndarray) -> dict[str, torch.Tensor]:
-        """What a model takes: spectrograms, float32, and their resolution where the data says it."""
+        """Inputs of a model: spectrograms, float32, and their resolution if it is known."""
         if "input_values" in batch:
             return {
                 name: torch.from_numpy(np.stack([np.asarray(row, np.float32) for row in column]))
@@ -98,7 +99,7 @@ class LabelledSpectrograms(torch.utils.data.Dataset):
                 )
             samples.append(np.ascontiguousarray(iq).view(np.complex64)[:, 0])
             rate = batch["sampling_rate"][place] if "sampling_rate" in batch else None
-            rate = None if rate is None or not rate > 0 else float(rate)  # not-a-number, too, is no rate
+            rate = None if rate is None or not rate > 0 else float(rate)  # NaN is no rate, either
             places_at.setdefault(rate, []).append(place)
         inputs: dict[str, torch.Tensor] = {}
         for rate, places in places_at.items():
@@ -109,7 +110,7 @@ class LabelledSpectrograms(torch.utils.data.Dataset):
     def _extracted(
         self, samples: list[np.ndarray], places: list[int], rate: float | None, numbers: np.ndarray
     ) -> dict[str, torch.Tensor]:
-        """What the front-end makes of some rows at one rate; a row that is wrong is named by its number."""
+        """Spectrograms of the rows at one sampling rate; an error names the number of the invalid row."""
         try:
             rows = [samples[place] for place in places]
             return self._extractor(rows, sampling_rate=rate, return_tensors="pt")
@@ -123,21 +124,21 @@ class LabelledSpectrograms(torch.utils.data.Dataset):
 
 
 def as_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The collator for a data set whose `__getitems__` gives whole batches."""
+    """Collate function for a data set whose `__getitems__` returns whole batches."""
     return batch
 
 
 @dataclass
 class Task:
-    """A label to predict, and the rows to learn, choose and score it on.
+    """A label to predict, and the rows for training, validation and test.
 
     Attributes:
         name: The column, or several joined by "+".
         labels: Names of the classes, in order; those of joined columns are joined likewise ("-5+static").
-        train: Rows to learn from.
-        validation: Rows to choose the best weights by, or nothing.
+        train: Rows to train on.
+        validation: Rows to select the best weights on, or `None`.
         test: Rows to score.
-        test_protocols: The protocol of each row of the test, if the data says it.
+        test_protocols: The protocol of each test row, if the data has it.
         notes: What was left out and how splits were made, in sentences.
     """
 
@@ -160,14 +161,14 @@ def open_data(data: str) -> DatasetDict:
         folder = Path(data).expanduser()
         shards = sorted((folder / "data").glob("*-*.parquet")) if (folder / RECORD).is_file() else []
         if shards:
-            # Of ours by their files, which are what tells one from another of the same name that was read before.
+            # Our own data sets by their files: these tell one from another of the same name that is in the cache.
             files: dict[str, list[str]] = {}
             for path in shards:
                 files.setdefault(path.name.split("-")[0], []).append(str(path))
             found = load_dataset("parquet", data_files=files)
         else:
             found = load_dataset(str(folder) if folder.exists() else data)
-    except Exception as error:  # noqa: BLE001 - whatever a broken file does to a reader
+    except Exception as error:  # noqa: BLE001 - readers of broken files may raise anything
         reason = error.__cause__ or error
         raise TaskError(
             f"{data} cannot be read as a data set ({type(reason).__name__}: {first_line(reason)}). Expected a folder "
@@ -190,31 +191,31 @@ def load_task(
     extractor: SpectrogramFeatureExtractor | None = None,
     seed: int = 0,
 ) -> Task:
-    """Read a data set, make classes of a label, and split its rows.
+    """Read a data set, turn a label into classes, and split the rows.
 
-    A validation or test split that the data does not have is taken out of the training split: whole recordings (all
-    rows of one `recording`) or channels (of one `user` of one `scenario`), where the data names them and they are not
-    what is told, else rows of each class alike.
+    A missing validation or test split is taken out of the training split. Where the data names them, whole recordings
+    (all rows with one `recording`) or channels (one `user` of one `scenario`) move together, unless they are part of
+    the label; otherwise the split is stratified by class.
 
     Args:
         data (`str`): A folder, or a name on the Hub.
         label (`str`): A column of classes, strings or numbers, or several joined by "+".
-        protocol (`str`, *optional*): Only these rows.
-        train_split (`str`, *optional*, defaults to `"train"`): Rows to learn from.
-        validation_split (`str`, *optional*, defaults to `"validation"`): Rows to choose by.
+        protocol (`str`, *optional*): Use only rows of this protocol.
+        train_split (`str`, *optional*, defaults to `"train"`): Rows to train on.
+        validation_split (`str`, *optional*, defaults to `"validation"`): Rows to select weights on.
         test_split (`str`, *optional*, defaults to `"test"`): Rows to score.
-        validation_share (`float`, *optional*, defaults to 0.1): Of the training rows, if there is no such split; 0 for
-            no validation.
-        test_share (`float`, *optional*, defaults to 0.2): Of the training rows, if there is no such split.
-        samples_per_class (`int`, *optional*): Few-shot: so many training rows of each class.
+        validation_share (`float`, *optional*, defaults to 0.1): Share of the training rows, if there is no such split;
+            0 for no validation.
+        test_share (`float`, *optional*, defaults to 0.2): Share of the training rows, if there is no such split.
+        samples_per_class (`int`, *optional*): Few-shot: number of training rows of each class.
         extractor ([`SpectrogramFeatureExtractor`], *optional*): Makes spectrograms of I/Q.
-        seed (`int`, *optional*, defaults to 0): Of the splits and of the few shots.
+        seed (`int`, *optional*, defaults to 0): Of the splits and the few-shot selection.
 
     Returns:
         [`Task`].
 
     Raises:
-        TaskError: If data and label do not make one.
+        TaskError: If data and label do not make a task.
     """
     tables = open_data(data)
     if train_split not in tables:
@@ -274,11 +275,12 @@ def load_task(
 def label_codes(table: Dataset, label: str) -> tuple[np.ndarray, list[str]]:
     """The class of each row, -1 where it is unknown, and the names of all classes in order.
 
-    Unknown are nothing, an empty string, a negative class, a number that is not finite, and -1 in a column of integers
-    that are not negative otherwise. Numbers are sorted, strings too; classes of joined columns go by the first.
+    These values count as unknown: null, an empty string, a negative class, a number that is not finite, and -1 in a
+    column of otherwise non-negative integers. Numbers and strings are sorted; classes of joined columns are sorted by
+    the first column first.
 
     Raises:
-        TaskError: If there is no such column, or its values are no classes.
+        TaskError: If there is no such column, or its values cannot be classes.
     """
     columns = [label] if label in table.column_names else label.split("+")
     codes, names = np.zeros(len(table), np.int64), [()]
@@ -330,7 +332,7 @@ def _codes(table: Dataset, column: str) -> tuple[np.ndarray, list[str]]:
 
 
 def _text(number: np.floating) -> str:
-    """A number as short as it can be said without becoming another one; 0 for -0."""
+    """The short form of a number if it has the same value, else the full one; 0 for -0."""
     short = f"{number + 0:g}"
     return short if type(number)(short) == number else str(number)
 
@@ -338,7 +340,7 @@ def _text(number: np.floating) -> str:
 def _usable(
     table: Dataset, codes: np.ndarray, protocol: str | None, where: str, label: str, notes: list[str]
 ) -> np.ndarray:
-    """Numbers of the rows of the protocol that have a label."""
+    """Row numbers of the rows of the protocol that have a label."""
     wanted = np.ones(len(table), bool)
     if protocol is not None:
         protocol_codes, names = label_codes(table, "protocol")
@@ -355,9 +357,9 @@ def _usable(
 
 
 def _groups(table: Dataset, told: Sequence[str]) -> tuple[str, np.ndarray | None]:
-    """What rows belong together by, and a number for each of these; `None` if the data does not know, or it is told.
+    """What rows are grouped by, and the group number of each row; `None` if no column groups them or it is the label.
 
-    Every row without a recording, or a user, is alone.
+    A row without a recording, or a user, is a group of its own.
     """
     if "recording" in table.column_names and "recording" not in told:
         found = table.select_columns(["recording"]).with_format("arrow")[:].column(0).to_pylist()
@@ -378,7 +380,7 @@ def _groups(table: Dataset, told: Sequence[str]) -> tuple[str, np.ndarray | None
 def _split_off(
     rows: np.ndarray, codes: np.ndarray, groups: np.ndarray | None, share: float, seed: int, part: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that stay, and a share of them, or of their groups, for another part."""
+    """Split `rows` into those that stay and a share of them, or of their groups, for another part."""
     selection = require("sklearn.model_selection", "train")
     if groups is not None:
         members, of_row = np.unique(groups[rows], return_inverse=True)
@@ -387,7 +389,7 @@ def _split_off(
                 f"All {len(rows)} rows are of one recording or channel: none is left for {part}. Give a split for it."
             )
         pairs = np.unique(np.stack([of_row, codes[rows]]), axis=1)
-        if len(pairs[0]) == len(members) and len(np.unique(pairs[1])) > 1:  # each is of a single class
+        if len(pairs[0]) == len(members) and len(np.unique(pairs[1])) > 1:  # each group has a single class
             chosen = _some_of_each_class(pairs[1], share, np.random.default_rng([seed, len(rows)]))
             if not chosen:
                 raise TaskError(
@@ -398,7 +400,7 @@ def _split_off(
         splitter = selection.GroupShuffleSplit(1, test_size=share, random_state=seed)
         stay, go = next(splitter.split(rows, groups=groups[rows]))
         return rows[stay], rows[go]
-    # A class of one row cannot be on both sides.
+    # A class with a single row cannot be in both parts.
     stratify = codes[rows] if np.unique(codes[rows], return_counts=True)[1].min() > 1 else None
     try:
         stay, go = selection.train_test_split(rows, test_size=share, random_state=seed, stratify=stratify)
@@ -408,7 +410,7 @@ def _split_off(
 
 
 def _some_of_each_class(codes: np.ndarray, share: float, generator: np.random.Generator) -> list[int]:
-    """A share of the members of each class, at least one, of which one at least is left."""
+    """A share of the members of each class, at least one, but leaving at least one."""
     chosen, order = [], generator.permutation(len(codes))
     for code in np.unique(codes):
         these = order[codes[order] == code]

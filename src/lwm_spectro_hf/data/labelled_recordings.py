@@ -1,4 +1,4 @@
-"""A folder of SigMF recordings as a test set: each with the protocol and modulation that it truly holds."""
+"""A folder of SigMF recordings as a test set: each with its true protocol and modulation."""
 
 import csv
 import json
@@ -12,17 +12,17 @@ from .recipe import MODULATIONS, PROTOCOLS
 from .recordings import Recording, open_recording
 
 QUANTITIES = {"protocol": PROTOCOLS, "modulation": MODULATIONS}
-UNKNOWN = ("", "none", "unknown")  # how a label says that there is nothing to tell
+UNKNOWN = ("", "none", "unknown")  # label values that mean there is no right answer
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledRecording:
-    """A recording and what it holds.
+    """A recording and its labels.
 
     Args:
         recording ([`Recording`]): Opened; its samples stay on disk.
-        protocol (`str`, *optional*): "WiFi", "LTE" or "5G"; `None` if it holds noise, or something else.
-        modulation (`str`, *optional*): Of its data, such as "16QAM"; `None` if it is not known, or has several.
+        protocol (`str`, *optional*): "WiFi", "LTE" or "5G"; `None` if it holds noise or anything else.
+        modulation (`str`, *optional*): Of its data, such as "16QAM"; `None` if it is unknown or there are several.
     """
 
     recording: Recording
@@ -35,22 +35,22 @@ def open_labelled_recordings(
 ) -> list[LabelledRecording]:
     """Opens all SigMF recordings of a folder with their labels.
 
-    Labels are fields `lwm:protocol` and `lwm:modulation` of the annotations, or of the global object, as `lwm-spectro
-    generate --format sigmf` writes them. Recordings without are labelled by a file beside them: `labels.csv` with the
-    columns `file`, `protocol` and, if known, `modulation`; or `labels.json`, an object of
-    `{"file": {"protocol": ..., "modulation": ...}}`. What that file says goes before what the metadata says. The
-    protocol "none" stands for noise, or anything else that has no right answer.
+    Labels are the fields `lwm:protocol` and `lwm:modulation` of the annotations or of the global object, as
+    `lwm-spectro generate --format sigmf` writes them. Other recordings get theirs from a file beside them:
+    `labels.csv` with the columns `file`, `protocol` and, if known, `modulation`; or `labels.json`, an object of
+    `{"file": {"protocol": ..., "modulation": ...}}`. That file takes precedence over the metadata. The protocol "none"
+    stands for noise, or anything else that has no right answer.
 
     Args:
-        folder (`str` or `os.PathLike`): Searched with its subfolders.
-        labels (`str` or `os.PathLike`, *optional*): The file of labels; `labels.csv` or `labels.json` in the folder by
-            default, if there is one. Files are named relative to the folder, with or without a suffix.
+        folder (`str` or `os.PathLike`): Searched including its subfolders.
+        labels (`str` or `os.PathLike`, *optional*): The label file; by default `labels.csv` or `labels.json` in the
+            folder, if there is one. It names files relative to the folder, with or without a suffix.
 
     Returns:
         `list[LabelledRecording]`: In the order of their names.
 
     Raises:
-        FileNotFoundError: If the folder, the file of labels or a recording that it names is missing.
+        FileNotFoundError: If the folder, the label file or a recording that it names is missing.
         ValueError: If there are no recordings, one has no label or an unknown one, or a file is not readable.
     """
     folder = Path(folder).expanduser()
@@ -91,7 +91,7 @@ def open_labelled_recordings(
 
 
 def _metadata_labels(recording: Recording) -> dict[str, str | None]:
-    """Labels of the annotations, else of the global object. Annotations that differ leave nothing to tell."""
+    """Labels of the annotations, else of the global object; `None` where annotations differ."""
     labels = {}
     for name in QUANTITIES:
         values = [mark[f"lwm:{name}"] for mark in recording.annotations if f"lwm:{name}" in mark]
@@ -104,7 +104,7 @@ def _metadata_labels(recording: Recording) -> dict[str, str | None]:
 
 
 def _read_labels(folder: Path, labels: str | os.PathLike | None) -> dict[str, dict[str, str | None]]:
-    """Labels of a file, by the name of the recording without a suffix."""
+    """Labels in a label file, by the name of the recording without a suffix."""
     if labels is None:
         beside = [path for path in (folder / "labels.csv", folder / "labels.json") if path.is_file()]
         if not beside:
@@ -146,7 +146,7 @@ def _csv_rows(text: str) -> dict[str, dict]:
 
 
 def _checked(name: str, value: Any, where: Path) -> str | None:
-    """A label as this package writes it, whatever its case; `None` if it says that there is nothing to tell."""
+    """A label of any case in this package's spelling; `None` if it means that there is no right answer."""
     known = {option.lower(): option for option in QUANTITIES[name]}
     text = "" if value is None else str(value).strip().lower()
     if text in UNKNOWN:

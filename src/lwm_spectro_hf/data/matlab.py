@@ -1,4 +1,4 @@
-"""Recordings in MATLAB's files: what `save` writes, HDF5 included."""
+"""Recordings in MATLAB files, as `save` writes them, including HDF5."""
 
 import io
 import struct
@@ -15,12 +15,12 @@ from scipy.io import loadmat
 from ..extras import require
 from .hdf5 import stored_within
 
-# As in MATLAB's toolboxes and in other programs that write such files; without case and underscores.
+# Names in MATLAB's toolboxes and other programs that write such files, in lower case without underscores.
 _RATE_NAMES = frozenset(
     {"fs", "sr", "samprate", "samplerate", "samplingrate", "sampfreq", "samplefrequency", "samplingfrequency"}
 )
 _FREQUENCY_NAMES = frozenset({"fc", "centerfreq", "centerfrequency", "carrierfreq", "carrierfrequency", "inputcenter"})
-_INTERVAL_NAMES = frozenset({"xdelta"})  # as vector signal analysers write, with `InputCenter`
+_INTERVAL_NAMES = frozenset({"xdelta"})  # from vector signal analyzers, together with `InputCenter`
 # Types of data elements in versions 5 to 7.
 _MATRIX, _COMPRESSED = 14, 15
 _ELEMENTS = frozenset((*range(1, 8), 9, *range(12, 19)))
@@ -29,12 +29,12 @@ _HOW_TO_SAVE = "in MATLAB: save('recording.mat', 'iq', 'fs')"
 
 @dataclass(frozen=True, eq=False)
 class MatlabRecording:
-    """What a file holds.
+    """The recording in a file.
 
     Attributes:
         iq (`np.ndarray` of shape `(num_samples, num_channels)`): complex64, in the file's own units.
-        sampling_rate (`float`, *optional*): What a variable such as `fs` says, or one over `XDelta` [Hz].
-        center_frequency_hz (`float`, *optional*): What a variable such as `fc` says.
+        sampling_rate (`float`, *optional*): From a variable such as `fs`, or one over `XDelta` [Hz].
+        center_frequency_hz (`float`, *optional*): From a variable such as `fc`.
     """
 
     iq: np.ndarray
@@ -43,14 +43,14 @@ class MatlabRecording:
 
 
 def read_matlab(path: Path) -> MatlabRecording:
-    """Reads the one recording in a `.mat` file, whole: its samples may be packed, or its I and Q apart.
+    """Reads the one recording in a `.mat` file, whole, as samples may be compressed, or I and Q stored separately.
 
-    The samples are the only complex variable of one or two dimensions and more than one number, or a field of a
-    structure, as MATLAB's Wireless Waveform Generator writes (`waveform`, `Fs`). Of a matrix the longer dimension is
-    time, the other one channels. Where nothing is complex, it is the only real matrix of two columns, I and Q.
+    The samples are the only complex variable or field of a structure with one or two dimensions and more than one
+    element, as MATLAB's Wireless Waveform Generator writes them (`waveform`, `Fs`). In a matrix the longer dimension
+    is time, the other one channels. If nothing is complex, they are the only real matrix with two columns, I and Q.
 
     Args:
-        path (`Path`): Of versions 4 to 7, or of 7.3, which is HDF5 and needs `h5py` (extra `train`).
+        path (`Path`): A file of version 4 to 7, or of 7.3, which is HDF5 and needs `h5py` (extra `train`).
 
     Raises:
         ImportError: If the file is HDF5 and `h5py` is not installed.
@@ -67,7 +67,7 @@ def read_matlab(path: Path) -> MatlabRecording:
         else:
             with h5py.File(path, "r") as file:
                 variables = dict(_hdf5_arrays(h5py, file))
-    except Exception as error:  # scipy's reader fails wherever a file is broken, in whatever way
+    except Exception as error:  # SciPy's reader may raise anything on a broken file
         raise ValueError(
             f"{path}: {path.stat().st_size:,} bytes that are not a whole .mat file ({error}). It may be truncated: "
             "copy it again."
@@ -103,7 +103,7 @@ def read_matlab(path: Path) -> MatlabRecording:
 
 
 def _check_elements(whole: bytes):
-    """Looks at what is stored as what, since scipy's reader of versions 5 to 7 crashes on a type that there is not."""
+    """Checks the types of all data elements, since SciPy's reader for versions 5 to 7 crashes on unknown ones."""
     order = {b"IM": "<", b"MI": ">"}.get(whole[126:128])
     if order is None:  # version 4, which has no such types
         return
@@ -113,7 +113,7 @@ def _check_elements(whole: bytes):
         while part:
             kind, size = struct.unpack_from(f"{order}2I", part)
             begin = 8
-            if kind >> 16:  # up to four bytes, beside the type
+            if kind >> 16:  # a small element: its size and up to four bytes of data share eight bytes with the type
                 kind, size, begin = kind & 0xFFFF, kind >> 16, 4
             content = part[begin : begin + size]
             if kind not in _ELEMENTS or len(content) < size:
@@ -122,12 +122,12 @@ def _check_elements(whole: bytes):
                 parts.append(content)
             elif kind == _COMPRESSED:
                 parts.append(memoryview(zlib.decompress(content)))
-            # All but packed ones begin at multiples of eight bytes.
+            # All but compressed elements are padded to multiples of eight bytes.
             part = part[begin + size if kind == _COMPRESSED else -(-(begin + size) // 8) * 8 :]
 
 
 def _arrays(variables: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, np.ndarray]]:
-    """All numbers that scipy has read, fields of structures as `structure.field`."""
+    """All numeric arrays that SciPy has read; fields of structures are named `structure.field`."""
     for name, value in variables.items():
         if isinstance(value, Mapping):
             yield from _arrays(value, f"{within}{name}.")
@@ -138,7 +138,7 @@ def _arrays(variables: Mapping[str, Any], within: str = "") -> Iterator[tuple[st
 
 
 def _hdf5_arrays(h5py: ModuleType, group: Any, within: str = "") -> Iterator[tuple[str, np.ndarray]]:
-    """The same of version 7.3, where dimensions are the other way round and complex numbers pairs."""
+    """The same for version 7.3, where dimensions are reversed and complex numbers are pairs."""
     for name in group:
         found = None if name.startswith("#") else stored_within(group, name)
         if isinstance(found, h5py.Group):
@@ -156,7 +156,7 @@ def _hdf5_arrays(h5py: ModuleType, group: Any, within: str = "") -> Iterator[tup
 
 
 def _number(variables: Mapping[str, np.ndarray], names: frozenset[str], path: Path) -> float | None:
-    """What the file says under one of some names, wherever it does."""
+    """The one number that the file has under any of some names, at any depth; `None` if there is none."""
     told = {
         float(value)
         for name, value in variables.items()

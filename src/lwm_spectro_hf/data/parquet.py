@@ -1,4 +1,4 @@
-"""Spectrograms out of Parquet shards: a whole split, or shuffled blocks that never hold more than one in memory."""
+"""Spectrograms from Parquet shards: a whole split at once, or shuffled blocks with only one in memory at a time."""
 
 import os
 import re
@@ -17,19 +17,19 @@ _LABELS = ("protocol", "modulation", "snr_db", "mobility")
 
 
 def load_spectrograms(folder: str | os.PathLike, split: str, num: int | None = None) -> dict[str, torch.Tensor]:
-    """Read a split into memory, one tensor a column, without the detour over Python objects.
+    """Read a split into memory, one tensor per column, without a detour through Python objects.
 
     Args:
         folder (`str` or `os.PathLike`): Written by [`~data.builder.build_parquet`].
-        split (`str`): Its name.
-        num (`int`, *optional*): Its first rows, so many at most; all by default.
+        split (`str`): Name of the split.
+        num (`int`, *optional*): Read at most this many rows, the first ones; all by default.
 
     Returns:
         `dict`: `input_values` of shape `(num, num_channels, num_frames, num_freq_bins)`, float16, and numeric labels
         of shape `(num,)`.
 
     Raises:
-        FileNotFoundError: If the folder has no such split, or not all files of it.
+        FileNotFoundError: If the folder does not have the split, or not all files of it.
         ValueError: If a file is damaged, or holds something else.
     """
     paths = _shards(folder, split)
@@ -54,17 +54,17 @@ def load_spectrograms(folder: str | os.PathLike, split: str, num: int | None = N
 
 
 def load_labels(folder: str | os.PathLike, split: str) -> dict[str, np.ndarray]:
-    """Read all that a split says of its rows, the name of the scenario included, but not the spectrograms.
+    """Read all labels of a split, including the name of the scenario, but not the spectrograms.
 
     Args:
         folder (`str` or `os.PathLike`): Written by [`~data.builder.build_parquet`].
-        split (`str`): Its name.
+        split (`str`): Name of the split.
 
     Returns:
         `dict`: Arrays of shape `(num,)`; `scenario` holds text.
 
     Raises:
-        FileNotFoundError: If the folder has no such split, or not all files of it.
+        FileNotFoundError: If the folder does not have the split, or not all files of it.
         ValueError: If a file is damaged, or holds something else.
     """
     paths = _shards(folder, split)
@@ -91,7 +91,7 @@ def _shards(folder: str | os.PathLike, split: str) -> list[Path]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[pq.ParquetFile]:
-    """A shard.
+    """Open a shard.
 
     Raises:
         ValueError: If it is damaged.
@@ -121,7 +121,7 @@ def _table(path: Path, columns: list[str]) -> pa.Table:
 def _tensor(column: pa.ChunkedArray) -> torch.Tensor:
     """A column of numbers, or of nested lists of equal lengths, as one tensor."""
     values, shape = column.combine_chunks(), [len(column)]
-    values = getattr(values, "storage", values)  # of the extension type that `datasets` registers
+    values = getattr(values, "storage", values)  # unwraps the extension type that `datasets` registers
     while isinstance(values.type, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
         values = values.flatten()
         shape.append(len(values) // int(np.prod(shape)))
@@ -129,7 +129,7 @@ def _tensor(column: pa.ChunkedArray) -> torch.Tensor:
 
 
 def _check_finite(input_values: torch.Tensor, path: Path, rows: np.ndarray) -> None:
-    """Raises `ValueError` where a spectrogram, of those `rows` of a file, holds what no recording gives."""
+    """Raise `ValueError` if a spectrogram has NaN or infinite values; `rows` are their row numbers in the file."""
     wrong = (~input_values.flatten(1).isfinite().all(1)).nonzero()
     if len(wrong):
         raise ValueError(
@@ -139,7 +139,7 @@ def _check_finite(input_values: torch.Tensor, path: Path, rows: np.ndarray) -> N
 
 
 def _shares(sizes: dict[str | os.PathLike, int], total: int) -> dict[str | os.PathLike, int]:
-    """How much of each size makes up a total: as much of each, but half of it at most, the smaller ones first."""
+    """Divide `total` evenly over the sizes, at most half of each; larger ones make up for those that are too small."""
     shares = {}
     for number, (name, size) in enumerate(sorted(sizes.items(), key=lambda item: item[1])):
         shares[name] = min(size // 2, -(-total // (len(sizes) - number)))
@@ -148,35 +148,35 @@ def _shares(sizes: dict[str | os.PathLike, int], total: int) -> dict[str | os.Pa
 
 
 class TooFewRowsError(ValueError):
-    """A split has too few rows for what they were asked for."""
+    """A split has too few rows for a single block."""
 
 
 class ParquetSpectrograms:
     """Blocks of a split that `build_parquet` wrote, sharded over processes.
 
-    Rows of the chosen protocol are dealt into chunks of neighbours, which are read together. Every epoch puts the
-    chunks in another order, and the rows of each. What is left over when all chunks are full is not used.
+    Rows of the chosen protocol are grouped into chunks of neighboring rows, which are read together. Every epoch
+    shuffles the chunks, and the rows of each chunk. Rows left over after the last full chunk are not used.
 
     Args:
         folders (`str`, `os.PathLike` or a list of them): Of the data set, or of several that are read as one.
-        split (`str`, *optional*, defaults to `"train"`): Its part.
-        protocol (`str`, *optional*): Only this one; all by default.
-        chunk_size (`int`, *optional*, defaults to 128): Rows a chunk.
-        chunks_per_batch (`int`, *optional*, defaults to 4): Chunks a block, of this process.
+        split (`str`, *optional*, defaults to `"train"`): Name of the split.
+        protocol (`str`, *optional*): Read only rows of this protocol; all by default.
+        chunk_size (`int`, *optional*, defaults to 128): Rows per chunk.
+        chunks_per_batch (`int`, *optional*, defaults to 4): Chunks per block of this process.
         seed (`int`, *optional*, defaults to 0): Of the order.
         device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where blocks go.
         rank (`int`, *optional*, defaults to 0): Of this process.
         num_replicas (`int`, *optional*, defaults to 1): Processes that share the data.
-        kept_back (`int`, *optional*, defaults to 0): Rows that are not used, however often their data set is named: of
-            each its last ones, as many of each where it has them, and half of its rows at most.
-        only_kept_back (`bool`, *optional*, defaults to `False`): Use those alone, once.
-        in_memory (`bool`, *optional*, defaults to `False`): Keep the rows that are used, 64 KiB each of two windows,
-            once they were read: reading one protocol means decoding all, at each visit.
+        kept_back (`int`, *optional*, defaults to 0): Number of held-out rows: the last ones of each data set, equally
+            many of each as far as possible, at most half of each. Naming a data set repeatedly changes nothing.
+        only_kept_back (`bool`, *optional*, defaults to `False`): Use only the held-out rows, once.
+        in_memory (`bool`, *optional*, defaults to `False`): Keep used rows in memory once read, 64 KiB each with two
+            windows. Otherwise, reading rows of one protocol decodes those of all protocols each time.
 
     Raises:
-        FileNotFoundError: If the folder has no such split, or not all files of it.
+        FileNotFoundError: If a folder does not have the split, or not all files of it.
         ValueError: If a file is damaged.
-        TooFewRowsError: If it has too few rows of the protocol for one block.
+        TooFewRowsError: If there are too few rows of the protocol for one block.
     """
 
     def __init__(
@@ -218,7 +218,7 @@ class ParquetSpectrograms:
             )
 
     def _rows_in(self, paths: list[Path], protocol: str | None) -> np.ndarray:
-        """Which shard, of `self.paths`, and which row of it each row of a data set is, `(num, 2)`."""
+        """The wanted rows of a data set, each as its index into `self.paths` and its row in that shard, `(num, 2)`."""
         parts = []
         for path in paths:
             protocols = _table(path, ["protocol"]).column("protocol").to_numpy()
@@ -228,7 +228,7 @@ class ParquetSpectrograms:
         return np.concatenate(parts)
 
     def rows(self) -> dict[str, torch.Tensor]:
-        """All rows that are used, in their order; as from [`batch`]."""
+        """All used rows in their original order, with the columns of [`batch`]."""
         parts = [self._read(self.paths[shard], self._row[self._shard == shard]) for shard in np.unique(self._shard)]
         columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         columns["input_values"] = columns["input_values"].float()
@@ -236,11 +236,11 @@ class ParquetSpectrograms:
         return {name: column.to(self.device) for name, column in columns.items()}
 
     def __len__(self) -> int:
-        """Rows of an epoch, of all processes."""
+        """Number of rows in an epoch, over all processes."""
         return len(self._chunks) * self.chunk_size
 
     def batch(self, number: int) -> dict[str, torch.Tensor]:
-        """Block `number`, whatever was read before: `input_values` as float32, `resolution`, labels, and `index`."""
+        """Block `number`, whatever was read before: `input_values` (float32), `resolution`, labels and `index`."""
         parts = [
             self._chunk((number * self.chunks_per_batch + place) * self.num_replicas + self.rank)
             for place in range(self.chunks_per_batch)
@@ -266,7 +266,7 @@ class ParquetSpectrograms:
         if not self._in_memory:
             return self._read(self.paths[shard], rows)
         wanted = self._row[self._shard == shard]
-        path = self.paths[shard]  # several shards are one, if a data set was named twice to weigh more
+        path = self.paths[shard]  # shared by several shards if a data set is named twice to give it more weight
         if path not in self._kept:
             self._kept[path] = self._read(path, wanted)
         places = torch.from_numpy(np.searchsorted(wanted, rows))
@@ -281,10 +281,10 @@ class ParquetSpectrograms:
             names = ["input_values", *_LABELS]
             names += ["resolution"] if "resolution" in file.schema_arrow.names else []
             table = file.read_row_groups(groups.tolist(), columns=names)
-        # Rows of the groups that were read, as they are numbered in the file.
+        # Row numbers in the file of the rows in the groups that were read.
         numbers = np.concatenate([np.arange(starts[group], starts[group + 1]) for group in groups])
         table = table.take(pa.array(np.searchsorted(numbers, rows)))
-        unknown = {"resolution": torch.full((len(table), 2), torch.nan)}  # of data sets that do not say it
+        unknown = {"resolution": torch.full((len(table), 2), torch.nan)}  # for data sets without this column
         columns = unknown | {name: _tensor(table.column(name)) for name in table.column_names}
         _check_finite(columns["input_values"], path, rows)
         return columns

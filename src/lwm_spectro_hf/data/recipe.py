@@ -1,4 +1,4 @@
-"""What is drawn: the grid of labels behind a generated data set, and the ranges of everything else that varies."""
+"""Recipes of generated data sets: the grid of labels, and the ranges of everything else that varies."""
 
 import dataclasses
 import hashlib
@@ -16,14 +16,14 @@ import yaml
 from ..channel.scenarios import HELD_OUT_SCENARIOS, list_scenarios
 from ..phy import lte
 
-# What a data set was built from, beside its shards; the same must be asked of it when a build goes on.
+# The file beside the shards that records what a data set was built from; a build resumes only with the same settings.
 RECORD = "dataset.json"
 PROTOCOLS = ("WiFi", "LTE", "5G")
 MODULATIONS = ("BPSK", "QPSK", "16QAM", "64QAM", "256QAM")
 SNRS_DB = (-5, 0, 5, 10, 15, 20, 25)
 MOBILITIES = ("static", "pedestrian", "vehicular")
 RECEIVERS = ("synchronous", "blind", "native", "listening")
-SYMBOL_RECEIVERS = ("synchronous", "listening")  # whose frames are OFDM symbols
+SYMBOL_RECEIVERS = ("synchronous", "listening")  # those whose frames are OFDM symbols
 TDL_PROFILES = ("TDL-A", "TDL-B", "TDL-C", "TDL-D", "TDL-E")
 # Channels without a city: statistical profiles, an exponential one, and a single path without fading.
 STATISTICAL_CHANNELS = (*TDL_PROFILES, "exponential", "none")
@@ -38,8 +38,8 @@ _CELLULAR_MODES = (
     ("256QAM", 3 / 4),
     ("256QAM", 5 / 6),
 )
-# Modulation and code rate; with the seven SNRs and three mobilities a channel has 504 spectrograms, of which the
-# paper's data set holds 460.
+# Modulation and code rate. With the seven SNRs and three mobilities this makes 504 spectrograms per channel; the
+# paper's data set has 460 of them.
 MODES = {
     "WiFi": (  # 802.11a/g, table 17-4
         ("BPSK", 1 / 2),
@@ -67,9 +67,9 @@ class Rows:
     """Labels of the recordings of one chunk, all of one protocol.
 
     Attributes:
-        protocol (`str` or `None`): `None`: noise and receiver artefacts alone.
+        protocol (`str` or `None`): `None` for a chunk of noise and receiver artifacts alone.
         index (`list[int]`): Number of each recording in the data set.
-        mode (`list[int]`): Index into the recipe's `modes` of the protocol.
+        mode (`list[int]`): Index into the recipe's `modes` for the protocol.
         snr, mobility, channel (`list[int]`): Indices into the recipe's lists.
         user (`list[int]`): Number of the user in its scenario; 0 for channels without a city.
     """
@@ -87,56 +87,55 @@ class Rows:
 class Recipe:
     """A generated data set: the grid of its labels, and the ranges of everything else.
 
-    The grid is protocol x (modulation, code rate) x SNR x mobility x channel x user. It is walked in an order that is
-    shuffled but even: any first part of it is balanced, up to chunks, which have `chunk_size` rows of one protocol;
-    after the whole grid it starts over with new draws.
+    The grid is protocol x (modulation, code rate) x SNR x mobility x channel x user. It is walked in a shuffled but
+    even order: every prefix is balanced, to within chunks of `chunk_size` rows, each of one protocol. After the whole
+    grid the walk starts over with new draws.
 
     Attributes:
-        protocols: Which of `PROTOCOLS`.
+        protocols: A subset of `PROTOCOLS`.
         modes: For each protocol, its pairs of modulation and code rate.
-        snrs_db: SNR in the occupied band [dB]; infinity is no noise.
-        mobilities: Which of `MOBILITIES`.
+        snrs_db: SNR in the occupied band; infinity for no noise [dB].
+        mobilities: A subset of `MOBILITIES`.
         channels: City scenarios by name or folder, "TDL-A" to "TDL-E" (TR 38.901), "exponential", or "none".
-        users: How many users of each city, drawn from all that it has.
-        receivers: Share of each receiver. "synchronous" finds carrier offset and symbol timing and hands out whole
-            OFDM symbols without prefix; "blind" records anywhere near the carrier at any rate; "listening" finds the
-            symbols, and no carrier: it hands out whole ones of some band of a blind recording, as
-            [`~lwm_spectro_hf.phy.listening.listen`] does; "native" records whole frames at the carrier's own rate and
-            adds nothing but the channel and noise.
-        full_load: Share of recordings with a saturated sender; the others draw how loaded it is.
+        users: Number of users of each city, spread evenly over all that it has.
+        receivers: Share of each receiver. "synchronous" estimates carrier offset and symbol timing and returns whole
+            OFDM symbols without prefix. "blind" records at any rate, anywhere near the carrier. "listening" finds the
+            symbols but not the carrier: it returns whole symbols of some band of a blind recording, as
+            [`~lwm_spectro_hf.phy.listening.listen`] does. "native" records whole frames at the carrier's own rate,
+            with no impairments but the channel and noise.
+        full_load: Share of recordings with a saturated sender; for the others the load is drawn.
         noise_share: Share of recordings without any signal.
-        resource_blocks: Carrier widths: of LTE in resource blocks, of 5G subcarrier spacing [kHz] and resource blocks.
+        resource_blocks: Carrier widths: resource blocks for LTE, subcarrier spacing [kHz] and resource blocks for 5G.
         high_throughput: Share of WiFi links of 802.11n; the others are of 802.11a/g.
-        answers_apart: Share of WiFi recordings in which who acknowledges is another station, heard through a channel,
-            at a power and with a carrier offset of its own; in the others it is heard as the data are. The SNR is
-            that of the data.
-        two_way: Share of these whose other station sends data, too, for less time than the first one. Receivers that
-            know the symbols hear none of them.
-        antenna_ports: Of LTE cells; more than one send with transmit diversity, which adds symbols up.
+        answers_apart: Share of WiFi recordings in which the acknowledging station has a channel, a power and a carrier
+            offset of its own; in the others it shares those of the data sender. The SNR is that of the data.
+        two_way: Share of those recordings in which the other station sends data, too, for less time than the first.
+            Synchronous receivers get none of them.
+        antenna_ports: Of LTE cells; with more than one, transmit diversity superimposes symbols.
         speeds_mps: Range of speeds of each mobility class [m/s].
         carriers_hz: Carrier frequencies of each protocol; with the speed they give the Doppler shift [Hz].
-        delay_spreads_s: Range of RMS delay spreads of each protocol where the channel has no city, log-uniform [s].
+        delay_spreads_s: Range of RMS delay spreads of each protocol for channels without a city, log-uniform [s].
         line_of_sight: Share of "exponential" channels whose first tap is Rician.
         rician_k_db: Range of its K factor [dB].
-        receive_filter: Share of recordings whose receiver cuts off what lies outside the carrier; behind the others
-            the noise floor of the whole band is seen.
-        max_clock_ppm: Largest error of the sampling clock, either sign; where a receiver's rate is not the carrier's,
-            up to half a sample over the recording comes on top [ppm].
+        receive_filter: Share of recordings whose receiver removes everything outside the carrier; the others show the
+            noise floor of the whole band.
+        max_clock_ppm: Largest error of the sampling clock, of either sign. Where a receiver's rate is not the
+            carrier's, up to half a sample over the recording is added [ppm].
         max_phase_noise_deg: Largest phase noise of the oscillators, root mean square [deg].
         adc_bits: Range of the converter's effective number of bits.
-        symbol_steps: Of a receiver that finds them, how many OFDM symbols from one frame to the next, by protocol.
-        native_rate: Share of blind recordings made at one of the carrier's own sampling rates and centred; the others
-            take a rate that radios offer and put the carrier anywhere inside.
-        radio_rates_hz: Those rates [Hz].
-        partial_band: Share of blind recordings of a part of a carrier, at one of those rates that is less than its
-            width; of a carrier that is narrower than all of them there are none.
+        symbol_steps: OFDM symbols from one frame to the next, by protocol, for receivers whose frames are symbols.
+        native_rate: Share of blind recordings made at one of the carrier's own sampling rates and centered on it; the
+            others use a common radio rate and have the carrier anywhere in the band.
+        radio_rates_hz: Those common rates [Hz].
+        partial_band: Share of blind recordings that hold only part of a carrier, at a radio rate below its width.
+            Carriers narrower than all radio rates have none.
         contiguous_view: Share of blind recordings as long as `num_frames` frames without gaps; the others last a
             duration drawn log-uniformly from `spans_s`.
         spans_s: Range of durations [s].
-        max_samples: No blind recording of a duration from `spans_s` is longer [samples].
+        max_samples: Upper limit on blind recordings with a duration from `spans_s` [samples].
         duration_s: Length of a native recording [s].
         num_frames, fft_size: Of the spectrogram that recordings are made for.
-        chunk_size: Recordings made at a time. Part of the recipe, because what is drawn depends on it.
+        chunk_size: Recordings generated at a time. Part of the recipe, because the random draws depend on it.
     """
 
     protocols: tuple[str, ...] = PROTOCOLS
@@ -251,7 +250,7 @@ class Recipe:
             self._check_widths(protocol)
 
     def _check_widths(self, protocol: str) -> None:
-        """Carriers that the standard has, and how far apart the frames are that a receiver takes of them."""
+        """Check the carrier widths of a protocol, and the step between frames for each subcarrier spacing."""
         widths, keys = self.resource_blocks.get(protocol), [protocol]
         if protocol == "LTE" and not _all_of(widths, lambda width: width in tuple(lte.FFT_SIZES)):
             listed = ", ".join(map(str, lte.FFT_SIZES))
@@ -270,10 +269,10 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
-        """A recipe from plain values, as JSON and YAML have them; `preset` names the one to start from.
+        """Make a recipe from plain values, as in JSON and YAML; `preset` names the recipe to start from.
 
         Raises:
-            ValueError: For a field that recipes do not have.
+            ValueError: For an unknown field, or a value that does not fit it.
         """
         values = dict(values)
         known = {entry.name for entry in dataclasses.fields(cls)}
@@ -293,7 +292,7 @@ class Recipe:
         """Read a recipe from a YAML or JSON file with some or all fields.
 
         Raises:
-            ValueError: If the file is no such thing.
+            ValueError: If the file holds no valid recipe.
         """
         try:
             values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -304,7 +303,7 @@ class Recipe:
         return cls.from_dict(values)
 
     def to_json(self) -> str:
-        """All fields, as [`Recipe.load`] reads them."""
+        """All fields as JSON that [`Recipe.load`] reads."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     def narrowed(
@@ -316,10 +315,10 @@ class Recipe:
     ) -> "Recipe":
         """This recipe with fewer protocols, modulations or code rates, and other fields replaced.
 
-        Protocols that were not asked for by name drop out where they have none of the modulations and rates.
+        Without `protocols`, those that have none of the modulations and rates are dropped.
 
         Raises:
-            ValueError: If nothing is left, or a protocol that was asked for has no such modulation or rate.
+            ValueError: If nothing is left, or a protocol named in `protocols` has no such modulation or rate.
         """
         _check_names("protocols", self.protocols if protocols is None else protocols, PROTOCOLS)
         if modulations is not None:
@@ -362,7 +361,7 @@ class Recipe:
         """Labels of the recordings of a chunk.
 
         Args:
-            chunk (`int`): Its number, from 0 on without end.
+            chunk (`int`): Number of the chunk, from 0 on without end.
             seed (`int`, *optional*, defaults to 0): Shuffles the grid.
         """
         index = [chunk * self.chunk_size + row for row in range(self.chunk_size)]
@@ -375,7 +374,7 @@ class Recipe:
         sizes = (len(self.modes[protocol]), len(self.snrs_db), len(self.mobilities), len(self.channels), self.users)
         number = np.arange(turn * self.chunk_size, (turn + 1) * self.chunk_size)
         cycle, place = np.divmod(number, math.prod(sizes))
-        # Hardly ever is there more than one cycle in a chunk.
+        # A chunk rarely spans more than one cycle.
         parts = [
             _coordinates(place[cycle == value], sizes, (seed, protocol, value)) for value in np.unique(cycle).tolist()
         ]
@@ -384,16 +383,16 @@ class Recipe:
 
 
 def _coordinates(place: np.ndarray, sizes: tuple[int, ...], seed: tuple) -> np.ndarray:
-    """Places of the grid as coordinates: from one place to the next all of them change, each through all values.
+    """Coordinates in the grid of places on the walk. Every step changes all of them, and each takes all its values.
 
-    A coordinate of `n` values beside a grid of `m` places counts modulo `n` while the other counts modulo `m`; where
-    both have come round, after the least common multiple, it skips one. So every pair comes once.
+    A coordinate with `n` values counts modulo `n`, while the other coordinates, `m` places together, count modulo `m`.
+    Each time both are back at the start, after lcm(n, m) steps, it skips one value, so that every pair occurs once.
     """
     columns = []
     for column in reversed(range(len(sizes))):
         size, others = sizes[column], math.prod(sizes[:column])
         count = place + place // math.lcm(size, others)
-        # Not in order, but in steps near the golden section of all values, from a random one on.
+        # Values do not come in order, but in steps of about 0.618 of their number (golden section), from a random one.
         step = next(step for step in range(round(0.618 * size) or 1, 2 * size + 1) if math.gcd(step, size) == 1)
         columns.append((step * (count % size) + stable_seed("order", column, *seed) % size) % size)
         place = place % others
@@ -401,16 +400,16 @@ def _coordinates(place: np.ndarray, sizes: tuple[int, ...], seed: tuple) -> np.n
 
 
 def preset(name: str) -> Recipe:
-    """Recipes by name.
+    """Return a recipe by name.
 
     - "paper": the paper's grid over all shipped cities but the held-out one, synchronous receiver;
-    - "mixed": receivers that know, find or do not find the symbols, all kinds of cells: what released weights are
-      trained on;
+    - "mixed": synchronous, blind and listening receivers and all kinds of cells, on which released weights are
+      trained;
     - "blind": monitoring receivers alone;
-    - "native": whole noisy frames at the carrier's own rate, for the receivers of others.
+    - "native": whole noisy frames at the carrier's own rate, for third-party receivers.
 
     Raises:
-        ValueError: For another name.
+        ValueError: For an unknown name.
     """
     if name not in PRESETS:
         raise ValueError(f"There is no recipe {name!r}; expected one of {', '.join(PRESETS)}, or a file.")
@@ -427,7 +426,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "mixed": {
         "receivers": {"synchronous": 0.4, "blind": 0.4, "listening": 0.2},
-        # Recordings too short for the paper's steps are heard by shorter ones.
+        # Recordings too short for the paper's steps are analyzed with shorter ones.
         "symbol_steps": {"WiFi": (1, 2, 4, 8), "LTE": (1,), "5G 15 kHz": (1,), "5G 30 kHz": (1, 2)},
         **_BLIND,
     },
@@ -437,14 +436,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def stable_seed(*parts: object) -> int:
-    """A seed below 2**63 that depends on all parts, and on nothing else: not on the process or the Python version."""
+    """A seed below 2**63 that depends on the parts alone, not on the process or the Python version."""
     parts = tuple(part.item() if isinstance(part, np.generic) else part for part in parts)
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def _tuples(value: Any) -> Any:
-    """Lists as tuples, and paths as text."""
+    """Convert lists to tuples, and paths to strings."""
     if isinstance(value, dict):
         return {key: _tuples(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -453,7 +452,7 @@ def _tuples(value: Any) -> Any:
 
 
 def _plain(value: Any, names: bool = False) -> Any:
-    """Lists as tuples, and as numbers what looks like one: YAML takes 2e9 for text, and JSON has no infinity."""
+    """Convert lists to tuples, and strings to numbers if possible: YAML reads 2e9 as text; JSON has no infinity."""
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -485,7 +484,7 @@ def _is_nr_width(width: Any) -> bool:
 
 
 def _all_of(values: Any, is_right: Callable[[Any], bool]) -> bool:
-    """Whether it is a list, not empty, of nothing but right values."""
+    """Whether `values` is a non-empty tuple whose entries all satisfy `is_right`."""
     return isinstance(values, tuple) and len(values) > 0 and all(map(is_right, values))
 
 
@@ -514,9 +513,9 @@ def _check_modes(protocol: str, modes: Any) -> None:
 
 
 def offered_modes(protocol: str) -> tuple[tuple[str, float], ...]:
-    """Pairs of modulation and code rate that a protocol has, ascending.
+    """Pairs of modulation and code rate that a protocol offers, ascending.
 
-    For LTE and 5G these are the highest and lowest rate of each modulation and some between; schedulers reach all
+    For LTE and 5G these are the lowest and highest rate of each modulation and some between; schedulers can reach all
     rates in steps of about a twentieth.
     """
     return _OFFERED[protocol]

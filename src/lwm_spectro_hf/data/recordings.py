@@ -1,6 +1,6 @@
 """Recordings of complex baseband samples on disk: SigMF, WAV, NumPy, MATLAB and raw files.
 
-All but MATLAB's are read in constant memory.
+All but MATLAB files are read in constant memory.
 """
 
 import json
@@ -25,7 +25,7 @@ from sigmf.sigmffile import get_dataset_filename_from_metadata, get_sigmf_filena
 
 from .matlab import read_matlab
 
-# Names that other programs give to SigMF's datatypes, for raw files.
+# Other programs' names for SigMF datatypes, accepted for raw files.
 DATATYPE_ALIASES = {
     "complex64": "cf32",
     "complex128": "cf64",
@@ -41,13 +41,13 @@ DATATYPE_ALIASES = {
 DATATYPES = ("cf32", "cf64", "ci8", "ci16", "ci32", "cu8", "cu16", "cu32")
 RAW_SUFFIXES = frozenset(f".{name}" for name in (*DATATYPES, *DATATYPE_ALIASES))
 SIGMF_SUFFIXES = (".sigmf-meta", ".sigmf-data", ".sigmf")
-# Of files that say themselves how their samples are stored, and of those by which a recording is looked for.
+# Suffixes of files that declare how their samples are stored, and of files that a search for recordings considers.
 SELF_DESCRIBING = (*SIGMF_SUFFIXES, ".wav", ".npy", ".mat")
 SEARCHED = frozenset({".sigmf-meta", ".sigmf", ".wav", ".npy", ".mat"}) | RAW_SUFFIXES
-# Of files whose samples may have several channels.
+# Suffixes of files that may have several channels.
 WITH_CHANNELS = (*SIGMF_SUFFIXES, ".mat")
 
-# What each file holds, for error messages.
+# What can be read, for error messages.
 _READABLE = (
     "SigMF (.sigmf-meta beside .sigmf-data, or an uncompressed .sigmf archive), .wav (I and Q as two channels), .npy "
     "(complex, or (num_samples, 2)), .mat (one variable of complex samples), or a raw file with `dtype` and "
@@ -55,7 +55,7 @@ _READABLE = (
 )
 
 
-# How files begin that hold more than samples.
+# First bytes of files that hold more than raw samples.
 _CONTAINERS = {
     b"RIFF": "a WAV file: give it the suffix .wav",
     b"RF64": "a WAV file: give it the suffix .wav",
@@ -70,7 +70,7 @@ _CONTAINERS = {
 }
 
 
-# How SDR#, SDR++, HDSDR and others put the carrier frequency into the names of their recordings.
+# The carrier frequency as SDR#, SDR++, HDSDR and others put it into file names.
 _NAMED_FREQUENCY = re.compile(r"_(\d+)(k?)Hz(?=[_.])")
 
 
@@ -80,8 +80,8 @@ class SampleFormat:
 
     Args:
         component (`np.dtype`): Type of I and of Q, which alternate.
-        midpoint (`float`): The number that stands for zero: half way through the range of an unsigned type.
-        scale (`float`): What a component is multiplied with; integers are brought to -1 ... 1.
+        midpoint (`float`): The stored value that means zero: the middle of the range for unsigned types.
+        scale (`float`): Factor for each component; scales integers to -1 ... 1.
     """
 
     component: np.dtype
@@ -98,7 +98,7 @@ class SampleFormat:
 
     @classmethod
     def from_datatype(cls, datatype: str, where: str) -> "SampleFormat":
-        """Parses a SigMF datatype such as `"ci16_le"`, or an alias. Little-endian unless it says otherwise.
+        """Parses a SigMF datatype such as `"ci16_le"`, or an alias. Little-endian unless specified.
 
         Raises:
             ValueError: If the datatype is real-valued or unknown.
@@ -122,16 +122,16 @@ class SampleFormat:
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """A recording that stays on disk until its samples are asked for. Made by [`open_recording`].
+    """A recording that stays on disk until its samples are read. Created by [`open_recording`].
 
-    The file is not held open, so a recording can be pickled and given to other processes.
+    The file is not kept open, so a recording can be pickled and passed to other processes.
 
     Args:
         path (`Path`): The file that was opened.
         sampling_rate (`float`): [Hz].
         num_samples (`int`): Complex samples of the chosen channel.
-        center_frequency_hz (`float`, *optional*): Carrier frequency; `None` where nothing says it, or captures differ.
-        annotations (`list` of `dict`): As in the SigMF metadata, keys such as `core:label`.
+        center_frequency_hz (`float`, *optional*): Carrier frequency; `None` if it is unknown, or captures differ.
+        annotations (`list` of `dict`): As in the SigMF metadata, with keys such as `core:label`.
         metadata (`dict`): The whole SigMF metadata; empty for other files.
     """
 
@@ -146,7 +146,7 @@ class Recording:
     _format: SampleFormat = field(default=None, repr=False)
     _num_channels: int = field(default=1, repr=False)
     _channel: int = field(default=0, repr=False)
-    _samples: np.ndarray | None = field(default=None, repr=False)  # of files that cannot be read in parts
+    _samples: np.ndarray | None = field(default=None, repr=False)  # for files that cannot be read in parts
 
     @property
     def duration_s(self) -> float:
@@ -174,7 +174,7 @@ class Recording:
             return self._samples[start : start + count].copy()
         iq = np.empty((count, 2), dtype=np.float32)
         if count:
-            # Mapped anew each time: pages of one long-lived map would add up in memory as they are read.
+            # Mapped anew each time: the pages of one long-lived map would accumulate in memory.
             try:
                 stored = np.memmap(
                     self._data_path,
@@ -193,11 +193,12 @@ class Recording:
         return iq.view(np.complex64)[:, 0]
 
     def windows(self, window_samples: int, hop_samples: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
-        """Iterates over windows of the recording, one in memory at a time. A part at the end that is shorter is left.
+        """Iterates over windows of the recording, one in memory at a time. A shorter remainder at the end is skipped.
 
         Args:
             window_samples (`int`): Length of each window [samples].
-            hop_samples (`int`, *optional*, defaults to `window_samples`): From one start to the next [samples].
+            hop_samples (`int`, *optional*, defaults to `window_samples`): From the start of one window to the next
+                [samples].
 
         Returns:
             Iterator over `(start, iq)`: the first sample of the window, and `np.ndarray` of shape `(window_samples,)`,
@@ -221,18 +222,18 @@ class Recording:
 
 
 def part_of(recording: Any, start: int, count: int | None, name: str) -> tuple[int, int]:
-    """First sample and number of samples of a part of a recording.
+    """First sample and number of samples of a part of a recording, checked.
 
     Args:
         recording (`Recording` or `Band`): What is read.
         start (`int`): First sample.
         count (`int`, *optional*): Number of samples; to the end if not given.
-        name (`str`): What an error calls the recording.
+        name (`str`): Name of the recording in error messages.
 
     Raises:
-        ValueError: If the part does not lie within it.
+        ValueError: If the part does not lie within the recording.
     """
-    start = int(start)  # of any type, of which narrow ones overflow as bytes
+    start = int(start)  # narrow NumPy types would overflow in byte offsets
     count = recording.num_samples - start if count is None else int(count)
     if start < 0 or count < 0 or start + count > recording.num_samples:
         raise ValueError(
@@ -249,29 +250,29 @@ def open_recording(
     channel: int | None = None,
     check_hash: bool = True,
 ) -> Recording:
-    """Opens a recording of complex baseband samples, without reading its samples where that can be put off.
+    """Opens a recording of complex baseband samples; they are read later, where the format allows.
 
     Args:
         path (`str` or `os.PathLike`):
             A SigMF recording (its `.sigmf-meta`, its `.sigmf-data`, their common name, or an uncompressed `.sigmf`
             archive), a `.wav` file of two channels, I and Q, as SDR programs write them, a `.npy` file (complex
-            `(num_samples,)`, or I and Q as `(num_samples, 2)`), a `.mat` file ([`read_matlab`]; alone these are read
-            at once and kept), or a raw file of alternating I and Q.
+            `(num_samples,)`, or I and Q as `(num_samples, 2)`), a `.mat` file ([`read_matlab`]; only these are read
+            at once and kept in memory), or a raw file of alternating I and Q.
         dtype (`str`, *optional*):
             Sample type of a raw file, such as `"cf32"`, `"ci16"`, `"cu8"` or `"ci16_be"`. Not needed where the suffix
             is such a name.
         sampling_rate (`float`, *optional*):
-            [Hz]. Required for `.npy` and raw files, and where SigMF metadata or a `.mat` file have none. Others say
-            it themselves.
+            [Hz]. Required for `.npy` and raw files, and where SigMF metadata or a `.mat` file does not give it. Other
+            files declare it.
         channel (`int`, *optional*): Which channel of a SigMF or MATLAB recording that has several.
         check_hash (`bool`, *optional*, defaults to `True`):
-            Compare the data with the hash in SigMF metadata, if there is one. Reads the data once.
+            Compare the data with the hash in SigMF metadata, if there is one. This reads all data once.
 
     Returns:
         [`Recording`].
 
     Raises:
-        FileNotFoundError: If the file, or the data of a SigMF recording, is missing.
+        FileNotFoundError: If the file, or the data or metadata of a SigMF recording, is missing.
         ValueError: If the file is truncated, empty, not complex, of an unknown kind, or lacks a sample type or rate.
     """
     path = Path(path).expanduser()
@@ -309,16 +310,16 @@ def write_sigmf(
     center_frequency_hz: float | None = None,
     global_info: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Writes a SigMF recording, `cf32_le`. Both files appear whole: they are written aside, then renamed.
+    """Writes a SigMF recording as `cf32_le`. Both files appear whole: they are written under other names and renamed.
 
     Args:
         path (`str` or `os.PathLike`): Name of the recording, with or without a SigMF suffix.
         iq (`np.ndarray` of shape `(num_samples,)`): Complex samples.
         sampling_rate (`float`): [Hz].
         annotations (list of `dict`, *optional*):
-            Keys as in SigMF (`core:label`, or of an extension, `lwm:protocol`). `core:sample_start` defaults to 0 and
-            `core:sample_count` to the rest of the recording.
-        description (`str`, *optional*): What the recording is.
+            With keys as in SigMF (`core:label`, or those of an extension, such as `lwm:protocol`).
+            `core:sample_start` defaults to 0 and `core:sample_count` to the rest of the recording.
+        description (`str`, *optional*): Description of the recording.
         center_frequency_hz (`float`, *optional*): Carrier frequency.
         global_info (`dict`, *optional*): Further global fields, such as `core:author` or `core:license`.
 
@@ -326,7 +327,7 @@ def write_sigmf(
         `Path` of the `.sigmf-meta` file.
 
     Raises:
-        ValueError: If the samples are not complex, not one-dimensional or none, or the metadata is not valid SigMF.
+        ValueError: If the samples are not complex, not one-dimensional or empty, or the metadata is not valid SigMF.
     """
     iq = np.asarray(iq)
     if iq.dtype.kind != "c" or iq.ndim != 1 or not iq.size:
@@ -367,7 +368,7 @@ def write_sigmf(
         metadata.set_data_file(aside["data_fn"])  # also computes the hash
         try:
             metadata.tofile(aside["base_fn"])
-        except Exception as error:  # of jsonschema, which sigmf does not wrap
+        except Exception as error:  # from jsonschema, which sigmf does not wrap
             raise ValueError(f"{path}: this is not valid SigMF metadata: {error}") from error
         os.replace(aside["data_fn"], final["data_fn"])
         os.replace(aside["meta_fn"], final["meta_fn"])
@@ -378,7 +379,7 @@ def write_sigmf(
 
 
 def _plain_values(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """NumPy's numbers as Python's, which JSON can hold."""
+    """Convert NumPy's numbers to Python's, which JSON can hold."""
     return {key: value.item() if isinstance(value, np.generic) else value for key, value in fields.items()}
 
 
@@ -415,7 +416,7 @@ def _open_raw(path: Path, dtype: str | None, sampling_rate: float | None) -> Rec
 def _open_wav(path: Path, sampling_rate: float | None) -> Recording:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # of what SDR programs write beside the samples
+            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # about chunks that SDR programs add
             declared_rate, array = wavfile.read(path, mmap=True)
     except (ValueError, EOFError, OSError, struct.error) as error:
         raise ValueError(
@@ -429,7 +430,7 @@ def _open_wav(path: Path, sampling_rate: float | None) -> Recording:
         )
     rate = _same_rate(sampling_rate, _check_rate(declared_rate, f"{path}: its rate"), f"{path}: the file")
     format = SampleFormat.of(array.dtype)
-    if array.dtype.kind == "u":  # zero is 128 by definition of the format, not half way through its range
+    if array.dtype.kind == "u":  # WAV defines zero as 128, not as the middle of the range
         format = replace(format, midpoint=128.0)
     frequency = _NAMED_FREQUENCY.search(path.name)
     return _recording(
@@ -492,7 +493,7 @@ def _open_npy(path: Path, sampling_rate: float | None) -> Recording:
             "written with `numpy.save`; it may be truncated or hold Python objects: save it again."
         ) from error
     kind, shape = array.dtype.kind, array.shape
-    # Unsigned types have their zero half way through their range, which is not what one of 64 bits is used for.
+    # Unsigned types have zero in the middle of their range, which nobody uses 64 bits for.
     widest = 4 if kind == "u" else 8
     is_pairs = kind in "fiu" and array.ndim == 2 and shape[1] == 2 and array.dtype.itemsize <= widest
     if not (kind == "c" and array.ndim == 1 and array.dtype.itemsize <= 16) and not is_pairs:
@@ -559,7 +560,7 @@ def _open_sigmf_archive(path: Path, sampling_rate: float | None, channel: int | 
 
 
 def _check_metadata(metadata: Any, where: Path):
-    """Checks the shape of SigMF metadata, and the types of what is read from it."""
+    """Checks the structure of SigMF metadata, and the types of the fields that are read from it."""
     is_valid = isinstance(metadata, dict) and isinstance(metadata.get("global"), dict)
     for section in ("captures", "annotations"):
         entries = metadata.get(section, []) if is_valid else None
@@ -654,7 +655,7 @@ def _recording(
     channel: int = 0,
     **attributes,
 ) -> Recording:
-    """Checks what is common to all kinds of files: a rate, and a whole number of samples."""
+    """Creates a recording after the checks common to all files: a known rate, and a whole number of samples."""
     if sampling_rate is None:
         raise ValueError(f"{path}: the sampling rate is not known. Pass `sampling_rate` [Hz] (--sampling-rate).")
     sample_bytes = 2 * sample_format.component.itemsize * num_channels

@@ -1,4 +1,4 @@
-"""Bands in which several standards send beside each other, and what each value of their spectrograms belongs to."""
+"""Scenes: bands shared by carriers of several standards, with a label for each value of their spectrograms."""
 
 import copy
 import json
@@ -23,36 +23,36 @@ from .builder import Shard, shards_of, split_seed, write_shards
 from .recipe import PROTOCOLS, Recipe, preset, stable_seed
 from .synthesis import LabelledRecordings, check_channels, draw_recordings
 
-SCENE_LABELS = ("nothing", *PROTOCOLS)  # of a value of a spectrogram, in the order of their numbers
-_LEAD_S = 5e-3  # recordings begin anywhere in half a radio frame of LTE and 5G, after which synchronization repeats
-_USED_BAND = 0.96  # of the sampling rate: beyond, real receivers have filtered
-_GUARD_HZ = 0.5e6  # least distance of two carriers
-_NEAR_HZ = 2e6  # from the oscillator: where spurs are most often
+SCENE_LABELS = ("nothing", *PROTOCOLS)  # class names of spectrogram values, in the order of their indices
+_LEAD_S = 5e-3  # scenes start anywhere in half a radio frame of LTE and 5G, the period of synchronization signals
+_USED_BAND = 0.96  # of the sampling rate; real receivers filter out the rest
+_GUARD_HZ = 0.5e6  # minimum gap between two carriers
+_NEAR_HZ = 2e6  # distance from the oscillator within which spurs are most frequent
 _SPURS_DB = (-25.0, 35.0)  # over the noise of the whole band: up to 59 dB over that of a bin
-_ON_POWER = 1e-3  # of the most powerful frame: less is nothing sent
-_PAUSES_S = {"WiFi": 0.0, "LTE": 2e-3, "5G": 1e-3}  # pauses that belong to a cell which goes on
+_ON_POWER = 1e-3  # of the most powerful frame; a frame with less counts as silent
+_PAUSES_S = {"WiFi": 0.0, "LTE": 2e-3, "5G": 1e-3}  # longest pauses that still count as part of a cell's signal
 
 
 def _transmissions() -> Recipe:
     widths = {"LTE": (6, 15, 25, 50), "5G": ((15, 25), (15, 52), (30, 11), (30, 24))}
     clean = {"receivers": {"native": 1.0}, "snrs_db": (torch.inf,), "noise_share": 0.0}
-    # All scenes of a chunk have carriers of the same widths, so chunks are small.
+    # All scenes of a chunk share their carrier widths, so chunks are small.
     return replace(preset("mixed"), resource_blocks=widths, chunk_size=8, **clean)
 
 
 @dataclass(frozen=True)
 class SceneRecipe:
-    """What a band holds: one carrier of each protocol at most, beside each other at random places.
+    """A recipe of scenes: at most one carrier of each protocol, at random places in the band without overlap.
 
     Attributes:
-        transmissions ([`Recipe`]): What is sent, and through which channels; drawn as receivers called "native" record
-            it, without noise.
+        transmissions ([`Recipe`]): What is sent, and through which channels, as "native" receivers record it without
+            noise.
         sampling_rate: Width of the band [Hz].
         span_s: Duration [s].
-        presence: Share of scenes in which a carrier is there.
+        presence: Probability that a carrier is present in a scene.
         snrs_db: Range of the SNR of each carrier, in its own band, over the frames in which it sends [dB].
-        pieces: Share of scenes that are pieces of wider recordings, with the receiver's oscillator anywhere.
-        max_spurs: Tones of the receiver, at most: they last, and no one sends them.
+        pieces: Share of scenes that are pieces of wider recordings, with the receiver's oscillator anywhere in them.
+        max_spurs: Maximum number of spurs: continuous tones of the receiver that nobody sends.
 
     Raises:
         ValueError: If a field is out of its range.
@@ -86,12 +86,12 @@ class SceneRecipe:
 
     @property
     def num_samples(self) -> int:
-        """`int`: Of a scene."""
+        """`int`: Samples of a scene."""
         return round(self.span_s * self.sampling_rate)
 
     @property
     def chunk_size(self) -> int:
-        """`int`: Scenes made at a time."""
+        """`int`: Scenes generated at a time."""
         return self.transmissions.chunk_size
 
 
@@ -103,9 +103,9 @@ class Scenes:
         iq (`torch.Tensor` of shape `(batch, num_samples)`): Complex baseband, complex64.
         sampling_rate (`float`): [Hz].
         labels (`torch.Tensor` of shape `(batch, num_frames, num_freq_bins)`): Index into `SCENE_LABELS` for each value
-            of the spectrogram that the front-end makes of it.
-        snr_db (`torch.Tensor` of shape `(batch, num_protocols)`): Of the carrier of each of `PROTOCOLS`; not-a-number
-            where there is none [dB].
+            of the front-end's spectrogram.
+        snr_db (`torch.Tensor` of shape `(batch, num_protocols)`): Of the carrier of each of `PROTOCOLS`; NaN where
+            there is none [dB].
         index (`torch.Tensor` of shape `(batch,)`): Number of the scene.
     """
 
@@ -117,13 +117,13 @@ class Scenes:
 
 
 def scene_extractor(recipe: SceneRecipe | None = None) -> SpectrogramFeatureExtractor:
-    """The front-end of scenes: a window whose sidelobes do not reach the next carrier, and frames over all of a scene.
+    """The front-end of scenes: a window whose sidelobes stay clear of the next carrier, frames over the whole scene.
 
-    It takes recordings of the rate of scenes, and of longer ones as much as a scene lasts: networks that are trained
-    on them know no other resolution.
+    It accepts recordings at the sampling rate of the scenes only, and uses no more than the duration of a scene:
+    networks trained on scenes know no other resolution.
 
     Args:
-        recipe ([`SceneRecipe`], *optional*): Of the scenes.
+        recipe ([`SceneRecipe`], *optional*): Recipe of the scenes.
     """
     recipe = recipe or SceneRecipe()
     sent = recipe.transmissions
@@ -147,12 +147,12 @@ def draw_scenes(
     """Make one chunk of scenes.
 
     Args:
-        recipe ([`SceneRecipe`]): What is drawn.
-        chunk (`int`): Number of the chunk; there is no last one.
+        recipe ([`SceneRecipe`]): What to generate.
+        chunk (`int`): Number of the chunk, without upper limit.
         seed (`int`, *optional*, defaults to 0): The same seed and chunk give the same scenes on the same kind of
             device.
         device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where to make them.
-        extractor ([`SpectrogramFeatureExtractor`], *optional*): The front-end that labels are for.
+        extractor ([`SpectrogramFeatureExtractor`], *optional*): The front-end whose spectrograms are labeled.
 
     Returns:
         [`Scenes`], `recipe.chunk_size` of them.
@@ -166,7 +166,7 @@ def draw_scenes(
     def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
         return low + (high - low) * torch.rand(count, *shape, generator=generator, device=device)
 
-    # Chunks of a recipe take its protocols in turn. Labels of rows would not do: of what is not heard there are none.
+    # Chunks of a recipe take its protocols in turn. Row labels cannot be used: they are -1 for undetectable signals.
     carriers = [
         (PROTOCOLS.index(name), draw_recordings(sent, chunk * len(sent.protocols) + turn, seed, device))
         for turn, name in enumerate(sent.protocols)
@@ -209,14 +209,14 @@ def draw_scenes(
         inside = _bins_inside(centre_hz, carrier.bandwidth_hz, recipe.sampling_rate, extractor)
         labels = torch.where(on[:, :, None] & inside[:, None], protocol + 1, labels)
     iq = impairments.add_noise(iq, torch.ones(count, device=device), generator)
-    # Where the oscillator is, in cycles a sample: in a piece of a wider recording it is not in the middle.
+    # Frequency of the oscillator in cycles per sample; not centered in a piece of a wider recording.
     place = torch.where(uniform(0, 1) < recipe.pieces, uniform(-0.5, 0.5), 0.0)
     oscillator = _tones(place, recipe.num_samples)
     leakage_db = torch.where(uniform(0, 1) < 0.5, uniform(-40, 25), -100.0)
     iq = impairments.imperfect_mixer(iq * oscillator.conj(), leakage_db, uniform(-60, -25), generator) * oscillator
     num_spurs = (uniform(0, 1) * (recipe.max_spurs + 1)).long()
     for number in range(recipe.max_spurs):
-        # Every other one is near the oscillator, where two of them are as far apart as the edges of a narrow cell.
+        # Every other spur is near the oscillator, where two of them can be as far apart as the edges of a narrow cell.
         offset = uniform(-1, 1) * _NEAR_HZ / recipe.sampling_rate if number % 2 == 0 else uniform(-0.5, 0.5)
         level = torch.where(number < num_spurs, 10 ** (uniform(*_SPURS_DB) / 20), 0.0)
         iq += level[:, None] * _tones(place + offset, recipe.num_samples)
@@ -230,11 +230,11 @@ def draw_scenes(
 
 
 def _tones(frequency: torch.Tensor, num_samples: int) -> torch.Tensor:
-    """Tones of unit power.
+    """Complex tones of unit power.
 
     Args:
-        frequency (`torch.Tensor` of shape `(batch,)`): In cycles a sample.
-        num_samples (`int`): Of each.
+        frequency (`torch.Tensor` of shape `(batch,)`): In cycles per sample.
+        num_samples (`int`): Length of each tone.
 
     Returns:
         `torch.Tensor` of shape `(batch, num_samples)`: Complex64.
@@ -253,22 +253,22 @@ def build_scenes(
     shard_size: int = 256,
     processes: int = 1,
 ) -> list[Path]:
-    """Write scenes as Parquet: a split "train", and "test" of the held-out city. A stopped build goes on.
+    """Write scenes as Parquet: a split "train", and "test" of the held-out city. A stopped build resumes.
 
     Args:
-        folder (`str` or `os.PathLike`): Where to; made if missing.
+        folder (`str` or `os.PathLike`): Output folder; created if missing.
         num, num_test (`int`): Scenes of each split; 0 for none.
         seed (`int`, *optional*, defaults to 0): Of the data set.
-        recipe ([`SceneRecipe`], *optional*): What is drawn.
-        shard_size (`int`, *optional*, defaults to 256): Rows a file.
+        recipe ([`SceneRecipe`], *optional*): What to generate.
+        shard_size (`int`, *optional*, defaults to 256): Rows per file, a multiple of the recipe's chunk size.
         processes (`int`, *optional*, defaults to 1): Workers; each uses one thread.
 
     Returns:
         `list[Path]`: All files.
 
     Raises:
-        ValueError: If nothing is asked for, or the folder holds another data set.
-        OSError: If there is no space left for it.
+        ValueError: If both splits are empty, `shard_size` does not fit, or the folder holds another data set.
+        OSError: If the disk has too little space.
     """
     recipe, folder = recipe or SceneRecipe(), Path(folder).expanduser()
     extractor = scene_extractor(recipe)
@@ -296,7 +296,7 @@ def build_scenes(
 
 
 def held_out_scenes(recipe: SceneRecipe) -> SceneRecipe:
-    """The same in the city that training never sees."""
+    """The same recipe in the held-out city, which training never sees."""
     return replace(recipe, transmissions=replace(recipe.transmissions, channels=HELD_OUT_SCENARIOS))
 
 
@@ -311,8 +311,8 @@ def make_scenes(
     """Scenes `first` to `last` (exclusive) as columns of a table, chunk by chunk; they depend on the arguments alone.
 
     Yields:
-        `dict`: Of NumPy arrays: `input_values`, float16; `labels`, uint8; `snr_db`; `std_db`, the deviation of levels
-        that spectrograms are normalized by; `resolution`, `seed` and `index`.
+        `dict`: Of NumPy arrays: `input_values`, float16; `labels`, uint8; `snr_db`; `std_db`, the standard deviation
+        of the levels before normalization; `resolution`, `seed` and `index`.
     """
     size = recipe.chunk_size
     levels = copy.copy(extractor)
@@ -334,7 +334,7 @@ def make_scenes(
 
 
 def scene_features(extractor: SpectrogramFeatureExtractor) -> Features:
-    """The schema of Parquet files of scenes."""
+    """The schema of the Parquet files of scenes."""
     grid = (extractor.num_frames, extractor.num_freq_bins)
     return Features(
         {
@@ -352,7 +352,7 @@ def scene_features(extractor: SpectrogramFeatureExtractor) -> Features:
 def _that_fit(
     carriers: list[tuple[int, LabelledRecordings]], recipe: SceneRecipe
 ) -> list[tuple[int, LabelledRecordings]]:
-    """Protocols and carriers beside each other, as many of the first as the band has room for."""
+    """Those carriers, taken in order, that fit side by side into the band, with their protocols."""
     kept, left = [], _USED_BAND * recipe.sampling_rate
     for protocol, carrier in carriers:
         if carrier.bandwidth_hz + _GUARD_HZ <= left:
@@ -373,7 +373,7 @@ def _frame_power(samples: torch.Tensor, extractor: SpectrogramFeatureExtractor) 
 
 
 def _without_pauses(on: torch.Tensor, longest: int) -> torch.Tensor:
-    """The same with pauses of up to so many frames filled: a morphological closing along time."""
+    """Fill pauses of up to `longest` frames: a morphological closing along time."""
     reach = longest // 2
     width = {"kernel_size": 2 * reach + 1, "stride": 1, "padding": reach}
     grown = F.max_pool1d(on.float(), **width)
@@ -383,7 +383,7 @@ def _without_pauses(on: torch.Tensor, longest: int) -> torch.Tensor:
 def _bins_inside(
     centre_hz: torch.Tensor, bandwidth_hz: float, sampling_rate: float, extractor: SpectrogramFeatureExtractor
 ) -> torch.Tensor:
-    """Bins of which the middle lies in a carrier, shape `(batch, num_freq_bins)`."""
+    """Whether the center of each bin lies within a carrier, shape `(batch, num_freq_bins)`."""
     bins = torch.arange(extractor.num_freq_bins, device=centre_hz.device) - extractor.num_freq_bins // 2
     distance = bins * sampling_rate / extractor.fft_size - centre_hz[:, None]
     return distance.abs() <= bandwidth_hz / 2

@@ -1,4 +1,4 @@
-"""A recipe as an endless stream of labelled spectrograms, made on the device that trains."""
+"""A recipe as an endless stream of labeled spectrograms, generated on the training device."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,19 +15,19 @@ LABELS = ("protocol", "modulation", "code_rate", "snr_db", "mobility", "speed_mp
 
 
 class GeneratedSpectrograms(IterableDataset):
-    """Batches of spectrograms and labels without end, sharded over ranks and over loader workers.
+    """Endless batches of spectrograms and labels, sharded over ranks and over loader workers.
 
-    Chunks of the recipe are dealt out: of `num_replicas` ranks, rank `r` takes every `num_replicas`-th from `r` on, so
-    no two ranks see the same recording, and together they see what one alone would. On a GPU, iterate over it directly
-    (or with `num_workers=0`); on CPUs, let a `DataLoader(stream, batch_size=None, num_workers=...)` draw ahead.
-    There is no end, so keep one iterator, `iter(loader)`: another one begins again, in workers of its own.
+    Of `num_replicas` ranks, rank `r` takes every `num_replicas`-th chunk of the recipe, starting at `r`. No two ranks
+    see the same recording, and together they see what one rank alone would. On a GPU, iterate over it directly (or
+    with `num_workers=0`); on CPUs, let a `DataLoader(stream, batch_size=None, num_workers=...)` generate ahead. The
+    stream never ends, so keep one iterator, `iter(loader)`: another one starts over, in workers of its own.
 
     Args:
-        recipe ([`Recipe`]): What is drawn.
+        recipe ([`Recipe`]): What to generate.
         seed (`int`, *optional*, defaults to 0): Of the stream.
         extractor ([`SpectrogramFeatureExtractor`], *optional*): The front-end.
-        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where the batches are made, and stay.
-        chunks_per_batch (`int`, *optional*, defaults to 3): A chunk is of one protocol; a batch joins several.
+        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where the batches are generated, and stay.
+        chunks_per_batch (`int`, *optional*, defaults to 3): Chunks joined into a batch; each is of one protocol.
         rank (`int`, *optional*, defaults to 0): Of this process.
         num_replicas (`int`, *optional*, defaults to 1): Processes that share the stream.
 
@@ -36,7 +36,7 @@ class GeneratedSpectrograms(IterableDataset):
 
     Yields:
         `dict`: `input_values` of shape `(batch, num_channels, num_frames, num_freq_bins)`, float32; `resolution` of
-        shape `(batch, 2)`, see [`SpectrogramFeatureExtractor.resolution`]; and labels of shape `(batch,)`. There,
+        shape `(batch, 2)`, see [`SpectrogramFeatureExtractor.resolution`]; and labels of shape `(batch,)`, where
         `batch = chunks_per_batch * recipe.chunk_size`.
     """
 
@@ -77,7 +77,7 @@ class GeneratedSpectrograms(IterableDataset):
             yield self.batch(batch)
 
     def batch(self, number: int) -> dict[str, torch.Tensor]:
-        """Batch `number` of this rank, whatever was drawn before."""
+        """Batch `number` of this rank, regardless of what was drawn before."""
         first = number * self.chunks_per_batch
         chunks = [(first + place) * self.num_replicas + self.rank for place in range(self.chunks_per_batch)]
         columns: dict[str, list[torch.Tensor]] = {}
@@ -91,14 +91,14 @@ class GeneratedSpectrograms(IterableDataset):
         return {name: torch.cat(parts) for name, parts in columns.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream is; enough to go on with [`load_state_dict`], with as many ranks and batches as large.
+        """The position of the stream, to resume with [`load_state_dict`] with the same number of ranks and batch size.
 
-        Workers of a `DataLoader` have streams of their own, and this one stays where it is.
+        Workers of a `DataLoader` have copies of the stream and do not advance this one.
         """
         return {"batches_drawn": self.batches_drawn, "seed": self.seed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there.
+        """Resume from the position in `state`.
 
         Raises:
             ValueError: If the state is of a stream with another seed.

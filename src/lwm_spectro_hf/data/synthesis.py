@@ -1,4 +1,4 @@
-"""Recipe to labelled I/Q: bits to waveform to channel to receiver, a chunk of recordings at a time."""
+"""From a recipe to labeled I/Q: bits, waveform, channel and receiver, one chunk of recordings at a time."""
 
 import math
 from collections.abc import Callable
@@ -28,42 +28,43 @@ from .recipe import (
 
 NO_LABEL = -1
 _MIN_DATA_SHARE = 0.05
-_MIN_SNR = 10**-1.5  # over the whole view and occupied band; below, nobody could tell that something is there
-# Made and cut off again: longer than the longest echo, so that a recording starts in mid-signal. In cities that is
-# so many seconds, in other channels so many delay spreads (TDL-E of TR 38.901).
+_MIN_SNR = 10**-1.5  # mean over the whole recording and occupied band; a weaker signal counts as undetectable
+# A lead-in that is generated and cut off: longer than the longest echo, so that a recording starts mid-signal. It is
+# given in seconds for cities, and in delay spreads for other channels (TDL-E of TR 38.901 is the longest).
 _LEAD_S, _LEAD_SPREADS = 10e-6, 20.7
-_MAX_CFO = 0.45  # of a subcarrier: what is left to a synchronous receiver after a coarse search
+_MAX_CFO = 0.45  # of a subcarrier: carrier offset that a coarse search leaves to a synchronous receiver
 _CPU_SAMPLES, _GPU_SAMPLES = 2**19, 2**27
-_ANSWER_DB = 6.0  # standard deviation of the level of another station, as other distances and other walls make it
-_ANSWER_CFO = 0.1  # of a subcarrier, between two stations' oscillators: six ppm
-_PHASE_NOISE_HZ = 20e3  # bandwidth of the loop that holds the oscillator
+_ANSWER_DB = 6.0  # standard deviation of another station's level, for its other distance and walls
+_ANSWER_CFO = 0.1  # of a subcarrier, standard deviation between two stations' oscillators: six ppm
+_PHASE_NOISE_HZ = 20e3  # bandwidth of the oscillator's phase-locked loop
 _MODULES = {"WiFi": wifi, "LTE": lte, "5G": nr}
 
 
 @dataclass
 class LabelledRecordings:
-    """A chunk of recordings of one protocol, with one sampling rate and length.
+    """A chunk of recordings of one protocol, with one sampling rate and one length.
 
     Attributes:
         iq (`torch.Tensor` of shape `(batch, num_samples)`): Complex baseband, complex64.
         sampling_rate (`float`): [Hz].
-        protocol (`torch.Tensor` of shape `(batch,)`): Index into `PROTOCOLS`; -1 where nothing can be heard.
-        modulation (`torch.Tensor` of shape `(batch,)`): Index into `MODULATIONS`; -1 where no user data is heard.
+        protocol (`torch.Tensor` of shape `(batch,)`): Index into `PROTOCOLS`; -1 where no signal is detectable.
+        modulation (`torch.Tensor` of shape `(batch,)`): Index into `MODULATIONS`; -1 where no user data is detectable.
         code_rate (`torch.Tensor` of shape `(batch,)`): Of the user's data.
-        snr_db (`torch.Tensor` of shape `(batch,)`): In the occupied band; minus infinity of noise alone [dB].
-        mobility (`torch.Tensor` of shape `(batch,)`): Index into `MOBILITIES`; -1 of noise alone.
+        snr_db (`torch.Tensor` of shape `(batch,)`): In the occupied band; minus infinity for noise alone [dB].
+        mobility (`torch.Tensor` of shape `(batch,)`): Index into `MOBILITIES`; -1 for noise alone.
         speed_mps (`torch.Tensor` of shape `(batch,)`): [m/s].
         doppler_hz (`torch.Tensor` of shape `(batch,)`): Largest Doppler shift [Hz].
-        channel (`torch.Tensor` of shape `(batch,)`): Index into the recipe's `channels`; -1 of noise alone.
+        channel (`torch.Tensor` of shape `(batch,)`): Index into the recipe's `channels`; -1 for noise alone.
         user (`torch.Tensor` of shape `(batch,)`): Row of the scenario's users; -1 for channels without a city.
-        index (`torch.Tensor` of shape `(batch,)`): Number of the recording: with the seed and the recipe it makes the
-            recording again.
+        index (`torch.Tensor` of shape `(batch,)`): Number of the recording; reproduces it, together with the seed and
+            the recipe.
         receiver (`str`): One of `RECEIVERS`.
-        frame_step_s (`float`, *optional*): Where `iq` is the frames of a receiver that finds symbols, one after the
-            other: the time from one to the next [s].
-        bandwidth_hz (`float`): Width of the carrier's subcarriers [Hz].
+        frame_step_s (`float`, *optional*): Time from one frame to the next, where `iq` is the concatenated frames of a
+            receiver that finds the symbols [s].
+        bandwidth_hz (`float`): Width that the carrier's subcarriers occupy [Hz].
         carrier_hz (`float`): Carrier frequency [Hz].
-        parameters (`dict[str, torch.Tensor]`): What a receiver of that standard is told, each of shape `(batch,)`.
+        parameters (`dict[str, torch.Tensor]`): Parameters of the sender for receivers of that standard, each of shape
+            `(batch,)`.
     """
 
     iq: torch.Tensor
@@ -90,16 +91,16 @@ class _Setting:
     """What all recordings of a chunk share.
 
     Attributes:
-        protocol (`str`): Whose carrier it is, sent or not.
-        num_rb (`int`): Its resource blocks; 0 for WiFi.
-        numerology ([`Numerology`]): Its rate and subcarriers.
-        occupied_hz (`float`): Its width [Hz].
-        carrier_hz (`float`): Where it is [Hz].
+        protocol (`str`): Protocol of the carrier, whether it is sent or not.
+        num_rb (`int`): Resource blocks of the carrier; 0 for WiFi.
+        numerology ([`Numerology`]): Rate and subcarriers of the carrier.
+        occupied_hz (`float`): Width of the carrier [Hz].
+        carrier_hz (`float`): Carrier frequency [Hz].
         receiver (`str`): One of `RECEIVERS`.
         sampling_rate (`float`): Of the receiver [Hz].
-        num_samples (`int`): At that rate.
-        symbol_step (`int`): OFDM symbols from frame to frame of a receiver that finds them.
-        tuned (`bool`): A blind receiver tuned to the carrier, if it hears all of it.
+        num_samples (`int`): Received samples, at that rate.
+        symbol_step (`int`): OFDM symbols from one frame to the next, for receivers that find the symbols.
+        tuned (`bool`): Whether a blind receiver that receives the whole carrier is tuned to it.
     """
 
     protocol: str
@@ -115,15 +116,15 @@ class _Setting:
 
     @property
     def partial(self) -> bool:
-        """Whether it is a blind receiver of a part of the carrier: others have rates that hold it."""
+        """Whether this is a blind receiver of a part of the carrier."""
         return self.receiver == "blind" and self.sampling_rate < self.occupied_hz
 
 
 def check_channels(recipe: Recipe) -> None:
-    """Load all that a recipe's channels need.
+    """Check that a recipe's channels exist, by loading their cities.
 
     Raises:
-        ValueError: If it names a scenario that is not there, or more users than one has.
+        ValueError: If a scenario does not exist or has fewer users than the recipe asks for.
     """
     _cities(_city_names(recipe), recipe.users, "cpu")
 
@@ -134,8 +135,8 @@ def draw_recordings(
     """Make one chunk of a recipe's recordings.
 
     Args:
-        recipe ([`Recipe`]): What is drawn.
-        chunk (`int`): Number of the chunk; there is no last one.
+        recipe ([`Recipe`]): What to generate.
+        chunk (`int`): Number of the chunk, without upper limit.
         seed (`int`, *optional*, defaults to 0): Of the data set. The same seed and chunk give the same recordings on
             the same kind of device.
         device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where to make them.
@@ -144,9 +145,9 @@ def draw_recordings(
         [`LabelledRecordings`], `recipe.chunk_size` of them.
 
     Raises:
-        ValueError: If the recipe names a scenario that is not there, or more users than it has.
+        ValueError: If a scenario does not exist or has fewer users than the recipe asks for.
     """
-    # Two sources: what all rows share is drawn on the host, so that no device has to be waited for.
+    # Two generators: what all rows share is drawn on the host, which avoids waiting for the device.
     rows, setting = _rows_and_setting(recipe, chunk, seed)
     generator = torch.Generator(device).manual_seed(stable_seed("rows", seed, chunk))
     device = generator.device
@@ -158,7 +159,7 @@ def draw_recordings(
         return low + (high - low) * torch.rand(len(rows.index), generator=generator, device=device)
 
     snr_db = of_rows([float(recipe.snrs_db[snr]) for snr in rows.snr])
-    # A path without fading is that of a terminal at rest.
+    # A single path without fading implies a terminal at rest.
     still = [recipe.channels[channel] == "none" for channel in rows.channel]
     mobilities = [recipe.mobilities[mobility] for mobility in rows.mobility]
     mobilities = ["static" if rests else name for rests, name in zip(still, mobilities, strict=True)]
@@ -175,15 +176,15 @@ def draw_recordings(
     if profile is not None:
         channel = TappedDelayLine.draw(profile, doppler, generator)
         samples = channel.apply(samples, setting.numerology.sampling_rate)
-    # The SNR is that of this recording: fading and shadowing move signal and noise together.
+    # The SNR is that of the recording after fading: the noise is scaled by the channel's gain in this recording.
     sent, heard = (impairments.mean_power(part[:, lead:]) for part in (waveform.samples, samples))
     gain = torch.where(sent > 0, heard / sent.clamp(min=1e-20), 1.0)
     waveform = replace(waveform, samples=samples.new_empty(0))  # its memory is needed
     noise_power = waveform.element_power * gain * (10 ** (-snr_db / 10) if rows.protocol else 1)
     if waveform.answers is not None:
         samples = samples + _answered(waveform.answers, gain, doppler, rows, recipe, setting, generator)
-    # On a CPU, new memory costs more than the arithmetic on it, so little of it is used again and again; a few rows
-    # at least, as each transform is planned anew. A GPU takes as much at once as keeps it busy.
+    # On a CPU, new memory costs more than the arithmetic on it, so groups of rows are small and reuse a little of it,
+    # but not smaller than that, as each call plans its FFT anew. On a GPU they are large enough to keep it busy.
     rows_at_once = max(1, (_CPU_SAMPLES if device.type == "cpu" else _GPU_SAMPLES) // num_in)
     parts = zip(samples[:, lead:].split(rows_at_once), noise_power.split(rows_at_once), strict=True)
     iq = torch.cat([_receive(part, power, setting, recipe, generator) for part, power in parts])
@@ -228,7 +229,7 @@ def _lead_s(recipe: Recipe, setting: _Setting) -> float:
 
 
 def recording_length(recipe: Recipe, chunk: int, seed: int = 0) -> int:
-    """Samples of each recording of a chunk, without making any."""
+    """Number of samples of each recording of a chunk, without generating any."""
     _, setting = _rows_and_setting(recipe, chunk, seed)
     return recipe.num_frames * recipe.fft_size if setting.receiver in SYMBOL_RECEIVERS else setting.num_samples
 
@@ -274,7 +275,7 @@ def _draw_setting(rows: Rows, recipe: Recipe, generator: torch.Generator) -> _Se
         tuned=True,
     )
     if receiver in SYMBOL_RECEIVERS:
-        # As many bins as the spectrogram has, whatever the width of the carrier: one subcarrier each.
+        # One bin for each subcarrier, and as many as the spectrogram has, whatever the width of the carrier.
         rate = recipe.fft_size * numerology.subcarrier_spacing_hz
         num_samples = required_samples(rate, numerology.subcarrier_spacing_hz, recipe.num_frames, setting.symbol_step)
         # Even, so that WiFi has a whole number of samples at half this rate.
@@ -284,7 +285,7 @@ def _draw_setting(rows: Rows, recipe: Recipe, generator: torch.Generator) -> _Se
         rates = [rate for rate in recipe.radio_rates_hz if occupied_hz * 1.02 <= rate <= 8 * occupied_hz]
         if native or not rates:
             rates = own_rates(protocol, numerology, occupied_hz)
-        # A recipe without such recordings draws what it drew before there were any.
+        # No draw for recipes without such recordings: their random sequence is the one from before this option.
         narrower = [rate for rate in recipe.radio_rates_hz if rate < occupied_hz] if recipe.partial_band else []
         rate = pick(narrower if narrower and uniform() < recipe.partial_band else rates)
         low, high = (math.log(value) for value in recipe.spans_s)
@@ -300,8 +301,8 @@ def _draw_setting(rows: Rows, recipe: Recipe, generator: torch.Generator) -> _Se
 def own_rates(protocol: str, numerology: Numerology, occupied_hz: float) -> tuple[float, ...]:
     """Sampling rates at which receivers of a standard record a carrier, the highest first [Hz].
 
-    Those of LTE and 5G take the smallest transform that holds it, of any usual size, or the next one. Were there one
-    rate for each standard, models would learn by it which one it is, and be wrong about other people's receivers.
+    For LTE and 5G these belong to the smallest usual FFT size that holds the carrier, and to the next one. With one
+    rate for each standard, models would learn to tell standards by it, and fail on recordings of other receivers.
 
     Args:
         protocol (`str`): One of `PROTOCOLS`.
@@ -327,9 +328,9 @@ def _transmit(rows: Rows, recipe: Recipe, setting: _Setting, num_samples: int, g
         return _silence(setting, batch_size, num_samples, device)
     options["aligned"] = setting.receiver == "native"
     if setting.protocol == "WiFi":
-        if recipe.answers_apart:  # a recipe without them draws what it drew before there were any
+        if recipe.answers_apart:  # else no draw: the random sequence is the one from before this option
             options["apart"] = torch.rand(batch_size, generator=generator, device=device) < recipe.answers_apart
-            # Who knows the symbols knows the frame that they are of, and whose it is.
+            # A receiver that knows the symbols knows which frame they belong to, and who sent it.
             if recipe.two_way and setting.receiver != "synchronous":
                 two_way = torch.rand(batch_size, generator=generator, device=device) < recipe.two_way
                 options["two_way"] = two_way & options["apart"]
@@ -351,7 +352,7 @@ def _answered(
     setting: _Setting,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """What another station sends, as it is heard: somewhere else in the city, by the same receiver at its speed."""
+    """What another station sends, as received: from elsewhere in the city, with the same largest Doppler shift."""
     device, rate = generator.device, setting.numerology.sampling_rate
     apart = int(torch.randint(recipe.users, (1,), generator=generator, device=device))
     others = replace(rows, user=[(user + apart) % recipe.users for user in rows.user])
@@ -382,7 +383,7 @@ def _silence(setting: _Setting, batch_size: int, num_samples: int, device: torch
 def _draw_profile(
     rows: Rows, recipe: Recipe, setting: _Setting, generator: torch.Generator
 ) -> tuple[PowerDelayProfile | None, torch.Tensor]:
-    """Power-delay profiles of all rows, whatever channel each has; `None` if none of them fades. And their users."""
+    """Power-delay profiles of all rows, of any kinds of channels (`None` if none of them fades), and their users."""
     device, batch_size = generator.device, len(rows.index)
     low, high = (math.log(value) for value in recipe.delay_spreads_s[setting.protocol])
     spread = (low + (high - low) * torch.rand(batch_size, generator=generator, device=device)).exp()
@@ -436,7 +437,7 @@ def _city_names(recipe: Recipe) -> tuple[str, ...]:
 
 @lru_cache(maxsize=8)
 def _cities(names: tuple[str, ...], num_users: int, device: str) -> tuple[Scenario | None, torch.Tensor]:
-    """So many users of every city, evenly over all that it has, as one scenario; and their numbers in their cities."""
+    """`num_users` of every city, spread evenly over all it has, as one scenario; and their numbers in their cities."""
     scenarios = [load_scenario(name) for name in names]
     numbers = []
     for scenario in scenarios:
@@ -464,7 +465,7 @@ def _cities(names: tuple[str, ...], num_users: int, device: str) -> tuple[Scenar
 def _receive(
     samples: torch.Tensor, noise_power: torch.Tensor, setting: _Setting, recipe: Recipe, generator: torch.Generator
 ) -> torch.Tensor:
-    """What the receiver of a chunk makes of the signal at its antenna."""
+    """Turn the signal at the antenna into the samples of the chunk's receiver."""
     native_hz = setting.numerology.sampling_rate
     if setting.receiver == "native":
         return impairments.add_noise(samples, noise_power, generator)
@@ -479,7 +480,7 @@ def _receive(
         )
 
     informed = setting.receiver == "synchronous"
-    drift_first = native_hz < setting.sampling_rate  # oscillator and clock at whichever rate has fewer samples
+    drift_first = native_hz < setting.sampling_rate  # apply oscillator and clock at the lower of the two rates
     samples = drift(samples, native_hz) if drift_first else samples
     samples = impairments.receive(
         samples,
@@ -492,7 +493,7 @@ def _receive(
         filter_probability=recipe.receive_filter,
     )
     if setting.partial:
-        # Without noise or a neighbour beside the carrier, the filter against them shows in the carrier itself.
+        # The carrier fills the band, so the filter against what lies beside the band shows in the carrier itself.
         edge_hz = setting.sampling_rate * uniform(0.4, 0.6)
         samples = impairments.band_edges(samples, setting.sampling_rate, edge_hz, uniform(0.05, 0.25))
     samples = samples if drift_first else drift(samples, setting.sampling_rate)
@@ -515,10 +516,10 @@ def _receive(
 
 
 def _select_subcarriers(frames: Synchronized, setting: _Setting, selective: torch.Tensor) -> torch.Tensor:
-    """What an OFDM receiver keeps of each frame: the carrier's subcarriers, in rows that are `selective`.
+    """Keep only the carrier's subcarriers of each frame, as an OFDM receiver does, in rows that are `selective`.
 
-    A filter in time would not do: the noise that it lets pass leaks through the sidelobes of the frame's window into
-    the guard band, the signal, being orthogonal, does not, and the guard band would tell the SNR.
+    A time-domain filter would not do: the noise that it passes leaks through the sidelobes of the frame's window into
+    the guard band. The signal, being orthogonal, does not, so the guard band would give away the SNR.
     """
     spectrum = torch.fft.fft(frames.iq.unflatten(1, (-1, frames.fft_size)))
     bins = torch.fft.fftfreq(frames.fft_size, 1 / frames.fft_size, device=spectrum.device)
@@ -528,9 +529,9 @@ def _select_subcarriers(frames: Synchronized, setting: _Setting, selective: torc
 
 
 def _tuned_offset(setting: _Setting, recipe: Recipe, uniform: Callable[[float, float], torch.Tensor]) -> torch.Tensor:
-    """Where a synchronous receiver hears the middle of the carrier, off the middle of its own band [Hz].
+    """Offset of the carrier's center from the center of a synchronous receiver's band [Hz].
 
-    A carrier wider than the band is looked at in its middle or, a whole number of resource blocks away, beside it.
+    Of a carrier wider than the band, the receiver takes the middle or a part a whole number of resource blocks away.
     """
     spacing_hz = setting.numerology.subcarrier_spacing_hz
     places = max(0, int((setting.occupied_hz / spacing_hz - recipe.fft_size) / 24))
@@ -539,7 +540,7 @@ def _tuned_offset(setting: _Setting, recipe: Recipe, uniform: Callable[[float, f
 
 
 def _blind_offset(setting: _Setting, recipe: Recipe, uniform: Callable[[float, float], torch.Tensor]) -> torch.Tensor:
-    """Where a monitoring receiver hears the carrier, off the middle of its band [Hz]."""
+    """Offset of the carrier's center from the center of a monitoring receiver's band [Hz]."""
     if setting.partial:  # at least three quarters of the band are within the carrier
         return (0.5 * setting.occupied_hz - 0.25 * setting.sampling_rate) * uniform(-1, 1)
     spare = max(0.0, 0.49 * setting.sampling_rate - 0.5 * setting.occupied_hz)
@@ -551,9 +552,9 @@ def _blind_offset(setting: _Setting, recipe: Recipe, uniform: Callable[[float, f
 def _listening_offset(
     setting: _Setting, recipe: Recipe, uniform: Callable[[float, float], torch.Tensor]
 ) -> torch.Tensor:
-    """Where one of the bands that are listened to has the middle of the carrier, off its own middle [Hz].
+    """Offset of the carrier's center from the center of one of a listening receiver's bands [Hz].
 
-    Mostly the carrier fills the band, or lies in it; at the edges of either some are half empty.
+    Mostly the carrier fills the band or lies within it; some bands at the edges are partly empty.
     """
     band_hz = recipe.fft_size * setting.numerology.subcarrier_spacing_hz
     whole = abs(setting.occupied_hz - band_hz) / 2
