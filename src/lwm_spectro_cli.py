@@ -1,7 +1,7 @@
-"""Grammar of the command `lwm-spectro`. What the commands do is in `lwm_spectro_hf.cli`.
+"""Argument parser of the command `lwm-spectro`; the commands are implemented in `lwm_spectro_hf.cli`.
 
-This module stands beside the package, because importing the package imports PyTorch and Transformers: here `--help`
-and a mistyped option are answered at once.
+This module is outside the package, because importing the package imports PyTorch and Transformers: without them,
+`--help` and a mistyped option are answered at once.
 """
 
 import argparse
@@ -112,7 +112,7 @@ examples:
 
 
 def positive(text: str) -> float:
-    """A number above zero, as an argument's type."""
+    """Argument type: a finite number above zero."""
     try:
         number = float(text)
     except ValueError:
@@ -123,14 +123,14 @@ def positive(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """A whole number above zero, as an argument's type."""
+    """Argument type: a whole number above zero."""
     if not text.strip().isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
     return int(text)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Returns the parser of the whole command."""
+    """Build the parser of the whole command."""
     parser = argparse.ArgumentParser(
         prog="lwm-spectro",
         description="LWM-Spectro, a foundation model for wireless spectrograms: what is in a piece of spectrum?",
@@ -205,7 +205,7 @@ def _command(commands, name: str, texts: tuple[str, str]) -> argparse.ArgumentPa
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    # Else -5e6 is taken for an option before Python 3.14, and -5000000 is not.
+    # Without this, Python before 3.14 takes -5e6 for an option, though not -5000000.
     command._negative_number_matcher = re.compile(r"-\.?\d")
     command.add_argument("--debug", action="store_true", help="show where an error comes from")
     return command
@@ -300,14 +300,14 @@ def _add_folder(command: argparse.ArgumentParser):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command line.
+    """Run the command line.
 
     Args:
         argv (`list[str]`, *optional*): Arguments; defaults to those of the process.
 
     Returns:
-        `int`: 0 if all went well; 2 if an input or an option is wrong, also if others were right; 1 for a failure that
-        is no user's mistake; 130 if interrupted.
+        `int`: 0 on success; 2 if any input or option is wrong, even if others are right; 1 for a failure that is not
+        the user's mistake; 130 if interrupted.
     """
     arguments = build_parser().parse_args(argv)
     from lwm_spectro_hf import cli

@@ -1,4 +1,4 @@
-"""What the command `lwm-spectro` does. Its grammar is in `lwm_spectro_cli`, which answers `--help` without PyTorch."""
+"""Implementation of the command `lwm-spectro`. Its parser, in `lwm_spectro_cli`, answers `--help` without PyTorch."""
 
 import argparse
 import csv
@@ -27,13 +27,13 @@ from .scripting import usable_device, without_wrapping
 
 USER_ERRORS = (OSError, ValueError, ImportError)
 NO_SYMBOLS = "* none of its symbols were found: something else, or too faint or too short for them"
-PLACE = ("center_hz", "bandwidth_hz")  # of a carrier
-STRETCHES = 2  # that the network which finds carriers sees one after the other, in the time of a segment
+PLACE = ("center_hz", "bandwidth_hz")  # place of a carrier
+STRETCHES = 2  # stretches of time, one after the other, that the segmentation network sees in one segment
 CARRIER_COLUMNS = ("file", "label", *PLACE, "share_of_time")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs a parsed command.
+    """Run a parsed command.
 
     Args:
         arguments (`argparse.Namespace`): From the parser of `lwm_spectro_cli`.
@@ -41,14 +41,14 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         `int`: The exit code.
     """
-    if sys.stdout is None:  # it was closed
+    if sys.stdout is None:  # the parent process closed it
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
     try:
         code = COMMANDS[arguments.command](arguments)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # The reader has what it wanted. Python would complain again when it closes the standard output.
+        # The reader of a pipe has closed it. Python would report that again when it closes the standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def classify(arguments: argparse.Namespace) -> int:
-    """Verdicts as a table, JSON lines or CSV, and a picture if asked for."""
+    """Write verdicts as a table, JSON lines or CSV, and a picture if `--plot` is given."""
     if arguments.plot and arguments.window_ms:
         raise ValueError("--plot shows one verdict for each recording: leave out --window-ms, or plot separately.")
     files = _Files(arguments)
@@ -77,7 +77,7 @@ def classify(arguments: argparse.Namespace) -> int:
                 carriers = [] if find is None else carriers_of(recording, files.look_at(recording, find))
                 heard = []
                 for band in carriers or [recording]:
-                    # Where no carrier was found, all of the band is listened to.
+                    # If no carrier was found, the whole band is classified, and its place is unknown.
                     nowhere = dict.fromkeys(PLACE) if arguments.carriers else {}
                     place = band.place if isinstance(band, Band) else nowhere
                     for answer in files.hear(band, pipe):
@@ -102,7 +102,7 @@ def classify(arguments: argparse.Namespace) -> int:
 
 
 def segment(arguments: argparse.Namespace) -> int:
-    """The carriers of recordings as a table, JSON lines or CSV, and a picture if asked for."""
+    """Write the carriers in recordings as a table, JSON lines or CSV, and a picture if `--plot` is given."""
     from .plotting import picture_of
 
     files, pictures = _Files(arguments), []
@@ -135,7 +135,7 @@ def segment(arguments: argparse.Namespace) -> int:
 
 
 def embed(arguments: argparse.Namespace) -> int:
-    """Embeddings as NumPy arrays, JSON lines or CSV."""
+    """Write embeddings as NumPy arrays, JSON lines or CSV."""
     if not (arguments.npz or arguments.json or arguments.csv):
         raise ValueError("Say what to write: --npz FILE, --json or --csv.")
     if arguments.npz and arguments.output:
@@ -167,7 +167,7 @@ def embed(arguments: argparse.Namespace) -> int:
         rows = list(records())
         arrays = {name: np.array([row[name] for row in rows]) for name in ("file", "start_s", "duration_s")}
         arrays["embeddings"] = np.array([vector(row) for row in rows], np.float32).reshape(-1, hidden_size)
-        # Not np.savez, which takes `file` for its own argument.
+        # Not np.savez: it has a parameter `file` of its own.
         with whole_file(arguments.npz) as stream, zipfile.ZipFile(stream, "w") as archive:
             for name, array in arrays.items():
                 with archive.open(f"{name}.npy", "w") as member:
@@ -177,7 +177,7 @@ def embed(arguments: argparse.Namespace) -> int:
 
 
 def plot(arguments: argparse.Namespace) -> int:
-    """A picture of recordings, with verdicts unless told otherwise."""
+    """Draw recordings, with verdicts unless `--no-verdict` is given."""
     from .plotting import picture_of
 
     files = _Files(arguments)
@@ -193,7 +193,7 @@ def plot(arguments: argparse.Namespace) -> int:
 
 
 def generate(arguments: argparse.Namespace) -> int:
-    """Generated recordings to a folder or a file."""
+    """Generate recordings into a folder or a file."""
     from .data import builder
     from .data.card import write_card
 
@@ -230,7 +230,7 @@ def _recipe_of(arguments: argparse.Namespace) -> Any:
         recipe = Recipe.load(arguments.recipe)
     else:
         recipe = preset(arguments.preset or ("native" if arguments.format == "sigmf" else "paper"))
-        # Recordings of a chunk are of one protocol: few recordings have smaller chunks, so that all of them come.
+        # A chunk has a single protocol: with few recordings, chunks are smaller, so that all protocols occur.
         protocols = len(set(arguments.protocol or recipe.protocols))
         recipe = replace(recipe, chunk_size=min(recipe.chunk_size, max(1, arguments.num // (4 * protocols))))
     widths = dict(recipe.resource_blocks)
@@ -261,7 +261,7 @@ def _recipe_of(arguments: argparse.Namespace) -> Any:
 
 
 def convert(arguments: argparse.Namespace) -> int:
-    """Published weights to a checkpoint folder."""
+    """Convert published weights to a checkpoint folder."""
     from .hub.published import convert as convert_published
 
     sources = arguments.sources
@@ -281,7 +281,7 @@ def convert(arguments: argparse.Namespace) -> int:
 
 
 def export(arguments: argparse.Namespace) -> int:
-    """A checkpoint to a folder for the Hub."""
+    """Export a checkpoint to a folder for the Hub."""
     from .hub.publishing import export as export_folder
 
     print(export_folder(arguments.model, arguments.output, overwrite=arguments.overwrite))
@@ -289,7 +289,7 @@ def export(arguments: argparse.Namespace) -> int:
 
 
 def publish(arguments: argparse.Namespace) -> int:
-    """A folder to the Hub."""
+    """Upload a folder to the Hub."""
     from .hub.publishing import publish as publish_folder
 
     address = publish_folder(
@@ -316,14 +316,14 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 
 class _Files:
-    """The recordings that were named. A bad one costs a line on the standard error and the exit code, not the rest."""
+    """The recordings to process. A bad one gives an error message and a nonzero exit code, but the others go on."""
 
     def __init__(self, arguments: argparse.Namespace):
         self.arguments = arguments
         self.exit_code = 0
         self.paths: list[Path] = []
-        self.searched: set[Path] = set()  # that nobody named one by one
-        for option in ("output", "plot", "npz"):  # before there is something to lose
+        self.searched: set[Path] = set()  # found in folders, not named one by one
+        for option in ("output", "plot", "npz"):  # checked first, before there are results to lose
             if (name := getattr(arguments, option, None)) and Path(name).expanduser().is_dir():
                 raise IsADirectoryError(f"--{option} {name} is a folder; expected the name of a file to write.")
         option = "output" if arguments.command == "plot" else "plot"
@@ -341,11 +341,11 @@ class _Files:
                 wanted = ", ".join(sorted(SEARCHED))
                 self._fail(path, ValueError(f"no recordings in this folder. Expected files ending in {wanted}."))
             self.paths += found
-        # A shell's `lte*` names both files of a SigMF recording: it is still one.
+        # A pattern such as `lte*` matches both files of a SigMF recording, which is read once.
         self.paths = list(dict.fromkeys(map(_sigmf_meta, self.paths)))
 
     def open(self, path: Path) -> Recording | Band:
-        """Opens one of the recordings, or the part of its band that `--band` names."""
+        """Open one of the recordings, or the part of its band that `--band` names."""
         recording = self._open(path)
         if getattr(self.arguments, "band", None) is None:
             return recording
@@ -353,36 +353,36 @@ class _Files:
         return Band(recording, middle_hz - (recording.center_frequency_hz or 0.0), bandwidth_hz)
 
     def _open(self, path: Path) -> Recording:
-        """`--dtype` is for those that do not say it themselves."""
+        """Open a whole recording; `--dtype` is ignored for files that record their sample type themselves."""
         suffix, rate = path.suffix.lower(), self.arguments.sampling_rate
         dtype = None if suffix in SELF_DESCRIBING else self.arguments.dtype
         channel = self.arguments.channel if suffix in WITH_CHANNELS else None
         options = {"dtype": dtype, "channel": channel}
-        if rate is not None and path in self.searched:  # it is meant for those of the folder that do not say theirs
+        if rate is not None and path in self.searched:  # the option is for the files of a folder that lack a rate
             try:
                 return open_recording(path, **options)
-            except ValueError:  # such as say none
+            except ValueError:  # this one has no rate of its own
                 pass
         return open_recording(path, sampling_rate=rate, **options)
 
     def hear(self, recording: Recording | Band, pipe: Any, **options) -> Iterator[dict]:
-        """What the pipeline says about a recording, window by window."""
+        """Yield the pipeline's answers for a recording, window by window."""
         options["window_ms"] = getattr(self.arguments, "window_ms", None)
         options["max_segments"] = self.arguments.max_segments
-        # Rows that come as they are ready show the progress themselves; a bar would only garble them.
+        # In a terminal, rows of windows are printed one by one; a progress bar would garble them.
         with _progress(recording, hidden=bool(options["window_ms"]) and sys.stdout.isatty()) as advance:
             for answer in pipe.stream(recording, on_progress=advance, **options):
                 yield {"start_s": 0.0, "duration_s": recording.duration_s, **answer}
 
     def look_at(self, recording: Recording | Band, find: Any) -> dict:
-        """The carriers of a recording, of as much of it as is listened to."""
+        """Find the carriers of a recording, in as much of it as `--max-segments` allows."""
         most = getattr(self.arguments, "max_segments", None)
         with _progress(recording, doing=", carriers") as advance:
             return find(recording, max_stretches=most and STRETCHES * most, on_progress=advance)
 
     @contextmanager
     def survived(self, path: Path) -> Iterator[None]:
-        """Whatever is wrong with this recording does not stop the work on the others."""
+        """Report an error in this recording, and go on with the others."""
         try:
             yield
         except Exception as error:
@@ -397,7 +397,7 @@ class _Files:
 
 @contextmanager
 def _progress(recording: Recording | Band, doing: str = "", hidden: bool = False) -> Iterator[Callable[[int], None]]:
-    """A bar for what takes longer than a second; what it gives is called with each number of samples that are done."""
+    """Show a progress bar after one second; yields a function to call with the number of samples just processed."""
     name = Path(recording.path).name + doing
     bar = tqdm(total=recording.duration_s, unit="s", desc=name, delay=1, leave=False, disable=hidden or None)
     with bar:
@@ -415,7 +415,7 @@ def _recordings_in(folder: Path) -> list[Path]:
 
 
 def _load_pipeline(arguments: argparse.Namespace, heads: bool = False) -> Any:
-    """What hears recordings; with `heads`, such as the checkpoint has no weights for say nothing."""
+    """Load the pipeline for classification; with `heads`, leave out those that the checkpoint has no weights for."""
     from transformers import AutoModelForSequenceClassification
 
     from .pipeline_lwm_spectro import IQClassificationPipeline
@@ -441,7 +441,7 @@ def _load_pipeline(arguments: argparse.Namespace, heads: bool = False) -> Any:
 
 
 def _load_segmenter(arguments: argparse.Namespace, name: str) -> Any:
-    """What finds the carriers of recordings."""
+    """Load the pipeline that finds the carriers of recordings."""
     from transformers import AutoModelForSemanticSegmentation
 
     from .pipeline_masked_conv_lstm import IQSegmentationPipeline
@@ -468,12 +468,12 @@ def _loading(model: str) -> Iterator[None]:
     except OSError as error:
         if Path(model).exists():
             raise
-        # Without a network, what the Hub answers does not say that a folder was misspelt.
+        # The Hub's error, e.g. about a missing network, would not suggest that a folder was misspelled.
         raise OSError(f"--model {model}: there is no such folder here, and on the Hub: {error}") from error
 
 
 def _load_model(name: str, auto_class: type, segments: bool) -> tuple[Any, set[str]]:
-    """A model for `segment`, or for the other commands, and the names of weights that its heads lack."""
+    """Load a model for `segment` or for the other commands, and list the weights that its heads lack."""
     from transformers import AutoConfig
 
     from .training.checkpoints import absent_weights
@@ -509,7 +509,7 @@ def _load(
             feature_extractor=AutoFeatureExtractor.from_pretrained(name),
             device=device,
             batch_size=arguments.batch_size,
-            # The code of this package, also where a checkpoint brings a copy of its own.
+            # Use the code of this package even if a checkpoint contains a copy.
             pipeline_class=pipeline_class,
             **options,
         )
@@ -526,7 +526,7 @@ def _record(
     quantities: Iterable[str] | None = None,
     place: Mapping[str, float] = MappingProxyType({}),
 ) -> dict:
-    """One line of output, from an answer of the pipeline about all of a recording or the carrier at that place."""
+    """One line of output: the pipeline's answer for a whole recording, or for the carrier at `place`."""
     times = {name: round(answer[name], 9) for name in ("start_s", "duration_s")}
     record = {"file": str(path), **place, **times}
     for quantity in _quantities(answer) if quantities is None else quantities:
@@ -548,7 +548,7 @@ def _json_lines(records: Iterable[dict]) -> Iterator[str]:
 
 
 def _csv_lines(records: Iterable[dict], columns: Iterable[str] | None = None) -> Iterator[str]:
-    """The header is `columns`, also where there are no records, or else the names in the first one."""
+    """Lines of CSV. The header is `columns`, even if there are no records; by default the keys of the first record."""
 
     def line(row: Iterable) -> str:
         text = io.StringIO()
@@ -558,7 +558,7 @@ def _csv_lines(records: Iterable[dict], columns: Iterable[str] | None = None) ->
     if columns is not None:
         yield line(columns)
     for record in records:
-        record.pop("verdict", None)  # only silent recordings have one, and a table has the same columns in every row
+        record.pop("verdict", None)  # only silent recordings have it, but all rows need the same columns
         if columns is None:
             columns = list(record)
             yield line(columns)
@@ -569,7 +569,7 @@ class _Table:
     """Columns of fixed width, so that each row can be shown as soon as it is known."""
 
     def __init__(self, paths: list[Path]):
-        # Names without folders, where they tell the recordings apart.
+        # Names without folders, if these are unique.
         self.short = {str(path): path.name for path in paths}
         if len(set(self.short.values())) < len(self.short):
             self.short = {name: name for name in self.short}

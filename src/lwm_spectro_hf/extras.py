@@ -1,26 +1,26 @@
-"""Imports of optional dependencies, with an error that says what to install."""
+"""Import optional dependencies, with an error that says what to install."""
 
 import importlib
 from types import ModuleType
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Imports a module that only an extra of this package brings.
+    """Import a module that is installed only with an extra of this package.
 
     Args:
         module (`str`): Name to import, e.g. `"deepmimo"` or `"sionna.phy"`.
-        extra (`str`): The extra in `setup.cfg` whose packages hold it, e.g. `"data"`.
+        extra (`str`): The extra in `setup.cfg` that contains it, e.g. `"data"`.
 
     Returns:
         The imported module.
 
     Raises:
-        ImportError: If it is not installed; the message names the extra and the command that installs it.
+        ImportError: If the module is not installed; the message names the extra and the command that installs it.
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        # A module that is there but lacks a dependency of its own is a broken install: that error must stay visible.
+        # If the module is installed but lacks a dependency of its own, that error must stay visible.
         if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
             raise
         raise ImportError(

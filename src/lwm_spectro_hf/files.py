@@ -1,4 +1,4 @@
-"""Files and folders that appear whole: written aside, then renamed."""
+"""Write files and folders atomically: under a temporary name first, then renamed."""
 
 import io
 import json
@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# The permissions of new files. They can only be asked for by setting others, which files of other threads would have:
-# once, and early.
+# The permissions of new files. The umask can only be read by setting another one, which would affect files that other
+# threads create: so it is read once, on import.
 _umask = os.umask(0o077)
 os.umask(_umask)
 _NEW_FILE_MODE = 0o666 & ~_umask
@@ -20,17 +20,17 @@ _NEW_FILE_MODE = 0o666 & ~_umask
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[io.BufferedIOBase]:
-    """Open a file that takes its name only if the block ends without an error; else nothing is left behind.
+    """Open a file that gets its name only if the block ends without an error; otherwise nothing is left behind.
 
     Args:
-        path (`str` or `Path`): Where the finished file goes; replaced if there. Missing parents are made. A link keeps
-            pointing where it does, and devices and pipes are written to as they are.
+        path (`str` or `Path`): Name of the finished file; an existing file is replaced. Missing parents are created. A
+            link is kept and its target replaced; devices and pipes are written to directly.
 
     Yields:
         A binary stream.
 
     Raises:
-        IsADirectoryError: `path` is a folder.
+        IsADirectoryError: If `path` is a folder.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -46,7 +46,7 @@ def whole_file(path: str | Path) -> Iterator[io.BufferedIOBase]:
     try:
         with os.fdopen(descriptor, "wb") as stream:
             yield stream
-        # mkstemp's own file is for its owner alone.
+        # mkstemp makes files that only their owner can read.
         os.chmod(aside, stat.S_IMODE(path.stat().st_mode) if path.exists() else _NEW_FILE_MODE)
         os.replace(aside, path)
     except BaseException:
@@ -55,11 +55,11 @@ def whole_file(path: str | Path) -> Iterator[io.BufferedIOBase]:
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """An object out of a file.
+    """Read a JSON object from a file.
 
     Raises:
-        OSError: If it cannot be read.
-        ValueError: If it holds no JSON object.
+        OSError: If the file cannot be read.
+        ValueError: If it does not hold a JSON object.
     """
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -71,10 +71,10 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of a file of JSON; none if there is no file. A last line that a stopped run left half is dropped.
+    """Read a file of JSON lines; empty if there is no file. An incomplete last line, of a stopped run, is dropped.
 
     Raises:
-        ValueError: If another line is not JSON.
+        ValueError: If any other line is not JSON.
     """
     path = Path(path)
     if not path.exists():
@@ -94,14 +94,14 @@ def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def whole_folder(output_dir: str | Path, *sources: str | Path, overwrite: bool = False) -> Iterator[Path]:
-    """Give an empty folder to fill; it takes the name `output_dir` only if the block ends without an error.
+    """Provide an empty folder to fill; it gets the name `output_dir` only if the block ends without an error.
 
-    The folder is filled beside its final place, on the same file system, so that the last step is a rename. Whatever
-    goes wrong, an interruption included, leaves nothing behind and an earlier `output_dir` untouched.
+    The folder is filled next to its final place, on the same file system, so that the last step is a rename. An error
+    or interruption leaves nothing behind, and an earlier `output_dir` untouched.
 
     Args:
-        output_dir (`str` or `Path`): Where the finished folder goes. Missing parents are made. A link keeps pointing
-            where it does.
+        output_dir (`str` or `Path`): Name of the finished folder. Missing parents are created. A link is kept and its
+            target replaced.
         *sources (`str` or `Path`): What the folder is made from; none may lie in `output_dir`, which is replaced.
         overwrite (`bool`, *optional*, defaults to `False`): Replace a folder that has files in it.
 
@@ -109,8 +109,8 @@ def whole_folder(output_dir: str | Path, *sources: str | Path, overwrite: bool =
         `Path`: The folder to write into.
 
     Raises:
-        ValueError: A source lies in `output_dir`.
-        FileExistsError: `output_dir` is a file, or a folder with something in it and `overwrite` is false.
+        ValueError: If a source lies in `output_dir`.
+        FileExistsError: If `output_dir` is a file, or is a folder that is not empty and `overwrite` is false.
     """
     output_dir = Path(output_dir).expanduser().absolute()
     if output_dir.is_symlink():
@@ -131,16 +131,16 @@ def whole_folder(output_dir: str | Path, *sources: str | Path, overwrite: bool =
     replaced = aside / "replaced"
     try:
         staged = aside / output_dir.name
-        staged.mkdir()  # mkdtemp's own folder is readable by its owner alone; this one follows the umask
+        staged.mkdir()  # with permissions by the umask; only its owner can read the folder of mkdtemp
         yield staged
         mode = _NEW_FILE_MODE
         for path in staged.rglob("*"):
-            if path.is_file():  # those of safetensors are for their owner alone
+            if path.is_file():  # safetensors makes files that only their owner can read
                 path.chmod(mode | path.stat().st_mode & 0o111)
         if output_dir.exists():
             output_dir.rename(replaced)
         staged.rename(output_dir)
     finally:
-        if replaced.exists() and not output_dir.exists():  # interrupted between these two
+        if replaced.exists() and not output_dir.exists():  # interrupted between the two renames
             replaced.rename(output_dir)
         shutil.rmtree(aside, ignore_errors=True)

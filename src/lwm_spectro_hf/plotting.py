@@ -1,6 +1,6 @@
-"""Pictures of recordings: the spectrogram with physical axes, and what the model says about it.
+"""Pictures of recordings: spectrograms with physical axes, and the model's answers.
 
-Everything is drawn on a figure of its own with the Agg canvas: no display is needed and no state of pyplot is touched.
+Each picture is a new figure with the Agg canvas, so that no display is needed and the state of pyplot is not touched.
 """
 
 import math
@@ -18,34 +18,34 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 
-# One color for each protocol, the same in every picture (Okabe and Ito: told apart with any color vision).
+# One color for each protocol, the same in every picture (Okabe and Ito: distinguishable with any color vision).
 PROTOCOL_COLORS = {"WiFi": "#E69F00", "LTE": "#0072B2", "5G": "#009E73"}
 OTHER_COLORS = ("#CC79A7", "#D55E00", "#56B4E9", "#999999")
 COLORMAP = "magma"
-# The color scale goes from the noise to the strongest cells but for a few, whatever the recording.
+# In every recording, the color scale goes from the noise to the strongest cells, except for a few outliers.
 COLOR_PERCENTILES = (2.0, 99.8)
 MIN_COLOR_RANGE_DB, MAX_COLOR_RANGE_DB = 10.0, 70.0
-# Where in the height of a picture is said what carriers are: beside each other they would cover one another.
+# Heights of the labels of adjacent carriers, as shares of the axes: at the same height they would overlap.
 TEXT_LEVELS = (0.98, 0.78, 0.58)
 
 
 @dataclass
 class Picture:
-    """What is drawn of one recording.
+    """Everything that is drawn of one recording.
 
     Attributes:
-        power_db (`np.ndarray` of shape `(num_rows, num_freq_bins)`): Power of the spectrogram, time down, DC in the
-            centre [dB].
+        power_db (`np.ndarray` of shape `(num_rows, num_freq_bins)`): Power of the spectrogram, with time running down
+            and DC in the center [dB].
         duration_s (`float`): Time that the rows cover [s].
         sampling_rate (`float`): Width of the band that the columns cover [Hz].
-        center_frequency_hz (`float`, *optional*): Of the middle of the band [Hz].
+        center_frequency_hz (`float`, *optional*): Frequency in the middle of the band [Hz].
         title (`str`): Name of the recording.
-        verdict (`Mapping`): An answer of the pipeline `"iq-classification"`; empty, if none was asked for.
-        segments (`np.ndarray` of shape `(num_frames, num_freq_bins)`, *optional*): From the pipeline
-            `"iq-segmentation"`: what is sent, over the same time and band, as indices into `segment_names`.
-        segment_names (sequence of `str`): Of which the first is that of nothing.
+        verdict (`Mapping`): An answer of the pipeline `"iq-classification"`; empty for none.
+        segments (`np.ndarray` of shape `(num_frames, num_freq_bins)`, *optional*): Labels by the pipeline
+            `"iq-segmentation"`, over the same time and band, as indices into `segment_names`.
+        segment_names (sequence of `str`): Names of the labels; the first one means that nothing is sent.
         carriers (sequence of `Mapping`): An answer of the pipeline `"iq-classification"` for each carrier in the band,
-            with `center_hz`, counted as `center_frequency_hz` is, and `bandwidth_hz`.
+            with `bandwidth_hz` and `center_hz`, which has the same origin as `center_frequency_hz`.
     """
 
     power_db: np.ndarray
@@ -60,21 +60,21 @@ class Picture:
 
 
 def display_spectrogram(recording: Any, num_rows: int = 384, fft_size: int = 256, max_looks: int = 8) -> np.ndarray:
-    """Computes a spectrogram for the eye, of a recording of any length in constant memory.
+    """Compute a spectrogram for display, from a recording of any length, in constant memory.
 
     Each row is the mean power of up to `max_looks` frames with a Hann window, evenly spaced over the row's time.
 
     Args:
         recording (`Recording`): An open recording, see [`open_recording`].
-        num_rows (`int`, *optional*, defaults to 384): Rows; fewer if the recording has not that many samples.
+        num_rows (`int`, *optional*, defaults to 384): Rows; fewer if the recording is too short.
         fft_size (`int`, *optional*, defaults to 256): Samples in a frame, and columns; at most half the recording.
-        max_looks (`int`, *optional*, defaults to 8): Frames averaged in a row.
+        max_looks (`int`, *optional*, defaults to 8): Maximum number of frames to average in a row.
 
     Returns:
-        `np.ndarray` of shape `(num_rows, fft_size)`: Power, DC in the centre, the floor 120 dB below the peak [dB].
+        `np.ndarray` of shape `(num_rows, fft_size)`: Power, DC in the center, clipped at 120 dB below the peak [dB].
 
     Raises:
-        ValueError: If the recording has fewer than two samples, or such as are no numbers.
+        ValueError: If the recording has fewer than two samples, or samples that are NaN or infinite.
     """
     num_samples = recording.num_samples
     if num_samples < 2:
@@ -102,13 +102,13 @@ def picture_of(
     title: str | None = None,
     carriers: Sequence[Mapping[str, Any]] = (),
 ) -> Picture:
-    """Prepares one recording for [`draw`].
+    """Prepare one recording for [`draw`].
 
     Args:
         recording (`Recording`): An open recording.
         verdict (`Mapping`, *optional*): The pipeline's answer for it.
         title (`str`, *optional*): Defaults to the name of the file, without its suffix.
-        carriers (sequence of `Mapping`, *optional*): Answers for carriers in its band, see [`Picture`].
+        carriers (sequence of `Mapping`, *optional*): Answers for the carriers in its band, see [`Picture`].
 
     Returns:
         [`Picture`].
@@ -125,14 +125,14 @@ def picture_of(
 
 
 def describe(verdict: Mapping[str, Any]) -> str:
-    """Says an answer of the pipeline in one line, e.g. `"LTE 98 %, QPSK 71 %, SNR 15 dB 60 %"`."""
+    """Format an answer of the pipeline as one line, e.g. `"LTE 98 %, QPSK 71 %, SNR 15 dB 60 %"`."""
     if verdict.get("verdict") == "no signal":
         return "no signal"
     return ", ".join(_said(verdict))
 
 
 def _said(verdict: Mapping[str, Any]) -> list[str]:
-    """Each quantity of an answer with its score."""
+    """Format each quantity of an answer with its score."""
     parts = []
     for name, value in verdict.items():
         if f"{name}_score" not in verdict or value is None:
@@ -147,11 +147,11 @@ def _said(verdict: Mapping[str, Any]) -> list[str]:
 
 
 def draw(pictures: Sequence[Picture], max_columns: int = 3) -> Figure:
-    """Draws recordings side by side: spectrogram, verdict, and a bar for each protocol's score.
+    """Draw recordings side by side: spectrogram, verdict, and a bar for each protocol's score.
 
     Args:
         pictures (sequence of [`Picture`]): At least one.
-        max_columns (`int`, *optional*, defaults to 3): Recordings beside each other.
+        max_columns (`int`, *optional*, defaults to 3): Maximum number of recordings side by side.
 
     Returns:
         `matplotlib.figure.Figure`, to be saved with `savefig`.
@@ -204,7 +204,7 @@ def _frequency_label(picture: Picture) -> str:
 
 
 def _label_colors(names: Sequence[str]) -> list[str]:
-    """Protocols have their own; the first label is that of nothing."""
+    """Colors of labels: each protocol has its own, and the first label, for nothing, is white."""
     others = iter(OTHER_COLORS * len(names))
     return ["white", *(PROTOCOL_COLORS.get(name) or next(others) for name in names[1:])]
 
@@ -254,7 +254,7 @@ def _draw_spectrogram(panel: Any, axis: Any, picture: Picture):
 
 
 def _draw_carrier(axis: Axes, carrier: Mapping[str, Any], around_hz: float, level: float):
-    """The edges of a carrier, and at that level what is said about it."""
+    """Draw the edges of a carrier, and its label at height `level`."""
     middle, reach = (carrier["center_hz"] - around_hz) / 1e6, carrier["bandwidth_hz"] / 2e6
     color = PROTOCOL_COLORS.get(carrier.get("protocol"), OTHER_COLORS[0])
     for edge in (middle - reach, middle + reach):
@@ -273,7 +273,7 @@ def _draw_carrier(axis: Axes, carrier: Mapping[str, Any], around_hz: float, leve
 
 
 def _draw_scores(axis: Any, scores: Mapping[str, float]):
-    # By name, not by rank: the same protocol has the same place in every panel.
+    # Ordered by name, not by score, so that a protocol has the same place in every panel.
     names = [name for name in PROTOCOL_COLORS if name in scores] + sorted(scores.keys() - PROTOCOL_COLORS.keys())
     others = iter(OTHER_COLORS * len(names))
     colors = [PROTOCOL_COLORS.get(name) or next(others) for name in names]
@@ -288,12 +288,12 @@ def _draw_scores(axis: Any, scores: Mapping[str, float]):
 
 
 def draw_confusion(counts: np.ndarray, labels: Sequence[str], title: str = "") -> Figure:
-    """Draws a confusion matrix: the share of each true class, a row, that each answer, a column, has.
+    """Draw a confusion matrix, with each row normalized: true classes are rows, predicted classes are columns.
 
     Args:
-        counts (`np.ndarray` of shape `(num_labels, num_labels)`): Of each class (row) how many were taken for each.
+        counts (`np.ndarray` of shape `(num_labels, num_labels)`): Counts of true class (row) by predicted class.
         labels (sequence of `str`): Names of the classes.
-        title (`str`, *optional*): Over the picture.
+        title (`str`, *optional*): Title above the picture.
 
     Returns:
         `matplotlib.figure.Figure`, to be saved with `savefig`.
@@ -315,7 +315,7 @@ def draw_confusion(counts: np.ndarray, labels: Sequence[str], title: str = "") -
 
 
 def show_confusion(axis: Axes, counts: np.ndarray, labels: Sequence[str], most_numbers: int) -> AxesImage:
-    """Shows a confusion matrix, see [`draw_confusion`], with shares in % where there are at most so many classes."""
+    """Show a confusion matrix, see [`draw_confusion`], with shares in % if it has at most `most_numbers` classes."""
     counts = np.asarray(counts)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = axis.imshow(share, cmap=COLORMAP, vmin=0, vmax=1)
@@ -331,15 +331,15 @@ def show_confusion(axis: Axes, counts: np.ndarray, labels: Sequence[str], most_n
 def draw_segments(
     columns: Mapping[str, np.ndarray], labels: Sequence[str], duration_s: float, bandwidth_hz: float
 ) -> Figure:
-    """Draws spectrograms, and what each of their values belongs to, a row for each.
+    """Draw spectrograms and the labels of their values, one row per spectrogram.
 
     Args:
-        columns (`Mapping[str, np.ndarray]`): By title, arrays of shape `(num, num_frames, num_freq_bins)`: of numbers,
-            which share a color scale in each row and are gray where they are not-a-number, or of integers, which are
+        columns (`Mapping[str, np.ndarray]`): By title, arrays of shape `(num, num_frames, num_freq_bins)`: either
+            floating-point values, which share a color scale in each row, with NaN in gray, or integers, which are
             indices into `labels`.
-        labels (sequence of `str`): Names; protocols have their colors, the first is that of nothing.
-        duration_s (`float`): That the frames cover [s].
-        bandwidth_hz (`float`): That the bins cover [Hz].
+        labels (sequence of `str`): Names of the labels; protocols have fixed colors, and the first label is nothing.
+        duration_s (`float`): Time that the frames cover [s].
+        bandwidth_hz (`float`): Bandwidth that the bins cover [Hz].
 
     Returns:
         `matplotlib.figure.Figure`, to be saved with `savefig`.

@@ -1,7 +1,7 @@
-"""Where the files are that ship with the package: the default checkpoint and the demo recordings.
+"""Paths of the files that ship with the package: the default checkpoints and the demo recordings.
 
-In a checkout they live in `model_cards/` and `examples/`; a built distribution carries them inside the package (see
-`setup.py`). Either way nothing is downloaded.
+In a checkout they are in `model_cards/` and `examples/`; a built distribution has them inside the package (see
+`setup.py`). Nothing is downloaded in either case.
 """
 
 from pathlib import Path
@@ -22,25 +22,25 @@ def _find(installed: str, in_checkout: str) -> Path:
 
 
 def default_checkpoint() -> Path:
-    """The folder of the checkpoint that is used when none is named.
+    """The folder of the default checkpoint for classification.
 
     Returns:
         `Path`: A folder that `from_pretrained` reads (`config.json`, `preprocessor_config.json`, `model.safetensors`).
 
     Raises:
-        FileNotFoundError: If the installation carries none.
+        FileNotFoundError: If the installation lacks it.
     """
     return _find("default_checkpoint", "model_cards/lwm-spectro-tiny")
 
 
 def default_segmenter() -> Path:
-    """The folder of the weights that segment spectra when none are named.
+    """The folder of the default checkpoint for segmentation.
 
     Returns:
-        `Path`: A folder that `from_pretrained` reads, as that of [`default_checkpoint`].
+        `Path`: A folder that `from_pretrained` reads, with the same files as in [`default_checkpoint`].
 
     Raises:
-        FileNotFoundError: If the installation carries none.
+        FileNotFoundError: If the installation lacks it.
     """
     return _find("default_segmenter", "model_cards/spectrum-segmentation-tiny")
 
@@ -49,6 +49,6 @@ def demo_recordings() -> Path:
     """The folder of the SigMF recordings that ship with the package.
 
     Raises:
-        FileNotFoundError: If the installation carries none.
+        FileNotFoundError: If the installation lacks them.
     """
     return _find("demo_recordings", "examples/recordings")

@@ -1,4 +1,4 @@
-"""What the command and the scripts of `examples/` have in common: how they tell users of their mistakes."""
+"""Shared parts of the command and the scripts in `examples/`: error messages for users, and the option `--device`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +10,11 @@ from safetensors import SafetensorError
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Ends a script with one line where a user can mend what is wrong: a file that is missing, a value out of range.
+    """End a script with a one-line message for errors that a user can fix, e.g. a missing file or an invalid value.
 
     Raises:
-        SystemExit: In place of `OSError`, `ValueError`, `ImportError`, `ArithmeticError`, and what configurations
-            and safetensors raise, the latter also on a full disk.
+        SystemExit: In place of `OSError`, `ValueError`, `ImportError`, `ArithmeticError`, and the errors of
+            configurations and of safetensors, which also raises its own on a full disk.
     """
     try:
         yield
@@ -23,20 +23,20 @@ def one_line_errors() -> Iterator[None]:
 
 
 def without_wrapping(error: Exception) -> Exception:
-    """What a configuration has raised, where `huggingface_hub` has put an error of its own around it."""
+    """Return the error of a configuration that `huggingface_hub` wrapped in its own; other errors as they are."""
     return error.__cause__ or error if isinstance(error, StrictDataclassError) else error
 
 
 def first_line(error: BaseException) -> str:
-    """Of what an error says, which may be nothing."""
+    """First line of an error's message, which may be empty."""
     return next(iter(str(error).splitlines()), "")
 
 
 def computes_on_gpu(name: str | None) -> bool:
-    """Whether a script whose option `--device` is `name` computes on a GPU: where there is one, unless it says "cpu".
+    """Whether a script computes on a GPU: if there is one, unless its option `--device`, `name`, is "cpu".
 
     Raises:
-        ValueError: If it says "cuda" and there is none.
+        ValueError: If the option is "cuda" and there is no GPU.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device is cuda, but PyTorch finds no GPU here; use --device cpu.")
@@ -44,7 +44,7 @@ def computes_on_gpu(name: str | None) -> bool:
 
 
 def usable_device(name: str | None) -> torch.device | None:
-    """The device that an option `--device` names, if it can compute; nothing for `None`.
+    """The device that an option `--device` names, after checking that it can compute; `None` for `None`.
 
     Raises:
         ValueError: If there is no such device here.
@@ -53,7 +53,7 @@ def usable_device(name: str | None) -> torch.device | None:
         return None
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).item()  # what only exists on paper, as `meta` does, computes nothing
+        torch.zeros(1, device=device).item()  # fails on devices that compute nothing, such as `meta`
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
             f"--device {name} cannot compute here; expected cpu, or leave it out to take an accelerator if there is "

@@ -1,1 +1,1 @@
-"""Weights in and out: the importer of the published checkpoints, and the folders that go to the Hub."""
+"""Import the published checkpoints, and write folders for the Hub."""

@@ -10,15 +10,15 @@ from ..modeling_lwm_spectro_moe import LwmSpectroMoEForPreTraining
 from .foreign import DEMO_FILE
 from .layout import CLS_TOKEN_VALUE
 
-# Samples compared, evenly spaced: the file is sorted by protocol, and a forward pass over 1024 tokens takes a while.
+# Samples to compare, evenly spaced since the file is sorted by protocol; few, since each has 1024 tokens.
 NUM_SAMPLES = 9
 
 
 def compare_with_demo(model: LwmSpectroMoEForPreTraining, samples: Any) -> str:
-    """Say how far the embeddings are from the published ones, with and without the CLS token.
+    """Report how far the embeddings are from the published ones, with and without the CLS token.
 
-    This is the only place where the published repository fixes numbers, so it also settles which of the two its
-    authors used. Spectrograms are z-scored, which changes nothing if they already are.
+    These embeddings are the only reference outputs in the published repository, so they also show which of the two
+    variants its authors used. Spectrograms are z-scored, which changes nothing if they already are.
 
     Args:
         model ([`LwmSpectroMoEForPreTraining`]): The imported mixture.
@@ -26,7 +26,7 @@ def compare_with_demo(model: LwmSpectroMoEForPreTraining, samples: Any) -> str:
             `moe_embedding` of shape `(hidden_size,)`.
 
     Returns:
-        `str`: A sentence for the conversion report.
+        `str`: A note for the conversion report.
     """
     expert = model.config.expert_config
     shapes = {"data": (1, expert.num_frames, expert.num_freq_bins), "moe_embedding": (expert.hidden_size,)}
@@ -43,7 +43,7 @@ def compare_with_demo(model: LwmSpectroMoEForPreTraining, samples: Any) -> str:
         config = copy.deepcopy(model.config)
         config.expert_config.cls_token_value = value
         if config.expert_config.sequence_length > (expert.max_position_embeddings or expert.sequence_length):
-            continue  # its table of positions has no row for it
+            continue  # the position table has no row for the CLS token
         variant = type(model)(config).eval()
         variant.load_state_dict(model.state_dict())
         with torch.no_grad():

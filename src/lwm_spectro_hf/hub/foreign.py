@@ -1,4 +1,4 @@
-"""Read what a stranger saved: `.pth` files, opened without running any code they carry."""
+"""Read `.pth` files from untrusted sources without running any code in them."""
 
 import json
 import logging
@@ -29,20 +29,20 @@ StateDict = dict[str, torch.Tensor]
 
 
 class ConversionError(ValueError):
-    """A published checkpoint is not what it should be: what was found, what was expected, what to do."""
+    """A published checkpoint is not as expected; the message says what was found, what was expected, what to do."""
 
 
 @dataclass
 class Foreign:
-    """What a set of published files holds.
+    """Content of a set of published files.
 
     Attributes:
         experts (`dict[str, StateDict]`): Weights of each expert file by the expert's name.
         bundles (`dict[str, dict]`): Task bundles by file name.
         stats (`dict`, *optional*): Content of `dataset_stats.json`.
-        demo (`list[dict]`, *optional*): Content of `demo_data.pt`, where a folder has it.
-        unknown (`dict[str, str]`): Files of a folder that are neither, and what lies beside an expert's weights, each
-            with the reason why it is of no use.
+        demo (`list[dict]`, *optional*): Content of `demo_data.pt`, if the folder has one.
+        unknown (`dict[str, str]`): Unusable files of a folder, and unusable entries beside an expert's weights, each
+            with the reason.
         files (`list[str]`): Every file that was read.
     """
 
@@ -58,11 +58,11 @@ def load_pth(path: Path) -> Any:
     """Open one `.pth` file with `torch.load(weights_only=True)`.
 
     Raises:
-        ConversionError: The file asks for code to be run, is cut short, or is no PyTorch file at all.
+        ConversionError: If the file would run code, is truncated, or is not a PyTorch file.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about pickle protocols, before the refusal says it all
+            warnings.simplefilter("ignore", UserWarning)  # about pickle protocols; the error below says enough
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own text recommends weights_only=False, so it is not passed on.
@@ -82,10 +82,10 @@ def load_pth(path: Path) -> Any:
 
 
 def unwrap(content: Any) -> tuple[Any, list[str]]:
-    """Take off a `model_state_dict` / `state_dict` wrapper and the `module.` prefix that DataParallel leaves.
+    """Remove a `model_state_dict` / `state_dict` wrapper and the `module.` prefix that DataParallel adds.
 
     Returns:
-        `tuple[Any, list[str]]`: The state dict, and what lay beside it in the wrapper (epoch, optimizer...).
+        `tuple[Any, list[str]]`: The state dict, and the other keys of the wrapper (epoch, optimizer...).
     """
     beside: list[str] = []
     for name in WRAPPERS:
@@ -99,7 +99,7 @@ def unwrap(content: Any) -> tuple[Any, list[str]]:
 
 
 def check_tensors(state: Mapping[str, Any], where: str) -> StateDict:
-    """Weights as float32 (counters as they are); raises on anything that is no tensor, or not finite."""
+    """Return weights as float32 (counters as they are); raise for anything that is not a tensor, or not finite."""
     if not isinstance(state, Mapping):
         raise ConversionError(f"{where} should be a dictionary of tensors; found {type(state).__name__}.")
     wrong = [
@@ -116,7 +116,7 @@ def check_tensors(state: Mapping[str, Any], where: str) -> StateDict:
 
 
 def expert_name(path: Path) -> str:
-    """`LTE_expert.pth` → `LTE`, in the spelling of the paper where the name is one of its protocols."""
+    """`LTE_expert.pth` → `LTE`, in the paper's spelling if it is one of its protocols."""
     name = re.sub(r"[_-]?expert$", "", path.stem, flags=re.IGNORECASE) or path.stem
     return canonical_name(name)
 
@@ -133,10 +133,10 @@ def resolve_source(source: str | Path | Sequence[str | Path], **hub_kwargs) -> t
         **hub_kwargs: Passed to `huggingface_hub.snapshot_download` (`revision`, `token`, `cache_dir`...).
 
     Returns:
-        `tuple[list[Path], Path | None]`: The `.pth` files, and the folder they were looked for in, if it was one.
+        `tuple[list[Path], Path | None]`: The `.pth` files, and the folder that was searched; `None` for single files.
 
     Raises:
-        FileNotFoundError: Nothing of that name, or a folder without `.pth` files.
+        FileNotFoundError: If there is nothing of that name, or no `.pth` file in the folder.
     """
     if not isinstance(source, str | Path):
         paths = [Path(item).expanduser() for item in source]
@@ -166,10 +166,11 @@ def resolve_source(source: str | Path | Sequence[str | Path], **hub_kwargs) -> t
 
 
 def read_sources(source: str | Path | Sequence[str | Path], **hub_kwargs) -> Foreign:
-    """Open every file of a source and tell experts from task bundles by what they hold.
+    """Open every file of a source, and distinguish experts from task bundles by their content.
 
     Raises:
-        ConversionError: A file cannot be read safely, holds neither, or two files hold the same expert.
+        ConversionError: If a file cannot be read safely, a file given by name is neither an expert nor a task bundle,
+            or two files hold the same expert or are bundles of the same name.
     """
     paths, folder = resolve_source(source, **hub_kwargs)
     foreign = Foreign()
@@ -205,13 +206,13 @@ def read_sources(source: str | Path | Sequence[str | Path], **hub_kwargs) -> For
 
 
 def read_stats(folder: Path, *, below: bool) -> dict[str, Any] | None:
-    """Read `dataset_stats.json` (`normalization`, `mean`, `std`), which lies in a folder, or also below it.
+    """Read `dataset_stats.json` (`normalization`, `mean`, `std`) from a folder, or from its subfolders, too (`below`).
 
     Returns:
         `dict`, *optional*: `normalization` (`"dataset"` or `"per_sample"`), `mean` and `std` [dB]; None without one.
 
     Raises:
-        ConversionError: There are several, or one is no JSON with a finite `mean` and a positive `std`.
+        ConversionError: If there are several, or if it is not JSON with a finite `mean` and a positive `std`.
     """
     found = sorted(folder.rglob(STATS_FILE) if below else folder.glob(STATS_FILE))
     if not found:

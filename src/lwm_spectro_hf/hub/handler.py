@@ -1,6 +1,7 @@
-"""What a dedicated Inference Endpoint runs: samples come as JSON or bytes, answers go as JSON.
+"""Handler of a dedicated Inference Endpoint: takes samples as JSON or bytes, and answers in JSON.
 
-`lwm-spectro export` puts this file into the folder that it writes, where endpoints look for it. It stands alone.
+`lwm-spectro export` copies this file into the folder that it writes, where endpoints look for it. It imports nothing
+from this package.
 """
 
 import base64
@@ -11,15 +12,15 @@ from typing import Any
 import numpy as np
 from transformers import pipeline
 
-# Of bytes: how each sample of I and Q is stored, and what is full scale.
+# For samples as bytes: the storage type of each I and Q value, and its full scale.
 SAMPLE_TYPES = {"cf32": ("<f4", 1.0), "ci16": ("<i2", 32768.0), "ci8": ("i1", 128.0)}
 
 
 class EndpointHandler:
-    """One checkpoint behind one address.
+    """Serves one checkpoint.
 
     Args:
-        path (`str`, *optional*, defaults to `""`): Folder of the checkpoint, code included.
+        path (`str`, *optional*, defaults to `""`): Folder of the checkpoint, including its code.
     """
 
     def __init__(self, path: str = ""):
@@ -38,11 +39,12 @@ class EndpointHandler:
         Answers a request.
 
         Args:
-            data (`dict`): `inputs`: a list of pairs `[I, Q]`, or the samples as bytes, in JSON base64; `parameters`:
-                `sampling_rate` [Hz], for bytes `dtype`, one of `SAMPLE_TYPES` ("cf32"), and arguments of the pipeline.
+            data (`dict`): `inputs`: a list of pairs `[I, Q]`, or the samples as bytes (in JSON: base64); `parameters`:
+                `sampling_rate` [Hz], for bytes also `dtype`, one of `SAMPLE_TYPES` (default: "cf32"), and other
+                arguments of the pipeline.
 
         Returns:
-            `dict`: As from the pipeline, arrays as lists; or `error`, what is wrong with the request.
+            `dict`: The pipeline's answer, with arrays as lists; or `error`, which says what is wrong with the request.
         """
         try:
             if not isinstance(data, dict):
@@ -83,7 +85,7 @@ def _samples(inputs: Any, dtype: str) -> np.ndarray:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold."""
+    """Convert arrays and NumPy scalars to values that JSON can hold."""
     if isinstance(value, dict):
         return {str(name): _plain(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):

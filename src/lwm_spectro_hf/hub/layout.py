@@ -1,4 +1,4 @@
-"""The layout of a published LWM checkpoint: its keys and shapes, and where each tensor goes in this package."""
+"""The layout of a published LWM checkpoint: keys, shapes, and the matching names in this package."""
 
 import math
 import re
@@ -12,7 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from ..configuration_lwm_spectro import LwmSpectroConfig
 from .foreign import ConversionError, StateDict, check_tensors
 
-# Published constants that no tensor carries.
+# Published constants that cannot be inferred from the tensors.
 PUBLISHED = {
     "hidden_act": "relu",
     "layer_norm_eps": 1e-6,
@@ -34,10 +34,10 @@ ROUTER_PREFIX = "lwm_spectro_moe.router."
 def infer_config(
     state: StateDict, name: str, use_cls_token: bool, num_attention_heads: int, input_shape: tuple[int, int] | None
 ) -> LwmSpectroConfig:
-    """Read the architecture off the shapes.
+    """Infer the configuration from the shapes of the tensors.
 
     Raises:
-        ConversionError: The shapes describe something that [`LwmSpectroConfig`] has no words for.
+        ConversionError: If the shapes describe an architecture that [`LwmSpectroConfig`] cannot express.
     """
     hidden_size = _common_size(state, "norm1.alpha", name)
     attention_size = _common_size(state, "W_Q.bias", name)
@@ -86,7 +86,7 @@ def infer_config(
 
 
 def _common_size(state: StateDict, suffix: str, name: str) -> int:
-    """The first dimension that most of the tensors with this suffix have, so that one wrong tensor is found out."""
+    """The most common first dimension of the tensors with this suffix, so that a single wrong tensor is detected."""
     sizes = [value.shape[0] for key, value in state.items() if key.endswith(suffix) and value.ndim]
     if not sizes:
         raise ConversionError(f"The expert {name} has no {suffix}; expected the tensors of a published expert.")
@@ -121,7 +121,7 @@ def _expected_shapes(config: LwmSpectroConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-# The modules of a published expert, and the modules of LwmSpectroForPreTraining that compute the same.
+# Modules of a published expert, and the equivalent modules of LwmSpectroForPreTraining.
 MODULES = {
     "embedding.proj": "lwm_spectro.embeddings.projection",
     "embedding.norm": "lwm_spectro.embeddings.norm",
@@ -146,10 +146,10 @@ SINGLE_KEYS = {
 
 
 def expert_weights(state: StateDict, config: LwmSpectroConfig, name: str) -> StateDict:
-    """Weights of one published expert under the names of [`LwmSpectroForPreTraining`].
+    """Convert the weights of one published expert to the names of [`LwmSpectroForPreTraining`].
 
     Raises:
-        ConversionError: Keys are missing, unexpected or of another shape; all of them are listed.
+        ConversionError: If keys are missing, unexpected or of another shape; the message lists all of them.
     """
     expected = _expected_shapes(config)
     found = {key: tuple(value.shape) for key, value in state.items()}
@@ -173,7 +173,7 @@ def expert_weights(state: StateDict, config: LwmSpectroConfig, name: str) -> Sta
 
 
 def _rename(key: str) -> str:
-    """A key of a published expert → the name of the same parameter in [`LwmSpectroForPreTraining`]."""
+    """Convert a key of a published expert to the name of that parameter in [`LwmSpectroForPreTraining`]."""
     if key in SINGLE_KEYS:
         return SINGLE_KEYS[key]
     module, _, parameter = key.rpartition(".")
@@ -190,7 +190,7 @@ def _channels_first(value: torch.Tensor, dim: int, config: LwmSpectroConfig) -> 
 
 
 def moe_names(weights: StateDict, index: int) -> StateDict:
-    """Names of one expert's weights in [`LwmSpectroMoEForPreTraining`]."""
+    """Rename one expert's weights to their names in [`LwmSpectroMoEForPreTraining`]."""
     encoder = "lwm_spectro."
     return {
         f"lwm_spectro_moe.experts.{index}.{key.removeprefix(encoder)}"
@@ -201,7 +201,7 @@ def moe_names(weights: StateDict, index: int) -> StateDict:
 
 
 def _router_layout(num_experts: int) -> list[tuple[str, str, tuple[int, ...]]]:
-    """Name here, last part of the published name, and shape of every tensor of the CNN router, in its order."""
+    """Name in this package, last part of the published name, and shape of each tensor of the CNN router, in order."""
     layout: list[tuple[str, str, tuple[int, ...]]] = []
     for index, kernel in enumerate(ROUTER_KERNELS):
         inputs, outputs = ROUTER_CHANNELS[index : index + 2]
@@ -221,10 +221,12 @@ def _router_layout(num_experts: int) -> list[tuple[str, str, tuple[int, ...]]]:
 
 
 def router_weights(state: Mapping[str, Any], num_experts: int) -> StateDict:
-    """Match the published router by order, last name and shape: its module names are documented nowhere.
+    """Match the tensors of the published router by order, last part of the name, and shape.
+
+    The names of its modules are not documented.
 
     Raises:
-        ConversionError: A tensor is not the one that its place asks for.
+        ConversionError: If a tensor does not match the one expected at its position.
     """
     state = check_tensors(state, "router_state_dict")
     layout = _router_layout(num_experts)

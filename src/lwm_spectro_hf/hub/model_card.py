@@ -1,4 +1,4 @@
-"""Model cards, rendered from the record of the run that made the weights."""
+"""Model cards, rendered from the record of the training run."""
 
 import re
 from typing import Any
@@ -28,22 +28,22 @@ import lwm_spectro_hf
 classify = pipeline("iq-classification", model="{name}", trust_remote_code=True)
 classify("recording.sigmf-meta")  # or complex samples, with sampling_rate=...
 ```"""
-# What is learned, and not how.
+# Fields that say what is learned, not how: no departures from the paper.
 _NO_DEPARTURES = ("expert_config", "expert_names", "task_name", "additional_tasks")
 _SCORED = "single spectrograms generated from seeds that training never saw"
 _NOT_EVALUATED = "No evaluation results were recorded for these weights."
 
 
 def render(name: str, run: dict[str, Any]) -> str:
-    """The README.md of a checkpoint.
+    """Render the README.md of a checkpoint.
 
     Args:
-        name (`str`): Of the checkpoint.
+        name (`str`): Name of the checkpoint.
         run (`dict`): As `examples/release_weights.py` writes it to training.json: `summary` (what the model is),
             `data`, `machine`, `log` (stage to `seconds`, `samples`, `loss`), `scores` (task to group to `accuracy`,
-            `macro_f1`, `num`), `scored` (what rows the scores are of), `sections` (title to Markdown), `limits`. What
-            is missing is said to be missing. Models of other tasks bring `pipeline_tag`, and Markdown of their own
-            for `use` and `evaluation`.
+            `macro_f1`, `num`), `scored` (which rows were scored), `sections` (title to Markdown), `limits`. The card
+            says which of the data, training log and scores are missing. Models of other tasks give a `pipeline_tag`,
+            and their own Markdown for `use` and `evaluation`.
 
     Returns:
         `str`: Markdown with the Hub's front matter.
@@ -62,10 +62,10 @@ def render(name: str, run: dict[str, Any]) -> str:
 
 
 def departures(config: LwmSpectroMoEConfig) -> str:
-    """The fields in which a mixture's architecture and objective are not the defaults, which are the paper's.
+    """Table of the fields in which a mixture's architecture and objective depart from the paper (the defaults).
 
     Args:
-        config ([`LwmSpectroMoEConfig`]): Of the mixture.
+        config ([`LwmSpectroMoEConfig`]): Configuration of the mixture.
 
     Returns:
         `str`: A Markdown table.
@@ -85,12 +85,12 @@ def _plain(value: Any) -> str:
 
 
 def with_section(card: str, title: str, text: str) -> str:
-    """A card with a section of this title: in place of the one that it has, or before its limits, or at its end.
+    """Replace the section of a card with this title; if it has none, add one before its limits, or at its end.
 
     Args:
-        card (`str`): Markdown, as [`render`] gives it.
-        title (`str`): Of the section.
-        text (`str`): Markdown without headings of the second level.
+        card (`str`): Markdown, as [`render`] returns it.
+        title (`str`): Title of the section.
+        text (`str`): Markdown without second-level headings.
 
     Returns:
         `str`

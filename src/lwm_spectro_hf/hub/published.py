@@ -2,7 +2,7 @@
 
 The published repository holds pickled `.pth` files: one encoder for each protocol, and a task bundle with the router.
 [`convert`] turns them into one folder that `AutoModel.from_pretrained` opens and that computes the same numbers. Every
-key of the files is used or reported, every parameter of the model is set or reported; anything else is an error.
+key of the files is used or reported, and every parameter of the model is set or reported; anything else is an error.
 """
 
 import logging
@@ -47,7 +47,7 @@ BUNDLE_USED = (
     "num_classes",
     "topk",
 )
-# Metadata of a bundle that changes nothing an imported model computes.
+# Metadata of a bundle that does not affect what an imported model computes.
 BUNDLE_METADATA = {
     "model_type": "names a class of the published code",
     "task": "described by the labels in `mapping`",
@@ -67,8 +67,8 @@ class ConversionReport:
         output_dir (`Path`): The folder that was written.
         architecture (`str`): Class of the model in it.
         files (`list[str]`): Files that were read.
-        num_tensors (`int`): Published tensors that went into the model.
-        num_parameters (`int`): Their values, counters and running statistics not included.
+        num_tensors (`int`): Published tensors in the model.
+        num_parameters (`int`): Number of their values, without counters and running statistics.
         left_out (`dict[str, str]`): Published keys that are not in the model, each with the reason.
         initialized (`list[str]`): Parameters of the model that the published files do not have.
         notes (`list[str]`): Assumptions made, and metadata used.
@@ -119,17 +119,17 @@ def convert(
     Args:
         source (`str`, `Path` or a list of them): One `.pth` file, several, a folder with them, or the name of a Hub
             repository (`"wi-lab/lwm-spectro"`).
-        output_dir (`str` or `Path`): The folder to write; it appears whole, or not at all.
+        output_dir (`str` or `Path`): The folder to write; it appears completely or not at all.
         use_cls_token (`bool`, *optional*, defaults to `True`): Prepend the constant CLS token. The sources disagree
-            whether it is used at inference; the report says which agrees with `demo_data.pt`, if that is there. A
-            config can be changed later (`cls_token_value`).
-        num_attention_heads (`int`, *optional*, defaults to 8): Heads; weights do not record them.
-        input_shape (`tuple[int, int]`, *optional*): Rows and columns of the input. Without it, the square grid that
+            whether it is used at inference; the report says how well each variant agrees with `demo_data.pt`, if that
+            file is there. The config can be changed later (`cls_token_value`).
+        num_attention_heads (`int`, *optional*, defaults to 8): Heads; they cannot be inferred from the weights.
+        input_shape (`tuple[int, int]`, *optional*): Rows and columns of the input. By default, the square grid that
             fills the position table.
-        bundle (`str`, *optional*): Which task bundle to use, by file name, where a folder has several; by default the
-            one named `checkpoint.pth`.
-        untrained_router (`bool`, *optional*, defaults to `False`): Join several experts without a bundle, with a
-            router at its initial values.
+        bundle (`str`, *optional*): File name of the task bundle to use if a folder has several; by default the one
+            named `checkpoint.pth`.
+        untrained_router (`bool`, *optional*, defaults to `False`): Combine several experts without a bundle, with an
+            untrained router.
         overwrite (`bool`, *optional*, defaults to `False`): Replace a folder that has files in it.
         **hub_kwargs: Passed to `huggingface_hub.snapshot_download` (`revision`, `token`, `cache_dir`...).
 
@@ -137,11 +137,11 @@ def convert(
         [`ConversionReport`]: What was read, written and left out.
 
     Raises:
-        ValueError: A source lies in `output_dir`.
-        ConversionError: A file is not safe to read, or not what it should be; keys are missing, unexpected or of the
-            wrong shape; or the configuration cannot express the architecture.
-        FileNotFoundError: Nothing to read.
-        FileExistsError: `output_dir` has files in it and `overwrite` is false.
+        ValueError: If a source lies in `output_dir`.
+        ConversionError: If a file is not safe to read, or not as expected; if keys are missing, unexpected or of the
+            wrong shape; or if the configuration cannot express the architecture.
+        FileNotFoundError: If there is nothing to read.
+        FileExistsError: If `output_dir` has files in it and `overwrite` is false.
     """
     sources = [source] if isinstance(source, str | Path) else list(source)
     with whole_folder(output_dir, *sources, overwrite=overwrite) as staged:
@@ -184,7 +184,7 @@ def convert(
 
 
 def _choose_bundle(foreign: Foreign, wanted: str | None, report: ConversionReport) -> dict[str, Any] | None:
-    """The one task bundle to use: the one asked for, else the only one, else `checkpoint.pth`."""
+    """The task bundle to use: the one asked for, else the only one, else `checkpoint.pth`."""
     if wanted is not None and wanted not in foreign.bundles:
         raise ConversionError(f"No task bundle {wanted!r}; found {', '.join(foreign.bundles) or 'none'}.")
     if not foreign.bundles:
@@ -245,7 +245,7 @@ def _choose_experts(foreign: Foreign, bundle: dict[str, Any] | None, report: Con
 def _convert_experts(
     experts: dict[str, StateDict], use_cls_token: bool, num_attention_heads: int, input_shape: tuple[int, int] | None
 ) -> tuple[LwmSpectroConfig, list[StateDict]]:
-    """The one configuration of all experts, and their weights under the names of [`LwmSpectroForPreTraining`]."""
+    """The common configuration of the experts, and their weights under the names of [`LwmSpectroForPreTraining`]."""
     configs, states = {}, []
     for name, state in experts.items():
         configs[name] = infer_config(state, name, use_cls_token, num_attention_heads, input_shape)
@@ -263,7 +263,7 @@ def _convert_experts(
 def _moe_config(
     expert_config: LwmSpectroConfig, experts: Iterable[str], bundle: dict[str, Any] | None, report: ConversionReport
 ) -> LwmSpectroMoEConfig:
-    """The mixture's configuration; what the bundle says about its task goes in if it makes sense."""
+    """The mixture's configuration, with the labels of the bundle's task if they are valid."""
     names, bundle = list(experts), bundle or {}
     options: dict[str, Any] = {}
     top = bundle.get("topk", 1)
@@ -296,7 +296,7 @@ def _is_list_of(value: Any, names: list[str]) -> bool:
 
 
 def _joint_labels(mapping: Any, num_classes: Any) -> list[str] | None:
-    """`{0: (-5, "pedestrian"), ...}` → `["-5+pedestrian", ...]`, or None if the table is not of that kind."""
+    """`{0: (-5, "pedestrian"), ...}` → `["-5+pedestrian", ...]`, or None for any other content."""
     try:
         table = {int(index): tuple(value) for index, value in dict(mapping).items()}
         if sorted(table) != list(range(len(table))) or num_classes not in (None, len(table)) or not table:
@@ -323,7 +323,7 @@ def _build(
     report: ConversionReport,
     untrained_router: bool,
 ) -> PreTrainedModel:
-    """Make the model and put every weight in its place."""
+    """Build the model and load the weights into it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # for the parameters that the published files do not have
         model = model_class(config).eval()
@@ -347,7 +347,7 @@ def _build(
 def _save_preprocessor(
     folder: Path, config: LwmSpectroConfig, stats: dict[str, Any] | None, report: ConversionReport
 ) -> None:
-    """Write the front-end that makes the model's input."""
+    """Write the configuration of the front-end that makes the model's input."""
     if config.num_channels > 1:
         report.notes.append(
             "this is a channel model: its input is (real, imaginary) parts of a channel matrix, not a spectrogram, so "
@@ -369,7 +369,7 @@ def _check(folder: Path, model: PreTrainedModel) -> None:
     """Load the folder as a user would, and compare every tensor.
 
     Raises:
-        ConversionError: What was read back is not what was written.
+        ConversionError: If a tensor differs from what was written.
     """
     loaded, info = type(model).from_pretrained(folder, output_loading_info=True)
     problems = [f"{kind}: {sorted(map(str, keys))}" for kind, keys in info.items() if keys]

@@ -1,4 +1,4 @@
-"""Write a folder that works on the Hub by itself, code included, and upload it."""
+"""Write a folder that works on the Hub without this package, since it includes the code, and upload it."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ from ..pipeline_masked_conv_lstm import IQSegmentationPipeline
 
 logger = logging.getLogger(__name__)
 
-# For each Auto class that a pipeline stands on, its task and where it is.
+# For each Auto class that has a pipeline, the task and the class of the pipeline.
 PIPELINES = {
     "AutoModelForSequenceClassification": (
         "iq-classification",
@@ -30,9 +30,9 @@ PIPELINES = {
 }
 CONFIG_FILE, PREPROCESSOR_FILE = "config.json", "preprocessor_config.json"
 REQUIREMENTS = "transformers>=5.4,<6\n"
-# What `Trainer.save_model` leaves beside the weights: pickled, and of no use to others.
+# Files that `Trainer.save_model` writes beside the weights: pickled, and useless to others.
 TRAINER_FILES = ("training_args.bin",)
-# Files that run code when they are opened, or may.
+# Files that may run code when they are opened.
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".pkl", ".pickle", ".ckpt")
 
 
@@ -45,30 +45,30 @@ def export(
 ) -> Path:
     """Write a self-contained folder for the Hub: weights, configurations, and the code that reads them.
 
-    The folder loads with `trust_remote_code=True` where this package is not installed: AutoConfig, AutoModel,
-    AutoModelForPreTraining and the Auto classes of its tasks, AutoFeatureExtractor and `pipeline("iq-classification")`
-    or `pipeline("iq-segmentation")`, if the weights have their head; a dedicated Inference Endpoint finds its
-    `handler.py`, and `requirements.txt`. Where it is installed, the
-    installed classes are used and no trust is needed, but for `pipeline`: Transformers asks for trust, or for
-    `pipeline_class=`, wherever a config has `custom_pipelines`. What is loaded from the folder with
-    `trust_remote_code=True` and saved again, as after fine-tuning, has all of this but `handler.py`.
+    Where this package is not installed, the folder loads with `trust_remote_code=True`: AutoConfig, AutoModel,
+    AutoModelForPreTraining and the Auto classes of its tasks, AutoFeatureExtractor and, if the weights include the
+    head, `pipeline("iq-classification")` or `pipeline("iq-segmentation")`, along with `handler.py` and
+    `requirements.txt` for a dedicated Inference Endpoint. Where it is installed, the installed classes are used and no
+    trust is needed, except for `pipeline`: Transformers requires trust, or `pipeline_class=`, for any config with
+    `custom_pipelines`. A model that is loaded from the folder with `trust_remote_code=True` and saved again, as after
+    fine-tuning, keeps all of this except `handler.py`.
 
     Args:
         model_or_folder (`PreTrainedModel`, `str` or `Path`): A model, or a folder that `save_pretrained` or `convert`
-            wrote; everything else in the folder (model card, evaluation results) is copied as it is, but for the
-            arguments that `Trainer` keeps there, and for files of the names of those above.
-        output_dir (`str` or `Path`): The folder to write; appears whole or not at all.
-        feature_extractor (`FeatureExtractionMixin`, *optional*): Front-end saved beside the model; a folder may bring
-            its own `preprocessor_config.json`.
+            wrote. Everything else in the folder (model card, evaluation results) is copied as it is, except for the
+            arguments that `Trainer` keeps there and files that the export writes itself.
+        output_dir (`str` or `Path`): The folder to write; it appears completely or not at all.
+        feature_extractor (`FeatureExtractionMixin`, *optional*): Front-end to save beside the model; not needed for a
+            folder that has a `preprocessor_config.json`.
         overwrite (`bool`, *optional*, defaults to `False`): Replace a folder that has files in it.
 
     Returns:
         `Path`: `output_dir`.
 
     Raises:
-        FileNotFoundError: The folder has no `config.json` or no weights in safetensors.
-        FileExistsError: `output_dir` has files in it and `overwrite` is false.
-        ValueError: The folder holds pickled files, no front-end is known, or `output_dir` is the folder itself.
+        FileNotFoundError: If the folder has no `config.json` or no weights in safetensors.
+        FileExistsError: If `output_dir` has files in it and `overwrite` is false.
+        ValueError: If the folder holds pickled files, no front-end is known, or `output_dir` is the folder itself.
     """
     sources = [] if isinstance(model_or_folder, PreTrainedModel) else [model_or_folder]
     with whole_folder(output_dir, *sources, overwrite=overwrite) as staged:
@@ -90,14 +90,14 @@ def export(
 
 
 def add_code(folder: Path) -> None:
-    """Copy the model files into a folder and make its configurations name them."""
-    # Read through AutoConfig, so that an unknown model_type fails here and not at a user's.
+    """Copy the model code into a folder and refer to it in the folder's configurations."""
+    # Read through AutoConfig, so that an unknown model_type fails here, not when a user loads it.
     auto_map = auto_map_for(AutoConfig.from_pretrained(folder))
     config = read_json(folder / CONFIG_FILE)
     classes = list(auto_map.values())
     config["auto_map"] = auto_map
     for auto_class, (task, pipeline_class) in PIPELINES.items():
-        # A pipeline over weights without its head would answer at random.
+        # Without weights for its head, a pipeline would return random answers.
         if auto_class in auto_map and auto_map[auto_class].split(".")[-1] in (config.get("architectures") or []):
             config["custom_pipelines"] = {task: {"impl": pipeline_class, "pt": [auto_class]}}
             classes.append(pipeline_class)
@@ -111,7 +111,7 @@ def add_code(folder: Path) -> None:
     files = {package / f"{name.split('.')[0]}.py" for name in classes}
     for file in list(files):
         files |= {Path(needed) for needed in get_relative_import_files(file)}
-    if "custom_pipelines" in config:  # what a dedicated endpoint looks for
+    if "custom_pipelines" in config:  # files that a dedicated endpoint looks for
         files.add(package / "hub" / "handler.py")
         (folder / "requirements.txt").write_text(REQUIREMENTS, encoding="utf-8")
     for file in sorted(files):
@@ -119,14 +119,14 @@ def add_code(folder: Path) -> None:
 
 
 def check_folder(folder: Path, leaving_out: Sequence[str] = ()) -> Path:
-    """Make sure that a folder holds a saved model, and nothing that has to be unpickled, but for files left out."""
+    """Make sure that a folder holds a saved model and, except for the files left out, nothing pickled."""
     folder = folder.expanduser()
     for wanted in (CONFIG_FILE, "*.safetensors"):
         if not any(folder.glob(wanted)):
             hint = ""
             if (folder / "adapter_config.json").is_file():
                 hint = " It holds adapters: merge them first, `model.merge_and_unload().save_pretrained(...)`."
-            elif (folder / "model" / CONFIG_FILE).is_file():  # the folder of a run
+            elif (folder / "model" / CONFIG_FILE).is_file():  # the folder of a training run
                 hint = f" Did you mean {folder / 'model'}?"
             raise FileNotFoundError(
                 f"No {wanted} in {folder}; expected a folder written by save_pretrained or `lwm-spectro convert`."
@@ -151,21 +151,23 @@ def publish(
     commit_message: str = "Upload the model",
     token: str | None = None,
 ) -> str:
-    """Upload an exported folder to the Hub, making the repository if it is new.
+    """Upload an exported folder to the Hub, creating the repository if it does not exist.
 
     Args:
-        folder (`str` or `Path`): What [`export`] wrote, usually with a model card (`README.md`).
+        folder (`str` or `Path`): A folder that [`export`] wrote, usually with a model card (`README.md`).
         repo_id (`str`): The repository, `owner/name`.
         private (`bool`, *optional*, defaults to `False`): Make a new repository private.
-        revision (`str`, *optional*): Branch to upload to, made if it is new.
+        revision (`str`, *optional*): Branch to upload to, created if it does not exist.
         commit_message (`str`, *optional*): Message of the commit.
-        token (`str`, *optional*): Access token; the one of `hf auth login` is used without it.
+        token (`str`, *optional*): Access token; by default the one of `hf auth login`.
 
     Returns:
-        `str`: Address of the commit.
+        `str`: URL of the commit.
 
     Raises:
-        ValueError: The folder was not exported, so nobody could load it from the Hub without this package.
+        FileNotFoundError: If the folder has no `config.json` or no weights in safetensors.
+        ValueError: If the folder was not exported, so that it could not be loaded from the Hub without this package,
+            or if it holds pickled files.
     """
     from huggingface_hub import HfApi
 

@@ -1,1 +1,1 @@
-"""Training: what the example scripts call."""
+"""Training, as the example scripts use it."""

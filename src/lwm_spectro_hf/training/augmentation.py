@@ -5,15 +5,15 @@ import torch
 from ..phy.listening import SHORTEST_RECORDING, repeated_frames
 from ..phy.synchronization import symbol_period_s
 
-_FEWEST_FRAMES, _FEWEST_BINS = 6, 6  # that a narrow view shows
+_FEWEST_FRAMES, _FEWEST_BINS = 6, 6  # smallest visible part of a view by `narrow`
 
 
 def augment(input_values: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Start spectrograms at another frame, and mirror half of them in frequency.
+    """Shift spectrograms cyclically to a random start frame, and mirror half of them in frequency.
 
     Args:
         input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
-        noise (`torch.Tensor` of shape `(batch, 2)`): What to draw by, uniform from 0 to 1.
+        noise (`torch.Tensor` of shape `(batch, 2)`): Random numbers to use, uniform from 0 to 1.
 
     Returns:
         `torch.Tensor` of the same shape.
@@ -21,24 +21,25 @@ def augment(input_values: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     num_frames, num_bins = input_values.shape[2:]
     frames = torch.arange(num_frames, device=input_values.device)
     frames = (frames + (noise[:, :1] * num_frames).long()) % num_frames
-    # DC is the bin right of the middle of an even number, so the mirror image is one bin to the right.
+    # With an even number of bins, DC is just right of the middle, so the mirror image moves one bin to the right.
     bins = torch.arange(num_bins, device=input_values.device)
     bins = torch.where(noise[:, 1:] < 0.5, (2 * (num_bins // 2) - bins) % num_bins, bins)
     return _picked(input_values, frames, bins)
 
 
 def narrow(input_values: torch.Tensor, noise: torch.Tensor, share: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:
-    """Some spectrograms as receivers of less bandwidth see them, and some as shorter recordings.
+    """Imitate receivers of smaller bandwidth for some spectrograms, and shorter recordings for some.
 
-    A stretch of neighbouring bins moves to the middle, of neighbouring frames to the start; the rest is not seen.
+    A range of adjacent bins moves to the middle, a range of adjacent frames to the start; the rest is hidden.
 
     Args:
         input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
-        noise (`torch.Tensor` of shape `(batch, 6)`): What to draw by, uniform from 0 to 1.
-        share (`float`, *optional*, defaults to 0.5): How many become narrower, and how many shorter, 0 to 1.
+        noise (`torch.Tensor` of shape `(batch, 6)`): Random numbers to use, uniform from 0 to 1.
+        share (`float`, *optional*, defaults to 0.5): Share that becomes narrower, and share that becomes shorter, 0
+            to 1.
 
     Returns:
-        `tuple`: The spectrograms, and a mask of shape `(batch, num_frames, num_freq_bins)`, 1 = not seen.
+        `tuple`: The spectrograms, and a mask of shape `(batch, num_frames, num_freq_bins)`, 1 = hidden.
     """
     lengths, starts = [], []
     for size, least, chance, length, start in (
@@ -58,24 +59,24 @@ def narrow(input_values: torch.Tensor, noise: torch.Tensor, share: float = 0.5) 
 
 
 def _picked(input_values: torch.Tensor, frames: torch.Tensor, bins: torch.Tensor) -> torch.Tensor:
-    """Of each spectrogram the frames `(batch, num_frames)` and bins `(batch, num_freq_bins)` of these numbers."""
+    """Pick frames and bins of each spectrogram by index, `(batch, num_frames)` and `(batch, num_freq_bins)`."""
     rows = torch.arange(len(input_values), device=input_values.device)
-    # Indices apart from each other put their dimensions first: (batch, frames, bins, channels).
+    # Index tensors separated by a slice put their dimensions first: (batch, frames, bins, channels).
     return input_values[rows[:, None, None], :, frames[:, :, None], bins[:, None, :]].permute(0, 3, 1, 2)
 
 
 def shorten(input_values: torch.Tensor, resolution: torch.Tensor, noise: torch.Tensor, share: float) -> torch.Tensor:
-    """Some spectrograms as [`~phy.listening.listen`] sees recordings that are too short to fill them.
+    """Make some spectrograms look as [`~phy.listening.listen`] shows recordings too short to fill them.
 
-    That is a few of the frames over and over, normalized again. It concerns those with a frame for each symbol of a
-    standard, which is how such a recording is seen; others stay as they are.
+    A few of the frames are repeated and the result is normalized again. Only spectrograms with one frame per symbol of
+    a standard are changed, since short recordings are shown in this way; others stay as they are.
 
     Args:
         input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms, each
             of zero mean and unit variance.
-        resolution (`torch.Tensor` of shape `(batch, 2)`): From frame to frame [s] and from bin to bin [Hz].
-        noise (`torch.Tensor` of shape `(batch, 3)`): What to draw by, uniform from 0 to 1.
-        share (`float`): How many of these spectrograms become shorter, 0 to 1.
+        resolution (`torch.Tensor` of shape `(batch, 2)`): Frame spacing [s] and bin spacing [Hz].
+        noise (`torch.Tensor` of shape `(batch, 3)`): Random numbers to use, uniform from 0 to 1.
+        share (`float`): Share of these spectrograms to shorten, 0 to 1.
 
     Returns:
         `torch.Tensor` of the same shape.

@@ -1,4 +1,4 @@
-"""Batches that depend on their number alone: a stopped run goes on with the next, on as many processes as it likes."""
+"""Batches that depend only on their number: a run resumes with the next one, on any number of processes."""
 
 import time
 from collections.abc import Sequence
@@ -10,33 +10,34 @@ import torch
 from ..data.recipe import MOBILITIES, MODULATIONS, SNRS_DB
 from ..phy.bits import table_on
 
-LABELS = {"modulation": len(MODULATIONS), "snr_db": len(SNRS_DB), "mobility": len(MOBILITIES)}  # and their classes
+LABELS = {"modulation": len(MODULATIONS), "snr_db": len(SNRS_DB), "mobility": len(MOBILITIES)}  # number of classes
 
 
 class BlockSource(Protocol):
-    """Blocks of labelled spectrograms by number.
+    """Source of blocks of labeled spectrograms, by number.
 
-    A block has `chunks_per_batch` chunks of `chunk_size` rows, one after the other. Of `num_replicas` processes each
-    gets its part of the chunks, and all together get those that one alone would.
-    [`~lwm_spectro_hf.data.streaming.GeneratedSpectrograms`] is one.
+    A block is the concatenation of `chunks_per_batch` chunks of `chunk_size` rows. Each of `num_replicas` processes
+    gets its share of the chunks; together they get the same chunks as a single process would.
+    [`~lwm_spectro_hf.data.streaming.GeneratedSpectrograms`] is an example.
     """
 
     chunks_per_batch: int
 
     def batch(self, number: int) -> dict[str, torch.Tensor]:
-        """Block `number`: `input_values`, labels, and `index`, another one for each row and each visit."""
+        """Block `number`: `input_values`, labels, and `index`, which is unique to each row and each visit of it."""
 
 
 class Interleaved:
-    """Blocks of which each holds a part of `depth` blocks in a row of another source, every row once.
+    """Blocks that each combine a part of `depth` consecutive blocks of another source; every row is used once.
 
-    A chunk has one setting of many, and batches of the same few chunks, one after another, pull weights and running
-    statistics to and fro: what is learned from one block is lost in the next. Here the chunks of a block change
-    one `depth`-th at a time. Of the first `depth - 1` blocks of the source some parts are not used.
+    All rows of a chunk have one of many settings, such as the carrier bandwidth. If consecutive batches come from the
+    same few chunks, weights and running statistics swing between settings, and what one block teaches is lost in the
+    next. Here only one `depth`-th of the chunks changes from block to block. Some parts of the first `depth - 1`
+    blocks of the source are not used.
 
     Args:
-        source ([`BlockSource`]): Of this process.
-        depth (`int`): Blocks that each block has parts of, all of which are held.
+        source ([`BlockSource`]): Blocks of this process.
+        depth (`int`): Number of source blocks that each block combines; all are held in memory.
     """
 
     def __init__(self, source: BlockSource, depth: int):
@@ -45,7 +46,7 @@ class Interleaved:
         self._blocks: dict[int, dict[str, torch.Tensor]] = {}
 
     def batch(self, number: int) -> dict[str, torch.Tensor]:
-        """Block `number`, whatever was read before.
+        """Block `number`, independent of earlier calls.
 
         Raises:
             ValueError: If chunks cannot be cut into `depth` equal parts.
@@ -76,14 +77,14 @@ class Interleaved:
 class Batches:
     """Cuts blocks into batches, each with a few rows of every chunk of the block.
 
-    A generated chunk has one carrier bandwidth and one kind of receiver, so a batch should mix several; and it is made
-    faster the larger it is.
+    A generated chunk has a single carrier bandwidth and kind of receiver, so a batch should mix several chunks; large
+    chunks are generated faster per row.
 
     Args:
-        source ([`BlockSource`]): Of this process.
-        batch_size (`int`): Rows a batch, of this process.
-        repeat (`int`, *optional*, defaults to 1): Batches that each row is used in, with another mask each time.
-        prefetch (`bool`, *optional*, defaults to `False`): Fetch the next block on a thread beside, which pays where
+        source ([`BlockSource`]): Blocks of this process.
+        batch_size (`int`): Rows per batch on this process.
+        repeat (`int`, *optional*, defaults to 1): Batches that each row is used in, with a different mask each time.
+        prefetch (`bool`, *optional*, defaults to `False`): Fetch the next block in a background thread, which helps if
             blocks are read from files.
     """
 
@@ -95,7 +96,7 @@ class Batches:
             )
         self.source, self.repeat = source, repeat
         self.rows_per_chunk = batch_size // source.chunks_per_batch
-        self.seconds = 0.0  # that making or waiting for blocks has taken
+        self.seconds = 0.0  # time spent on making blocks or waiting for them
         self._number, self._block = -1, {}
         self._pool = ThreadPoolExecutor(1) if prefetch else None
         self._next: tuple[int, Future] | None = None
@@ -104,7 +105,7 @@ class Batches:
         """Batch `number`.
 
         Returns:
-            `dict`: The columns of the source; `index` is multiplied by `repeat`, and the number of the visit added.
+            `dict`: The columns of the source; `index` becomes `index * repeat` plus the number of the visit.
         """
         if self._number < 0:
             self._load(0)
@@ -126,12 +127,12 @@ class Batches:
 
     def _load(self, number: int) -> None:
         begin = _now(self._block)
-        self._block = {}  # two blocks at a time may be more than the device holds
+        self._block = {}  # the device may not have memory for two blocks
         if self._next is not None and self._next[0] == number:
             self._block = self._next[1].result()
         else:
             if self._next is not None:
-                wait([self._next[1]])  # a source is read by one thread at a time
+                wait([self._next[1]])  # only one thread at a time may read a source
             self._block = self.source.batch(number)
         size = len(self._block["index"]) // self.source.chunks_per_batch
         if size % self.rows_per_chunk:
@@ -146,23 +147,23 @@ class Batches:
 
 
 def _now(block: dict[str, torch.Tensor]) -> float:
-    """The time when the device has done all that was asked of it."""
+    """Time after waiting for the device to finish its work."""
     if torch.cuda.is_available() and any(column.is_cuda for column in block.values()):
         torch.cuda.synchronize()
     return time.monotonic()
 
 
 def class_labels(batch: dict[str, torch.Tensor], name: str) -> torch.Tensor:
-    """The class of one label: its place in the lists of `data.recipe`; -100 where it is unknown.
+    """Classes of one label: indices into its list in `data.recipe`; -100 where the label is unknown.
 
     Args:
         batch (`dict[str, torch.Tensor]`): Labels of shape `(batch,)`.
-        name (`str`): One of `LABELS`; an SNR counts as one of the grid if it is within half a dB.
+        name (`str`): One of `LABELS`; an SNR is assigned to the class of the grid within half a dB.
 
     Returns:
         `torch.Tensor` of shape `(batch,)`, int64, as [`torch.nn.functional.cross_entropy`] takes it.
     """
-    known, label = batch["protocol"] >= 0, batch[name]  # of noise nothing can be told
+    known, label = batch["protocol"] >= 0, batch[name]  # noise has no labels
     if name == "snr_db":
         distance, label = (label[:, None] - table_on(label.device, _snr_table)).abs().min(1)
         known = known & (distance < 0.5)
@@ -177,20 +178,20 @@ def contrastive_labels(batch: dict[str, torch.Tensor], names: Sequence[str]) -> 
     """One class for each combination of labels; -1 where one of them is unknown.
 
     Args:
-        batch (`dict[str, torch.Tensor]`): Labels of shape `(batch,)`; SNRs are told apart to the dB.
+        batch (`dict[str, torch.Tensor]`): Labels of shape `(batch,)`; SNRs are rounded to whole dB.
         names (`Sequence[str]`): Some of `LABELS`.
 
     Returns:
         `torch.Tensor` of shape `(batch,)`, int64.
 
     Raises:
-        ValueError: For another name.
+        ValueError: If there is no name, or one that is not in `LABELS`.
     """
     wrong = [name for name in names if name not in LABELS]
     if wrong or not names:
         raise ValueError(f"Contrastive labels are {list(names)}; expected some of {', '.join(LABELS)}.")
     combined = torch.zeros_like(batch["protocol"])
-    known = batch["protocol"] >= 0  # else nothing can be heard
+    known = batch["protocol"] >= 0  # noise has no labels
     for name in names:
         label = batch[name]
         if name == "snr_db":

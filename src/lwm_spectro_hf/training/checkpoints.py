@@ -1,4 +1,4 @@
-"""What runs go on from: trained weights, and folders of runs by Trainer."""
+"""What a run starts or resumes from: trained weights, and the folders of earlier `Trainer` runs."""
 
 import json
 from pathlib import Path
@@ -14,10 +14,10 @@ _SETTINGS = "settings.json"
 
 
 def check_kind(path: Path, kind: type[PreTrainedModel]) -> None:
-    """Make sure that there is a checkpoint of a kind of model.
+    """Make sure that there is a checkpoint of the given model class.
 
     Raises:
-        ValueError: If there is none, or one of another kind.
+        ValueError: If there is none, or one of another class.
     """
     try:
         found = AutoConfig.from_pretrained(path)
@@ -35,24 +35,27 @@ def check_kind(path: Path, kind: type[PreTrainedModel]) -> None:
 
 
 def absent_weights(info: dict[str, Any], part: str = "") -> list[str]:
-    """Names of weights, which begin so, that a checkpoint lacks or has in other shapes; of `output_loading_info`."""
+    """Names of weights, starting with `part`, that a checkpoint lacks or has in other shapes.
+
+    `info` is what `from_pretrained` returns with `output_loading_info=True`.
+    """
     absent = {*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])}
     return sorted(name for name in absent if name.startswith(part))
 
 
 def load_trained(kind: type[PreTrainedModel], path: Path, part: str = "") -> Any:
-    """A checkpoint to go on from, none of whose weights would be random.
+    """Load a checkpoint, refusing one with missing weights, which would be random.
 
     Args:
-        kind (`type[PreTrainedModel]`): What it should be.
+        kind (`type[PreTrainedModel]`): Expected model class.
         path (`Path`): Folder, or name on the Hub.
-        part (`str`, *optional*, defaults to `""`): How the names of weights begin that it must have; all by default.
+        part (`str`, *optional*, defaults to `""`): Prefix of the names of weights that it must have; all by default.
 
     Returns:
-        `PreTrainedModel`: Of that kind.
+        `PreTrainedModel`: A model of that class.
 
     Raises:
-        ValueError: If there is none, or one of another kind, or it lacks weights.
+        ValueError: If there is no checkpoint, or it is of another class, or it lacks weights.
     """
     check_kind(path, kind)
     model, info = kind.from_pretrained(path, output_loading_info=True)
@@ -63,10 +66,10 @@ def load_trained(kind: type[PreTrainedModel], path: Path, part: str = "") -> Any
 
 
 def check_tracker(name: str) -> None:
-    """Make sure that `--report-to` names a tracker that is installed, before anything is loaded.
+    """Make sure, before anything is loaded, that `--report-to` names an installed tracker.
 
     Raises:
-        ValueError: If it does not.
+        ValueError: If the tracker is not installed.
     """
     installed = get_available_reporting_integrations()
     if name not in ("none", "all", *installed):
@@ -75,15 +78,15 @@ def check_tracker(name: str) -> None:
 
 
 def check_settings(out: Path, settings: dict[str, Any], resume: bool) -> None:
-    """A run goes on with what it was begun with; a new one does not write over another.
+    """Make sure that a run is resumed with its own settings, and that a new one does not overwrite another.
 
     Args:
         out (`Path`): Folder of the run.
-        settings (`dict`): What the result depends on; what is no JSON counts as its text.
-        resume (`bool`): Whether there should be a run.
+        settings (`dict`): Everything the result depends on; values that are not JSON are compared as text.
+        resume (`bool`): Whether a run in the folder is to be resumed.
 
     Raises:
-        ValueError: If there is a run and should be none, the other way round, or it was begun with other settings.
+        ValueError: If there is no run to resume, if a new run finds another one there, or if the settings differ.
     """
     path = out / _SETTINGS
     if resume != path.exists():
@@ -97,27 +100,27 @@ def check_settings(out: Path, settings: dict[str, Any], resume: bool) -> None:
 
 
 def write_settings(out: Path, settings: dict[str, Any]) -> None:
-    """Begins a run; see [`check_settings`]."""
+    """Write the settings of a new run, for [`check_settings`]."""
     with whole_file(out / _SETTINGS) as stream:
         stream.write(_text(settings).encode())
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint of Trainer that is whole; one that was cut off while it was written does not count."""
-    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]  # which is written last
+    """The newest complete checkpoint of `Trainer`; one whose writing was interrupted does not count."""
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]  # the file written last
     return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
 
 
 def training_figures(out: Path, log_history: list[dict[str, Any]], seconds: float) -> dict[str, float | None]:
-    """What a table says of training, calls before this one included.
+    """Training figures for the result table, earlier calls of the same run included.
 
     Args:
-        out (`Path`): Folder of the run, with `results.json` of the call before if that one came to its end.
-        log_history (`list[dict]`): That of the state of Trainer, which a checkpoint keeps.
-        seconds (`float`): Of this call [s].
+        out (`Path`): Folder of the run, with the `results.json` of the previous call if that one finished.
+        log_history (`list[dict]`): Log history from the state of `Trainer`, which checkpoints keep.
+        seconds (`float`): Duration of this call [s].
 
     Returns:
-        `dict`: `train_loss`, the last that was logged (`None` if none was), and `train_seconds` [s].
+        `dict`: `train_loss`, the last one logged (`None` if there is none), and `train_seconds` [s].
     """
     losses = [entry["loss"] for entry in log_history if "loss" in entry]
     return {
@@ -127,7 +130,7 @@ def training_figures(out: Path, log_history: list[dict[str, Any]], seconds: floa
 
 
 def earlier_results(out: Path) -> dict[str, Any]:
-    """`results.json` of the call before; nothing if there is none, or it is damaged: it is written anew at the end."""
+    """`results.json` of the previous call; empty if there is none or it is damaged, since it is written again."""
     try:
         return read_json(out / "results.json")
     except (OSError, ValueError):

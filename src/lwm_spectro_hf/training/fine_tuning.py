@@ -1,7 +1,7 @@
-"""Fine-tuning (sec. III-F): a classifier on a pretrained encoder, by `Trainer`.
+"""Fine-tuning (sec. III-F): train a classifier on a pretrained encoder with `Trainer`.
 
-Four methods: the head alone on a frozen encoder, everything, low-rank adapters beside the attention's projections, or
-the same architecture from fresh weights. On top of the last three, the joint objective of eq. 22 on request.
+There are four methods: train the head on a frozen encoder, all weights, low-rank adapters of the attention, or the
+same architecture from fresh weights. The last three can be combined with the joint objective of eq. 22.
 """
 
 import copy
@@ -40,14 +40,15 @@ HEADS = ("residual_cnn", "linear")
 
 
 def load_pretrained(checkpoint: str, expert: str | None = None) -> tuple[LwmSpectroPreTrainedModel, bool]:
-    """The encoder of a checkpoint, or its mixture, with the parts that pretraining adds.
+    """Load an encoder or a mixture with the parts that pretraining adds.
 
     Args:
         checkpoint (`str`): A folder or a name on the Hub, of one encoder or a mixture.
         expert (`str`, *optional*): Take this expert out of a mixture.
 
     Returns:
-        `tuple`: The model for pretraining, and whether the checkpoint has its decoder too, or it is new.
+        `tuple`: The model for pretraining, and whether the checkpoint has all of its weights; otherwise the missing
+        ones, e.g. those of the decoder, are new.
 
     Raises:
         TaskError: If the checkpoint cannot be read, is of another architecture, lacks weights of the encoder, or has
@@ -80,10 +81,10 @@ def load_pretrained(checkpoint: str, expert: str | None = None) -> tuple[LwmSpec
 
 
 def check_fit(model: LwmSpectroPreTrainedModel, rows: LabelledSpectrograms, checkpoint: str) -> None:
-    """Make sure that the spectrograms of a data set are of the shape that a model expects.
+    """Make sure that the spectrograms of a data set have the shape that a model expects.
 
     Raises:
-        TaskError: If they are not, or cannot be made of the I/Q samples.
+        TaskError: If they do not, or cannot be made from the I/Q samples.
     """
     config = model.config.encoder_config
     expected = (config.num_channels, config.num_frames, config.num_freq_bins)
@@ -101,9 +102,9 @@ def check_fit(model: LwmSpectroPreTrainedModel, rows: LabelledSpectrograms, chec
 
 
 def renew(model: LwmSpectroPreTrainedModel) -> LwmSpectroPreTrainedModel:
-    """The same architecture with fresh weights, drawn by PyTorch's global generator.
+    """The same architecture with fresh weights, drawn from PyTorch's global generator.
 
-    A mixture keeps its router: it tells the protocol, and no task's loss reaches it.
+    A mixture keeps its router, which classifies the protocol and would get no gradient from the loss of a task.
     """
     fresh = type(model)(copy.deepcopy(model.config))
     if isinstance(model.config, LwmSpectroMoEConfig):
@@ -114,13 +115,13 @@ def renew(model: LwmSpectroPreTrainedModel) -> LwmSpectroPreTrainedModel:
 def build_classifier(
     pretrained: LwmSpectroPreTrainedModel, task: str, labels: Sequence[str], head: str | None = None
 ) -> LwmSpectroPreTrainedModel:
-    """A classifier with a new head that shares the encoder of a model for pretraining.
+    """Build a classifier with a new head that shares the encoder of a model for pretraining.
 
     Args:
         pretrained ([`LwmSpectroForPreTraining`] or [`LwmSpectroMoEForPreTraining`]): Its encoder is used, not copied.
         task (`str`): Name of what is predicted, `config.task_name`.
-        labels (`Sequence[str]`): Its classes, `config.id2label`.
-        head (`str`, *optional*): `"residual_cnn"` (eq. 20) or `"linear"`; that of the checkpoint by default.
+        labels (`Sequence[str]`): Names of the classes, `config.id2label`.
+        head (`str`, *optional*): `"residual_cnn"` (eq. 20) or `"linear"`; as in the checkpoint by default.
 
     Returns:
         [`LwmSpectroForSequenceClassification`] or [`LwmSpectroMoEForSequenceClassification`], with this head alone.
@@ -139,14 +140,14 @@ def build_classifier(
 
 
 def add_lora(model: LwmSpectroPreTrainedModel, rank: int = 8) -> nn.Module:
-    """Low-rank adapters beside the query and value projections of the encoder; they and the head are trained.
+    """Add low-rank adapters to the query and value projections of the encoder; only they and the head are trained.
 
     Args:
         model ([`LwmSpectroPreTrainedModel`]): A classifier; it is changed in place.
-        rank (`int`, *optional*, defaults to 8): Of the adapters.
+        rank (`int`, *optional*, defaults to 8): Rank of the adapters.
 
     Returns:
-        `peft.PeftModel`, whose `merge_and_unload` gives the classifier back, adapters merged.
+        `peft.PeftModel`, whose `merge_and_unload` returns the classifier with merged adapters.
     """
     peft = require("peft", "train")
     targets = r"(?!.*\.router\.).*\.(q_proj|v_proj)"
@@ -155,12 +156,12 @@ def add_lora(model: LwmSpectroPreTrainedModel, rank: int = 8) -> nn.Module:
 
 
 def batch_normalizations(network: nn.Module) -> list[nn.Module]:
-    """Those whose statistics should stay as pretraining left them: few shots would be a poor replacement."""
+    """Batch normalizations, whose pretrained statistics should be kept: a few shots cannot estimate better ones."""
     return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
 class EmbeddingClassifier(nn.Module):
-    """The head of a classifier on embeddings that were computed before.
+    """The head of a classifier, applied to precomputed embeddings.
 
     Args:
         model ([`LwmSpectroPreTrainedModel`]): A classifier; its head is used, not copied.
@@ -178,13 +179,13 @@ class EmbeddingClassifier(nn.Module):
 class JointClassifier(nn.Module):
     """Eq. 22 with a head: cross-entropy, masked reconstruction (eq. 17) and contrast of the same labels (eq. 19).
 
-    The cross-entropy is that of whole spectrograms, the other two see masked ones, and are there in training only.
+    The cross-entropy is computed on whole spectrograms; the other two, on masked ones, are added in training only.
 
     Args:
         model ([`LwmSpectroPreTrainedModel`]): A classifier from [`build_classifier`].
         pretrained ([`LwmSpectroPreTrainedModel`]): The model for pretraining that it shares its encoder with.
-        reconstruction_weight (`float`): Of eq. 17.
-        contrastive_weight (`float`): Of eq. 19.
+        reconstruction_weight (`float`): Weight of eq. 17.
+        contrastive_weight (`float`): Weight of eq. 19.
     """
 
     def __init__(
@@ -216,18 +217,18 @@ class JointClassifier(nn.Module):
 
     @property
     def num_patches(self) -> int:
-        """`int`: Of a spectrogram."""
+        """`int`: Patches of a spectrogram."""
         return self.pretrained.config.encoder_config.num_patches
 
 
 class Embeddings(Dataset):
-    """What a frozen encoder says about every row, computed once, in evaluation mode.
+    """Embeddings of all rows by a frozen encoder, computed once, in evaluation mode.
 
     Args:
         model ([`LwmSpectroPreTrainedModel`]): A classifier, on its device.
-        rows ([`~lwm_spectro_hf.data.labelled.LabelledSpectrograms`]): Of what.
+        rows ([`~lwm_spectro_hf.data.labelled.LabelledSpectrograms`]): Rows to embed.
         batch_size (`int`): Rows that go through the encoder together.
-        name (`str`): Of the rows, for the progress bar.
+        name (`str`): Name of the rows, for the progress bar.
     """
 
     def __init__(self, model: LwmSpectroPreTrainedModel, rows: LabelledSpectrograms, batch_size: int, name: str):
@@ -248,10 +249,10 @@ class Embeddings(Dataset):
 
 
 class TimeLimit(TrainerCallback):
-    """Ends training when its minutes are over, after a last look at the validation rows.
+    """Ends training when its time is over, after a last evaluation on the validation rows.
 
     Args:
-        minutes (`float`): Of training [min].
+        minutes (`float`): Time for training [min].
     """
 
     def __init__(self, minutes: float):
@@ -261,33 +262,33 @@ class TimeLimit(TrainerCallback):
         self.deadline = Deadline(self.minutes)
 
     def on_step_end(self, args, state, control, **kwargs):
-        # The first process looks at the clock for all.
+        # The first process reads the clock for all.
         if float(broadcast(torch.tensor(self.deadline.left_s(), device=args.device, dtype=torch.float32))) < 0:
             control.should_training_stop = control.should_save = True
             control.should_evaluate = args.eval_strategy != "no"
 
 
 def use_one_device(arguments: TrainingArguments) -> None:
-    """Keep `Trainer` from taking all GPUs that a process sees, of which each would get a batch as large as asked for.
+    """Keep `Trainer` from using all GPUs that a process sees, each with a batch of the full size.
 
-    Several are for `accelerate launch`, which starts a process for each.
+    To use several GPUs, start the script with `accelerate launch`, which runs one process per GPU.
     """
     arguments._n_gpu = min(1, arguments.n_gpu)
 
 
 class CheckedTrainer(Trainer):
-    """`Trainer` that says where a loss is not finite.
+    """`Trainer` that stops with an error as soon as the training loss is not finite.
 
     Raises:
         DivergedError: If the loss of a training step is not finite.
     """
 
-    _drawn = (-1, 0)  # step, and part of it, that was drawn for last
+    _drawn = (-1, 0)  # the last step, and part of it, that `part_generator` was called for
 
     def part_generator(self) -> torch.Generator:
-        """What this process draws by in the next part of the step, on the host.
+        """Random generator of this process, on the CPU, for the next part of the step (gradient accumulation).
 
-        It goes by their numbers, so that a run that goes on draws what it would have drawn.
+        It is seeded by the numbers of step and part, so that a resumed run draws the same.
         """
         step, part = self._drawn
         self._drawn = (self.state.global_step, part + 1 if step == self.state.global_step else 0)
@@ -309,7 +310,7 @@ class CheckedTrainer(Trainer):
 
 
 class FineTuner(CheckedTrainer):
-    """`Trainer` with AdamW as in table I, at a rate of its own for what is not the head.
+    """`Trainer` with AdamW as in table I, and separate learning rates for the head and for everything else.
 
     Args:
         encoder_learning_rate (`float`): For all but the head; `args.learning_rate` is the head's.
@@ -363,7 +364,7 @@ class FineTuner(CheckedTrainer):
             if self.augmented:
                 noise = torch.rand(len(values), 2, generator=generator)
                 drawn["input_values"] = augment(values, noise.to(values.device))
-            if joint:  # else all processes would draw the same masks
+            if joint:  # by process: the model itself would draw the same masks in all of them
                 noise = torch.rand(len(values), self.model.num_patches, generator=generator)
                 drawn["noise"] = noise.to(values.device)
             inputs = {**inputs, **drawn}

@@ -1,4 +1,4 @@
-"""Trained weights as the start of a larger network, which at first does what the smaller one did."""
+"""Start larger networks from trained weights, so that at first they compute what the smaller ones did."""
 
 from copy import deepcopy
 from itertools import pairwise
@@ -11,7 +11,7 @@ from ..modeling_lwm_spectro_moe import LwmSpectroMoERouter
 
 
 def _with_fields(model: LwmSpectroForPreTraining, **fields: int) -> LwmSpectroForPreTraining:
-    """A new expert, with other fields of the configuration."""
+    """A new expert whose configuration differs in these fields."""
     config = deepcopy(model.config)
     for name, value in fields.items():
         setattr(config, name, value)
@@ -20,7 +20,7 @@ def _with_fields(model: LwmSpectroForPreTraining, **fields: int) -> LwmSpectroFo
 
 
 def _grown(model: LwmSpectroForPreTraining, **fields: int) -> LwmSpectroForPreTraining:
-    """An expert with other fields of the configuration, and the weights of another wherever it has them."""
+    """An expert whose configuration differs in these fields, with the model's weights wherever it has them."""
     grown = _with_fields(model, **fields)
     grown.load_state_dict(model.state_dict(), strict=False)
     return grown
@@ -28,20 +28,21 @@ def _grown(model: LwmSpectroForPreTraining, **fields: int) -> LwmSpectroForPreTr
 
 @torch.no_grad()
 def deepen_encoder(model: LwmSpectroForPreTraining, num_hidden_layers: int) -> LwmSpectroForPreTraining:
-    """Add layers to the transformer of an encoder, spread evenly among those it has, which at first change nothing.
+    """Add transformer layers to an encoder, spread evenly among the old ones, which at first change nothing.
 
-    The branches of a new layer begin with zeros. Its normalizations, which follow the sums (eq. 14), leave alone what
-    is normalized already; so scales and shifts of the layer before, which do not, become its own.
+    The residual branches of a new layer output zeros at first. Its normalizations, which follow the sums (eq. 14), do
+    not change inputs that are already normalized; the scale and shift of the layer before, which would make them
+    unnormalized, therefore move to the end of the new layer.
 
     Args:
-        model ([`LwmSpectroForPreTraining`]): An expert; it is left as it is.
-        num_hidden_layers (`int`): Layers of the encoder afterwards.
+        model ([`LwmSpectroForPreTraining`]): An expert; it is not modified.
+        num_hidden_layers (`int`): Number of layers afterwards.
 
     Returns:
         [`LwmSpectroForPreTraining`]
 
     Raises:
-        ValueError: If it has no layers, or more of them already.
+        ValueError: If the encoder has no layers, or already has more than `num_hidden_layers`.
     """
     before = model.config.num_hidden_layers
     if not 0 < before <= num_hidden_layers:
@@ -50,7 +51,7 @@ def deepen_encoder(model: LwmSpectroForPreTraining, num_hidden_layers: int) -> L
             "one at least to begin with."
         )
     deeper = _grown(model, num_hidden_layers=num_hidden_layers)
-    # Each old layer is followed by new ones, up to the place of the next old one.
+    # New layers fill the places between an old layer and the next old one.
     places = [number * num_hidden_layers // before for number in range(before + 1)]
     for old, (place, end) in zip(model.base_model.layers, pairwise(places), strict=True):
         layers = deeper.base_model.layers[place:end]
@@ -66,29 +67,29 @@ def deepen_encoder(model: LwmSpectroForPreTraining, num_hidden_layers: int) -> L
     return deeper
 
 
-# Layers of an expert that write to tokens, and layers that read hidden units, of which new ones count for nothing.
+# Layers of an expert that write to tokens, and layers that read hidden units, with zero weights for the new ones.
 _WRITE_TOKENS = ("o_proj", "fc2", "out_proj", "projection", "context", "position_embeddings", "mask_token")
 _READ_HIDDEN_UNITS = ("o_proj", "fc2", "dense2", "out_proj", "projection")
 
 
 @torch.no_grad()
 def widen_encoder(model: LwmSpectroForPreTraining, hidden_size: int) -> LwmSpectroForPreTraining:
-    """Make the tokens of an expert wider, and its heads and feed-forward networks in proportion; the stem stays.
+    """Widen the tokens of an expert, and its heads and feed-forward networks in proportion; the stem stays as it is.
 
-    New elements of a token begin as the mean of the others: then normalization takes off the same mean as before, and
-    divides by a deviation that is smaller by a known factor. What it does is nearly what it did (the shifts of a
-    normalization move the mean that the next one sees, by some percent of a deviation), and a little training makes
-    up for that. Whatever reads new elements has random weights, so that they learn from the first step.
+    New elements of a token start as the mean of the others, so that normalization subtracts the same mean as before,
+    and divides by a standard deviation that is smaller by a known factor. The output is nearly the same as before: the
+    shift of a normalization changes the mean that the next one sees, by some percent of a standard deviation, which a
+    little training corrects. Weights that read new elements are random, so that they learn from the first step.
 
     Args:
-        model ([`LwmSpectroForPreTraining`]): An expert; it is left as it is.
+        model ([`LwmSpectroForPreTraining`]): An expert; it is not modified.
         hidden_size (`int`): Width of its tokens afterwards.
 
     Returns:
         [`LwmSpectroForPreTraining`]
 
     Raises:
-        ValueError: If it is as wide already, or its heads do not divide the width.
+        ValueError: If it is already as wide, or its number of heads does not divide the width.
     """
     before, heads = model.config.hidden_size, model.config.num_attention_heads
     if hidden_size <= before or hidden_size % heads:
@@ -108,13 +109,13 @@ def widen_encoder(model: LwmSpectroForPreTraining, hidden_size: int) -> LwmSpect
             values.copy_(old)
             continue
         if name.startswith("decoder.") and part in ("dense", "norm"):
-            # Nothing linear gives the mean of units behind an activation; copies of some have nearly the same.
+            # The mean of units after an activation is no linear function; copies of some units have nearly that mean.
             old = old[torch.arange(hidden_size, device=old.device) % before]
         elif "norm" in part and kind == "weight":
             old = old * (before / hidden_size) ** 0.5
         elif ".self_attn." in name and part != "o_proj":
             values, old = (each.unflatten(0, (heads, -1)) for each in (values, old))
-            if part == "q_proj":  # eq. 13 divides by the root of a head's width
+            if part == "q_proj":  # eq. 13 divides by the square root of the head width
                 old = old * (hidden_size / before) ** 0.5
         elif ".self_attn." in name and kind == "weight":
             values, old = (each.unflatten(1, (heads, -1)) for each in (values, old))
@@ -122,7 +123,7 @@ def widen_encoder(model: LwmSpectroForPreTraining, hidden_size: int) -> LwmSpect
             nn.init.zeros_(values[: len(old)])
         values[tuple(slice(length) for length in old.shape)] = old
         written = -1 if part == kind else 0
-        # Pixels and projections, which the last layers write to, are as many as before.
+        # The last layers write to pixels and projections, whose number does not change.
         if part in _WRITE_TOKENS and values.shape[written] > old.shape[written]:
             values = values.movedim(written, 0)
             values[before:] = values[:before].mean(0)
@@ -131,20 +132,20 @@ def widen_encoder(model: LwmSpectroForPreTraining, hidden_size: int) -> LwmSpect
 
 @torch.no_grad()
 def deepen_stem(model: LwmSpectroForPreTraining, stem_num_layers: int) -> LwmSpectroForPreTraining:
-    """Add residual blocks to the stem of an encoder, which at first add nothing to what passes them.
+    """Add residual blocks to the stem of an encoder; at first their residual branches output zeros.
 
-    So training goes on from the same function, with more that can be learnt (Chen, Goodfellow, Shlens, "Net2Net:
-    Accelerating Learning via Knowledge Transfer", ICLR 2016).
+    Training continues from the same function with more capacity (Chen, Goodfellow, Shlens, "Net2Net: Accelerating
+    Learning via Knowledge Transfer", ICLR 2016).
 
     Args:
-        model ([`LwmSpectroForPreTraining`]): An encoder with a stem; it is left as it is.
-        stem_num_layers (`int`): Residual blocks that the stem has afterwards.
+        model ([`LwmSpectroForPreTraining`]): An encoder with a stem; it is not modified.
+        stem_num_layers (`int`): Number of residual blocks of the stem afterwards.
 
     Returns:
         [`LwmSpectroForPreTraining`]
 
     Raises:
-        ValueError: If there is no stem, or if it has more blocks already.
+        ValueError: If there is no stem, or if it already has more blocks.
     """
     config = model.config
     if config.stem_num_channels is None or config.stem_num_layers > stem_num_layers:
@@ -158,10 +159,10 @@ def deepen_stem(model: LwmSpectroForPreTraining, stem_num_layers: int) -> LwmSpe
 
 
 def copying_decoder(model: LwmSpectroForPreTraining, num_heads: int) -> LwmSpectroForPreTraining:
-    """Give an encoder a new decoder, one that copies from the visible patches, to be trained.
+    """Give an encoder a new, untrained decoder that copies from the visible patches.
 
     Args:
-        model ([`LwmSpectroForPreTraining`]): Whose encoder and projection are taken over; it is left as it is.
+        model ([`LwmSpectroForPreTraining`]): Model whose encoder and projection are copied; it is not modified.
         num_heads (`int`): `decoder_num_copy_heads` of the new decoder.
 
     Returns:
@@ -175,17 +176,17 @@ def copying_decoder(model: LwmSpectroForPreTraining, num_heads: int) -> LwmSpect
 
 @torch.no_grad()
 def inpainting_decoder(model: LwmSpectroForPreTraining, num_channels: int) -> LwmSpectroForPreTraining:
-    """Give a decoder that copies convolutions, too, which at first add nothing.
+    """Add inpainting convolutions to a copying decoder; at first they output zeros.
 
     Args:
-        model ([`LwmSpectroForPreTraining`]): An expert whose decoder has none; it is left as it is.
+        model ([`LwmSpectroForPreTraining`]): An expert whose decoder has no such convolutions; it is not modified.
         num_channels (`int`): `decoder_num_inpainting_channels` of the new decoder.
 
     Returns:
         [`LwmSpectroForPreTraining`]
 
     Raises:
-        ValueError: If the decoder has some already or copies nothing, or the number is no number of channels.
+        ValueError: If the decoder already has them, or is not a copying one, or `num_channels` is less than 1.
     """
     config, before = model.config, model.config.decoder_num_inpainting_channels
     if before or num_channels < 1 or not config.decoder_num_copy_heads:
@@ -201,17 +202,17 @@ def inpainting_decoder(model: LwmSpectroForPreTraining, num_channels: int) -> Lw
 
 @torch.no_grad()
 def counting_levels(model: LwmSpectroForPreTraining, num_bins: int) -> LwmSpectroForPreTraining:
-    """Let an encoder count levels, too; what it knows of them adds nothing to embeddings at first.
+    """Add a level histogram to an encoder; at first it adds nothing to the embedding.
 
     Args:
-        model ([`LwmSpectroForPreTraining`]): An expert that does not; it is left as it is.
-        num_bins (`int`): `level_num_bins` of the new one.
+        model ([`LwmSpectroForPreTraining`]): An expert without one; it is not modified.
+        num_bins (`int`): `level_num_bins` of the new expert.
 
     Returns:
         [`LwmSpectroForPreTraining`]
 
     Raises:
-        ValueError: If it counts levels already, or the number is no number of bins.
+        ValueError: If the expert already has a level histogram, or `num_bins` is less than 1.
     """
     before = model.config.level_num_bins
     if before or num_bins < 1:
@@ -225,10 +226,10 @@ def counting_levels(model: LwmSpectroForPreTraining, num_bins: int) -> LwmSpectr
 
 
 def mean_weights(*models: nn.Module) -> dict[str, torch.Tensor]:
-    """The mean of the weights of networks that are alike.
+    """Average the weights of networks of the same architecture.
 
-    It is often better than any of them if all went on from the same start (Wortsman et al., "Model soups: averaging
-    weights of multiple fine-tuned models improves accuracy without increasing inference time", ICML 2022).
+    The mean is often better than any of them if all were trained from the same start (Wortsman et al., "Model soups:
+    averaging weights of multiple fine-tuned models improves accuracy without increasing inference time", ICML 2022).
 
     Args:
         models (`nn.Module`): One or more.
@@ -237,14 +238,14 @@ def mean_weights(*models: nn.Module) -> dict[str, torch.Tensor]:
         `dict[str, torch.Tensor]`: For `load_state_dict`.
 
     Raises:
-        ValueError: If they are not alike.
+        ValueError: If their weights differ in name or shape.
     """
     states = [each.state_dict() for each in models]
     shapes = [{name: values.shape for name, values in state.items()} for state in states]
     if any(other != shapes[0] for other in shapes):
         raise ValueError(f"These {len(models)} are not of one type and size, and have no mean.")
     return {
-        # In float64, for there are integers, too: normalization counts its batches.
+        # In float64, since some are integers: the batch counts of batch normalization.
         name: torch.stack([state[name].double() for state in states]).mean(0).to(values.dtype)
         for name, values in states[0].items()
     }
@@ -252,17 +253,17 @@ def mean_weights(*models: nn.Module) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def start_router(router: LwmSpectroMoERouter, *trained: LwmSpectroMoERouter) -> None:
-    """Give a router the weights of a trained one of its type, or of one that sees less.
+    """Initialize a router from a trained one of the same type, or of a type with fewer inputs.
 
-    A `"fourier"` router sees what a `"cnn"` one does and more, and with `router_occupied_band` more again. What is new
-    counts for nothing at first. Of several, it gets the mean of the weights, see [`mean_weights`].
+    A `"fourier"` router has all inputs of a `"cnn"` one and more, and with `router_occupied_band` even more. Weights
+    for new inputs start at zero. From several trained routers, it gets the mean of their weights ([`mean_weights`]).
 
     Args:
-        router ([`LwmSpectroMoERouter`]): Whose weights are replaced.
-        trained ([`LwmSpectroMoERouter`]): One or more; they are left as they are.
+        router ([`LwmSpectroMoERouter`]): Router whose weights are replaced.
+        trained ([`LwmSpectroMoERouter`]): One or more trained routers; they are not modified.
 
     Raises:
-        ValueError: If the one cannot become the other, or the others are not alike.
+        ValueError: If the weights do not fit the router, or the trained routers differ from each other.
     """
     weights = mean_weights(*trained)
     if router.fourier is not None and trained[0].fourier is None:
@@ -278,5 +279,5 @@ def start_router(router: LwmSpectroMoERouter, *trained: LwmSpectroMoERouter) -> 
     except RuntimeError as error:
         looks = getattr(trained[0].fourier, "occupied_band", False)
         hint = " It looks at the occupied band, too (`router_occupied_band`, --occupied-band)." if looks else ""
-        reason = str(error).splitlines()[1].strip()  # the first of many
+        reason = str(error).splitlines()[1].strip()  # the first of many reasons
         raise ValueError(f"The trained router is of another type or size.{hint} {reason}") from error

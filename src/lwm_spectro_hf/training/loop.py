@@ -1,7 +1,7 @@
-"""The loop that every stage of training runs in: counted in samples, stopped and resumed at will, on any processes.
+"""The training loop of every stage: it can be stopped and resumed at any time, on any number of processes.
 
-Steps are counted in samples, so that an endless stream has epochs. What a step does depends on its number, on the
-weights and on the moments of the optimizer alone: a run that was stopped goes on as if it had not been.
+Progress is counted in samples, so that an endless stream has epochs, too. A step depends only on its number, the
+weights and the moments of the optimizer: a resumed run continues as if it had never been stopped.
 """
 
 import math
@@ -26,33 +26,33 @@ from .state import StateError, check_same, load_state, save_state
 from .throughput import peak_flops
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-_WARM_UP_STEPS = 3  # which compile, and fill caches
-_LOOK_S = 5.0  # longest time between looks at loss and clock [s]
+_WARM_UP_STEPS = 3  # not timed: they compile and fill caches
+_LOOK_S = 5.0  # longest time between reads of loss and clock, unless a single step takes longer [s]
 
 
 class DivergedError(ArithmeticError):
-    """The loss is not finite: training cannot go on from these weights."""
+    """A loss or gradient is not finite, so that training cannot continue from these weights."""
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """What the loss curve depends on, beside model and data. The defaults are those of table I, where it has any.
+    """Everything the loss curve depends on besides model and data. Defaults follow table I where it gives values.
 
     Attributes:
-        seed: Of masks, augmentation and dropout.
-        batch_size: Samples a step, of all processes.
-        gradient_accumulation: Parts that each step is done in; whatever compares rows compares those of a part.
-        learning_rate: At its highest.
-        final_learning_rate: Where the cosine ends.
+        seed: Seed of masks, augmentation and dropout.
+        batch_size: Samples per optimizer step, over all processes.
+        gradient_accumulation: Parts that each step is split into; a loss that compares rows sees one part at a time.
+        learning_rate: Peak learning rate.
+        final_learning_rate: Learning rate at the end of the cosine.
         weight_decay: Not applied to vectors (biases, norms, tokens).
-        betas: Of AdamW.
-        warmup_epochs: Of linear warm-up.
-        max_epochs: Where the cosine ends.
-        epoch_samples: Samples of an epoch.
-        patience: Epochs without a better validation loss before training stops early, by the schedule "samples".
-        max_grad_norm: Longer gradients are cut to this norm.
-        schedule: "samples" as in the paper, or "minutes": warm-up and cosine are spread over the minutes of a run,
-            and a run that goes on has another cosine.
+        betas: Betas of AdamW.
+        warmup_epochs: Epochs of linear warm-up.
+        max_epochs: Epochs until the cosine ends, warm-up included.
+        epoch_samples: Samples per epoch.
+        patience: Epochs without a better validation loss before training stops early; for the schedule "samples".
+        max_grad_norm: Gradients are clipped to this norm; 0 for no clipping.
+        schedule: "samples" as in the paper, or "minutes", which spreads warm-up and cosine over the minutes of a run;
+            a resumed run then starts a new warm-up and cosine.
         augment: Start spectrograms at a random frame, and mirror half of them in frequency.
     """
 
@@ -94,11 +94,11 @@ class TrainingSettings:
 
     @property
     def max_samples(self) -> int:
-        """`int`: Samples of the whole schedule."""
+        """`int`: Samples in the whole schedule."""
         return round(self.max_epochs * self.epoch_samples)
 
     def learning_rate_at(self, progress: float) -> float:
-        """The rate when a share `progress`, from 0 to 1, of the schedule is over: linear warm-up, then a cosine."""
+        """Learning rate at `progress`, from 0 to 1, of the schedule: linear warm-up, then a cosine."""
         warmup = self.warmup_epochs / self.max_epochs
         if progress < warmup:
             return self.learning_rate * progress / warmup
@@ -107,17 +107,17 @@ class TrainingSettings:
 
 
 class Deadline:
-    """Minutes that are left of a run.
+    """Time limit of a run.
 
     Args:
-        minutes (`float`, *optional*): Length of the run; without end by default [min].
-        start (`float`, *optional*): When it began, of `time.monotonic`; now by default [s].
+        minutes (`float`, *optional*): Length of the run; unlimited by default [min].
+        start (`float`, *optional*): When the run began, as `time.monotonic` counts; now by default [s].
     """
 
     def __init__(self, minutes: float | None = None, start: float | None = None):
         self.start = time.monotonic() if start is None else start
         self.length_s = math.inf if minutes is None else 60 * minutes
-        self.reserve_s = 0.0  # kept for what comes after training
+        self.reserve_s = 0.0  # kept free for what follows training
 
     def left_s(self) -> float:
         return self.start + self.length_s - self.reserve_s - time.monotonic()
@@ -125,14 +125,15 @@ class Deadline:
 
 @dataclass
 class Progress:
-    """How far a run has come; saved with its state.
+    """Progress of a run, saved with its state.
 
     Attributes:
-        step: Steps of the optimizer.
-        samples: Spectrograms seen, of all processes.
-        best: Lowest validation loss, wherever in an epoch.
-        best_epoch: Lowest one at the end of an epoch: where calls end must not decide when training stops early.
-        stale_epochs: Epochs since.
+        step: Optimizer steps taken.
+        samples: Spectrograms seen, over all processes.
+        best: Lowest validation loss, including those measured in the middle of an epoch.
+        best_epoch: Lowest validation loss at the end of an epoch. Early stopping uses this one, so that it does not
+            depend on where earlier runs ended.
+        stale_epochs: Epochs since `best_epoch` improved.
     """
 
     step: int = 0
@@ -144,7 +145,7 @@ class Progress:
 
 @dataclass
 class Speed:
-    """Sums over the steps of this run, without the first few, which compile and fill caches."""
+    """Sums over the steps of this run, except the first few, which compile and fill caches."""
 
     samples: int = 0
     seconds: float = 0.0
@@ -152,10 +153,12 @@ class Speed:
 
 
 def synchronize_normalizations(module: nn.Module) -> None:
-    """Let batch normalizations take the statistics of all processes; kinds of our own, as of levels, do as before.
+    """Make batch normalizations use the statistics of all processes.
+
+    Subclasses, such as the normalization of level histograms, are left as they are.
 
     Args:
-        module (`nn.Module`): Whose parts are exchanged in place.
+        module (`nn.Module`): Module whose batch normalizations are replaced in place.
     """
     for name, part in module.named_children():
         if type(part) in (nn.BatchNorm1d, nn.BatchNorm2d):
@@ -165,29 +168,29 @@ def synchronize_normalizations(module: nn.Module) -> None:
 
 
 class TrainingLoop:
-    """Trains a module in place, on as many processes as `accelerate launch` started.
+    """Trains a module in place, on all processes that `accelerate launch` started.
 
-    A stage of training says in `losses` what a step minimizes.
+    Each training stage is a subclass whose `losses` defines what a step minimizes.
 
     Args:
-        model (`nn.Module`): What is trained, on its device already or not; what it holds frozen stays as it is.
-        config (`PreTrainedConfig`): Of the model; a state of another configuration is refused.
-        batches ([`Batches`]): Of this process, `batch_size / (processes * gradient_accumulation)` rows each.
-        settings ([`TrainingSettings`]): What the curve depends on.
-        accelerator (`Accelerator`): Of this process.
-        state_folder (`str` or `os.PathLike`): Where the state is kept; if it is there, training goes on from it.
-        data (`dict`): Names the data; a state of other data is refused.
+        model (`nn.Module`): Module to train, on any device; its frozen parameters are not trained.
+        config (`PreTrainedConfig`): Configuration of the model; a saved state with another one is refused.
+        batches ([`Batches`]): Batches of this process, `batch_size / (processes * gradient_accumulation)` rows each.
+        settings ([`TrainingSettings`]): Settings that the loss curve depends on.
+        accelerator (`Accelerator`): Accelerator of this process.
+        state_folder (`str` or `os.PathLike`): Folder of the saved state; training resumes from it if there is one.
+        data (`dict`): Description of the data; a saved state with another one is refused.
         validation (`Sequence[dict[str, torch.Tensor]]`, *optional*): Batches that training does not see.
-        flops (`int`, *optional*): Floating-point operations of a step for one sample, to compare with the peak.
-        compile (`bool`, *optional*, defaults to `False`): With `torch.compile`.
-        max_file_mib (`float`, *optional*, defaults to 15.0): Of the state [MiB].
-        log (`Callable`, *optional*): Takes a dictionary of numbers every `log_every` steps and every epoch.
-        improved (`Callable`, *optional*): Called when the validation loss is lower than ever, on the main process.
-        log_every (`int`, *optional*, defaults to 10): Most steps between looks at the loss, each of which waits for
-            the device. Where steps are slow there are fewer between two.
+        flops (`int`, *optional*): Floating-point operations of a training step per sample, to compare with the peak.
+        compile (`bool`, *optional*, defaults to `False`): Compile the model with `torch.compile`.
+        max_file_mib (`float`, *optional*, defaults to 15.0): Maximum size of a file of the state [MiB].
+        log (`Callable`, *optional*): Called with a dictionary of numbers whenever the loss is read.
+        improved (`Callable`, *optional*): Called on the main process whenever the validation loss is a new minimum.
+        log_every (`int`, *optional*, defaults to 10): Maximum number of steps between two reads of the loss, each of
+            which waits for the device. The loss is read more often if steps are slow, and at the end of each epoch.
 
     Raises:
-        StateError: If the state in the folder is damaged, or of another model, data or settings.
+        StateError: If the state in the folder is damaged, or is of another model, data or settings.
     """
 
     stage = "training"
@@ -232,7 +235,7 @@ class TrainingLoop:
             self._check(state[1])
             self._load_weights(state[0])
         if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
-            # Batch normalization sees the rows of all processes, as one process would; on CPUs PyTorch has no such.
+            # Batch normalization sees the rows of all processes, as in a single one; PyTorch has this on GPUs only.
             synchronize_normalizations(model)
         if compile:
             model.compile()
@@ -257,15 +260,16 @@ class TrainingLoop:
     def losses(
         self, network: Callable, batch: dict[str, torch.Tensor], alone: bool = False
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """What a step minimizes.
+        """Compute the loss that a step minimizes.
 
         Args:
-            network (`Callable`): The model, as several processes or the compiler have wrapped it.
+            network (`Callable`): The model, possibly wrapped for several processes or compiled.
             batch (`dict[str, torch.Tensor]`): Rows of this process.
-            alone (`bool`, *optional*, defaults to `False`): No other process does the same now.
+            alone (`bool`, *optional*, defaults to `False`): Use the rows of this process only, without gathering
+                anything from the others.
 
         Returns:
-            `tuple`: The loss to differentiate, and scalars to look at, detached, of which the first is "loss".
+            `tuple`: The loss to differentiate, and detached scalars for the log, the first of which is "loss".
         """
         raise NotImplementedError
 
@@ -273,15 +277,16 @@ class TrainingLoop:
         """Train until the schedule ends, validation stops improving, or one of the limits is reached; then save.
 
         Args:
-            max_samples (`int`, *optional*): Samples in all, those of earlier runs included.
-            deadline ([`Deadline`], *optional*): Of this run.
-            save_minutes (`float`, *optional*, defaults to 2.0): Between two saves [min].
+            max_samples (`int`, *optional*): Samples to train on in total, earlier runs included.
+            deadline ([`Deadline`], *optional*): Time limit of this run.
+            save_minutes (`float`, *optional*, defaults to 2.0): Time between two saves [min].
 
         Returns:
-            `str`: Why it stopped.
+            `str`: Why training stopped.
 
         Raises:
-            DivergedError: If a loss or gradient is not finite; the last saved state is left as it was.
+            DivergedError: If a loss or gradient is not finite; the last saved state is kept.
+            ValueError: If the schedule is "minutes" and there is no time limit.
         """
         settings, progress = self.settings, self.progress
         deadline = deadline or Deadline()
@@ -290,7 +295,7 @@ class TrainingLoop:
         limit = settings.max_samples if settings.schedule == "samples" else math.inf
         limit = limit if max_samples is None else min(limit, max_samples)
         begin, available = time.monotonic(), deadline.left_s()
-        done, first_step = 0.0, progress.step  # share of the minutes, the same on all processes
+        done, first_step = 0.0, progress.step  # `done`: share of the minutes used up, the same on all processes
         last_save, mark, data_mark = begin, begin, self.batches.seconds
         pending: list[torch.Tensor] = []
         reason, until_look, slowest = None, 1, 0.0
@@ -340,10 +345,10 @@ class TrainingLoop:
             if self.log is not None:
                 self.log(entry)
             is_first = progress.step - first_step == 1
-            if is_first:  # it compiles, and fills caches: the schedule begins with the next
+            if is_first:  # the first step compiles and fills caches: the schedule over minutes starts after it
                 begin, available = time.monotonic(), max(deadline.left_s(), 1e-3)
-            # One process looks at the clock for all; more steps must not pass the end. How long one takes is known
-            # from the second on.
+            # The main process reads the clock for all. Training ends if the next steps might not finish in time; how
+            # long they take is known from the second step on.
             expected = 0.0 if is_first else max(slowest, window)
             decision = [
                 float(steps),
@@ -367,7 +372,7 @@ class TrainingLoop:
         return reason
 
     def figures(self, samples: int, seconds: float, data_seconds: float) -> dict[str, float]:
-        """Speed as the log has it: samples a second, share of the time for data, share of the arithmetic peak."""
+        """Speed figures for the log: samples per second, share of time spent on data, share of the peak FLOPS."""
         if seconds <= 0:
             return {}
         figures = {"samples_per_s": samples / seconds, "data_share": data_seconds / seconds}
@@ -376,13 +381,13 @@ class TrainingLoop:
         return figures
 
     def _weights(self) -> dict[str, torch.Tensor]:
-        """The model's tensors by name, each once: heads and pretraining of a mixture share its experts."""
+        """The model's tensors by name, each once: a mixture's classifier and pretraining model share its experts."""
         state = self.model.state_dict()
         names = {part.data_ptr() if part.numel() else name: name for name, part in state.items()}
         return {name: state[name] for name in names.values()}
 
     def save(self) -> None:
-        """Save the state, on the main process."""
+        """Save the state; only the main process does."""
         if not self.accelerator.is_main_process:
             return
         tensors = {f"weights.{name}": part for name, part in self._weights().items()}
@@ -399,20 +404,20 @@ class TrainingLoop:
         training = self.model.training
         self.model.eval()
         with torch.no_grad():
-            # `forward`, since a compiled call would be compiled again for this.
+            # `forward` itself: calling a compiled model here would compile it again.
             losses = [self.losses(self.model.forward, batch, alone=True)[1]["loss"] for batch in batches]
         self.model.train(training)
         return float(torch.stack(losses).mean())
 
     def _values(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Spectrograms of a batch, augmented while training; a sample looks the same on any number of processes."""
+        """Spectrograms of a batch, augmented in training, in the same way on any number of processes."""
         values = batch["input_values"]
         if not (self.settings.augment and self.model.training):
             return values
         return augment(values, mask_noise(batch["index"], 2, self.settings.seed + 1))
 
     def _step(self, rate: float) -> torch.Tensor:
-        """One step of the optimizer; returns its losses and the norm of its gradient, on the device."""
+        """Take one optimizer step; return its losses and gradient norm, still on the device."""
         parts = self.settings.gradient_accumulation
         if self._has_dropout:
             torch.manual_seed(
@@ -439,7 +444,7 @@ class TrainingLoop:
         return torch.cat([torch.stack(totals).mean(0), norm.detach().float()[None]])
 
     def _check_finite(self, pending: list[torch.Tensor], rate: float) -> dict[str, float]:
-        """Means of the losses of some steps over all processes.
+        """Average the losses and gradient norms of the latest steps over all processes.
 
         Raises:
             DivergedError: If one of them is not finite.
@@ -477,7 +482,7 @@ class TrainingLoop:
         return {"validation_loss": loss}
 
     def _agreed(self, values: list[float]) -> list[float]:
-        """What the main process has."""
+        """The values of the main process, on every process."""
         if self.accelerator.num_processes == 1:
             return values
         return broadcast(torch.tensor(values, device=self.accelerator.device, dtype=torch.float32)).tolist()
@@ -512,14 +517,14 @@ class TrainingLoop:
                 f"{found.get(differing[0])} there, {expected.get(differing[0])} here, as {len(differing)} in all. It "
                 "was saved by another version; give another folder to start anew."
             )
-        self.model.load_state_dict(weights, strict=False)  # parts that have two names are there by one
+        self.model.load_state_dict(weights, strict=False)  # shared tensors are saved under one of their names
 
     def _load_moments(self, tensors: dict[str, torch.Tensor], record: dict[str, Any]) -> None:
         for name, parameter in self._parameters.items():
             moments = {moment: tensors[f"{moment}.{name}"] for moment in _MOMENTS if f"{moment}.{name}" in tensors}
             if moments:
                 step = torch.tensor(float(record["progress"]["step"]))
-                # As they lie in memory, too: fused kernels take moments that lie as the parameter does.
+                # Fused kernels require moments in the parameter's memory layout.
                 moments = {key: torch.empty_like(parameter).copy_(value) for key, value in moments.items()}
-                fused = parameter.is_cuda  # whose count of steps is on the device
+                fused = parameter.is_cuda  # the fused optimizer keeps its step count on the device
                 self.optimizer.state[parameter] = {"step": step.to(parameter.device) if fused else step, **moments}

@@ -1,17 +1,17 @@
-"""Random numbers that belong to a sample, not to a process: masks do not depend on how a batch is split."""
+"""Random numbers by sample, not by process, so that masks do not depend on how a batch is split."""
 
 import torch
 
-_GOLDEN, _FIRST, _SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15  # of splitmix64, signed
+_GOLDEN, _FIRST, _SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15  # splitmix64, signed
 
 
 def mask_noise(index: torch.Tensor, num_patches: int, seed: int = 0) -> torch.Tensor:
-    """Uniform noise to draw masks by (eq. 15), a function of sample, patch and seed alone.
+    """Uniform noise for drawing masks (eq. 15), which depends only on sample, patch and seed.
 
     Args:
-        index (`torch.Tensor` of shape `(batch,)`): Number of each sample, int64; another one at each visit.
+        index (`torch.Tensor` of shape `(batch,)`): Number of each sample, int64; a different one at each visit.
         num_patches (`int`): Patches of a spectrogram.
-        seed (`int`, *optional*, defaults to 0): Of the run.
+        seed (`int`, *optional*, defaults to 0): Seed of the run.
 
     Returns:
         `torch.Tensor` of shape `(batch, num_patches)`, float64, from 0 to 1, on the device of `index`.
@@ -29,5 +29,5 @@ def _mix(bits: torch.Tensor) -> torch.Tensor:
 
 
 def _shifted(bits: torch.Tensor, places: int) -> torch.Tensor:
-    """Right shift that brings in zeros."""
+    """Logical right shift, which fills in zeros."""
     return (bits >> places) & (2 ** (64 - places) - 1)

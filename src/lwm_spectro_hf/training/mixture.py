@@ -1,4 +1,4 @@
-"""Stages 2 and 3: the router over frozen experts (sec. IV-C), and the heads of the mixture."""
+"""Stages 2 and 3: train the router over frozen experts (sec. IV-C), then the heads of the mixture."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ from .loop import TrainingLoop, TrainingSettings
 from .masks import mask_noise
 
 VIEWS = ("whole", "visible")
-# Shares of the resolution that a router is told wrong at most while it is trained, and of the rows told none.
+# In training, the largest relative error of the resolution given to the router, and the share of rows without any.
 _RESOLUTION_ERROR, _UNKNOWN_RESOLUTION = 0.08, 0.3
-_SHORT = 0.4  # share of spectrograms of symbols that training sees as of recordings too short to fill them
+_SHORT = 0.4  # share of spectrograms with a frame per symbol that training shortens, see `shorten`
 JOINT_TASK = "snr_db+mobility"
 JOINT_LABELS = [f"{snr_db}+{mobility}" for snr_db in SNRS_DB for mobility in MOBILITIES]
 HEADS = {
@@ -38,18 +38,18 @@ HEADS = {
 
 @dataclass(frozen=True)
 class MixtureSettings(TrainingSettings):
-    """Those of [`TrainingSettings`]; augmented by default."""
+    """The settings of [`TrainingSettings`], with augmentation by default."""
 
     augment: bool = True
 
 
 @dataclass(frozen=True)
 class HeadSettings(MixtureSettings):
-    """Those of [`MixtureSettings`], and:
+    """The settings of [`MixtureSettings`], and:
 
     Attributes:
-        view: What heads learn from: the "whole" spectrogram, or what the mask of eq. 22 leaves "visible", which
-            costs one pass instead of two and shows another part each time.
+        view: What the heads learn from: the "whole" spectrogram, or only the patches that the mask of eq. 22 leaves
+            "visible", which takes one pass instead of two and shows a different part each time.
     """
 
     view: str = "whole"
@@ -61,13 +61,13 @@ class HeadSettings(MixtureSettings):
 
 
 def shortened(batch: dict[str, torch.Tensor], seed: int, share: float = _SHORT) -> dict[str, torch.Tensor]:
-    """A batch of which some spectrograms are those of short recordings, see [`shorten`]."""
+    """Make some spectrograms of a batch look like those of short recordings, see [`shorten`]."""
     noise = mask_noise(batch["index"], 3, seed)
     return {**batch, "input_values": shorten(batch["input_values"], batch["resolution"], noise, share)}
 
 
 class _MixtureTraining(TrainingLoop):
-    """What the stages after the first share: recordings may be short."""
+    """Shared part of stages 2 and 3: augmentation also shortens recordings."""
 
     def _values(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         if self.settings.augment and self.model.training:
@@ -78,12 +78,12 @@ class _MixtureTraining(TrainingLoop):
 class RouterTraining(_MixtureTraining):
     """Trains the router alone.
 
-    Recordings of noise, whose protocol is -1, should leave it undecided: their target is uniform.
+    The target of recordings of noise, whose protocol is -1, is the uniform distribution.
 
     Args:
-        mixture ([`LwmSpectroMoEModel`]): Whose router is trained; the experts are not looked at.
-        batches ([`Batches`]): Of all protocols alike.
-        settings ([`MixtureSettings`]): What the curve depends on.
+        mixture ([`LwmSpectroMoEModel`]): Mixture whose router is trained; its experts are not used.
+        batches ([`Batches`]): Batches with all protocols in equal shares.
+        settings ([`MixtureSettings`]): Settings that the loss curve depends on.
         accelerator, state_folder, data, **kwargs: As in [`TrainingLoop`].
     """
 
@@ -99,15 +99,15 @@ class RouterTraining(_MixtureTraining):
         data: dict[str, Any],
         **kwargs: Any,
     ):
-        # Weights as their inputs lie in memory: on one core a third faster.
+        # The router's inputs have channels last in memory; weights of the same layout are a third faster on one core.
         mixture.router.to(memory_format=torch.channels_last)
         super().__init__(mixture.router, mixture.config, batches, settings, accelerator, state_folder, data, **kwargs)
         count = mixture.config.num_experts
-        # Row -1 of the targets, which noise is given, is the uniform one.
+        # The last row is the uniform target: noise, whose protocol is -1, selects it.
         self._targets = torch.cat([torch.eye(count), torch.full((1, count), 1 / count)]).to(accelerator.device)
 
     def _config(self) -> dict[str, Any]:
-        """What the router is made from: experts may be exchanged behind it."""
+        """Only the fields that the router depends on: its state stays valid if the experts are replaced."""
         names = ("num_channels", "num_frames", "num_freq_bins")
         grid = {name: getattr(self.config.expert_config, name) for name in names}
         config = super()._config()
@@ -116,7 +116,7 @@ class RouterTraining(_MixtureTraining):
     def losses(
         self, network: Callable, batch: dict[str, torch.Tensor], alone: bool = False
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Cross-entropy, and the share of signals that are told right."""
+        """Cross-entropy, and the accuracy over the rows that are not noise."""
         logits, protocol = network(self._values(batch), self._resolution(batch)).float(), batch["protocol"]
         loss = F.cross_entropy(logits, self._targets[protocol])
         known = protocol >= 0
@@ -124,9 +124,9 @@ class RouterTraining(_MixtureTraining):
         return loss, {"loss": loss.detach(), "accuracy": right.detach()}
 
     def _resolution(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """What the router is told of the resolution of a batch; while training, of some rows nothing.
+        """Resolution given to the router; in augmented training with a random error, and NaN in some rows.
 
-        Nor is it exact: a receiver that samples at just the rate of a standard would give that away.
+        An exact resolution would reveal the standard wherever a receiver samples at exactly its rate.
         """
         resolution = batch["resolution"]
         if not (self.settings.augment and self.model.training):
@@ -137,11 +137,10 @@ class RouterTraining(_MixtureTraining):
 
 
 class MixtureHeads(nn.Module):
-    """The classifier of a mixture and its pretraining model over one and the same experts.
+    """The classifier and the pretraining model of a mixture, which share its experts.
 
-    Heads and experts are trained on their labels and on eq. 22 together, so that the decoders go on fitting the
-    experts. Rows go to the expert of their true protocol: the stage does not depend on the router, which stays as it
-    is.
+    Heads and experts are trained on the labels and on eq. 22 together, so that the decoders keep fitting the experts.
+    Each row goes to the expert of its true protocol, so the stage does not depend on the router, which is frozen.
 
     Args:
         pretraining ([`LwmSpectroMoEForPreTraining`]): Trained experts, decoders and router.
@@ -156,20 +155,20 @@ class MixtureHeads(nn.Module):
         pretraining.lwm_spectro_moe.router.requires_grad_(False)
 
     def fit(self, batches: Iterable[dict[str, torch.Tensor]]) -> None:
-        """Begin with the linear heads that are best for the experts as they are, see [`fit_head`].
+        """Initialize the linear heads by a probe on the embeddings of the experts, see [`fit_head`].
 
         Args:
-            batches (`Iterable`): Of all protocols and classes.
+            batches (`Iterable`): Batches that cover all protocols and classes.
 
         Raises:
-            ValueError: If some class has no row in them.
+            ValueError: If a class has no row in them.
         """
         mixture = self.classifier.lwm_spectro_moe.eval()
         device, embeddings, labels = next(mixture.parameters()).device, [], []
         with torch.no_grad():
             for batch in batches:
                 rows = batch["protocol"] >= 0
-                if not rows.any():  # nothing but noise
+                if not rows.any():  # only noise
                     continue
                 values, protocol = (batch[name][rows].to(device) for name in ("input_values", "protocol"))
                 embeddings.append(mixture(values, expert_index=protocol, return_dict=True).pooler_output.float().cpu())
@@ -182,9 +181,9 @@ class MixtureHeads(nn.Module):
     def forward(
         self, values: torch.Tensor, protocol: torch.Tensor, noise: torch.Tensor, joint: torch.Tensor, view: str
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Logits of modulation, logits of SNR x mobility, and the loss of eq. 22 with the labels `joint`.
+        """Return logits of modulation, logits of SNR x mobility, and the loss of eq. 22 with the labels `joint`.
 
-        What heads look at, the `view`, is as in [`HeadSettings`].
+        The heads see the `view` of [`HeadSettings`].
         """
         classifier = self.classifier
         mask = draw_mask(classifier.config.expert_config, values, noise=noise)
@@ -197,21 +196,21 @@ class MixtureHeads(nn.Module):
         return classifier.classifier(embedding), other, masked.loss
 
     def state_of_checkpoint(self) -> dict[str, torch.Tensor]:
-        """Tensors of one file for every Auto class: encoders, router, heads, decoders and projections."""
+        """Tensors of a checkpoint for every Auto class: encoders, router, heads, decoders and projections."""
         return {**self.pretraining.state_dict(), **self.classifier.state_dict()}
 
 
 class HeadTraining(_MixtureTraining):
-    """Trains the heads of modulation and SNR x mobility, and the experts with them.
+    """Trains the heads for modulation and SNR x mobility, and the experts with them.
 
     Args:
-        heads ([`MixtureHeads`]): On its device already or not.
-        batches ([`Batches`]): Of all protocols alike; noise is left out.
-        settings ([`HeadSettings`]): What the curve depends on.
+        heads ([`MixtureHeads`]): Heads and experts to train, on any device.
+        batches ([`Batches`]): Batches with all protocols in equal shares; noise is left out.
+        settings ([`HeadSettings`]): Settings that the loss curve depends on.
         accelerator, state_folder, data, **kwargs: As in [`TrainingLoop`].
 
     Raises:
-        ValueError: If there are several processes, of which some might not see all protocols in a step.
+        ValueError: If there are several processes: some of them might not see all protocols in a step.
     """
 
     stage = "stage 3, heads"
@@ -241,8 +240,8 @@ class HeadTraining(_MixtureTraining):
         values, config = self._values(batch), self.config.expert_config
         noise = mask_noise(batch["index"], config.num_patches, self.settings.seed)
         labels, protocol = head_labels(batch), batch["protocol"]
-        (rows,) = (protocol >= 0).nonzero(as_tuple=True)  # by numbers: a device is waited for once
-        if len(rows) == 0:  # nothing but noise
+        (rows,) = (protocol >= 0).nonzero(as_tuple=True)  # indices instead of a mask: waits for the device once
+        if len(rows) == 0:  # only noise
             nothing = sum(part.sum() for part in self._parameters.values()) * 0.0
             names = ("loss", "modulation_loss", "joint_loss", "masked_loss")
             return nothing, dict.fromkeys(names, nothing.detach())
@@ -259,7 +258,7 @@ class HeadTraining(_MixtureTraining):
 
 
 def head_labels(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Classes of the two heads, -100 where there is nothing to be told.
+    """Classes of the two heads, -100 where the label is unknown.
 
     Args:
         batch (`dict[str, torch.Tensor]`): Labels of shape `(batch,)`: `protocol`, `modulation`, `snr_db`, `mobility`.
@@ -274,14 +273,14 @@ def head_labels(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 @torch.inference_mode()
 def score_router(router: nn.Module, batches: Sequence[dict[str, torch.Tensor]]) -> dict[str, Any]:
-    """Share of spectrograms whose protocol the router tells, in all, by SNR and by protocol, and what noise gets.
+    """Accuracy of the router, overall, by SNR and by protocol, and its confidence on noise.
 
     Returns:
-        `dict`: `accuracy`, `by_snr_db` and `by_protocol` in %, `num`, and `noise_score`, the mean of the winner's
-        probability where there is no signal.
+        `dict`: `accuracy`, `by_snr_db` and `by_protocol` in %, `num` (spectrograms with a signal), and `noise_score`,
+        the mean of the highest probability where there is no signal.
     """
     router.eval()
-    # `forward`, since a router whose calls are compiled would be compiled again for this.
+    # `forward` itself: calling a compiled router here would compile it again.
     answers = [router.forward(batch["input_values"], batch["resolution"]).float().softmax(-1) for batch in batches]
     answers = torch.cat(answers).cpu()
     protocol = torch.cat([batch["protocol"] for batch in batches]).cpu()

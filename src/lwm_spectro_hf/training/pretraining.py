@@ -1,4 +1,4 @@
-"""Stage 1: an expert on masked spectrogram modeling (eq. 21), or on that and supervised contrast together (eq. 22)."""
+"""Stage 1: pretrain an expert by masked spectrogram modeling (eq. 21), or with supervised contrast, too (eq. 22)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,18 +21,18 @@ PARTS = ("all", "decoder", "levels")
 
 @dataclass(frozen=True)
 class PretrainingSettings(TrainingSettings):
-    """Those of [`TrainingSettings`], and:
+    """The settings of [`TrainingSettings`], and:
 
     Attributes:
         contrastive: Labels whose combinations are the classes of eq. 19; none for eq. 21.
-        supervised: Labels that a linear layer each learns to tell from the embedding of what is visible. The
-            contrast of eq. 19 needs batches in which every class comes often; this does not.
-        part: What is trained: "all"; the "decoder" alone, so that embeddings stay what they are; or the "levels" alone
-            (`config.level_num_bins`), which learn the supervised labels from whole spectrograms beside what the
-            transformer knows.
+        supervised: Labels that linear layers, one each, learn to predict from the embedding of the visible patches.
+            Unlike the contrast of eq. 19, this does not need batches in which every class occurs often.
+        part: What is trained: "all"; the "decoder" alone, which leaves embeddings unchanged; or the "levels" alone
+            (`config.level_num_bins`), which learn the supervised labels from whole spectrograms, in addition to the
+            frozen transformer.
 
     Raises:
-        ValueError: If the part could not learn what is asked for.
+        ValueError: If the part cannot be trained on these labels.
     """
 
     contrastive: tuple[str, ...] = ()
@@ -50,16 +50,16 @@ class PretrainingSettings(TrainingSettings):
 
 
 class LabelledExpert(nn.Module):
-    """An expert, and a linear layer for each label it is trained on, which serves training alone.
+    """An expert with a linear layer for each supervised label, which is used in training only.
 
     Args:
-        expert ([`LwmSpectroForPreTraining`]): What is kept.
+        expert ([`LwmSpectroForPreTraining`]): The expert to train.
         labels (`Sequence[str]`): Some of `LABELS`.
-        part (`str`, *optional*, defaults to `"all"`): One of `PARTS`. Weights and running statistics of the others
-            stay.
+        part (`str`, *optional*, defaults to `"all"`): One of `PARTS`. Weights and running statistics of the other
+            parts stay as they are.
 
     Raises:
-        ValueError: If the part is "levels", and the expert does not count them.
+        ValueError: If the part is "levels", and the expert has no histogram of levels.
     """
 
     def __init__(self, expert: LwmSpectroForPreTraining, labels: Sequence[str], part: str = "all"):
@@ -85,7 +85,7 @@ class LabelledExpert(nn.Module):
     def forward(
         self, input_values: torch.Tensor, noise: torch.Tensor
     ) -> tuple[LwmSpectroForPreTrainingOutput | None, dict[str, torch.Tensor]]:
-        """What the expert gives, of which levels alone need nothing, and the logits of each label."""
+        """Return the expert's outputs (`None` where levels are trained alone) and the logits of each label."""
         if self.part == "levels":
             outputs, embedding = None, self.expert.base_model(input_values, return_dict=True).pooler_output
         else:
@@ -98,9 +98,9 @@ class Pretraining(TrainingLoop):
     """Trains an expert.
 
     Args:
-        model ([`LwmSpectroForPreTraining`]): The expert, its decoder and projection.
-        batches ([`Batches`]): Of its protocol.
-        settings ([`PretrainingSettings`]): What the curve depends on.
+        model ([`LwmSpectroForPreTraining`]): The expert with its decoder and projection.
+        batches ([`Batches`]): Batches of its protocol.
+        settings ([`PretrainingSettings`]): Settings that the loss curve depends on.
         accelerator, state_folder, data, **kwargs: As in [`TrainingLoop`].
     """
 
@@ -116,10 +116,10 @@ class Pretraining(TrainingLoop):
         data: dict[str, Any],
         **kwargs: Any,
     ):
-        flops = training_flops(model.config) if settings.part == "all" else None  # parts take less
+        flops = training_flops(model.config) if settings.part == "all" else None  # training a part takes fewer
         labelled = LabelledExpert(model, settings.supervised, settings.part).to(accelerator.device)
-        # A parameter without a gradient would keep the processes waiting for it: the projection is for contrast alone,
-        # and what levels add to the embedding is no part of what is decoded.
+        # Several processes would wait for a parameter that gets no gradient: the projection is used by the contrast
+        # only, and the levels add to the embedding, which the decoder does not read.
         model.projection.requires_grad_(bool(settings.contrastive))
         if model.base_model.levels is not None and not (settings.contrastive or settings.supervised):
             model.base_model.levels.requires_grad_(False)
@@ -130,7 +130,7 @@ class Pretraining(TrainingLoop):
     def losses(
         self, network: Callable, batch: dict[str, torch.Tensor], alone: bool = False
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Eq. 21, or eq. 22 with contrastive labels, and the cross-entropies of supervised ones."""
+        """Eq. 21, or eq. 22 with contrastive labels, plus the cross-entropies of the supervised labels."""
         config = self.config
         noise = mask_noise(batch["index"], config.num_patches, self.settings.seed)
         outputs, logits = network(self._values(batch), noise)
@@ -146,7 +146,7 @@ class Pretraining(TrainingLoop):
             figures["loss"] = joint_loss(config, reconstruction, contrastive)
             figures["contrastive_loss"] = contrastive
         for name, prediction in logits.items():
-            # Over all rows, labelled or not, so that parts of a batch can be averaged.
+            # Divided by all rows, labeled or not, so that the mean over parts is that of the whole batch.
             supervised = F.cross_entropy(prediction.float(), class_labels(batch, name), reduction="sum") / len(noise)
             loss, figures["loss"] = loss + supervised, figures["loss"] + supervised
             figures[f"{name}_loss"] = supervised
@@ -155,10 +155,10 @@ class Pretraining(TrainingLoop):
     def _contrastive_loss(
         self, projection: torch.Tensor, labels: torch.Tensor, alone: bool
     ) -> tuple[torch.Tensor, int]:
-        """Eq. 19 over the rows of all processes, and what to multiply it by where gradients are averaged.
+        """Eq. 19 over the rows of all processes, and the factor that makes up for averaging gradients.
 
-        Each process differentiates the loss of all rows with respect to its own. The gradient is the sum of these
-        parts, of which the average over processes is taken too little by their number.
+        Each process differentiates the loss of all rows with respect to its own rows only. The gradient is the sum of
+        these parts, but processes average them, which is too small by a factor of the number of processes.
         """
         temperature, processes = self.config.temperature, self.accelerator.num_processes
         if alone or processes == 1:

@@ -1,4 +1,4 @@
-"""What the scripts of all training stages share: their options, their data, the log and the table at the end."""
+"""Shared parts of the training scripts: options, data, the log and the table printed at the end."""
 
 import argparse
 import json
@@ -51,7 +51,7 @@ TINY = {
     "num_attention_heads": 4,
     "intermediate_size": 384,
     "level_num_bins": 20,
-    "classifier_type": "linear",  # learns in fewer steps than that of eq. 20
+    "classifier_type": "linear",  # learns in fewer steps than the classifier of eq. 20
     "mask_strategy": "drop",
     "mask_ratio": 0.5,
     "reconstruction_loss_weight": 1 / 512,  # eq. 17 sums over a patch, here of 2 x 16 x 16 values
@@ -59,12 +59,12 @@ TINY = {
 
 
 def add_options(parser: argparse.ArgumentParser, defaults: TrainingSettings, mix: int) -> argparse._ArgumentGroup:
-    """Options of a training script; returns the group that the stage's own options of training go to.
+    """Add the options of a training script; return the group for the training options of the stage itself.
 
     Args:
-        parser (`argparse.ArgumentParser`): Of the script.
-        defaults ([`TrainingSettings`]): Of the stage.
-        mix (`int`): Chunks that a batch takes rows of, by default.
+        parser (`argparse.ArgumentParser`): Parser of the script.
+        defaults ([`TrainingSettings`]): Default settings of the stage.
+        mix (`int`): Default number of chunks that a batch takes rows from.
     """
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; if it has a state, go on from it")
     parser.add_argument("--minutes", type=float, help="wall clock of this run, start and end included")
@@ -115,7 +115,7 @@ def add_options(parser: argparse.ArgumentParser, defaults: TrainingSettings, mix
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Options that [`new_config`] reads; returns their group."""
+    """Add the options that [`new_config`] reads; return their group."""
     model = parser.add_argument_group("new weights")
     model.add_argument(
         "--tiny",
@@ -130,7 +130,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
 
 
 def new_config(args: argparse.Namespace) -> LwmSpectroConfig:
-    """The configuration of an encoder that the options ask for, over spectrograms of the default front-end."""
+    """Encoder configuration that the options ask for, for spectrograms of the default front-end."""
     fields = {"num_channels": default_extractor().feature_size, **(TINY if args.tiny else {})}
     if args.config:
         fields |= read_config(args.config, LwmSpectroConfig)
@@ -140,10 +140,10 @@ def new_config(args: argparse.Namespace) -> LwmSpectroConfig:
 
 
 def read_config(path: Path, kind: type[PreTrainedConfig]) -> dict[str, Any]:
-    """Fields of a configuration out of a JSON file.
+    """Read fields of a configuration from a JSON file.
 
     Raises:
-        ValueError: If it is no such file, or names fields that there are not.
+        ValueError: If the file is not a JSON object, or has fields that the configuration does not have.
     """
     fields, known = read_json(path), kind().to_dict()
     unknown = sorted(set(fields) - set(known))
@@ -153,22 +153,22 @@ def read_config(path: Path, kind: type[PreTrainedConfig]) -> dict[str, Any]:
 
 
 def experts_of(args: argparse.Namespace) -> list[LwmSpectroForPreTraining]:
-    """The checkpoints that `--experts` names, in the order of `PROTOCOLS`; new ones if there are none."""
+    """The checkpoints that `--experts` names, in the order of `PROTOCOLS`; new experts if it names none."""
     if args.experts:
         return [load_trained(LwmSpectroForPreTraining, path) for path in args.experts]
     return [LwmSpectroForPreTraining(new_config(args)) for _ in PROTOCOLS]
 
 
 class TrainingData:
-    """Training batches of this process, and what is kept from training.
+    """Training batches of this process, and the data held out from training.
 
     Attributes:
-        batches: For training.
-        whole: Makes the same of all processes together.
-        validation: Batches of training's own cities.
+        batches: Training batches of this process.
+        whole: Function that returns the training batches of all processes together.
+        validation: Batches of the same cities as the training data.
         held_out: Batches of a city that training never sees.
-        extractor: What made the spectrograms.
-        description: What the state of a run remembers.
+        extractor: Front-end that made the spectrograms.
+        description: Description of the data, saved with the state of the run.
         epoch_samples: Rows of the Parquet data sets; 0 for an endless stream.
     """
 
@@ -199,7 +199,7 @@ class TrainingData:
         self.description = {"protocol": protocol, "seed": args.seed, "mix": args.mix, "repeat": args.repeat}
         self.description |= {"chunk_size": args.chunk_size, "interleave": args.interleave}
         if args.data:
-            from ..data.parquet import ParquetSpectrograms, TooFewRowsError  # pyarrow is needed for this alone
+            from ..data.parquet import ParquetSpectrograms, TooFewRowsError  # nothing else here needs pyarrow
 
             share |= {"protocol": protocol, "chunk_size": args.chunk_size, "seed": args.seed}
             kept = {"kept_back": args.eval_samples}
@@ -244,7 +244,7 @@ class TrainingData:
                 return self.batches
             return batches_of(source_of(chunks_per_batch=args.mix, rank=0, num_replicas=1), self.rows * processes)
 
-        self.whole = whole  # which the first process alone asks for
+        self.whole = whole  # a function, since only the main process asks for these batches
 
     def _generated(self, recipe: Recipe, channels: tuple[str, ...], args: argparse.Namespace) -> list[dict]:
         recipe = replace(recipe, channels=channels, chunk_size=min(32, args.eval_samples))
@@ -259,10 +259,10 @@ class TrainingData:
 
 
 def _front_end_of(folders: list[Path]) -> SpectrogramFeatureExtractor:
-    """What made the spectrograms of data sets; the default one, where none says.
+    """Front-end that made the spectrograms of the data sets; the default one if none of them records it.
 
     Raises:
-        ValueError: If they were made by different ones.
+        ValueError: If they were made by different front-ends.
     """
     found = {}
     for folder in folders:
@@ -280,7 +280,7 @@ def _front_end_of(folders: list[Path]) -> SpectrogramFeatureExtractor:
 
 
 def _recipe(args: argparse.Namespace, protocol: str | None) -> Recipe:
-    """What is trained on: nothing of the held-out city, and of one protocol alone nothing else, not even noise."""
+    """Recipe of the training data, without the held-out city; with a protocol, without other ones and noise, too."""
     recipe = preset(args.recipe) if args.recipe in PRESETS else Recipe.load(args.recipe)
     channels = tuple(name for name in recipe.channels if not is_held_out(name))
     if protocol:
@@ -289,7 +289,10 @@ def _recipe(args: argparse.Namespace, protocol: str | None) -> Recipe:
 
 
 class Log:
-    """One line a look at the loss, also for the trackers; lines that a stopped run had gone past are dropped."""
+    """Log with one line per read of the loss, passed to the trackers, too.
+
+    A resumed run drops the lines that were written after the state it resumes from.
+    """
 
     def __init__(self, path: Path, accelerator: Accelerator):
         self.path, self.accelerator = path, accelerator
@@ -314,19 +317,19 @@ class Run:
     """One call of a training script.
 
     Args:
-        args (`argparse.Namespace`): Of [`add_options`]. The chunk size is filled in.
-        protocol (`str`, *optional*): That training is about; all by default.
+        args (`argparse.Namespace`): Options of [`add_options`]. The default chunk size is filled in.
+        protocol (`str`, *optional*): Protocol to train on; all by default.
 
     Attributes:
-        accelerator (`Accelerator`): Of this process.
-        data ([`TrainingData`]): Of this process.
-        log ([`Log`]): `log.jsonl`, and trackers.
+        accelerator (`Accelerator`): Accelerator of this process.
+        data ([`TrainingData`]): Data of this process.
+        log ([`Log`]): `log.jsonl`, and the trackers.
         deadline ([`Deadline`]): When to end.
     """
 
     def __init__(self, args: argparse.Namespace, protocol: str | None = None):
-        disable_progress_bar()  # of saving and loading checkpoints
-        # Minutes count from the start of the process: importing takes some of them.
+        disable_progress_bar()  # for saving and loading checkpoints
+        # Minutes count from the start of the process, so that imports are included.
         self.start = time.monotonic() - (time.time() - psutil.Process().create_time())
         self.args, self.deadline = args, Deadline(args.minutes, self.start)
         if protocol is not None and protocol not in PROTOCOLS:
@@ -351,7 +354,7 @@ class Run:
         self.loop: TrainingLoop | None = None
 
     def settings(self, kind: type[TrainingSettings]) -> TrainingSettings:
-        """Settings of a stage from the options of the same names."""
+        """Build the settings of a stage from the options of the same names."""
         given = vars(self.args)
         values = {entry.name: given[entry.name] for entry in fields(kind) if entry.name in given}
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
@@ -359,7 +362,7 @@ class Run:
         return kind(**values)
 
     def loop_options(self) -> dict[str, Any]:
-        """Arguments of [`TrainingLoop`] that are options of every script."""
+        """Arguments of [`TrainingLoop`] that are the same in every script."""
         return {
             "validation": self.data.validation,
             "compile": self.args.compile,
@@ -369,29 +372,32 @@ class Run:
         }
 
     def first_batches(self) -> list[dict[str, torch.Tensor]]:
-        """Some of what training sees first, to fit a baseline to: at most one block, and twice the held-out rows."""
+        """The first training batches, to fit a baseline to: at most one block, and at most `2 * eval_samples` rows."""
         args = self.args
         count = max(1, min(2 * args.eval_samples, args.chunk_size * args.mix) // args.batch_size)
         batches = self.data.whole()
         return [batches.at(number) for number in range(count)]
 
     def export(self) -> None:
-        """Write the model as it is now."""
+        """Write the current model and its front-end to the folder `model`."""
         with whole_folder(self.args.out / "model", overwrite=True) as folder:
             self.write_model(folder, max_shard_size=int(self.args.max_file_mib * 2**20))
             self.data.extractor.save_pretrained(folder)
 
     def write_model(self, folder: Path, max_shard_size: int) -> None:
-        """What a stage exports, in files of so many bytes at most; the script sets it, as a `save_pretrained`."""
+        """Write what a stage exports, in files of at most `max_shard_size` bytes.
+
+        Scripts set this attribute, usually to a `save_pretrained`.
+        """
         raise NotImplementedError
 
     def train(self, loop: TrainingLoop, score: Callable[[], Any]) -> dict[str, Any]:
-        """Train, export the best weights, and give the figures of the run.
+        """Train, export the best weights, and return the figures of the run.
 
         Args:
-            loop ([`TrainingLoop`]): The stage.
-            score (`Callable`): What will be measured when training is over, called once before, so that time for it
-                can be kept.
+            loop ([`TrainingLoop`]): Training loop of the stage.
+            score (`Callable`): Evaluation that the script runs after training. It is called once before training, to
+                find out how much time to reserve for it.
 
         Returns:
             `dict`: Figures; empty on all but the main process.
@@ -406,7 +412,7 @@ class Run:
             loop.evaluate(self.data.validation)
             loop.save()
             if loop.progress.best is None or not (args.out / "model").exists():
-                self.export()  # the best so far; of a run that goes on, that is there
+                self.export()  # a resumed run usually has its best model there already
             self.deadline.reserve_s = 3 + 2 * (time.monotonic() - begin)
         before, begin = loop.progress.samples, time.monotonic()
         reason = loop.run(args.samples, self.deadline, args.save_minutes)
@@ -434,7 +440,7 @@ class Run:
         }
 
     def finish(self, title: str, results: dict[str, Any], scores: list[tuple[str, str]]) -> None:
-        """Keep the figures, and print them with the scores of the stage."""
+        """Write the figures to `results.json`, and print them with the scores of the stage."""
         if self.accelerator.is_main_process:
             with whole_file(self.args.out / "results.json") as stream:
                 stream.write((json.dumps(results, indent=2) + "\n").encode())

@@ -1,7 +1,7 @@
-"""What a run needs to go on: tensors in safetensors files of bounded size, everything else in one JSON file.
+"""The saved state of a run: tensors in safetensors files of bounded size, everything else in one JSON file.
 
-The JSON file names the files that belong to it, with their hashes, and is written last: a save that is interrupted
-leaves the state of the save before. Nothing is pickled.
+The JSON file lists the files that belong to it, with their hashes, and is written last: an interrupted save leaves the
+previous state intact. Nothing is pickled.
 """
 
 import hashlib
@@ -28,20 +28,20 @@ class StateError(ValueError):
 def save_state(
     folder: str | os.PathLike, tensors: dict[str, torch.Tensor], record: dict[str, Any], max_file_mib: float = 15.0
 ) -> None:
-    """Save a state over the one that is there.
+    """Save a state, replacing the one in the folder.
 
     Args:
-        folder (`str` or `os.PathLike`): Of the state; made if missing.
-        tensors (`dict[str, torch.Tensor]`): By name.
-        record (`dict[str, Any]`): Everything else, as JSON has it.
-        max_file_mib (`float`, *optional*, defaults to 15.0): No file is larger [MiB].
+        folder (`str` or `os.PathLike`): Folder of the state; created if missing.
+        tensors (`dict[str, torch.Tensor]`): Tensors by name.
+        record (`dict[str, Any]`): Everything else, as JSON-compatible values.
+        max_file_mib (`float`, *optional*, defaults to 15.0): Maximum size of a tensor file [MiB].
     """
     folder = Path(folder)
     manifest = _read_manifest(folder)
     generation = manifest["generation"] + 1 if manifest else 1
     files = {}
     for number, part in enumerate(_split(tensors, int(max_file_mib * 2**20)), 1):
-        # A name that was never used: the files of the state before stay as they are until this one is complete.
+        # A new name each time: the files of the previous state are kept until this one is complete.
         name = f"tensors-{generation:06d}-{number:05d}.safetensors"
         content = save_bytes(part)
         with whole_file(folder / name) as stream:
@@ -67,7 +67,7 @@ def load_state(folder: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict
         `tuple`: the tensors, on the CPU, and the record; `None` if the folder has no state.
 
     Raises:
-        StateError: If a file is missing or not the one that was written.
+        StateError: If a file is missing or is not the one that was written.
     """
     folder = Path(folder)
     manifest = _read_manifest(folder)
@@ -100,7 +100,7 @@ def load_state(folder: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict
 
 
 def check_same(found: dict[str, Any], expected: dict[str, Any], what: str, folder: str | os.PathLike) -> None:
-    """Compare what a state was saved under with what is asked for now.
+    """Compare the settings that a state was saved with to those of this run.
 
     Raises:
         StateError: If anything differs; the message names every difference.
@@ -133,15 +133,15 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def _split(tensors: dict[str, torch.Tensor], max_bytes: int) -> list[dict[str, torch.Tensor]]:
-    """Flat pieces named `name@offset`, packed in order into parts below the limit, headers included."""
-    budget = max_bytes - 2**16  # for the header, but for its entries
+    """Cut tensors into flat pieces named `name@offset`, in order, for files below the limit, headers included."""
+    budget = max_bytes - 2**16  # reserved for the header, without its entries
     if max_bytes < 0.1 * 2**20:
         raise ValueError(f"max_file_mib allows {max_bytes} bytes a file; expected at least 0.1 MiB.")
     parts: list[dict[str, torch.Tensor]] = [{}]
     free = budget
     for name, tensor in tensors.items():
         flat = tensor.detach().reshape(-1).cpu()
-        entry = len(name) + 100  # upper bound of its line in the header
+        entry = len(name) + 100  # upper bound of its entry in the header [bytes]
         offset = 0
         while True:
             room = (free - entry) // flat.element_size()

@@ -8,14 +8,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..configuration_lwm_spectro import LwmSpectroConfig
 from ..modeling_lwm_spectro import LwmSpectroForPreTraining
 
-# Dense bfloat16 products, from the makers' data sheets [floating-point operations a second].
+# Dense bfloat16 matrix products, from the vendors' data sheets [floating-point operations per second].
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "H800": 989e12, "A100": 312e12, "L40S": 362e12, "B200": 2250e12}
 
 
 def training_flops(config: LwmSpectroConfig) -> int:
-    """Floating-point operations of matrix products, forwards and backwards, for one spectrogram.
+    """Floating-point operations of matrix products in the forward and backward passes, for one spectrogram.
 
-    They are counted on a model without storage, so the count follows the architecture, whatever it is.
+    They are counted on a model on the meta device, so that the count is right for any architecture.
     """
     config = copy.deepcopy(config)
     config._attn_implementation = "eager"  # fused attention hides its products from the counter
