@@ -1,7 +1,7 @@
-"""Are carriers that send beside each other told better one by one than as a whole?
+"""Are adjacent carriers classified better one by one than as one wide band?
 
-Wide bands of the held-out city hold a carrier of each of WiFi, LTE and 5G at most, beside each other at random places.
-`lwm-spectro classify --carriers` finds them with the network that segments, tunes to each and listens to it alone.
+Wide bands of the held-out city hold at most one carrier each of WiFi, LTE and 5G, side by side at random places.
+`lwm-spectro classify --carriers` finds them with the segmentation network, tunes to each and classifies it by itself.
 
     python benchmarks/carriers.py --num 80
 """
@@ -21,7 +21,7 @@ from lwm_spectro_hf.data.recipe import PROTOCOLS
 from lwm_spectro_hf.data.scenes import SceneRecipe, draw_scenes, held_out_scenes
 from lwm_spectro_hf.scripting import one_line_errors
 
-SAME = 0.5  # share of the wider one that a found carrier must cover of a true one
+SAME = 0.5  # a found and a true carrier match if they overlap in more than this share of the wider one
 HEADER = f"{'':8} {'carriers':>9} {'found':>8} {'segmented':>10} {'by itself':>10} {'whole band':>11} {'SNR':>8}"
 
 
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def carriers_in(recording: Scene, labels: torch.Tensor, snr_db: torch.Tensor) -> list[tuple[Band, str, float]]:
-    """The carriers of a scene that send, by the labels of its spectrogram."""
+    """The active carriers of a scene, from the labels of its spectrogram."""
     bin_hz = recording.sampling_rate / labels.shape[1]
     found = []
     for number, name in enumerate(PROTOCOLS):
@@ -101,12 +101,12 @@ def carriers_in(recording: Scene, labels: torch.Tensor, snr_db: torch.Tensor) ->
 
 
 def covers(band: Band, true: Band) -> bool:
-    """Whether two bands are of the same carrier."""
+    """Whether two bands overlap enough to count as the same carrier."""
     return shared_hz(band, true) > SAME * max(band.bandwidth_hz, true.bandwidth_hz)
 
 
 def name_of(band: Band, carriers: list[dict]) -> str:
-    """What the network that segments calls a carrier."""
+    """The label that the segmentation network gives to a carrier."""
     return min(carriers, key=lambda found: abs(found["center_hz"] - band.center_hz))["label"]
 
 

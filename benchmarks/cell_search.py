@@ -1,11 +1,12 @@
-"""LTE or 5G without a model: what cyclic prefixes and LTE's synchronization signal tell, by length and SNR.
+"""LTE or 5G, decided without a model from cyclic prefixes and LTE's synchronization signal, by duration and SNR.
 
     python benchmarks/cell_search.py --num 100                             # minutes
     python benchmarks/cell_search.py --num 400 --duration-ms 2 5 20
 
 Recordings are those of the preset `blind`, through channels of Florence: sparse and full cells of all widths, at any
-rate, the carrier anywhere. The table has, of each standard, the share of recordings in which `listen` finds it the
-likelier one, in %, and in brackets the share in which it finds the other; in the rest no symbols are found.
+rate, the carrier anywhere. For each standard, the table has the share of its recordings in % in which `listen` finds
+it more likely than the other, and in brackets the share in which the other is more likely; in the rest, no symbols
+are found.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def main() -> None:
 
 
 def hear(duration_ms: float, num: int, seed: int) -> list[tuple[str, float, float]]:
-    """Of each recording its standard, by how much it is the likelier one, logarithm, and its SNR [dB]."""
+    """For each recording its standard, the log-likelihood ratio in favor of it, and the SNR [dB]."""
     recipe = replace(blind_recordings(duration_ms), protocols=CELLS)
     heard = []
     for chunk in tqdm(range(-(-num // recipe.chunk_size)), desc=f"{duration_ms:g} ms", leave=False):
@@ -54,7 +55,7 @@ def hear(duration_ms: float, num: int, seed: int) -> list[tuple[str, float, floa
 
 
 def cell(more: np.ndarray) -> str:
-    """Shares of what is likelier and of what is less likely than the other standard."""
+    """Shares [%] of recordings whose standard is found more likely and (in brackets) less likely than the other."""
     return f"{100 * np.mean(more > 0):.0f} ({100 * np.mean(more < 0):.0f})" if len(more) else ""
 
 

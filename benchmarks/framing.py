@@ -1,4 +1,4 @@
-"""What a spectrogram's window and framing leave of the modulation: a small CNN on generated spectrograms.
+"""How much of the modulation a spectrogram's window and framing preserve, by a small CNN on generated spectrograms.
 
     python benchmarks/framing.py --num 2000 --epochs 2 --windows boxcar           # a minute, to see that it runs
     python benchmarks/framing.py --protocol LTE --epochs 6                         # the table for LTE
@@ -8,10 +8,11 @@
     python benchmarks/framing.py --network stem --epochs 1 --batch-size 32 --learning-rate 2e-3 --float32
     python benchmarks/framing.py --network stem --config examples/configs/deep-stem.json --epochs 1 --float32
 
-One data set a protocol: full load, ray-traced cities, 10 to 25 dB; the held-out city is for testing. Every set of
-windows sees the same recordings, the same network (4 x 4 patch stem, residual blocks) and the same budget. Shares
-recognised, in %, by modulation and by SNR, and their mean. What power can tell at best: examples/likelihood_bound.py.
-Other networks are the small encoder of the training scripts, with its convolutional stem and with linear patches.
+One data set per protocol: full load, ray-traced cities, 10 to 25 dB; the held-out city is for testing. Every set of
+windows gets the same recordings, the same network (4 x 4 patch stem, residual blocks) and the same budget. Prints the
+accuracy in % by modulation and by SNR, and the mean over modulations. For the best that power alone allows, see
+examples/likelihood_bound.py. Networks "stem" and "linear" are the small encoder of the training scripts, with its
+convolutional stem and with linear patches.
 """
 
 import argparse
@@ -39,7 +40,7 @@ WINDOWS = ("boxcar", "general_hamming:0.72", "general_hamming:0.85", "boxcar+gen
 
 
 class SmallCNN(nn.Module):
-    """4 x 4 patches, residual blocks, mean over all places."""
+    """4 x 4 patches, residual blocks, global average pooling."""
 
     def __init__(self, num_channels: int, num_classes: int, num_blocks: int, width: int = 32):
         super().__init__()
@@ -82,7 +83,7 @@ def recipe_for(args: argparse.Namespace, held_out: bool) -> Recipe:
     recipe = preset("paper").narrowed((args.protocol,), snrs_db=(10, 15, 20, 25), receivers={args.framing: 1.0})
     widths = {**recipe.resource_blocks, "LTE": (args.num_rb,)}
     options: dict = {"channels": HELD_OUT_SCENARIOS} if held_out else {}
-    if args.framing == "blind":  # the rate and length of the synchronous ones: framing is all that differs
+    if args.framing == "blind":  # same rate and length as the synchronous ones, so that only the framing differs
         options |= {"native_rate": 1.0, "contiguous_view": 1.0}
     if args.symbol_step:
         options["symbol_steps"] = {name: (args.symbol_step,) for name in recipe.symbol_steps}
@@ -90,7 +91,7 @@ def recipe_for(args: argparse.Namespace, held_out: bool) -> Recipe:
 
 
 def draw(job: tuple[Recipe, int, int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Recordings as pairs of float16, their modulation and SNR, of one chunk."""
+    """Recordings of one chunk as float16 pairs (I, Q), with their modulation and SNR."""
     recipe, chunk, seed = job
     torch.set_num_threads(1)
     batch = draw_recordings(recipe, chunk, seed)
@@ -113,7 +114,7 @@ def spectrograms(iq: torch.Tensor, windows: str) -> torch.Tensor:
 
 
 def network(args: argparse.Namespace, num_channels: int, num_classes: int) -> nn.Module:
-    """Spectrograms to logits."""
+    """Build the network, which maps spectrograms to logits."""
     if args.network == "cnn":
         return SmallCNN(num_channels, num_classes, args.blocks)
     fields = TINY if args.network == "stem" else {**TINY, "stem_num_channels": None}
@@ -124,7 +125,7 @@ def network(args: argparse.Namespace, num_channels: int, num_classes: int) -> nn
 
 
 class Logits(nn.Module):
-    """A classifier of Transformers that gives logits alone."""
+    """Wraps a classifier of Transformers so that it returns its logits alone."""
 
     def __init__(self, model: nn.Module):
         super().__init__()

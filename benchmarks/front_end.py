@@ -6,7 +6,7 @@
 
 Both compute the same frames with the same windows. scipy stops at the power (equation 9) and runs on the CPU; the
 extractor goes on to the normalized logarithm that the model takes (equation 10), and "with checks" also looks for NaN.
-They take turns, and each figure is a median, so that other work on the machine weighs on all.
+They take turns, and each figure is a median, so that other load on the machine affects all of them alike.
 """
 
 import argparse

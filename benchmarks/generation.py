@@ -1,16 +1,16 @@
-"""Labelled spectrograms a second, and their ratio to NeoRadium's coded PDSCH through a custom tapped delay line.
+"""Labeled spectrograms per second, and their ratio to NeoRadium's coded PDSCH through a custom tapped delay line.
 
-    python benchmarks/generation.py                          # about two minutes, a process a core
+    python benchmarks/generation.py                          # about two minutes, one process per core
     python benchmarks/generation.py --processes 2 --seconds 5
     python benchmarks/generation.py --device cuda --chunk-size 2048
 
-Both make frames of 10 ms of a carrier of 25 resource blocks at 15 kHz (WiFi: 20 MHz) with a coded payload, fade them
-over many taps, add noise and compute the same spectrogram: the rows "native". The rows "synchronous" are what data
-sets hold by default: a receiver with imperfections, synchronised, 128 symbols of it (9 ms; WiFi 4 ms). NeoRadium works
-at 30.72 MHz, one frame and slot after the other. Every process has one thread; on a GPU this package takes one. Each
-figure is the median over rounds in which all take turns, so that other work on the machine weighs on all.
+Both generate 10 ms of a carrier of 25 resource blocks at 15 kHz (WiFi: 20 MHz) with a coded payload, apply a fading
+channel of many taps, add noise and compute the same spectrogram: the rows "native". The rows "synchronous" are the
+default of data sets: 128 symbols (9 ms; WiFi 4 ms) from a synchronized receiver with imperfections. NeoRadium works at
+30.72 MHz, one frame and one slot at a time. Every process has one thread; on a GPU this package uses one process. Each
+figure is the median over rounds in which all take turns, so that other load on the machine affects all of them alike.
 
-NeoRadium is the paper's tool. Its licence allows fundamental research only: `pip install '.[reference]'`.
+NeoRadium is the paper's tool. Its license allows fundamental research only: `pip install '.[reference]'`.
 """
 
 import argparse
@@ -38,7 +38,7 @@ CODE_RATES = {"QPSK": 0.44, "16QAM": 0.48, "64QAM": 0.65, "256QAM": 0.78}
 
 
 def generate(protocol: str, receiver: str, seed: int, device: str, chunk_size: int) -> Iterator[int]:
-    """Makes labelled spectrograms of a protocol without end; yields how many came with each call."""
+    """Generate labeled spectrograms of a protocol endlessly; yields the number made in each step."""
     extractor = default_extractor()
     recipe = Recipe(
         protocols=(protocol,),
@@ -55,10 +55,10 @@ def generate(protocol: str, receiver: str, seed: int, device: str, chunk_size: i
 
 
 def generate_reference(number: int) -> Iterator[int]:
-    """Makes spectrograms with NeoRadium without end, one at a time; yields their number, 1."""
+    """Generate spectrograms with NeoRadium endlessly, one at a time; yields their number, 1."""
     import neoradium
 
-    # Its 32-bit product wraps around, harmlessly.
+    # A 32-bit product in NeoRadium overflows, which is harmless.
     warnings.filterwarnings("ignore", "overflow encountered", RuntimeWarning)
     extractor = default_extractor()
     random = np.random.default_rng(number)
@@ -101,7 +101,7 @@ def generate_reference(number: int) -> Iterator[int]:
 def run(
     name: str, receiver: str, chunk_size: int, number: int, device: str, seconds: float, start: Callable[[], object]
 ) -> float:
-    """Spectrograms a second of one process, over at least `seconds` after a first call that warms up."""
+    """Spectrograms per second of one process, over at least `seconds` after a warm-up step."""
     torch.set_num_threads(1)
     source = generate(name, receiver, number, device, chunk_size) if name in PROTOCOLS else generate_reference(number)
     next(source)
@@ -119,7 +119,7 @@ def _serve(pipe, barrier, *work) -> None:
 
 
 def rate(name: str, receiver: str, processes: int, device: str, chunk_size: int, seconds: float) -> float:
-    """Spectrograms a second of several processes that run at once."""
+    """Spectrograms per second of several processes together that run at once."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(processes)
     pipes, workers = [], []
@@ -129,7 +129,7 @@ def rate(name: str, receiver: str, processes: int, device: str, chunk_size: int,
             context.Process(target=_serve, args=(sender, barrier, name, receiver, chunk_size, number, device, seconds))
         )
         workers[-1].start()
-        sender.close()  # or a process that dies would be waited for
+        sender.close()  # otherwise `recv` would wait forever for a process that has died
         pipes.append(end)
     try:
         return sum(pipe.recv() for pipe in pipes)
@@ -165,7 +165,7 @@ def main():
             value = rate(name, receiver, count, device, arguments.chunk_size, arguments.seconds)
             measured[name, receiver, count].append(value)
     rates = {case: statistics.median(values) for case, values in measured.items()}
-    for receiver in RECEIVERS:  # as many of each protocol: the mean of their times
+    for receiver in RECEIVERS:  # with equal numbers of each protocol, their times average, not their rates
         values = [rates[protocol, receiver, ours] for protocol in PROTOCOLS]
         rates["all three", receiver, ours] = len(values) / sum(1 / value for value in values)
 

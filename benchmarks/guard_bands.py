@@ -1,11 +1,12 @@
-"""How well the empty bins beside a carrier give away the SNR, with the receive filter on and off.
+"""How well the empty bins beside a carrier reveal the SNR, with the receive filter on and off.
 
     python benchmarks/guard_bands.py --num 640
     python benchmarks/guard_bands.py --protocol WiFi --num 2000
 
-A linear classifier (logistic regression) sees, of the bins outside the carrier alone, their mean over time and its
-deviation [dB], and says which of the seven SNRs it was; chance is 14 %. Twice: in dB relative to the recording's mean
-power, and normalised as the model sees them, where the spread inside the carrier moves the bins outside as well.
+A logistic regression gets the mean and the standard deviation over time [dB] of the bins outside the carrier only, and
+predicts which of the seven SNRs it is; chance is 14 %. It is scored twice: on values in dB relative to the recording's
+mean power, and on values normalized as the model sees them, where the spread inside the carrier also shifts the bins
+outside.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from lwm_spectro_hf.data.synthesis import draw_recordings
 
 
 def features(recipe: Recipe, num: int, normalization: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Statistics of the bins that neither the carrier nor the filter's transition reaches, and the SNR."""
+    """Statistics of the bins beyond the carrier and the filter's transition band, and the SNR."""
     window = "boxcar" if "synchronous" in recipe.receivers else "hann"
     extractor = SpectrogramFeatureExtractor(window_function=window, normalization=normalization)
     rows, labels = [], []

@@ -1,4 +1,4 @@
-"""What the benchmarks share that fit something to the training cities and score it in the held-out one."""
+"""Shared code of the benchmarks that fit something to the training cities and score it in the held-out city."""
 
 import argparse
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ CHUNK = 32
 
 
 def parse_args(parser: argparse.ArgumentParser, num: int, num_fit: int) -> argparse.Namespace:
-    """The arguments of a script, with the options that all have; how many spectrograms there are by default."""
+    """Add the common options to a parser, with `num` and `num_fit` as defaults, and parse the arguments."""
     parser.add_argument("--checkpoint", type=Path, help="a mixture to measure (default: the one that ships)")
     parser.add_argument("--recipes", nargs="+", choices=PRESETS, default=["paper", "mixed"])
     parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
@@ -30,7 +30,7 @@ def parse_args(parser: argparse.ArgumentParser, num: int, num_fit: int) -> argpa
 
 
 def drawn(recipe: Recipe, num: int, seed: int, label: str) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches of so many spectrograms, in whole chunks."""
+    """Batches of `num` spectrograms in all, rounded down to whole chunks."""
     stream = GeneratedSpectrograms(replace(recipe, chunk_size=CHUNK), seed, chunks_per_batch=1)
     for number in tqdm(range(num // CHUNK), desc=label, leave=False):
         yield stream.batch(number)

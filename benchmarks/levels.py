@@ -1,12 +1,12 @@
-"""What the released experts know of modulation and mobility from patches, from levels of single pixels, and from both.
+"""How well modulation and mobility show in the experts' patches, in the levels of single pixels, and in both.
 
     python benchmarks/levels.py --num 256 --num-fit 512         # two minutes, to see that it runs
     python benchmarks/levels.py                                 # the table of docs/training_log.md
     python benchmarks/levels.py --checkpoint runs/lwm-spectro-tiny --recipes mixed --protocols WiFi
 
-Logistic regression on frozen embeddings of spectrograms of the training cities, scored in the held-out one. "patches"
-is the mean of the transformer's tokens, which is all that the paper has; "levels" is what the histogram's dense layers
-add; "both" is the embedding, their sum.
+Logistic regression on frozen embeddings, fitted in the training cities and scored in the held-out city. "patches" is
+the mean of the transformer's tokens, the whole embedding in the paper; "levels" is what the dense layers on the
+histogram add; "both" is the embedding, their sum.
 """
 
 import argparse
@@ -27,7 +27,7 @@ LABELS = ("modulation", "mobility")
 
 @torch.no_grad()
 def known(expert: LwmSpectroModel, batches: Iterator[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """What each part of the embedding holds, and the labels."""
+    """Each part of the embeddings of all labeled spectrograms, and the labels."""
     rows = []
     for drawn_batch in batches:
         labelled = drawn_batch["modulation"] >= 0
@@ -42,7 +42,7 @@ def known(expert: LwmSpectroModel, batches: Iterator[dict[str, torch.Tensor]]) -
 def shares_right(
     train: dict[str, torch.Tensor], test: dict[str, torch.Tensor], label: str, seed: int
 ) -> dict[str, dict[str, float]]:
-    """The share of answers that are right for each part of the embedding, of all rows and of clear ones."""
+    """Accuracy by part of the embedding, over all rows and over clear ones, of at least `CLEAR_DB`."""
     found, clear = {}, test["snr_db"] >= CLEAR_DB
     for part in ("patches", "levels", "both"):
         probe = LogisticProbe(seed)

@@ -1,17 +1,17 @@
-"""What a known sampling rate is worth: recordings of the held-out city, classified blindly and by their symbols.
+"""How much a known sampling rate helps: recordings of the held-out city, classified blindly and by their symbols.
 
     python benchmarks/listening.py --num 60                              # minutes
     python benchmarks/listening.py --num 240 --duration-ms 5
-    python benchmarks/listening.py --num 240 --band-mhz 2.4             # as cheap receivers hear wide carriers
-    python benchmarks/listening.py --num 240 --tone-db 0                # beside a spur as loud as the signal
+    python benchmarks/listening.py --num 240 --band-mhz 2.4             # parts of wide carriers, as in cheap receivers
+    python benchmarks/listening.py --num 240 --tone-db 0                # with a spur as strong as the signal
 
-Recordings are those of the preset `blind`: half at the carrier's own rate and centre, half at rates that radios offer
-with the carrier near the middle or anywhere, a random start and all impairments, through channels of Florence, sparse
-and full cells; with `--band-mhz` of carriers at least twice as wide, of which a band anywhere within is recorded. Each
-goes through the pipeline twice, with `synchronize=False` and as by default. The table has the share of right answers
-in %, and at the end that of recordings in which symbols of the named protocol were found; a recording in which no
-user's data are heard has no modulation. The second table has how often answers are right whose score is in a range:
-scores that can be believed are as high as answers are right.
+Recordings are those of the preset `blind`: half at the carrier's own sampling rate and center, half at common rates of
+radios with the carrier near the middle or anywhere, a random start and all impairments, through channels of Florence,
+sparse and full cells. With `--band-mhz`, carriers are at least twice as wide as the recorded band, which lies anywhere
+within them. Each recording goes through the pipeline twice, with `synchronize=False` and with the default. The first
+table has the accuracy in %, and in the last column the share of recordings in which symbols of the predicted protocol
+were found; a recording without user data has no modulation. The second table has the accuracy of answers whose score
+is in a given range: for well-calibrated scores, it lies in that range.
 """
 
 import argparse
@@ -38,9 +38,9 @@ LISTENERS = {"blindly": False, "by its symbols": None}
 
 
 def blind_recordings(duration_ms: float) -> Recipe:
-    """Recordings of that length in the held-out city, none of them of noise alone."""
+    """Recipe for recordings of that duration in the held-out city, none of them noise alone."""
     span = duration_ms * 1e-3
-    # Few of a kind: recordings of a chunk share the carrier and the receiver.
+    # Small chunks give more variety: the recordings of a chunk share the carrier and the receiver.
     return replace(
         preset("blind"),
         channels=HELD_OUT_SCENARIOS,
@@ -53,7 +53,7 @@ def blind_recordings(duration_ms: float) -> Recipe:
 
 
 def wide_carriers(duration_ms: float, band_hz: float) -> Recipe:
-    """Whole carriers that are at least twice as wide as a band, of the protocols that have some."""
+    """Recipe for whole carriers at least twice as wide as a band, of the protocols that have such carriers."""
     recipe = blind_recordings(duration_ms)
     least_khz = 2e-3 * band_hz
     widths = {
@@ -74,21 +74,21 @@ def wide_carriers(duration_ms: float, band_hz: float) -> Recipe:
 
 
 def part_of(iq: np.ndarray, sampling_rate: float, band_hz: float, offset_hz: float) -> np.ndarray:
-    """A band of a recording, sampled at its width: through a filter, as receivers do."""
+    """Cut a band out of a recording: filter it and resample it to the width of the band, as a receiver does."""
     ratio = Fraction(band_hz / sampling_rate).limit_denominator(1000)
     shifted = iq * np.exp(-2j * np.pi * offset_hz / sampling_rate * np.arange(len(iq)))
     return resample_poly(shifted, ratio.numerator, ratio.denominator).astype(np.complex64)
 
 
 def with_tone(iq: np.ndarray, level_db: float, generator: np.random.Generator) -> np.ndarray:
-    """A recording with a tone anywhere in the band, so loud against all of it."""
+    """Add a tone anywhere in the band, at a level relative to the power of the whole recording."""
     amplitude = 10 ** (level_db / 20) * np.sqrt(np.mean(np.abs(iq) ** 2))
     tone = np.exp(2j * np.pi * generator.uniform(-0.45, 0.45) * np.arange(len(iq)))
     return (iq + amplitude * tone).astype(np.complex64)
 
 
 def recordings(args: argparse.Namespace) -> Iterator[tuple[np.ndarray, float, dict]]:
-    """Samples, their rate and what is true of them."""
+    """Samples of each recording, their sampling rate and the true labels."""
     band_hz = args.band_mhz and args.band_mhz * 1e6
     recipe = wide_carriers(args.duration_ms, band_hz) if band_hz else blind_recordings(args.duration_ms)
     generator = np.random.default_rng(args.seed)

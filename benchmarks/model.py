@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 """
-How fast the model is, as ratios that one run measures on one machine, in float32 on the CPU.
+Speed of the model, as ratios measured in one run on one machine, in float32 on the CPU.
 
     python benchmarks/model.py                                # all of it, about 4 minutes on two quiet cores
     python benchmarks/model.py --rows 2 --repeats 1           # a quick look
@@ -8,18 +8,18 @@ How fast the model is, as ratios that one run measures on one machine, in float3
 
 The parts:
 
-encoder   Spectrograms a second of `LwmSpectroModel` with its defaults, as it is and under
+encoder   Spectrograms per second of `LwmSpectroModel` with its default configuration, eager and under
           `torch.compile(fullgraph=True)`, against a plain encoder with the same weights: matrix products, a softmax
-          over (batch, heads, 1024, 1024) kept in memory, and normalizations written out, as the published code has
-          them. The embeddings of all three must agree to 1e-4, or the run fails. Target: 5 times or more.
-routing   Top-1 routing of a batch that holds the three protocols equally, against one expert plus the router on that
-          batch. Target: 1.15 times or less.
+          over (batch, heads, 1024, 1024) kept in memory, and normalizations written out, as in the published code.
+          The embeddings of all three must agree to 1e-4, or the run fails. Target: 5 times or more.
+routing   Top-1 routing of a batch that is split equally over the three experts, against one expert plus the router on
+          that batch. Target: 1.15 times or less.
 masking   A training step (forward and backward) that keeps masked patches as tokens, and one that drops them, against
           a plain one: mask tokens kept, and the attention's matrices of (batch, heads, 1024, 1024) in memory.
           Target for dropping: 4 times or more.
 
-The sides of a part take turns, and each ratio is the median over the rounds of the ratio within a round, so that a
-machine that is busy for a while slows both sides of it.
+The sides of a part take turns, and each ratio is the median over the rounds of the ratio within a round, so that
+temporary load on the machine slows both sides alike.
 """
 
 import argparse
@@ -135,7 +135,7 @@ def measure_encoder(arguments: argparse.Namespace) -> list[tuple[str, str, str]]
 def measure_routing(arguments: argparse.Namespace) -> list[tuple[str, str, str]]:
     model = LwmSpectroMoEModel(LwmSpectroMoEConfig()).eval()
     rows = spectrograms(model.config.expert_config, 3 * arguments.rows)
-    # A router with random weights would send every row to one expert; it runs, and its choice is replaced.
+    # A router with random weights would send every row to one expert; it still runs, but its choice is replaced.
     mixed = torch.arange(len(rows)) % model.config.num_experts
 
     def routed():

@@ -1,11 +1,11 @@
-"""How many operations of PyTorch make a chunk of labelled spectrograms: what a GPU is told, one after the other.
+"""Count the PyTorch operations that generate a chunk of labeled spectrograms, which a GPU gets one after the other.
 
     python benchmarks/operations.py                       # a minute, on a CPU
     python benchmarks/operations.py --chunk-size 256
 
-A host starts some hundred thousand operations a second, whatever they work on, so that this many spectrograms a second
-is the most that a GPU can make; arithmetic and memory come on top. Views, which cost nothing, do not count. Chunks are
-made in one piece, as on a GPU; on a CPU they are cut up, to stay in its cache.
+A host launches some hundred thousand operations per second, whatever their size. This limits the spectrograms per
+second that a GPU can make; arithmetic and memory access add to the time. Views cost nothing and do not count. Chunks
+are made in one piece, as on a GPU; on a CPU they are otherwise split to fit its cache.
 """
 
 import argparse
@@ -32,7 +32,7 @@ _VIEWS = set(
 
 
 class Operations(TorchDispatchMode):
-    """Counts what is asked of the device.
+    """Counts the operations that the device has to do.
 
     Attributes:
         count (`int`): Operations, without views.
@@ -48,7 +48,7 @@ class Operations(TorchDispatchMode):
 
 
 def operations(recipe: Recipe, chunk: int = 2) -> int:
-    """Operations that make the spectrograms of one chunk, when all tables are there.
+    """Number of operations that make the spectrograms of one chunk, once all tables are cached.
 
     Args:
         recipe (`Recipe`): What is drawn.

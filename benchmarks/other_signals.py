@@ -1,21 +1,21 @@
-"""What recordings of what no model was shown are told to be, and whether anything warns of it.
+"""How a model classifies signals that it was not trained on, and whether anything warns of it.
 
     python benchmarks/other_signals.py --num 8                           # minutes
     python benchmarks/other_signals.py --num 24 --duration-ms 5 --snr-db 3
     python benchmarks/other_signals.py --signals "LTE, uplink" "5G, 60 kHz"
 
-A model knows WiFi, LTE and 5G, and names one of them whatever it hears; the answer's `symbols_found` tells whether
-symbols of that standard are there. Signals of none of them: noise, a tone, narrowband FM, Gaussian frequency-shift
-keying at 1 Mbit/s, the same hopping in packets of 366 us as Bluetooth does, 16-QAM of one carrier, and a single burst
-of that, about as long as a symbol of LTE or 5G.
+A model knows WiFi, LTE and 5G, and always predicts one of them; `symbols_found` in the answer says whether symbols of
+that standard were found. Signals of none of the three: noise, a tone, narrowband FM, Gaussian frequency-shift keying
+at 1 Mbit/s, the same hopping in packets of 366 us like Bluetooth, single-carrier 16-QAM, and a single burst of that,
+about as long as a symbol of LTE or 5G.
 
-Others are of these standards, but not what models have learned from: `802.11b`, packets of direct-sequence spread
-spectrum at 1 Mbit/s; `802.11p`, WiFi with half the clock; a terminal of LTE, single-carrier FDMA of 5 to 50 resource
-blocks; LTE with extended cyclic prefix; its narrow band for the Internet of Things; 5G with subcarriers 60 and 120 kHz
-apart; and LTE from a receiver that drops some thousand samples every few milliseconds.
+Others belong to these standards, but not to the training data: `802.11b`, packets of direct-sequence spread spectrum
+at 1 Mbit/s; `802.11p`, WiFi at half the clock rate; LTE uplink, single-carrier FDMA of 5 to 50 resource blocks; LTE
+with extended cyclic prefix; narrowband LTE for the Internet of Things (NB-IoT); 5G with subcarrier spacings of 60 and
+120 kHz; and LTE from a receiver that drops some thousand samples every few milliseconds.
 
-The table has the share of recordings in % in which symbols were found, how often each protocol is named, and the mean
-of its score. `benchmarks/listening.py` has the same share for WiFi, LTE and 5G.
+The table has the share of recordings in % in which symbols were found, how often each protocol is predicted, and the
+mean score of the predictions. `benchmarks/listening.py` has the first of these for WiFi, LTE and 5G.
 """
 
 import argparse
@@ -34,10 +34,10 @@ from lwm_spectro_hf.data.recipe import PROTOCOLS
 from lwm_spectro_hf.phy import lte, wifi
 from lwm_spectro_hf.phy.spread_spectrum import BARKER, SYMBOL_S
 
-Signal = Callable[[np.random.Generator, float, int], np.ndarray]  # of a sampling rate [Hz] and length [samples]
+Signal = Callable[[np.random.Generator, float, int], np.ndarray]  # takes sampling rate [Hz] and length [samples]
 RATES_HZ = (10e6, 20e6, 25e6, 30.72e6, 61.44e6)
 HOP_SPAN_HZ, SLOT_S, PACKET_S = 79e6, 625e-6, 366e-6  # of Bluetooth
-RATE_3GPP_HZ = 30.72e6  # of 20 MHz of LTE, whose symbols have 2048 samples
+RATE_3GPP_HZ = 30.72e6  # of a 20 MHz LTE carrier, whose symbols have 2048 samples
 NORMAL_PREFIXES = (160, *[144] * 6)
 CHIP_RATE_HZ = len(BARKER) / SYMBOL_S
 
@@ -48,7 +48,7 @@ def white(generator: np.random.Generator, num_samples: int) -> np.ndarray:
 
 
 def shaped(symbols: np.ndarray, samples_a_symbol: float, num_samples: int) -> np.ndarray:
-    """Symbols at any rate, each one's corners rounded over its length."""
+    """Symbols at any rate, held and smoothed by a Hann window of one symbol."""
     held = symbols[(np.arange(num_samples) / samples_a_symbol).astype(int)]
     window = np.hanning(round(samples_a_symbol) + 2)
     return np.convolve(held, window / window.sum(), "same")
@@ -59,20 +59,20 @@ def tone(generator: np.random.Generator, rate: float, num_samples: int) -> np.nd
 
 
 def voice(generator: np.random.Generator, rate: float, num_samples: int) -> np.ndarray:
-    """Frequency modulation with 5 kHz of deviation, by noise of some 3 kHz."""
+    """Frequency modulation by noise of about 3 kHz, with a deviation of 5 kHz."""
     samples = round(rate / 3e3)
     message = oaconvolve(generator.normal(size=num_samples + samples - 1), np.hanning(samples), "valid")
     return np.exp(2j * np.pi * 5e3 / rate * np.cumsum(message / message.std()))
 
 
 def frequency_shift_keying(generator: np.random.Generator, rate: float, num_samples: int) -> np.ndarray:
-    """1 Mbit/s, modulation index 0.32."""
+    """GFSK at 1 Mbit/s, modulation index 0.32."""
     bits = generator.choice([-1.0, 1.0], size=int(num_samples / rate * 1e6) + 2)
     return np.exp(1j * np.pi * 0.32e6 / rate * np.cumsum(shaped(bits, rate / 1e6, num_samples)))
 
 
 def hopping(generator: np.random.Generator, rate: float, num_samples: int) -> np.ndarray:
-    """Those hops that fall into the band."""
+    """The hops that fall into the band; at least one."""
     iq = np.zeros(num_samples, complex)
     length = min(num_samples, round(PACKET_S * rate))
     channels = np.arange(-(HOP_SPAN_HZ // 2), HOP_SPAN_HZ // 2 + 1, 1e6)
@@ -101,7 +101,7 @@ def one_burst(generator: np.random.Generator, rate: float, num_samples: int) -> 
 
 
 def spread_spectrum(generator: np.random.Generator, rate: float, num_samples: int) -> np.ndarray:
-    """Packets of 0.6 to 3 ms that begin with the long preamble, and gaps of 0.2 to 2 ms."""
+    """Packets of 0.6 to 3 ms of differential BPSK spread by the Barker sequence, and gaps of 0.2 to 2 ms."""
     iq = np.zeros(num_samples, complex)
     start = 0
     while start < num_samples:
@@ -113,7 +113,7 @@ def spread_spectrum(generator: np.random.Generator, rate: float, num_samples: in
 
 
 def resampled(draw: Callable[[np.random.Generator, int], np.ndarray], native_hz: float) -> Signal:
-    """A signal that is made at one rate, about in the middle of the band of a receiver with another."""
+    """A signal generated at one rate, resampled to that of the receiver and placed near the middle of its band."""
 
     def signal(generator: np.random.Generator, rate: float, num_samples: int) -> np.ndarray:
         ratio = Fraction(rate / native_hz).limit_denominator(1000)
@@ -126,12 +126,12 @@ def resampled(draw: Callable[[np.random.Generator, int], np.ndarray], native_hz:
 
 
 def modulated(bins: np.ndarray, prefixes: np.ndarray, turn: float = 0.0) -> np.ndarray:
-    """Symbols, each with its cyclic prefix.
+    """OFDM symbols, each with its cyclic prefix.
 
     Args:
         bins (`np.ndarray` of shape `(num_symbols, fft_size)`): Subcarriers, from DC up.
-        prefixes (`np.ndarray`): Their lengths, over and over [samples].
-        turn (`float`, *optional*, defaults to 0): By how many subcarriers each symbol is shifted up.
+        prefixes (`np.ndarray`): Lengths of the cyclic prefixes, repeated in turn [samples].
+        turn (`float`, *optional*, defaults to 0): Shift of each symbol up in frequency [subcarriers].
     """
     size = bins.shape[1]
     symbols = np.fft.ifft(bins, norm="ortho")
@@ -146,12 +146,12 @@ def modulated(bins: np.ndarray, prefixes: np.ndarray, turn: float = 0.0) -> np.n
 
 
 def points(generator: np.random.Generator, *shape: int) -> np.ndarray:
-    """16-QAM."""
+    """Random 16-QAM points of mean power 1."""
     return generator.choice([-3, -1, 1, 3], size=(*shape, 2)) @ (1, 1j) / 10**0.5
 
 
 def downlink(spacing_hz: float, prefixes: Sequence[int], width: int, generator: np.random.Generator, num_samples: int):
-    """A saturated cell without signals to synchronize by, at 30.72 Msps; prefixes are in samples, over half a ms."""
+    """A saturated cell without synchronization signals, at 30.72 Msps; `prefixes` as in [`modulated`]."""
     size = round(RATE_3GPP_HZ / spacing_hz)
     num_symbols = num_samples // size + 1
     bins = np.zeros((num_symbols, size), complex)
@@ -165,13 +165,13 @@ def zadoff_chu(root: int, length: int) -> np.ndarray:
 
 
 def reference_symbol(group: int, width: int) -> np.ndarray:
-    """Of a terminal, on `width` subcarriers, 36 at least (TS 36.211, 5.5.1.1)."""
+    """Reference symbol of the LTE uplink on `width` subcarriers, 36 at least (TS 36.211, 5.5.1.1)."""
     length = max(value for value in range(2, width) if all(value % other for other in range(2, int(value**0.5) + 1)))
     return zadoff_chu(int(length * (group + 1) / 31 + 0.5), length)[np.arange(width) % length]
 
 
 def uplink(generator: np.random.Generator, num_samples: int) -> np.ndarray:
-    """Subframes of QPSK, spread over some resource blocks, with a reference symbol a slot (TS 36.211, 5.5, 5.6)."""
+    """DFT-spread QPSK on 5 to 50 resource blocks, with a reference symbol per slot (TS 36.211, 5.5, 5.6)."""
     size, num_subframes, group = 2048, int(num_samples / 30720) + 1, int(generator.integers(30))
     bins = np.zeros((num_subframes, 14, size), complex)
     for subframe in bins:
@@ -184,7 +184,7 @@ def uplink(generator: np.random.Generator, num_samples: int) -> np.ndarray:
 
 
 def internet_of_things(generator: np.random.Generator, num_samples: int) -> np.ndarray:
-    """One resource block, with a narrowband primary synchronization signal in each frame (TS 36.211, 10.2)."""
+    """One resource block, with the narrowband primary synchronization signal in each frame (TS 36.211, 10.2)."""
     size, num_frames = 2048, int(num_samples / 307200) + 1
     first = int(generator.integers(-40, 40))
     bins = np.zeros((num_frames, 10, 14, size), complex)
@@ -197,7 +197,7 @@ def internet_of_things(generator: np.random.Generator, num_samples: int) -> np.n
 
 
 def between_vehicles(generator: np.random.Generator, num_samples: int) -> np.ndarray:
-    """Packets of 802.11a, to be played at half their rate."""
+    """802.11a packets, to be played at half their rate as 802.11p."""
     seed = torch.Generator().manual_seed(int(generator.integers(2**31)))
     return (
         wifi.draw(1, num_samples, seed, full=torch.ones(1, dtype=torch.bool), high_throughput=0.0).samples[0].numpy()
@@ -205,7 +205,7 @@ def between_vehicles(generator: np.random.Generator, num_samples: int) -> np.nda
 
 
 def dropping(generator: np.random.Generator, num_samples: int) -> np.ndarray:
-    """LTE of 50 resource blocks, of which a receiver at 15.36 Msps loses some every 3 to 6 ms."""
+    """LTE of 50 resource blocks from a receiver at 15.36 Msps that drops samples every 3 to 6 ms."""
     seed = torch.Generator().manual_seed(int(generator.integers(2**31)))
     iq = lte.draw(50, 1, 2 * num_samples, seed, full=torch.ones(1, dtype=torch.bool)).samples[0].numpy()
     kept, start = [], 0
@@ -219,7 +219,7 @@ def dropping(generator: np.random.Generator, num_samples: int) -> np.ndarray:
 def received(
     signal: Signal, generator: np.random.Generator, rate: float, duration_s: float, snr_db: float
 ) -> np.ndarray:
-    """A recording of a signal, with noise in all of the band; where nothing is sent, noise of power 1 at 0 dB."""
+    """Add noise over the whole band, `snr_db` below the signal while it is on; without a signal, below power 1."""
     iq = signal(generator, rate, round(duration_s * rate))
     power = np.square(np.abs(iq[iq != 0])).mean() if iq.any() else 1.0
     iq = iq + (power * 10 ** (-snr_db / 10)) ** 0.5 * white(generator, len(iq))

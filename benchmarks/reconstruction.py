@@ -1,13 +1,13 @@
-"""Masked patches of a held-out city, reconstructed by the released experts and by what needs no network.
+"""Masked patches in the held-out city, reconstructed by the released experts and by baselines without a network.
 
     python benchmarks/reconstruction.py --num 128 --num-fit 256            # two minutes, to see that it runs
     python benchmarks/reconstruction.py                                     # the table of the model card
     python benchmarks/reconstruction.py --recipes paper --figure reconstruction.png
     python benchmarks/reconstruction.py --checkpoint runs/lwm-spectro-tiny --recipes paper --protocols LTE
 
-Mean squared error of a value in a masked patch, where spectrograms have unit variance. The linear predictor is fitted
-to the cities of training. "means of frames and bins" is what a decoder with `decoder_num_copy_heads` starts from; the
-last column but one divides by its error, the last by the best of the other three.
+The table has the mean squared error of a value in a masked patch; spectrograms have unit variance. The linear
+predictor is fitted to the training cities. "means of frames and bins" is what a decoder with `decoder_num_copy_heads`
+starts from. The last two columns are ratios of the model's error: to this one, and to the best of the other three.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from lwm_spectro_hf.evaluation.reconstruction import (
 
 
 def panels(expert: LwmSpectroForPreTraining, values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """A spectrogram, what is visible of it, and that with masked patches reconstructed; its first channel."""
+    """First channel of a spectrogram, of its visible patches, and of these with the masked ones reconstructed."""
     size, shape = expert.config.patch_size, values.shape[-2:]
     hidden = mask[:1, :, None]
     patches = patchify(values[:1], size)

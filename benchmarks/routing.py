@@ -3,9 +3,9 @@
     python benchmarks/routing.py --num 512                     # a minute
     python benchmarks/routing.py --recipe paper --num 3072     # saturated cells alone
 
-What is drawn are recordings of the preset, heard by monitoring receivers: any start, the carrier's own rate and centre
-or another rate and place. The router is told the resolution of each. A cell has the share of right answers in %, and
-in brackets the number of recordings.
+Recordings are those of the preset by blind (monitoring) receivers: a random start, at the carrier's own sampling rate
+and center or at others. The router gets the resolution of each spectrogram. A cell has the accuracy in %, and in
+brackets the number of recordings.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def main() -> None:
     args = parser.parse_args()
 
     router = AutoModel.from_pretrained(args.checkpoint).router.eval()
-    # Few of a kind: recordings of a chunk share the carrier and the receiver.
+    # Small chunks give more variety: the recordings of a chunk share the carrier and the receiver.
     recipe = replace(
         preset(args.recipe), channels=HELD_OUT_SCENARIOS, receivers={"blind": 1.0}, noise_share=0.0, chunk_size=4
     )

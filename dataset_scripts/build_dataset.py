@@ -1,13 +1,14 @@
-r"""Build a data set of spectrograms after a recipe, and push it to the Hub if asked to.
+r"""Build a data set of spectrograms from a recipe, and optionally push it to the Hub.
 
-    python dataset_scripts/build_dataset.py --num 2000 --users 100 --out runs/small     # minutes, to see one
+    python dataset_scripts/build_dataset.py --num 2000 --users 100 --out runs/small     # minutes, to try it
     python dataset_scripts/build_dataset.py --recipe examples/configs/paper.yaml --num 8740000 --num-test 460000 \
         --processes 64 --out big
     python dataset_scripts/build_dataset.py --num 2000 --users 100 --out runs/small --push my-name/my-spectrograms
 
 Needs the extra `data`. The paper's grid is the default: WiFi, LTE and 5G x eight pairs of modulation and code rate x
-seven SNRs x three mobilities x cities x 1,000 users a city, in an order of which any first part is balanced; Florence
-is held out, as split "test". The same command goes on with a build that was stopped. `--plan` only says what it takes.
+seven SNRs x three mobilities x cities x 1,000 users per city, ordered so that any first part of it is balanced.
+Florence is held out as the split "test". The same command resumes a build that was stopped. `--plan` only prints the
+time and disk space that the build needs.
 """
 
 import argparse
@@ -40,7 +41,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def plan(recipe: Recipe, num: int, processes: int, contents: tuple[str, ...]) -> str:
-    """Hours and bytes, from one chunk of every protocol made here."""
+    """Estimate hours and bytes from one chunk of every protocol, generated on this machine."""
     extractor, turns = default_extractor(recipe.num_frames, recipe.fft_size), len(recipe.protocols)
     list(make_rows(recipe, 0, turns * recipe.chunk_size, extractor=extractor, contents=contents))  # fills caches
     start, size, rows = time.process_time(), 0, turns * recipe.chunk_size
@@ -73,7 +74,7 @@ def main() -> None:
 
         api = HfApi()
         api.create_repo(args.push, repo_type="dataset", exist_ok=True)
-        # Files that a killed build left half written begin with a dot.
+        # The names of half-written files of a killed build begin with a dot.
         hidden = [".*", "*/.*"]
         api.upload_folder(repo_id=args.push, repo_type="dataset", folder_path=args.out, ignore_patterns=hidden)
 

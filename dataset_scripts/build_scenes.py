@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-r"""Build a data set of scenes: 30.72 MHz in which WiFi, LTE and 5G send beside each other, and what every value is.
+r"""Build a data set of scenes: WiFi, LTE and 5G side by side in 30.72 MHz, with a label for every value.
 
     python dataset_scripts/build_scenes.py --num 256 --num-test 64 --out runs/scenes-small     # a minute
     python dataset_scripts/build_scenes.py --num 8192 --num-test 1024 --processes 2 --out runs/scenes
 
 Needs the extra `data`. `examples/run_spectrum.py` trains on it: masked modeling, forecasting, segmentation. Florence
-is held out, as split "test". The same command goes on with a build that was stopped.
+is held out as the split "test". The same command resumes a build that was stopped.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Compares the delay spreads and path counts of ray-traced cities with TR 38.901, as a table and a figure.
+"""Compare the delay spreads and path counts of ray-traced cities with TR 38.901, as a table and a figure.
 
 python dataset_scripts/compare_scenarios.py
 python dataset_scripts/compare_scenarios.py --figure delay_spread.png munich florence

@@ -1,4 +1,4 @@
-"""Traces the scenarios that the package ships, with Sionna RT on a CPU.
+"""Trace the scenarios that ship with the package, with Sionna RT on a CPU.
 
 A small one, in under a minute:
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Embeddings against raw spectrograms: nearest neighbours, silhouettes and the pictures of fig. 3 and 4.
+"""Compare embeddings with raw spectrograms: nearest neighbors, silhouettes and the pictures of fig. 3 and 4.
 
     python examples/compare_embeddings.py --num 600 --rows 600 --draws 2 --out runs/embeddings     # two minutes
     python examples/compare_embeddings.py --out runs/embeddings
 
-Nothing is trained. Spectrograms of the held-out city, a protocol at a time, as they are, through an encoder of the
-same architecture with random weights, and through the checkpoint. Neighbours are of other channels. Writes a table
-(accuracy of ten nearest neighbours in %, mean and standard deviation over the draws, and the silhouette in brackets)
-and one picture a protocol.
+Nothing is trained. Spectrograms of the held-out city are compared in three forms, one protocol at a time: raw,
+embedded by the same architecture with random weights, and embedded by the checkpoint. Neighbors come from other
+channels only. Writes a table (accuracy of ten nearest neighbors in %, mean and standard deviation over the draws, and
+the silhouette in brackets) and one picture per protocol.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def picture(features: dict, labels: dict, scores: dict, args: argparse.Namespace):
-    """Raw spectrograms beside embeddings, by SNR and by modulation, with their numbers."""
+    """Raw spectrograms beside embeddings, colored by SNR and by modulation, with their scores as captions."""
     rows = np.random.default_rng(args.seed).permutation(len(features["raw"]))[: args.points]
     shown = {name: features[name][rows] for name in ("raw", "checkpoint")}
     captions = {}
@@ -96,7 +96,7 @@ def picture(features: dict, labels: dict, scores: dict, args: argparse.Namespace
         for name in shown:
             accuracy, silhouette = np.mean(scores[label][name]), scores[label]["silhouette"].get(name, float("nan"))
             captions[label, name] = f"neighbours {accuracy:.0f} %, silhouette {silhouette:+.2f}"
-    # Of a recording without user data, neither neighbours nor silhouettes say anything.
+    # Recordings without user data have no modulation: the picture shows them as "none", the scores leave them out.
     modulations = [MODULATIONS[value] if value >= 0 else "none" for value in labels["modulation"][rows]]
     return draw_tsne(shown, {"snr_db": labels["snr_db"][rows], "modulation": modulations}, captions, args.seed)
 

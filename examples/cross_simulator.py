@@ -1,16 +1,17 @@
 #!/usr/bin/env python
-r"""Trained on this package's generator, tested on signals of two others: 5G by py3gpp, WiFi by TorchSig.
+r"""Test a model trained on this generator with signals of two other simulators: 5G by py3gpp, WiFi by TorchSig.
 
-    pip install py3gpp                                   # 5G; TorchSig brings many packages, WiFi is left out without
+    pip install py3gpp                                   # 5G only; WiFi needs TorchSig, which has many dependencies
     python examples/cross_simulator.py --num 4 --snr-db 20
     pip install torchsig
     python examples/cross_simulator.py --model runs/tiny --out runs/cross.json
 
-What is sent owes nothing to this package: sequences, modulation, resource grids and OFDM are theirs, around random
-bits. 5G is 10 ms of a cell of 52 resource blocks at 15 kHz, with a synchronization block and a PDSCH of one modulation
-in a random part of the band; WiFi is 5 ms of 802.11a packets and gaps. Neither simulator has LTE. The channel is flat:
-a random start, phase and carrier offset, and white noise; SNR is that of the occupied band while something is sent.
-Prints what the pipeline says, by SNR; a good score here is necessary, not sufficient, for one on the air.
+The transmitted signals use no code of this package: sequences, modulation, resource grids and OFDM come from the other
+simulators, with random bits. 5G is 10 ms of a cell of 52 resource blocks at 15 kHz, with a synchronization block and a
+PDSCH of one modulation in a random part of the band; WiFi is 5 ms of 802.11a packets and gaps. Neither simulator has
+LTE. The channel is flat: a random start, phase and carrier offset, and white noise; the SNR is that of the occupied
+band during transmissions. Prints what the pipeline predicts, by SNR. A good score here is necessary for a good score
+over the air, but not sufficient.
 """
 
 import argparse
@@ -44,7 +45,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def nr_recording(generator: np.random.Generator, num_slots: int = 10) -> tuple[np.ndarray, float, float]:
-    """Slots of a cell of 5G by py3gpp: samples, sampling rate [Hz], share of the band that is occupied."""
+    """Slots of a 5G cell made by py3gpp: samples, sampling rate [Hz], occupied share of the sampled band."""
     import py3gpp
     from py3gpp.configs.nrCarrierConfig import nrCarrierConfig
     from py3gpp.configs.nrPDSCHConfig import nrPDSCHConfig
@@ -76,7 +77,7 @@ def nr_recording(generator: np.random.Generator, num_slots: int = 10) -> tuple[n
 
 
 def synchronization_block(cell_id: int, generator: np.random.Generator) -> np.ndarray:
-    """PSS, SSS and PBCH of py3gpp in 240 subcarriers and 4 symbols."""
+    """PSS, SSS and PBCH made by py3gpp, on 240 subcarriers and 4 symbols."""
     import py3gpp
 
     block = np.zeros((240, 4), complex)
@@ -89,7 +90,7 @@ def synchronization_block(cell_id: int, generator: np.random.Generator) -> np.nd
 
 
 def wifi_recording(generator: np.random.Generator) -> tuple[np.ndarray, float, float]:
-    """Packets and gaps of 802.11a by TorchSig, 5 ms at 20 Msps."""
+    """802.11a packets and gaps made by TorchSig, 5 ms at 20 Msps; returns the same as [`nr_recording`]."""
     from torchsig.signals.builders.wifi import wifi_80211a_modulator_baseband
 
     modulation, rate = str(generator.choice(["bpsk", "qpsk", "16qam", "64qam"])), 20e6
@@ -103,7 +104,7 @@ def wifi_recording(generator: np.random.Generator) -> tuple[np.ndarray, float, f
 
 
 def received(samples: np.ndarray, rate: float, occupied: float, snr_db: float, generator) -> np.ndarray:
-    """A random start, phase and carrier offset, and noise of this SNR in the occupied band."""
+    """Apply a random start, phase and carrier offset, and add noise of this SNR in the occupied band."""
     samples = np.roll(samples, generator.integers(len(samples)))
     sent = np.abs(samples) ** 2
     power = sent[sent > 1e-3 * sent.mean()].mean()  # while something is sent

@@ -1,4 +1,4 @@
-"""The best accuracy that the power of resource elements allows, per SNR: what results are read against.
+"""Compute the best accuracy that the powers of resource elements allow, by SNR: the reference for all results.
 
     python examples/likelihood_bound.py --num-elements 576 --trials 8       # a minute; coarse
     python examples/likelihood_bound.py                                     # 9,216 elements: minutes
@@ -18,12 +18,12 @@ from lwm_spectro_hf.phy import lte, wifi
 from lwm_spectro_hf.phy.sequences import CONSTELLATION_ORDERS
 from lwm_spectro_hf.scripting import one_line_errors, usable_device
 
-# LTE and 5G send the same four.
+# LTE and 5G use the same four modulations.
 SETS = {"WiFi": wifi.MODULATIONS, "LTE, 5G": lte.MODULATIONS, "all five": tuple(CONSTELLATION_ORDERS)}
 
 
 def print_joint(modulations: tuple[str, ...], arguments: argparse.Namespace, generator: torch.Generator) -> None:
-    """Accuracy on SNR, on SNR with modulation, and on modulation at unknown SNR; signal power known or not."""
+    """Print the accuracy for SNR, SNR with modulation, and modulation at unknown SNR; signal power known or not."""
     for target in ("snr_db", "joint", "modulation"):
         for known in (True, False):
             bound = likelihood_bound(

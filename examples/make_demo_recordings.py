@@ -2,8 +2,8 @@
 
     python examples/make_demo_recordings.py --out examples/recordings
 
-One LTE and one 5G recording, each the first draw from the seed that fits the stated carrier and carries user data.
-Nothing here looks at what a model says about them. The WiFi recording beside them is a real one.
+Makes one LTE and one 5G recording: for each, the first one drawn from the seed that has the stated carrier and user
+data. They are not selected by what a model predicts for them. The WiFi recording in the same folder is a real one.
 """
 
 import argparse
@@ -19,7 +19,7 @@ RECORDINGS = {"lte_1.4mhz_10ms": ("LTE", 6, 10e-3), "nr_10mhz_10ms": ("5G", (15,
 
 
 def draw(protocol: str, num_rb: int | tuple[int, int], duration_s: float, seed: int) -> LabelledRecordings:
-    """The first recording of that carrier, as a receiver tuned to it makes it, that carries user data."""
+    """The first recording of that carrier with user data, made by a receiver that is tuned to the carrier."""
     recipe = preset("blind").narrowed(
         (protocol,),
         snrs_db=(15.0, 20.0, 25.0),

@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""Put the runs of the three stages together as a folder shaped like a Hub repository, with its card.
+"""Assemble the runs of the three stages into a folder laid out like a Hub repository, with a model card.
 
     python examples/release_weights.py --experts runs/wifi runs/lte runs/nr --router runs/router --heads runs/heads \
         --machine "one H100, bfloat16" --out model_cards/lwm-spectro
 
-Nothing is trained. The folder gets one safetensors file that every Auto class takes its part of (encoders and
+Nothing is trained. The folder gets one safetensors file from which every Auto class loads its part (encoders and
 decoders of --heads, router of --router), the front-end, and a card rendered from what the runs recorded: data,
-compute, curves, scores, limits. With --neighbours, the output of `examples/compare_embeddings.py` on these weights
-goes into the card too; since that needs the weights, release first without it, then again with it. --note is a text
-file for what a stranger should know and no run recorded.
+compute, curves, scores, limits. --neighbours adds the output of `examples/compare_embeddings.py` on these weights to
+the card; that script needs the weights, so release first without the option, then again with it. --note is a text
+file with whatever else readers of the card should know about the training data.
 """
 
 import argparse
@@ -110,7 +110,7 @@ def main() -> None:
     for name in vars(routed.config):
         if name.startswith("router_"):
             setattr(model.config, name, getattr(routed.config, name))
-    # Behind another router the heads of a row may get another expert's embedding.
+    # With another router, the heads may get the embedding of another expert, so the scores of --heads do not hold.
     scores = score_mixture(model, rows_of(args.data)) if args.data else results["heads"]["scores_held_out"]
     expert = model.config.expert_config
     added = " behind convolutions inside each patch" if expert.stem_num_channels else ""
@@ -154,7 +154,7 @@ def main() -> None:
 
 
 def rows_of(folders: list[Path]) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches of what the released weights are scored on."""
+    """Batches of the test spectrograms that the released weights are scored on."""
     for folder in folders:
         columns = load_spectrograms(folder, "test", SCORED_ROWS)
         for first in range(0, len(columns["protocol"]), 64):
@@ -170,7 +170,7 @@ def read_results(run: Path) -> dict[str, Any]:
 
 
 def sections(results: dict[str, Any], args: argparse.Namespace) -> dict[str, str]:
-    """Markdown by title: router, reconstruction, embeddings."""
+    """Sections of the card as Markdown, by title: router, reconstruction, embeddings."""
     router = results["router"]["router_held_out"]
     snrs = list(router["as trained"]["by_snr_db"])
     rows = [["receiver", "all", *(f"{snr} dB" for snr in snrs)]]
@@ -195,7 +195,7 @@ def sections(results: dict[str, Any], args: argparse.Namespace) -> dict[str, str
 
 
 def draw_curves(logs: dict[str, list[dict[str, float]]]) -> Figure:
-    """Loss against samples of every stage."""
+    """Training and validation loss over samples, one panel per run."""
     columns = min(4, len(logs))
     rows = -(-len(logs) // columns)
     figure = Figure(figsize=(3.2 * columns, 2.8 * rows), layout="constrained")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 r"""Few-shot benchmark: the paper's Tables II and III and Fig. 5 on generated recordings of a city never trained on.
 
-A quarter of an hour on two cores, from nothing; the same command again goes on where it was stopped:
+A quarter of an hour on two cores, from scratch; the same command again resumes a run that was stopped:
 
     python examples/run_benchmark.py --preset quick
 
@@ -10,25 +10,25 @@ One task, two models, another checkpoint:
     python examples/run_benchmark.py --preset quick --tasks joint-lte --models lwm-probe cnn-kojima \
         --checkpoint runs/my-checkpoint
 
-More seeds, N and networks (some seven hours on two cores), and all of the paper's N with a choice of learning rates
-and ImageNet's networks, which is for a GPU:
+More seeds, values of N and networks (about seven hours on two cores); then all of the paper's values of N, with a
+choice of learning rates and the ImageNet networks, for a GPU:
 
     python examples/run_benchmark.py --preset standard
     python examples/run_benchmark.py --preset full --device cuda --imagenet weights
 
-The same as a monitoring receiver hears it, and another city, for a checkpoint that has been trained without it:
+The same tasks with a blind (monitoring) receiver; then another city, for a checkpoint trained without that city:
 
     python examples/run_benchmark.py --preset quick --receiver blind
     python examples/run_benchmark.py --preset quick --city munich --checkpoint runs/without-munich
 
-The page of results, from what has been run, and the tables in the card of the weights that they are of:
+Write the page of results from the runs so far; then also put the tables into the card of the weights they belong to:
 
     python examples/run_benchmark.py --report
     python examples/run_benchmark.py --out docs --report --card model_cards/lwm-spectro-tiny
 
 Writes to --out: `cache/` (recordings and embeddings), `results.jsonl` (a line for each task, model, N and seed),
-`splits.json` (rows that were trained and tested on) and `figures/`. Recordings and splits depend on the preset, the
-receiver, the city and the front-end of the checkpoint alone. Generation needs the extra `data`, the models `train`.
+`splits.json` (training and test rows) and `figures/`. Recordings and splits depend only on the preset, the receiver,
+the city and the front-end of the checkpoint. Generating them needs the extra `data`, the models need `train`.
 """
 
 import argparse
@@ -86,7 +86,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def write_report(args: argparse.Namespace) -> None:
-    """The page, and its pictures beside it."""
+    """Write the page of results with its figures, and the tables of a card if one is given."""
     lines = read_json_lines(args.out / "results.jsonl")
     folder = args.report.parent
     figures = {

@@ -1,37 +1,38 @@
 #!/usr/bin/env python
-r"""Fine-tune a checkpoint for a label of any data set (sec. III-F): the head, everything, LoRA, or from scratch.
+r"""Fine-tune a checkpoint on a label of any data set (sec. III-F): head only, all weights, LoRA, or from scratch.
 
-Minutes on a laptop: spectrograms, and a head on the frozen experts of the checkpoint that ships with the package:
+Minutes on a laptop: generate spectrograms, then train a head on the frozen experts of the shipped checkpoint:
 
     lwm-spectro generate --num 1500 --processes 2 --out runs/dataset
     python examples/run_classification.py --data runs/dataset --label snr_db --out runs/snr
 
-One expert of a mixture, all of its weights, 20 rows of each class (table II); the same with the joint objective of
-eq. 22, which goes on learning to fill in masked patches:
+Fine-tune all weights of one expert of a mixture on 20 rows of each class (table II); then the same with the joint
+objective of eq. 22, which continues the training on masked patches:
 
     python examples/run_classification.py --data runs/dataset --label snr_db+mobility --protocol LTE --expert LTE \
         --method full --samples-per-class 20 --out runs/lte-20
     python examples/run_classification.py --data runs/dataset --label snr_db+mobility --protocol LTE --expert LTE \
         --method full --samples-per-class 20 --joint --augment --out runs/lte-20-joint
 
-An encoder that `run_pretraining.py` wrote, adapters beside its attention, on a GPU, nine minutes:
+LoRA adapters in the attention of an encoder from `run_pretraining.py`, nine minutes on a GPU:
 
     python examples/run_classification.py --data runs/dataset --label modulation --model runs/lte/model \
         --method lora --minutes 9 --mixed-precision bf16 --device cuda --out runs/modulation
 
-Several processes; the batch size is that of all together:
+Several processes; --batch-size is the total over all of them:
 
     accelerate launch --num_processes 8 examples/run_classification.py --data NAME_ON_THE_HUB --label modulation \
         --method full --batch-size 512 --out runs/modulation
 
-The data: a folder that `lwm-spectro generate` wrote, or anything else that `datasets.load_dataset` reads, with
-`input_values` (spectrograms) or `iq` (num_samples x 2, and `sampling_rate`), and labels: classes, strings or numbers.
-Two more columns count, if they are there: `receiver`, which says "synchronous" or "listening" where frames are symbols
-(the pipeline asks a head about symbols that it finds only if it was taught by some), and `user` (of a `scenario`): no
-rows of one are both in training and in what is taken out of it for validation and test, unless it is the label.
+--data is a folder written by `lwm-spectro generate`, or anything else that `datasets.load_dataset` reads, with
+`input_values` (spectrograms) or `iq` (num_samples x 2, with `sampling_rate`), and labels: classes, strings or numbers.
+Two further columns are used if present. `receiver` is "synchronous" or "listening" where each frame is an OFDM symbol;
+the pipeline applies a head to the symbols that it finds only if the head was trained on such frames. `user` (of a
+`scenario`): when validation and test rows are split off the training rows, all rows of a user stay on one side, unless
+`user` is the label.
 
 Writes to --out: `model/` (for `AutoModelForSequenceClassification` and `pipeline("iq-classification")`, with a card),
-`results.json`, `confusion.png`, and `settings.json` and `checkpoints/`, from which --resume goes on.
+`results.json`, `confusion.png`, and `settings.json` and `checkpoints/`, from which --resume continues.
 """
 
 import argparse
@@ -78,11 +79,11 @@ from lwm_spectro_hf.training.fine_tuning import (
     use_one_device,
 )
 
-LOOKS = 20  # at the validation rows, and saves, in a run
+LOOKS = 20  # evaluations on the validation rows, and saves, per run
 MIN_STEPS = 300  # by default, however few rows there are
 MIN_EPOCHS = 20
-DECIDED = "_decided"  # of a score: the same, told apart by the loss
-PROBE_ROWS = 20_000  # with more, the head is trained soon enough, and the regression would take minutes
+DECIDED = "_decided"  # suffix of a score whose ties are broken by the loss
+PROBE_ROWS = 20_000  # with more rows, the head learns soon enough without the regression, which would take minutes
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -173,7 +174,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def extractor_of(checkpoint: str) -> SpectrogramFeatureExtractor | None:
     try:
         return SpectrogramFeatureExtractor.from_pretrained(checkpoint)
-    except OSError:  # whoever has spectrograms only needs none
+    except OSError:  # not needed for data that are spectrograms already
         return None
 
 
@@ -197,12 +198,12 @@ def training_arguments(args: argparse.Namespace, num_rows: int, on_gpu: bool, va
         eval_steps=every if validated else None,
         save_strategy="steps",
         save_steps=every,
-        save_total_limit=2,  # the best, and the last, from which a run goes on
+        save_total_limit=2,  # the best, and the last, to resume from
         logging_steps=every,
         load_best_model_at_end=validated,
         metric_for_best_model=f"{args.best_by}{DECIDED * (args.best_by != 'loss')}" if validated else None,
         greater_is_better=args.best_by != "loss" if validated else None,
-        restore_callback_states_from_checkpoint=args.resume,  # or patience would begin anew
+        restore_callback_states_from_checkpoint=args.resume,  # otherwise patience would start over
         label_names=["labels"],
         remove_unused_columns=False,
         dataloader_num_workers=args.workers,
@@ -221,8 +222,8 @@ def metrics_of(labels: list[str]):
         scores = classification_scores(prediction.label_ids, prediction.predictions.argmax(-1), labels)
         found = {name: scores[name] for name in ("accuracy", "macro_f1")}
         logits, truth = (torch.from_numpy(part) for part in (prediction.predictions, prediction.label_ids))
-        # Of few rows scores are often the same, and the first ones would be kept: the lower loss decides, below the
-        # last digit of a score.
+        # On few rows scores often tie, and the earliest checkpoint would be kept: the lower loss breaks the tie, by
+        # less than the last digit of a score.
         decided = 1e-3 * min(float(torch.nn.functional.cross_entropy(logits.float(), truth)), 9.0)
         return found | {f"{name}{DECIDED}": score - decided for name, score in found.items()}
 
@@ -230,10 +231,10 @@ def metrics_of(labels: list[str]):
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """What the result depends on."""
+    """The options that the result depends on."""
     free = ("out", "resume", "minutes", "device", "workers", "report_to")
     settings = {name: value for name, value in vars(args).items() if name not in free}
-    # The same folder may be named in several ways.
+    # One folder can be named in several ways.
     return settings | {"data": str(Path(args.data).resolve()) if Path(args.data).exists() else args.data}
 
 
@@ -337,7 +338,7 @@ def report(
     figures: dict[str, float | None],
     answers: np.ndarray,
 ) -> None:
-    """Write what came out, and print it."""
+    """Write the model with its card, the scores and the confusion matrix, and print the scores."""
     truth = task.test.labels.numpy()
     scores = classification_scores(truth, answers, task.labels)
     by_protocol = {"all": scores}

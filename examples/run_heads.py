@@ -1,28 +1,28 @@
 #!/usr/bin/env python
-r"""Stage 3: heads for modulation and SNR x mobility on a routed mixture, its experts with them.
+r"""Stage 3: train heads for modulation and SNR x mobility on a routed mixture, together with its experts.
 
 A minute on a laptop, from the output of `examples/run_router.py`:
 
     python examples/run_heads.py --mixture runs/router/model --minutes 1 --schedule minutes --batch-size 24 \
         --chunk-size 16 --mix 3 --repeat 16 --eval-samples 96 --out runs/heads
 
-From experts that no router has joined yet; the router may be trained at the same time, and is put in on release:
+From experts without a trained router; the router can be trained at the same time, and is added on release:
 
     python examples/run_heads.py --experts runs/wifi/model runs/lte/model runs/nr/model --view visible --minutes 9 \
         --schedule minutes --classifier linear --head-start probe --out runs/heads
 
-Heads alone, experts as they are: the same with `--samples 0`, which leaves it at the regressions.
+Heads alone, with the experts unchanged: the same with `--samples 0`, which stops after the regressions.
 
-On a GPU, nine minutes; the same command again goes on where it stopped, along table I's schedule:
+On a GPU, nine minutes; the same command again resumes where it stopped, on the schedule of table I:
 
     python examples/run_heads.py --mixture runs/router/model --minutes 9 --device cuda --out runs/heads
 
-Heads and experts learn their labels and eq. 22 together, so the decoders go on fitting the experts; the router stays
-as it is. `--data` reads Parquet data sets instead of generating. For one downstream task, or another data set of
-labels, there is `examples/run_classification.py`.
+Heads and experts are trained on the labels and on eq. 22 together, so that the decoders still fit the experts; the
+router is frozen. `--data` reads Parquet data sets instead of generating. For one downstream task, or a labeled data
+set of your own, use `examples/run_classification.py`.
 
-Writes to --out: `state/` (to go on from), `model/` (for every Auto class: encoders, decoders, router and heads of the
-best validation loss), `log.jsonl` and `results.json`; files of at most --max-file-mib.
+Writes to --out: `state/` (to resume from), `model/` (for every Auto class: encoders, decoders, router and heads with
+the best validation loss), `log.jsonl` and `results.json`; no file is larger than --max-file-mib.
 """
 
 import argparse
@@ -96,7 +96,7 @@ def rows_of(protocol: int, batches: list[dict[str, torch.Tensor]]) -> list[dict[
 
 
 def masked_errors(mixture: LwmSpectroMoEForPreTraining, held_out: dict[str, list]) -> dict[str, float]:
-    """Masked error of each expert on spectrograms of its protocol."""
+    """Masked reconstruction error of each expert on spectrograms of its protocol."""
     return {protocol: model_error(mixture.expert(protocol), batches) for protocol, batches in held_out.items()}
 
 
@@ -127,7 +127,7 @@ def main() -> None:
         count = math.ceil(args.probe_rows / args.batch_size)
         rows = (data.batches.at(number) for number in range(count))
         heads.fit((shortened(batch, args.seed) for batch in rows) if args.augment else rows)
-    # What can be known of the end is done at the start, so that training can use all the minutes that are left.
+    # The baselines of the final table are computed at the start, so that training can use all remaining minutes.
     config, first = mixture.config.expert_config, run.first_batches()
     errors, held_out = {}, {}
     for number, protocol in enumerate(PROTOCOLS):

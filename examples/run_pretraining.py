@@ -1,32 +1,33 @@
 #!/usr/bin/env python
-r"""Stage 1: pretrain the expert of one protocol on spectrograms that are generated on the way, or read from Parquet.
+r"""Stage 1: pretrain the expert of one protocol on spectrograms that are generated on the fly, or read from Parquet.
 
 A minute on a laptop, a small model:
 
     python examples/run_pretraining.py --protocol LTE --tiny --minutes 1 --schedule minutes --batch-size 32 \
         --chunk-size 16 --mix 4 --repeat 16 --eval-samples 64 --out runs/lte-tiny
 
-The paper's size on a GPU, nine minutes; the same command again goes on where it stopped, along table I's schedule:
+The paper's size on a GPU, nine minutes; the same command again resumes where it stopped, on the schedule of table I:
 
     python examples/run_pretraining.py --protocol LTE --minutes 9 --device cuda --out runs/lte
 
-The same with a learning rate that rises and falls within the minutes, whatever the speed of the machine:
+The same with a learning rate that rises and falls within the given minutes, whatever the speed of the machine:
 
     python examples/run_pretraining.py --protocol LTE --minutes 9 --schedule minutes --device cuda --out runs/lte
 
-Several processes, and nodes with the options of `accelerate launch`; the batch size is that of all together. (On CPUs
-`accelerate launch` starts one process: `torchrun --nproc_per_node 2` starts more.)
+Several processes, on several nodes with the options of `accelerate launch`; --batch-size is the total over all
+processes. (On CPUs `accelerate launch` starts one process: `torchrun --nproc_per_node 2` starts more.)
 
     accelerate launch --num_processes 8 examples/run_pretraining.py --protocol LTE --batch-size 2048 --out runs/lte
 
-From a data set that `lwm-spectro generate` built, and then the joint objective (eq. 22) from those weights:
+From a data set built by `lwm-spectro generate`; then the joint objective (eq. 22) from the resulting weights:
 
     python examples/run_pretraining.py --protocol LTE --data runs/dataset --epoch-samples 0 --out runs/lte
     python examples/run_pretraining.py --protocol LTE --init runs/lte/model --contrastive snr_db mobility \
         --out runs/lte-joint
 
-Labels of the pretraining cities beside masked modeling: a small model learns SNR, mobility and modulation by them in
-a quarter of an hour of one core, which contrast alone does not in hours. First on saturated cells, then on all:
+Masked modeling together with the labels of the pretraining cities: a small model learns SNR, mobility and modulation
+in a quarter of an hour on one core, which contrast alone does not achieve in hours. First on saturated cells, then on
+all kinds:
 
     python examples/run_pretraining.py --protocol LTE --tiny --supervised modulation snr_db mobility --augment \
         --data runs/paper --in-memory --chunk-size 128 --mix 16 --batch-size 32 --minutes 8 --schedule minutes \
@@ -35,36 +36,37 @@ a quarter of an hour of one core, which contrast alone does not in hours. First 
         --init runs/lte-first/model --data runs/mixed runs/paper --in-memory --chunk-size 128 --mix 32 \
         --batch-size 32 --minutes 9 --schedule minutes --learning-rate 1.5e-3 --out runs/lte
 
-A stem of three residual blocks where the first run had one, from the same weights: `--init runs/lte/model
---deepen-stem 3`. It learns more from each spectrogram, and takes longer over it.
+A stem of three residual blocks instead of the first run's one, starting from its weights: `--init runs/lte/model
+--deepen-stem 3`. It learns more from each spectrogram, but takes longer for each.
 
 The paper's width and depth, from the weights of a small expert: `--init runs/lte/model --widen 128 --deepen 12`. A
-network that begins with what a smaller one knows is trained in a fraction of the time.
+network that starts from the weights of a smaller one trains in a fraction of the time.
 
-A decoder that copies what repeats in resource grids, for an encoder that stays as it is, so that nothing that was
-fitted to its embeddings has to be fitted again:
+A new decoder that copies what repeats in resource grids, for a frozen encoder, so that nothing that was fitted to its
+embeddings has to be fitted again:
 
     python examples/run_pretraining.py --protocol LTE --init runs/lte/model --copy-heads 4 --part decoder \
         --data runs/mixed runs/paper --in-memory --chunk-size 128 --mix 32 --batch-size 32 --minutes 12 \
         --schedule minutes --learning-rate 2e-3 --out runs/lte-decoder
 
-With `--inpainting-channels 32` beside it, or given to the decoder that this one has become, convolutions carry on what
-visible patches show into the masked ones between them.
+With `--inpainting-channels 32` as well, or in a later run that starts from this decoder, convolutions continue what
+visible patches show into the masked patches between them.
 
-Levels of single pixels, which show constellations, beside a transformer that stays as it is; a few minutes are enough:
+A histogram of the levels of single pixels, which shows constellations, beside a frozen transformer; a few minutes are
+enough:
 
     python examples/run_pretraining.py --protocol LTE --init runs/lte-decoder/model --level-bins 20 --part levels \
         --supervised modulation snr_db mobility --augment --data runs/mixed runs/paper --in-memory --chunk-size 128 \
         --mix 32 --batch-size 64 --minutes 12 --schedule minutes --learning-rate 2e-3 --out runs/lte-levels
 
-Batches should hold many settings: a chunk has one carrier and one kind of receiver. Read from a data set, take a large
---mix; where data are generated, --interleave 8.
+Batches should mix many settings, but a chunk has one carrier and one kind of receiver: use a large --mix when reading
+a data set, and --interleave 8 when generating.
 
-Generation needs deepmimo, and for 5G sionna-no-rt. Where neither can be installed, their unpacked wheels on PYTHONPATH
-do: `pip download --no-deps deepmimo sionna-no-rt importlib-resources`, and `python -m zipfile -e` for each.
+Generation needs deepmimo, and for 5G sionna-no-rt. If they cannot be installed, put their unpacked wheels on
+PYTHONPATH: `pip download --no-deps deepmimo sionna-no-rt importlib-resources`, and `python -m zipfile -e` for each.
 
-Writes to --out: `state/` (to go on from), `model/` (the weights of the best validation loss, for `from_pretrained`),
-`log.jsonl` and `results.json`; files of at most --max-file-mib.
+Writes to --out: `state/` (to resume from), `model/` (the weights with the best validation loss, for
+`from_pretrained`), `log.jsonl` and `results.json`; no file is larger than --max-file-mib.
 """
 
 import argparse
@@ -95,7 +97,7 @@ from lwm_spectro_hf.training.growth import (
 from lwm_spectro_hf.training.pretraining import PARTS, Pretraining, PretrainingSettings
 from lwm_spectro_hf.training.run import Run, add_model_options, add_options, new_config
 
-# What --init can be changed by: the option, how, and of which part it gives another.
+# Changes to the model of --init: the option, the function that applies it, and the part that it changes.
 CHANGES = (
     ("deepen_stem", deepen_stem, "stem"),
     ("widen", widen_encoder, "width"),
@@ -190,7 +192,7 @@ def main() -> None:
     settings = run.settings(PretrainingSettings)
     folder, data = args.out / "state", run.data
     loop = Pretraining(model, data.batches, settings, run.accelerator, folder, data.description, **run.loop_options())
-    # What can be known of the end is done at the start, so that training can use all the minutes that are left.
+    # The baselines of the final table are computed at the start, so that training can use all remaining minutes.
     errors, held_out = {}, []
     if run.accelerator.is_main_process:
         held_out = masked_batches(data.held_out, model.config, args.seed)

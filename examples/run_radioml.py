@@ -1,24 +1,24 @@
 #!/usr/bin/env python
-r"""RadioML as a test: do frozen embeddings tell modulations of another simulator apart, which training never saw?
+r"""Test on RadioML: do frozen embeddings separate the modulations of another simulator, which training never saw?
 
 A few examples of each modulation and SNR, a minute or two on a laptop:
 
     python examples/run_radioml.py --file RML2016.10a_dict.pkl --per-cell 20 --shots 5 20 --out runs/radioml-2016
 
-RadioML 2016.10A as it is used in papers, half of it to train on, half to test on; then 2018.01A on a GPU:
+RadioML 2016.10A as papers use it, half of it for training and half for testing; then 2018.01A on a GPU:
 
     python examples/run_radioml.py --file RML2016.10a_dict.pkl --per-cell 1000 --out runs/radioml-2016
     python examples/run_radioml.py --file GOLD_XYZ_OSC.0001_1024.hdf5 --per-cell 400 --device cuda \
         --out runs/radioml-2018
 
-The files are DeepSig's, under a licence that forbids commercial use; they are not downloaded. The pickle (also within
-its .tar.bz2) is read without executing anything; HDF5 needs h5py. Needs the extra `train`.
+The files are DeepSig's, under a license that forbids commercial use; this script does not download them. The pickle
+(also inside its .tar.bz2) is read without executing any code; HDF5 needs h5py. Needs the extra `train`.
 
-The same classifier, logistic regression on standardized features, is given three things: the embedding of the frozen
-checkpoint; the embedding of the same architecture with random weights; and the spectrogram itself, averaged over the
-encoder's patches. What pretraining is worth is the first less the other two. Examples are split by modulation and SNR
-alike. "Linear probe" learns from the whole training half, "few-shot" from N examples of each modulation, drawn at any
-SNR, several times.
+The same classifier, logistic regression on standardized features, is fitted to three kinds of features: the embedding
+of the frozen checkpoint; the embedding of the same architecture with random weights; and the spectrogram itself,
+averaged over the encoder's patches. The gain from pretraining is the lead of the first over the other two. The split
+is stratified by modulation and SNR. "Linear probe" learns from all training examples, "few-shot" from N examples of
+each modulation at any SNR, in several draws.
 
 Writes to --out: `results.json`, `results.md` (a table) and `accuracy.png` (accuracy by SNR, and by shots).
 """
@@ -97,20 +97,20 @@ def features_of(examples: LabelledExamples, rows: np.ndarray, args: argparse.Nam
 
 
 def correct(features: torch.Tensor, labels: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Which rows of `test` a probe tells right that learnt from the rows `train`, of all classes."""
+    """Which rows of `test` a probe classifies correctly that was fitted to the rows `train`, with all classes."""
     probe = LogisticProbe(seed=0)
     probe.fit(features[train], torch.from_numpy(labels[train]))
     return np.unique(labels)[probe.predict(features[test]).argmax(-1)] == labels[test]
 
 
 def few_shots(labels: np.ndarray, train: np.ndarray, shots: int, seed: int) -> np.ndarray:
-    """`shots` rows of each class out of `train`."""
+    """Draw `shots` rows of each class from `train`."""
     order = np.random.default_rng([seed, shots]).permutation(train)
     return np.concatenate([order[labels[order] == label][:shots] for label in np.unique(labels)])
 
 
 def split_cells(cells: np.ndarray, test_share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train on and rows to test on: of every cell, one at least of both."""
+    """Training rows and test rows; every cell has at least one of each."""
     order = np.random.default_rng(seed).permutation(len(cells))
     train, test = [], []
     for cell in np.unique(cells):

@@ -1,31 +1,32 @@
 #!/usr/bin/env python
-r"""Stage 2: put pretrained experts together, and train the router that tells their protocols apart (sec. IV-C).
+r"""Stage 2: combine pretrained experts into a mixture, and train the router that selects among them (sec. IV-C).
 
 A minute on a laptop, from the small experts of `examples/run_pretraining.py --tiny`:
 
     python examples/run_router.py --experts runs/wifi/model runs/lte/model runs/nr/model --minutes 1 \
         --schedule minutes --batch-size 24 --chunk-size 16 --mix 3 --repeat 16 --eval-samples 96 --out runs/router
 
-On a GPU, nine minutes; the same command again goes on where it stopped, along table I's schedule:
+On a GPU, nine minutes; the same command again resumes where it stopped, on the schedule of table I:
 
     python examples/run_router.py --experts runs/wifi/model runs/lte/model runs/nr/model --minutes 9 --device cuda \
         --out runs/router
 
-The mean of the weights of two runs that began alike, as often better than both; nothing is trained, it is scored:
+The mean of the weights of two runs with the same start, which is often better than either; scored without training:
 
     python examples/run_router.py --experts runs/wifi/model runs/lte/model runs/nr/model --samples 0 \
         --init runs/router/model runs/router-again/model --out runs/router-mean
 
-The experts are given in the order WiFi, LTE, 5G and stay as they are; without any, the router is trained alone.
-Training sees signals of all three alike, of receivers that know, find or do not find the symbols, and a little noise,
-which should leave the router undecided. `--data` reads Parquet data sets instead of generating. Several processes
-start with `accelerate launch`, as for the experts; they share --batch-size and the chunks of --mix, on eight GPUs as:
+The experts are given in the order WiFi, LTE, 5G and are frozen; without any, the router is trained beside random ones.
+The training data hold signals of all three protocols in equal shares, from receivers that know, find or do not find
+the symbols, and a little noise alone, on which the router should be undecided. `--data` reads Parquet data sets
+instead of generating. `accelerate launch` starts several processes, as for the experts; they share --batch-size and
+the chunks of --mix. On eight GPUs:
 
     accelerate launch --num_processes 8 examples/run_router.py --experts runs/wifi/model runs/lte/model runs/nr/model \
         --mix 24 --batch-size 768 --interleave 8 --out runs/router
 
-Writes to --out: `state/` (to go on from), `model/` (experts, decoders and router of the best validation loss, for
-`from_pretrained`), `log.jsonl` and `results.json`; files of at most --max-file-mib.
+Writes to --out: `state/` (to resume from), `model/` (experts, decoders and router with the best validation loss, for
+`from_pretrained`), `log.jsonl` and `results.json`; no file is larger than --max-file-mib.
 """
 
 import argparse
@@ -46,7 +47,7 @@ from lwm_spectro_hf.training.mixture import MixtureSettings, RouterTraining, sco
 from lwm_spectro_hf.training.run import Run, add_model_options, add_options, experts_of
 
 DEFAULTS = MixtureSettings(batch_size=96, learning_rate=1e-3)
-SCORED = {  # in the held-out city: preset, receiver, and of blind ones the share that hears a part of a carrier
+SCORED = {  # in the held-out city: preset, receiver, share of blind recordings that cover only part of a carrier
     "synchronous": ("mixed", "synchronous", 0.0),
     "blind": ("mixed", "blind", 0.0),
     "listening": ("mixed", "listening", 0.0),
@@ -132,14 +133,14 @@ def main() -> None:
 
 
 def held_out_of(name: str, receiver: str, partial: float, args: argparse.Namespace, run: Run) -> list[dict]:
-    """Spectrograms of the held-out city by one kind of receiver, of the preset `name`."""
+    """Spectrograms of the preset `name` in the held-out city, by one kind of receiver."""
     recipe = replace(
         preset(name),
         channels=HELD_OUT_SCENARIOS,
         receivers={receiver: 1.0},
         partial_band=partial,
         noise_share=0.0,
-        chunk_size=8,  # a chunk has one protocol, carrier width and sampling rate, so many small ones say more
+        chunk_size=8,  # a chunk has one protocol, carrier width and sampling rate; small chunks give more variety
     )
     chunks = -(-args.eval_samples // recipe.chunk_size)
     seed = stable_seed("router", name, receiver, args.seed) % 2**31

@@ -1,26 +1,26 @@
 #!/usr/bin/env python
 r"""The second paper's tasks: masked modeling of wide bands, spectrum forecasting, segmentation (arXiv 2411.09849).
 
-Minutes on a laptop: scenes, a small network pretrained on them, and both tasks from its weights:
+Minutes on a laptop: generate scenes, pretrain a small network on them, and train both tasks from its weights:
 
     python dataset_scripts/build_scenes.py --num 512 --num-test 128 --out runs/scenes
     python examples/run_spectrum.py --task pretraining --data runs/scenes --tiny --epochs 4 --out runs/masked
     python examples/run_spectrum.py --task forecasting --data runs/scenes --init runs/masked/model --out runs/forecast
     python examples/run_spectrum.py --task segmentation --data runs/scenes --init runs/masked/model --out runs/segment
 
-With few labels, where pretraining ought to help, and the same from random weights:
+With few labels, where pretraining should help; then the same from random weights:
 
     python examples/run_spectrum.py --task segmentation --data runs/scenes --num-train 64 --init runs/masked/model \
         --epochs 40 --out runs/segment-64
     python examples/run_spectrum.py --task segmentation --data runs/scenes --num-train 64 --tiny --epochs 40 \
         --out runs/segment-64-scratch
 
-Without --data, scenes are made first, on the device that trains, and kept in memory; ten minutes of a GPU:
+Without --data, scenes are first generated on the training device and kept in memory; ten minutes on a GPU:
 
     python examples/run_spectrum.py --task pretraining --num-train 8192 --tiny --minutes 7 --mixed-precision bf16 \
         --device cuda --out runs/masked
 
-The mean of the weights of two runs, where one went on from the other or both from the same, is often better than both:
+The mean of the weights of two runs, one started from the other or both from the same, is often better than either:
 
     python examples/run_spectrum.py --task segmentation --data runs/scenes --init runs/first/model runs/second/model \
         --epochs 0 --out runs/mean
@@ -32,7 +32,7 @@ The paper's network, five layers of 64 kernels at full resolution, on GPUs:
 
 Writes to --out: `model/` (for `AutoModelForPreTraining`, `AutoModelForTimeSeriesPrediction` or
 `AutoModelForSemanticSegmentation`, with a card), `results.json` with scores in the held-out city beside those of
-baselines, `examples.png`, and `checkpoints/`, from which --resume goes on.
+baselines, `examples.png`, and `checkpoints/`, from which --resume continues.
 """
 
 import argparse
@@ -86,7 +86,7 @@ TASKS = {
     "forecasting": MaskedConvLstmForForecasting,
     "segmentation": MaskedConvLstmForSemanticSegmentation,
 }
-# For the card: the Hub's name of the task, the Auto class, and a last line of the example.
+# For the card: the Hub's name of the task, the Auto class, and the last line of the code example.
 SHOWN_AS = {
     "pretraining": ("feature-extraction", "AutoModel", "model(**inputs).pooler_output  # (1, {hidden_size})"),
     "forecasting": (
@@ -127,11 +127,11 @@ LIMITS = """
 - Scenes have one carrier of each protocol at most, none over another, and downlinks alone of LTE and 5G.
 - No real recording was used, in training or for these scores.
 """
-# Two cores learn this in an hour: a cell covers 4 x 4 values, and a step of time two rows of cells.
+# Trains in an hour on two cores: a cell covers 4 x 4 values, and a time step two rows of cells.
 TINY = {"embedding_stride": 4, "segment_frames": 8, "hidden_size": 48, "num_hidden_layers": 3}
-SAVES = 10  # in a run
+SAVES = 10  # per run
 FITTED = 1024  # scenes that baselines are fitted to, at most
-TREE_STEP = 4  # trees are scored on one frame of so many
+TREE_STEP = 4  # trees are scored on one frame in this many
 GENERATED, HELD_OUT = 4096, 512  # scenes to train on and to score, without --data
 SHOWN = 4
 
@@ -141,7 +141,7 @@ class Rows(Dataset):
 
     Args:
         columns (`dict`): As [`load_spectrograms`] reads them.
-        labelled (`bool`): With labels of values.
+        labelled (`bool`): Whether to return the labels of the values, too.
     """
 
     def __init__(self, columns: dict[str, torch.Tensor], labelled: bool):
@@ -156,7 +156,7 @@ class Rows(Dataset):
 
 
 class SceneTrainer(CheckedTrainer):
-    """Trains on scenes of which half are mirrored in frequency; to segment also on narrower and shorter views."""
+    """Trains on scenes, half of them mirrored in frequency; for segmentation also on narrower and shorter views."""
 
     def compute_loss(
         self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any
@@ -167,7 +167,7 @@ class SceneTrainer(CheckedTrainer):
             return torch.rand(len(values), width, generator=generator).to(values.device)
 
         mirrored = uniform(2)
-        mirrored[:, 0] = 0.0  # frames stay in order
+        mirrored[:, 0] = 0.0  # no shift in time: frames stay in order
         if "labels" in inputs:
             both = augment(torch.cat([values, inputs["labels"][:, None]], dim=1), mirrored)
             inputs = narrow_views(both, uniform(6))
@@ -179,7 +179,7 @@ class SceneTrainer(CheckedTrainer):
 
 
 def narrow_views(values_and_labels: torch.Tensor, noise: torch.Tensor, share: float = 0.5) -> dict[str, torch.Tensor]:
-    """What a segmenting network is given, see [`narrow`]; the labels of what is not seen are unknown."""
+    """Inputs for segmentation, see [`narrow`]; hidden values have the label -100, which is ignored."""
     moved, mask = narrow(values_and_labels, noise, share)
     return {"input_values": moved[:, :-1], "mask": mask, "labels": moved[:, -1].long().masked_fill(mask, -100)}
 
@@ -224,14 +224,14 @@ def parse_args() -> argparse.Namespace:
 
 
 def scenes_of(args: argparse.Namespace, device: torch.device) -> list[dict[str, torch.Tensor]]:
-    """Scenes to train on, and of the held-out city."""
+    """Scenes to train on, and scenes of the held-out city."""
     if args.data:
         train, test = (load_spectrograms(args.data, split) for split in ("train", "test"))
         if "labels" not in train:
             raise ValueError(f"{args.data} holds recordings of one sender each; expected scenes, by build_scenes.py.")
         return [{name: column[: args.num_train] for name, column in train.items()}, test]
     recipe = SceneRecipe()
-    if device.type == "cuda":  # which does many at once in the time of a few
+    if device.type == "cuda":  # which takes no longer for many scenes at once than for a few
         recipe = replace(recipe, transmissions=replace(recipe.transmissions, chunk_size=64))
     splits = []
     for split, num, drawn in (
@@ -274,7 +274,7 @@ def model_of(args: argparse.Namespace, columns: dict[str, torch.Tensor]) -> PreT
 def score(
     args: argparse.Namespace, model: PreTrainedModel, train: dict[str, torch.Tensor], test: dict[str, torch.Tensor]
 ) -> dict[str, Any]:
-    """Scores in the held-out city, of the model, where it is, and of what needs no network."""
+    """Scores in the held-out city, of the model (on its device) and of baselines without a network."""
     config = model.config
 
     def segments(values: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -374,7 +374,7 @@ def card(args: argparse.Namespace, model: PreTrainedModel, results: dict[str, An
 
 @torch.no_grad()
 def draw(args: argparse.Namespace, model: PreTrainedModel, test: dict[str, torch.Tensor]) -> Any:
-    """A few scenes of the held-out city: what is seen, what is true, what the model says."""
+    """Draw a few scenes of the held-out city: the input, the truth, and the output of the model."""
     values, config = test["input_values"][:SHOWN].float(), model.config
     columns: dict[str, Any] = {"spectrogram": values[:, 0]}
     if args.task == "segmentation":
@@ -398,7 +398,7 @@ def main() -> None:
     state, checkpoints = PartialState(cpu=not on_gpu), args.out / "checkpoints"
     free = ("out", "resume", "epochs", "minutes", "device", "report_to")
     settings = {name: value for name, value in vars(args).items() if name not in free}
-    settings["data"] = args.data and str(Path(args.data).resolve())  # the same folder may be named in several ways
+    settings["data"] = args.data and str(Path(args.data).resolve())  # one folder can be named in several ways
     check_tracker(args.report_to)
     check_settings(args.out, settings, args.resume)
     if args.batch_size % state.num_processes:

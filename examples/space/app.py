@@ -1,4 +1,4 @@
-"""A Gradio Space: recordings in, what is in them out.
+"""A Gradio Space that identifies the signals in uploaded recordings.
 
     pip install '.[demo]'
     python examples/space/app.py
@@ -27,7 +27,7 @@ from lwm_spectro_hf.data.recordings import SEARCHED, SELF_DESCRIBING, Recording,
 from lwm_spectro_hf.plotting import draw, picture_of
 from lwm_spectro_hf.resources import demo_recordings
 
-LONGEST_S = 0.2  # that is looked at: a Space has two cores
+LONGEST_S = 0.2  # analyzed of a recording at most: a Space has two cores
 SAMPLE_TYPES = ["", "cf32", "ci16", "ci8", "cu8"]
 TEXT = """
 # LWM-Spectro
@@ -38,16 +38,16 @@ What is in a recording of complex samples? SigMF (both files of a pair, or an ar
 
 @cache
 def load(task: str, folder: Path) -> Any:
-    """A pipeline, made once."""
+    """A pipeline, created once and cached."""
     return pipeline(task, model=str(folder))
 
 
 @contextmanager
 def opened(files: list[str] | None, dtype: str, rate_msps: float | None) -> Iterator[Recording]:
-    """The beginning of the recording among uploaded files.
+    """The first `LONGEST_S` of the recording among the uploaded files.
 
     Raises:
-        gr.Error: If there is none, or it cannot be read; the message is shown to the user.
+        gr.Error: If there is not exactly one, or it cannot be read; the message is shown to the user.
     """
     found = [Path(file) for file in files or [] if Path(file).suffix.lower() in SEARCHED or dtype]
     found = [file for file in found if file.suffix != ".sigmf-data"]
@@ -57,7 +57,7 @@ def opened(files: list[str] | None, dtype: str, rate_msps: float | None) -> Iter
         )
     knows_itself = found[0].suffix.lower() in SELF_DESCRIBING
     with tempfile.TemporaryDirectory() as folder:
-        # Each upload is in a folder of its own; both files of a pair must be in one.
+        # Each upload is in a folder of its own, but both files of a pair must be in the same one.
         names = [Path(file).name for file in files or []]
         if len(set(names)) < len(names):
             raise gr.Error(f"Two of the uploaded files have one name ({', '.join(sorted(names))}). Expected others.")
@@ -73,12 +73,12 @@ def opened(files: list[str] | None, dtype: str, rate_msps: float | None) -> Iter
                 raise ValueError("The recording does not say its sampling rate. Expected it in the field beside.")
             longest = round(LONGEST_S * recording.sampling_rate)
             yield replace(recording, num_samples=min(recording.num_samples, longest))
-        except (OSError, ValueError) as error:  # also of what is done with it
+        except (OSError, ValueError) as error:  # also errors in the body of the caller's `with`
             raise gr.Error(str(error).replace(f"{folder}/", "")) from None
 
 
 def classify(files: list[str] | None, dtype: str, rate_msps: float | None) -> tuple[dict[str, float], Figure, dict]:
-    """Scores of the protocols, a picture with the verdict, and all of the verdict."""
+    """Scores of the protocols, a picture with the verdict, and the complete verdict."""
     pipe = load("iq-classification", lwm_spectro_hf.default_checkpoint())
     with opened(files, dtype, rate_msps) as recording:
         verdict = pipe(recording)
@@ -86,7 +86,7 @@ def classify(files: list[str] | None, dtype: str, rate_msps: float | None) -> tu
 
 
 def segment(files: list[str] | None, dtype: str, rate_msps: float | None) -> tuple[list[list], Figure]:
-    """What each carrier is as rows of a table, and a picture of the band and who sends in it."""
+    """The verdict on each carrier as rows of a table, and a picture of the band with its carriers."""
     find = load("iq-segmentation", lwm_spectro_hf.default_segmenter())
     tell = load("iq-classification", lwm_spectro_hf.default_checkpoint())
     with opened(files, dtype, rate_msps) as recording:

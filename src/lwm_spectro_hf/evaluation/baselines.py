@@ -18,11 +18,11 @@ from .tasks import Task
 
 
 class Baseline(Protocol):
-    """What is trained on a few labelled rows, and then tells the classes of others.
+    """A classifier that is fitted to a few labeled rows and then predicts the classes of others.
 
     Attributes:
-        num_parameters (`int`): Weights that a prediction takes, known after `fit`; those of the encoder not included
-            where the inputs are embeddings.
+        num_parameters (`int`): Number of weights that a prediction uses, known after `fit`; without those of the
+            encoder where the inputs are embeddings.
     """
 
     num_parameters: int
@@ -32,17 +32,17 @@ class Baseline(Protocol):
 
         Args:
             inputs (`torch.Tensor`): Spectrograms of shape `(num, num_channels, num_frames, num_freq_bins)`, or
-                features of shape `(num, num_features)`, as the model's representation is.
+                features of shape `(num, num_features)`, depending on the model's representation.
             labels (`torch.Tensor` of shape `(num,)`): Classes from 0 on, all of them present.
         """
 
     def predict(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Logits of shape `(num, num_classes)`, up to a constant of each row."""
+        """Logits of shape `(num, num_classes)`, up to a constant per row."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What models are made from.
+    """What a model is made from.
 
     Attributes:
         num_classes (`int`): Of the task.
@@ -50,7 +50,7 @@ class Setting:
         budget ([`Budget`]): Of training.
         checkpoint ([`Checkpoint`]): LWM-Spectro.
         imagenet (`Path` or `None`): Folder of ImageNet weights.
-        expert (`str` or `None`): What is fine-tuned of a mixture, where the task has one protocol only; else all.
+        expert (`str` or `None`): Expert of a mixture to fine-tune, if the task has one protocol; `None` for all.
     """
 
     num_classes: int
@@ -62,7 +62,7 @@ class Setting:
 
 
 class NearestNeighbours:
-    """The five nearest training rows, or as many as a class has, vote with the inverse of their distances."""
+    """The five nearest training rows, fewer if some class has fewer, vote with the inverse of their distances."""
 
     def __init__(self):
         self.num_parameters = 0
@@ -72,7 +72,7 @@ class NearestNeighbours:
         self.model = KNeighborsClassifier(num, weights="distance", algorithm="brute")
         rows = inputs.flatten(1).float().numpy()
         self.model.fit(rows, labels.numpy())
-        self.num_parameters = rows.size  # all of them are kept
+        self.num_parameters = rows.size  # all training rows are kept
 
     def predict(self, inputs: torch.Tensor) -> torch.Tensor:
         parts = [self.model.predict_proba(part.flatten(1).float().numpy()) for part in inputs.split(512)]
@@ -84,10 +84,10 @@ class Model:
     """One entry of the benchmark.
 
     Attributes:
-        title (`str`): As tables have it.
-        representation (`str`): What it is given, see [`~evaluation.features.FeatureStore`].
-        make (`Callable`): A [`Setting`] to a [`Baseline`].
-        is_trained (`bool`): By steps of an optimizer, which takes long.
+        title (`str`): Name in tables.
+        representation (`str`): Its input, see [`~evaluation.features.FeatureStore`].
+        make (`Callable`): Makes a [`Baseline`] from a [`Setting`].
+        is_trained (`bool`): Whether it is trained by steps of an optimizer, which takes long.
     """
 
     title: str
@@ -129,7 +129,7 @@ def _pretrained(setting: Setting) -> torch.nn.Module:
 
 
 def _finetuned(setting: Setting) -> Baseline:
-    # All of it: at the rate of random weights a head that is fitted already would only get worse.
+    # All parameters are slow: at the rate of random weights, a head that is already fitted would only get worse.
     return _network(_pretrained, setting, slow="", start=networks.probed)
 
 
@@ -177,7 +177,7 @@ MODELS: dict[str, Model] = {
 
 
 def is_trained(name: str) -> bool:
-    """Whether a model is trained by steps of an optimizer; a probe of one expert, with a name of its own, is not."""
+    """Whether a model is trained by steps of an optimizer; probes of one expert, not named in `MODELS`, are not."""
     return name in MODELS and MODELS[name].is_trained
 
 
@@ -186,14 +186,14 @@ def models_for(names: list[str], task: Task, checkpoint: Checkpoint) -> tuple[di
 
     Args:
         names (`list[str]`): Some of `MODELS`.
-        task ([`Task`]): A single protocol has a single expert; of several protocols each expert is tried.
+        task ([`Task`]): With a single protocol, only its expert is used; with several, each expert is tried.
         checkpoint ([`Checkpoint`]): A single encoder has neither experts nor a mixture.
 
     Returns:
         `tuple`: the entries, and what was left out and why.
 
     Raises:
-        ValueError: For another name.
+        ValueError: For an unknown name.
     """
     wrong = [name for name in names if name not in MODELS]
     if wrong:

@@ -1,4 +1,4 @@
-"""Runs the benchmark: a line of JSON for each task, model, N and seed; what is there is not repeated."""
+"""Runs the benchmark: a line of JSON for each task, model, N and seed; existing results are not repeated."""
 
 import dataclasses
 import json
@@ -41,7 +41,7 @@ _IDENTITY = (
     "architecture",
     "imagenet",
 )
-_DOPPLERS_HZ = (0, 10, 20, 50, 100, 1000)  # edges; pedestrians end at 35, vehicles begin at 19
+_DOPPLERS_HZ = (0, 10, 20, 50, 100, 1000)  # edges of ranges; pedestrians reach up to 35, vehicles start at 19
 # Hashes by preset and pool: of all labels, of those of the first 96 rows, and of the split of each task.
 PUBLISHED_SPLITS = Path(__file__).with_name("splits.json")
 _PACKAGES = ("lwm-spectro-hf", "torch", "transformers", "scikit-learn")
@@ -49,7 +49,7 @@ _PACKAGES = ("lwm-spectro-hf", "torch", "transformers", "scikit-learn")
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: what is trained on how many shots of which task, and with which seed."""
+    """One run: a task, a model, a number of shots and a seed."""
 
     task: Task
     name: str
@@ -59,23 +59,23 @@ class Cell:
 
 
 class ResultsFile:
-    """Lines of JSON that are only ever added to.
+    """An append-only file of JSON lines.
 
     Args:
-        path (`str` or `os.PathLike`): Goes on if it is there.
+        path (`str` or `os.PathLike`): The file; continued if it exists.
     """
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         self.lines = read_json_lines(self.path)
         if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
-            # Written anew, so that no half line is left that the next one would be glued to.
+            # Rewritten without the incomplete last line, to which the next line would be appended.
             with whole_file(self.path) as stream:
                 stream.write("".join(json.dumps(line) + "\n" for line in self.lines).encode())
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def add(self, line: dict[str, Any]) -> None:
-        """Append a line, on disk when this returns."""
+        """Append a line; it is on disk when this returns."""
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
             stream.flush()
@@ -83,7 +83,7 @@ class ResultsFile:
         self.lines.append(line)
 
     def has(self, line: dict[str, Any], names: Iterable[str]) -> bool:
-        """Whether a line of this kind with the same values of these names is there."""
+        """Whether there is a line of the same kind with the same values for these names."""
         names = ("kind", *names)
         return any(all(found.get(name) == line.get(name) for name in names) for found in self.lines)
 
@@ -92,12 +92,12 @@ class Benchmark:
     """All cells of a preset on one pool.
 
     Args:
-        preset ([`Preset`]): How large it is.
-        tasks (`Sequence[Task]`): What is asked.
+        preset ([`Preset`]): Size of the benchmark.
+        tasks (`Sequence[Task]`): Tasks to run.
         models (`Sequence[str]`): Names of `MODELS`.
-        pool ([`Pool`]): Where rows come from.
-        labels (`dict`): Of its rows.
-        store ([`FeatureStore`]): Its rows in every representation.
+        pool ([`Pool`]): Source of the rows.
+        labels (`dict`): Labels of the rows of the pool.
+        store ([`FeatureStore`]): The rows of the pool in every representation.
         out (`str` or `os.PathLike`): Folder of `results.jsonl` and `splits.json`.
         shots (`Sequence[int]`, *optional*): N for every task and model, in place of the preset's.
         imagenet (`Path`, *optional*): Folder of ImageNet weights.
@@ -141,7 +141,7 @@ class Benchmark:
         wanted = self.preset.shots[task.name] if shots is None else tuple(sorted(set(shots)))
         few = [num for num in wanted if num > available]
         if few and shots is not None:
-            rows_for_training(task, self.labels, few[0], 0)  # which says what is wrong
+            rows_for_training(task, self.labels, few[0], 0)  # raises the error that explains it
         if few:
             reasons.append(f"N = {', '.join(map(str, few))}: the pool has {available} training rows a class")
         kept = [num for num in wanted if num <= available]
@@ -163,7 +163,7 @@ class Benchmark:
         ]
 
     def _shots_of(self, name: str, task: Task, kept: list[int]) -> list[int]:
-        """Those N of a task that the preset has a model run with."""
+        """The N of a task at which the preset runs a model."""
         if not is_trained(name):
             return kept
         if MODELS[name].is_lwm:
@@ -188,7 +188,7 @@ class Benchmark:
         return self.results.lines
 
     def score(self, cell: Cell) -> dict[str, Any]:
-        """Train and test one model; the columns of its result."""
+        """Train and test one model; returns the columns of its result."""
         classes, rows = self._classes[cell.task.name], self._test[cell.task.name]
         train = torch.from_numpy(rows_for_training(cell.task, self.labels, cell.shots, cell.seed))
         test = torch.from_numpy(rows)
@@ -235,7 +235,7 @@ class Benchmark:
     def _mobility_per_doppler(
         self, task: Task, rows: np.ndarray, truth: np.ndarray, answer: np.ndarray
     ) -> dict[str, float]:
-        """Share of rows whose mobility is told, by their largest Doppler shift; empty where it is not asked for."""
+        """Accuracy for mobility by the largest Doppler shift of a row; empty for tasks without mobility."""
         if "mobility" not in task.target:
             return {}
         mobility = np.array([name.split("+")[1] for name in task.classes])
@@ -254,12 +254,12 @@ class Benchmark:
                 "seed": cell.seed,
                 "checkpoint": f"{self.checkpoint.folder.name} {self.checkpoint.digest}" if cell.model.is_lwm else None,
                 "architecture": self.checkpoint.architecture if cell.name == "lwm-scratch" else None,
-                "imagenet": bool(self.imagenet) and cell.name in IMAGENET,  # the others do not look at it
+                "imagenet": bool(self.imagenet) and cell.name in IMAGENET,  # the other models do not use them
             }
         )
 
     def _describe(self) -> None:
-        """Lines that do not depend on models, and what was trained and tested on."""
+        """Write the lines that do not depend on models, and the rows of the splits."""
         extractor = self.checkpoint.extractor
         bound = ModulationBound(extractor.num_frames, extractor.num_freq_bins, self.preset.bound_trials)
         for task in tqdm(self._bounded, desc="bound", leave=False):
@@ -272,7 +272,7 @@ class Benchmark:
         self._write_splits()
 
     def _write_splits(self) -> None:
-        """What was trained and tested on, in this call and in those before on the same rows."""
+        """Write the training and test rows of this call and of earlier calls on the same pool."""
         path = self.out / "splits.json"
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         same = all(known.get(name) == self.splits[name] for name in ("pool", "labels"))
@@ -288,7 +288,7 @@ class Benchmark:
 
     @cached_property
     def splits(self) -> dict[str, Any]:
-        """What is trained and tested on, for all N of the preset that the pool has rows for."""
+        """Training and test rows, for all N of the preset that the pool has enough rows for."""
         tasks = {}
         for task in self.tasks:
             available = available_shots(task, self.labels)
@@ -297,7 +297,7 @@ class Benchmark:
         return {"pool": self.common["pool"], "labels": self.common["labels"], "tasks": tasks}
 
     def differences(self) -> list[str]:
-        """What is not as in the splits that are published with the package; none where none are published."""
+        """Differences from the splits published with the package; empty if none are published for this pool."""
         published = json.loads(PUBLISHED_SPLITS.read_text(encoding="utf-8")).get(
             f"{self.preset.name} {self.pool.name}"
         )

@@ -1,4 +1,4 @@
-"""Pictures of the benchmark's results: over N, over SNR beside the bound, confusions, and what accuracy costs."""
+"""Figures of the benchmark: scores over N, accuracy over SNR beside the bound, confusion matrices, and costs."""
 
 import os
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def draw_benchmark(folder: str | os.PathLike, run: Run, prefix: str) -> list[Pat
     Args:
         folder (`str` or `os.PathLike`): Where to; made if missing.
         run ([`Run`]): Its results.
-        prefix (`str`): Of the names of the files.
+        prefix (`str`): Start of the file names.
 
     Returns:
         `list[Path]`: PNG files: `shots`, `snr` (where there is a bound), `confusion` (where there is a model that
@@ -46,7 +46,7 @@ def draw_benchmark(folder: str | os.PathLike, run: Run, prefix: str) -> list[Pat
 
 
 def _panels(run: Run, tasks: list[str], draw: Callable[[Axes, Run, str], None]) -> Figure:
-    """A panel a task, three beside each other; one legend for those that have one."""
+    """One panel per task, three in a row, with one shared legend."""
     columns = min(3, len(tasks))
     rows = -(-len(tasks) // columns)
     figure = Figure(figsize=(4.6 * columns, 3.9 * rows), dpi=110, layout="constrained")
@@ -66,7 +66,7 @@ def _panels(run: Run, tasks: list[str], draw: Callable[[Axes, Run, str], None]) 
 
 
 def _style(run: Run, name: str) -> dict:
-    """The same look of a model in all panels; dashed where no pretraining is in it."""
+    """Color, marker and line of a model, the same in all panels; dashed without pretraining."""
     place = list(run.titles).index(name)
     return {
         "color": _COLORS[place % len(_COLORS)],
@@ -114,7 +114,7 @@ def _draw_confusion(axis: Axes, run: Run, task: str) -> None:
 
 
 def _draw_cost(axis: Axes, run: Run, task: str) -> None:
-    """Accuracy against milliseconds; the area of a mark grows with the logarithm of the parameters."""
+    """Accuracy over milliseconds; the area of a marker grows with the logarithm of the number of parameters."""
     shots = run.widest(task)
     for name in run.models(task):
         lines = run.cells.get((task, name, shots), [])

@@ -1,11 +1,11 @@
-"""The likelihood bound: how often modulation and SNR can be told at best from the power of resource elements.
+"""The likelihood bound: the best accuracy for modulation and SNR that the powers of resource elements allow.
 
 The observer is given what no model has: the gain |H_k|^2 of every resource element, and every class's distribution.
 It sees |Y_k|^2, Y_k = H_k X_k + N_k, with equiprobable symbols and white noise, which is what a spectrogram with one
-aligned rectangular window shows (paper, eq. 9): one DFT an OFDM symbol, subcarriers apart. It decides for the class of
-largest likelihood, so that no classifier of such spectrograms is better. BPSK and QPSK have one modulus and tie. A
-taper mixes neighbouring elements, and with them their relative phase: a spectrogram with a second, tapered window may
-exceed the bound there, at the price of the levels that it blurs.
+aligned rectangular window shows (paper, eq. 9): one DFT per OFDM symbol, subcarriers separated. It chooses the class
+of largest likelihood, so that no classifier of such spectrograms is better. BPSK and QPSK have the same single modulus
+and tie. A taper mixes neighboring elements, so that powers depend on their relative phase: a spectrogram with a
+second, tapered window may exceed the bound there, at the price of blurred levels.
 """
 
 import math
@@ -22,11 +22,11 @@ TARGETS = ("modulation", "snr_db", "joint")
 
 @dataclass
 class LikelihoodBound:
-    """What a Monte Carlo run of the ideal observer gave.
+    """Result of a Monte Carlo run of the ideal observer.
 
     Attributes:
         classes (`tuple`): The modulations, the SNRs [dB], or all pairs of them.
-        accuracy (`float`): Share of right decisions.
+        accuracy (`float`): Share of correct decisions.
         standard_error (`float`): Standard deviation of that share over repeated runs; zero where no trial went wrong.
         confusion (`torch.Tensor` of shape `(num_classes, num_classes)`): Share of the decisions, by true class (rows).
             A tie counts in equal parts for the classes in it.
@@ -84,9 +84,9 @@ def likelihood_bound(
     num_trials: int = 100,
     batch_size: int = 8,
 ) -> LikelihoodBound:
-    """Best accuracy that the powers of resource elements with known channel allow.
+    """Best accuracy that the powers of resource elements allow if the channel is known.
 
-    All pairs of a modulation and an SNR are equally likely, unless `prior` says otherwise. What is not asked for is
+    All pairs of a modulation and an SNR are equally likely, unless `prior` says otherwise. What is not the target is
     unknown and averaged out: with one SNR and `target="modulation"` the observer knows the SNR; with one modulation
     and `target="snr_db"` it knows the modulation; with several of both, either target is decided without knowing the
     other.
@@ -100,7 +100,7 @@ def likelihood_bound(
         prior (`Sequence[float]`, *optional*): How likely each modulation is, up to a common factor; known to the
             observer.
         power_gains (`torch.Tensor` of shape `(num_channels, num_elements)`, *optional*): |H_k|^2; trials take the
-            channels in turn, scaled to a mean of one. By default every element fades on its own, Rayleigh.
+            channels in turn, scaled to a mean of one. By default every element has independent Rayleigh fading.
         known_power (`bool`, *optional*, defaults to `True`): Whether the observer knows the received signal power. If
             not, as in a normalized spectrogram, it sees |Y_k|^2 only up to a common factor; at least 100 elements.
         num_trials (`int`, *optional*, defaults to 100): Trials of each pair of modulation and SNR.
@@ -110,8 +110,8 @@ def likelihood_bound(
         [`LikelihoodBound`].
 
     Raises:
-        ValueError: For an unknown modulation or target, an SNR that is not a finite number, something that is named
-            twice or missing, gains of another shape or without power, or a count below one (100 if so above).
+        ValueError: For an unknown modulation or target, an SNR that is not a finite number, a duplicate or missing
+            value, gains of another shape or without power, or a count below one (100 elements if power is unknown).
     """
     _check(modulations, snrs_db, num_elements, target, prior, power_gains, known_power, num_trials, batch_size)
     device = generator.device
@@ -158,11 +158,11 @@ def likelihood_bound(
             else:
                 gains = power_gains[torch.arange(first, first + shape[0], device=device) % len(power_gains)]
             noise = torch.randn(shape, dtype=torch.complex64, generator=generator, device=device)
-            # The phase of the channel is uniform for a circular noise: it changes no power.
+            # The channel needs no phase: with circular noise it does not change the distribution of the power.
             power = (gains.sqrt() * symbols + 10 ** (-snr_db / 20) * noise).abs().square()
             decisions.append(decide(scores(power, gains)))
         decisions = torch.cat(decisions)
-        # Of one true class, all pairs are as likely as what is not asked for in them.
+        # Weight of this pair within its true class: the probability of what is not the target.
         share = {"modulation": 1 / len(snrs_db), "snr_db": weight * len(snrs_db), "joint": 1.0}[target]
         confusion[true] += decisions.mean(0) * share
         accuracy += weight * decisions[:, true].mean()
@@ -175,15 +175,15 @@ def scale_free_log_likelihood(
 ) -> torch.Tensor:
     """Log-likelihood of received powers that are known up to a common factor; arguments as in [`log_likelihood`].
 
-    The ratios of n powers have the density, up to a constant, of the integral of p(c |Y|^2) c^n over log c: the
-    likelihood of all that a change of scale leaves. It is a sharp peak: a parabola through three points of its
-    logarithm gives it (Laplace's method).
+    The density of the ratios of n powers is, up to a constant, the integral of p(c |Y|^2) c^n over log c: the
+    likelihood of everything that does not change with the scale. The integrand has a sharp peak, so that a parabola
+    through three points of its logarithm gives the integral (Laplace's method).
 
     Returns:
         `torch.Tensor` of shape `(batch,)`, float64.
     """
     num_elements = power.shape[-1]
-    # Around the factor that gives the powers their expected mean; the peak is about 1 / sqrt(n) wide.
+    # Start at the factor that gives the powers their expected mean; the peak is about 1 / sqrt(n) wide.
     expected = power_gains.mean(1) * (levels * weights).sum() + noise_power
     center = (expected / power.mean(1)).log().double()
     step = 1 / math.sqrt(num_elements)
@@ -192,10 +192,10 @@ def scale_free_log_likelihood(
         scaled = power * log_scale.exp().float()[:, None]
         return log_likelihood(scaled, power_gains, noise_power, levels, weights) + num_elements * log_scale
 
-    for _ in range(2):  # the second parabola is about the top of the first
+    for _ in range(2):  # the second parabola is centered on the top of the first
         low, middle, high = at(center - step), at(center), at(center + step)
         slope = (high - low) / (2 * step)
-        # Far from the truth the logarithm need not be concave: such a class loses anyhow, if only its top stays near.
+        # For classes far from the truth the logarithm may not be concave: they lose anyway if their top stays near.
         curvature = ((2 * middle - low - high) / step**2).clamp(min=1e-3 * num_elements)
         shift = (slope / curvature).clamp(-4 * step, 4 * step)
         center = center + shift

@@ -1,4 +1,4 @@
-"""Scores of a classifier, and how they are told."""
+"""Scores of a classifier, and a table to print them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,12 +13,12 @@ def classification_scores(truth: np.ndarray, answers: np.ndarray, labels: Sequen
 
     Args:
         truth (`np.ndarray` of shape `(num,)`): Index of the class of each row.
-        answers (`np.ndarray` of shape `(num,)`): Index of the class that was answered.
+        answers (`np.ndarray` of shape `(num,)`): Index of the predicted class of each row.
         labels (`Sequence[str]`): Names of the classes.
 
     Returns:
-        `dict`: `num`, `accuracy` and `macro_f1` (over the classes that there are) in %; `per_class`, name to
-        `precision`, `recall`, `f1` in % and `num`; `confusion`, of each class (row) how many rows were taken for each.
+        `dict`: `num`, `accuracy` and `macro_f1` (over the classes that occur) in %; `per_class`, name to
+        `precision`, `recall`, `f1` in % and `num`; `confusion`, counts by true class (row) and prediction (column).
 
     Raises:
         ImportError: If scikit-learn is not installed.
@@ -46,11 +46,11 @@ def classification_scores(truth: np.ndarray, answers: np.ndarray, labels: Sequen
 
 
 def scores_table(scores: dict[str, Any], name: str) -> str:
-    """The scores as a table to print, one line a class.
+    """The scores as a table to print, one line per class.
 
     Args:
         scores (`dict`): By [`classification_scores`].
-        name (`str`): What the classes are of.
+        name (`str`): Name of the task, for the header.
 
     Returns:
         `str`, of several lines.

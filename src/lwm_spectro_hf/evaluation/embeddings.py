@@ -1,4 +1,4 @@
-"""What embeddings tell apart without training: neighbours, silhouettes, and pictures by t-SNE (fig. 3 and 4)."""
+"""How well embeddings separate labels without training: neighbors, silhouettes, t-SNE pictures (fig. 3 and 4)."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -45,16 +45,17 @@ def neighbour_scores(
     draws: int = 5,
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """How often the nearest neighbours of a spectrogram, of other channels, have its label.
+    """How often the nearest neighbors of a spectrogram, taken from other channels, predict its label.
 
-    Every draw takes other rows and deals the channels out: a quarter of them asks, the others answer.
+    Every draw takes other rows and splits their channels: rows of a quarter of them are classified by their neighbors
+    among the rows of the others.
 
     Args:
         features (`Mapping[str, np.ndarray]`): By name, of shape `(rows, width)`, all of the same rows.
         labels (`Mapping[str, np.ndarray]`): By name, of shape `(rows,)`; rows with a negative integer are left out.
         channels (`np.ndarray` of shape `(rows,)`): Number of each row's channel.
-        num (`int`, *optional*, defaults to 2000): Rows of a draw.
-        draws (`int`, *optional*, defaults to 5): How many.
+        num (`int`, *optional*, defaults to 2000): Rows per draw.
+        draws (`int`, *optional*, defaults to 5): Number of draws.
         seed (`int`, *optional*, defaults to 0): Of the draws.
 
     Returns:
@@ -111,13 +112,13 @@ def draw_tsne(
 
     Args:
         features (`Mapping[str, np.ndarray]`): By name, of shape `(rows, width)`; a few thousand rows at most.
-        labels (`Mapping[str, Iterable]`): By name, of the same rows; their values are what the legend says.
-        captions (`Mapping[tuple[str, str], str]`, *optional*): Numbers beside a picture, by label and feature.
+        labels (`Mapping[str, Iterable]`): By name, of the same rows; the legend shows their values.
+        captions (`Mapping[tuple[str, str], str]`, *optional*): Text below a picture, by label and feature.
         seed (`int`, *optional*, defaults to 0): Of t-SNE.
     """
     maps = {}
     for name, values in features.items():
-        # As is usual before t-SNE, the leading components: most of raw spectrograms is noise.
+        # Keep the leading principal components, as is usual before t-SNE: most of a raw spectrogram is noise.
         count = min(50, *values.shape)
         reduced = PCA(count, random_state=seed).fit_transform(values)
         perplexity = min(30, (len(values) - 1) / 3)
@@ -127,7 +128,7 @@ def draw_tsne(
     for row, (label, values) in zip(panels, labels.items(), strict=True):
         values = np.asarray(list(values))
         classes = sorted(set(values.tolist()))
-        numbers = values.dtype.kind not in "US"  # in an order that colours should show
+        numbers = values.dtype.kind not in "US"  # ordered values get ordered colors
         for panel, (name, points) in zip(row, maps.items(), strict=True):
             for number, value in enumerate(classes):
                 colour = colormaps["viridis"](number / max(1, len(classes) - 1)) if numbers else f"C{number}"

@@ -1,4 +1,4 @@
-"""What classifiers are given in place of spectrograms: embeddings of a frozen checkpoint, classical statistics."""
+"""Inputs of classifiers in place of spectrograms: embeddings of a frozen checkpoint, classical statistics."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ _OF_HEADS = ("task_name", "additional_tasks", "blind_tasks")
 
 
 def _settings(config: PretrainedConfig) -> dict[str, Any]:
-    """In what a configuration departs from the defaults, so that fields to come change nothing; nothing of heads."""
+    """Fields that differ from their defaults, so that new fields do not change the digest; without those of heads."""
     defaults, found = type(config)(), {}
     for name in type(config).__annotations__:
         value = getattr(config, name)
@@ -39,7 +39,7 @@ def _settings(config: PretrainedConfig) -> dict[str, Any]:
 
 
 class Checkpoint:
-    """A frozen encoder, or mixture of them, with its front-end.
+    """A frozen encoder or mixture, with its front-end.
 
     Args:
         folder (`str` or `os.PathLike`): As `from_pretrained` reads it: encoder, mixture, or a model with heads.
@@ -48,8 +48,8 @@ class Checkpoint:
     Attributes:
         model ([`LwmSpectroModel`] or [`LwmSpectroMoEModel`]): In evaluation mode.
         extractor ([`SpectrogramFeatureExtractor`]): Its front-end.
-        experts (`tuple[str, ...]`): Names of the experts; none of a single encoder.
-        digest (`str`): A hash of its weights, and of the configuration that says how they are used.
+        experts (`tuple[str, ...]`): Names of the experts; empty for a single encoder.
+        digest (`str`): A hash of its weights, and of its configuration without heads.
         architecture (`str`): A hash of the names and shapes of an encoder's weights.
 
     Raises:
@@ -83,7 +83,7 @@ class Checkpoint:
 
     @property
     def representations(self) -> tuple[str, ...]:
-        """Names of the embeddings that it gives; "top-1" is what a single encoder gives."""
+        """Names of the embeddings that it gives; a single encoder has only "top-1"."""
         return (TOP1, MIXTURE, *(EXPERT + name for name in self.experts)) if self.is_mixture else (TOP1,)
 
     def expert(self, name: str) -> LwmSpectroModel:
@@ -91,13 +91,13 @@ class Checkpoint:
         return self.model.experts[self.experts.index(name)]
 
     def num_parameters(self, representation: str) -> int:
-        """Weights that an embedding takes."""
+        """Number of weights that an embedding uses."""
         part = self.model.experts[0] if representation.startswith(EXPERT) else self.model
         return sum(parameter.numel() for parameter in part.parameters())
 
     @torch.inference_mode()
     def embed(self, input_values: torch.Tensor, representation: str) -> torch.Tensor:
-        """The embedding of spectrograms, computed as at inference: experts that are not asked for do not run.
+        """The embedding of spectrograms, computed as at inference: experts that are not needed do not run.
 
         Args:
             input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
@@ -120,7 +120,7 @@ class Checkpoint:
 
     @torch.inference_mode()
     def parts(self, input_values: torch.Tensor) -> dict[str, torch.Tensor]:
-        """All that the embeddings of a batch are put together from: those of every expert, and the router's logits."""
+        """What [`combine`] makes the embeddings of a batch from: those of every expert, and the router's logits."""
         input_values = input_values.to(self.device, torch.float32)
         if not self.is_mixture:
             return {"encoders": self.model(input_values).pooler_output.cpu()[:, None]}
@@ -128,7 +128,7 @@ class Checkpoint:
         return {"encoders": torch.stack(encoders, 1), "router": self.model.router(input_values).cpu()}
 
     def combine(self, parts: dict[str, torch.Tensor], representation: str) -> torch.Tensor:
-        """An embedding from its `parts`: pooling is linear, so it may come before the mixing.
+        """An embedding from its `parts`: pooling is linear, so it can precede the mixing of experts.
 
         Returns:
             `torch.Tensor` of shape `(num, hidden_size)`.
@@ -144,16 +144,16 @@ class Checkpoint:
 
 
 def statistics(input_values: torch.Tensor) -> torch.Tensor:
-    """What a receiver would compute without any learning.
+    """Statistics that a receiver could compute without any learning.
 
-    For each window and each of eight bands of frequency: mean, standard deviation, skewness and excess kurtosis of the
-    values (normalized cumulants), and how they correlate with those some frames later, which mobility changes.
+    For each window and each of eight frequency bands: mean, standard deviation, skewness and excess kurtosis of the
+    values (normalized cumulants), and their autocorrelation over several lags in time, which depends on mobility.
 
     Args:
         input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
 
     Returns:
-        `torch.Tensor` of shape `(batch, num_channels * 8 * (4 + num_lags))`, float32; lags end before the frames do.
+        `torch.Tensor` of shape `(batch, num_channels * 8 * (4 + num_lags))`, float32; lags are below `num_frames`.
     """
     num_frames, num_bins = input_values.shape[-2:]
     width = -(-num_bins // NUM_BANDS)
@@ -163,7 +163,7 @@ def statistics(input_values: torch.Tensor) -> torch.Tensor:
     deviation = bands - mean
     std = deviation.square().mean((-2, -1), keepdim=True).sqrt().clamp(min=1e-6)
     skewness, kurtosis = (((deviation / std) ** power).mean((-2, -1)) for power in (3, 4))
-    # A bin is compared with itself at another time, so that the shape of the spectrum does not count.
+    # Deviations from the mean of each bin, so that the shape of the spectrum does not count.
     deviation = bands - bands.mean(-2, keepdim=True)
     power = deviation.square().mean((-2, -1)).clamp(min=1e-12)
     lags = [lag for lag in TIME_LAGS if lag < num_frames]
@@ -176,8 +176,8 @@ class FeatureStore:
 
     Args:
         input_values (`torch.Tensor` of shape `(num, num_channels, num_frames, num_freq_bins)`): Of the pool, float16.
-        checkpoint ([`Checkpoint`]): What embeds them.
-        folder (`str` or `os.PathLike`): For the files; of this pool alone.
+        checkpoint ([`Checkpoint`]): Computes the embeddings.
+        folder (`str` or `os.PathLike`): For the files of this pool alone.
     """
 
     def __init__(self, input_values: torch.Tensor, checkpoint: Checkpoint, folder: str | os.PathLike):
@@ -186,7 +186,7 @@ class FeatureStore:
         self._milliseconds: dict[str, float] = {}
 
     def rows(self, representation: str, rows: torch.Tensor) -> torch.Tensor:
-        """Some rows: float16 spectrograms, or float32 of shape `(num, num_features)`."""
+        """Some rows: float16 spectrograms, or float32 features of shape `(num, num_features)`."""
         if representation == SPECTROGRAM:
             return self.input_values[rows]
         if representation == STATISTICS:
@@ -195,7 +195,7 @@ class FeatureStore:
         return self.checkpoint.combine({name: part[rows] for name, part in parts.items()}, representation)
 
     def milliseconds(self, representation: str) -> float:
-        """Time that a spectrogram takes from float32 in memory to this representation, in a batch of 64 [ms]."""
+        """Time per spectrogram to compute this representation from float32 in memory, in a batch of 64 [ms]."""
         if representation == SPECTROGRAM:
             return 0.0
         if representation not in self._milliseconds:
@@ -211,7 +211,7 @@ class FeatureStore:
         return lambda values: self.checkpoint.embed(values, representation)
 
     def _all(self, name: str, compute) -> dict[str, torch.Tensor]:
-        """All rows, a file for every 2,048: what was computed before is read."""
+        """All rows, a file for every 2,048; existing files are read, missing ones are computed."""
         if name not in self._loaded:
             parts = []
             files = range(0, len(self.input_values), _ROWS_PER_FILE)

@@ -10,28 +10,28 @@ from ..data.recipe import MODES, MODULATIONS, PROTOCOLS, SNRS_DB, stable_seed
 from .bound import likelihood_bound
 from .tasks import Labels, Task
 
-# Subcarriers with data of a WiFi symbol, at most (802.11n); carriers of LTE and 5G fill all bins of a spectrogram, or
-# less, and less of them is known to nobody.
+# Subcarriers with data of a WiFi symbol, at most (802.11n). LTE and 5G count as filling all bins of a spectrogram:
+# for carriers that fill fewer, the bound is only looser.
 _WIFI_SUBCARRIERS = 52
 
 
 def num_elements(protocol: str, num_frames: int, num_freq_bins: int) -> int:
-    """Resource elements that a spectrogram of a protocol shows at most: one a frame and a subcarrier."""
+    """Most resource elements that a spectrogram of a protocol can show: one per frame and subcarrier."""
     return num_frames * (min(_WIFI_SUBCARRIERS, num_freq_bins) if protocol == "WiFi" else num_freq_bins)
 
 
 def modulations_of(protocol: str) -> tuple[str, ...]:
-    """Those that a protocol sends."""
+    """The modulations that a protocol uses."""
     return tuple(dict.fromkeys(name for name, _ in MODES[protocol]))
 
 
 def recalls(
     modulations: tuple[str, ...], num: int, trials: int, snr_db: float, prior: tuple[float, ...] | None = None
 ) -> dict[str, float]:
-    """How often each modulation is recognised at an SNR by the observer of [`likelihood_bound`].
+    """How often the observer of [`likelihood_bound`] recognizes each modulation at an SNR.
 
     Args:
-        modulations (`tuple[str, ...]`): That a protocol sends.
+        modulations (`tuple[str, ...]`): Those of a protocol.
         num (`int`): Resource elements.
         trials (`int`): Of each modulation.
         snr_db (`float`): [dB].
@@ -43,10 +43,10 @@ def recalls(
 
 
 class ModulationBound:
-    """The bound for tasks, each protocol and SNR computed once; LTE and 5G send the same modulations.
+    """The bound for tasks; each protocol and SNR is computed once. LTE and 5G use the same modulations.
 
-    The observer also knows how often each modulation is sent by a protocol among the rows: where classes of several
-    protocols are balanced, BPSK, which WiFi alone has, is the likelier one of the two that tie there.
+    The observer also knows how often each modulation occurs in the rows of a protocol. If classes are balanced over
+    several protocols, BPSK, which only WiFi has, is more likely in its rows than QPSK, with which it ties.
 
     Args:
         num_frames, num_freq_bins (`int`): Of spectrograms.
@@ -58,7 +58,7 @@ class ModulationBound:
         self._found: dict[tuple, dict[str, float]] = {}
 
     def record(self, task: Task, labels: Labels, rows: Sequence[int]) -> dict[str, Any]:
-        """What the observer scores on the rows that a task is tested on, had it been told their protocol.
+        """Score of the observer on the test rows of a task, given their protocol.
 
         Returns:
             `dict`: `accuracy`; `per_snr`, the accuracy by SNR; `trials`, `num_elements` by protocol.

@@ -1,4 +1,4 @@
-"""Networks that the benchmark trains, all within one budget: LWM-Spectro in three ways, plain CNNs, ImageNet's."""
+"""Networks that the benchmark trains on one budget: LWM-Spectro in three ways, plain CNNs, ImageNet architectures."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -40,17 +40,17 @@ _PREDICT_BATCH = 64
 
 @dataclass(frozen=True)
 class Budget:
-    """What every trained model gets, whatever it is; AdamW's weight decay is the paper's.
+    """The training budget of every model; AdamW's weight decay is the paper's.
 
     Attributes:
         steps (`int`): Of the optimizer; warm-up over the first tenth, then a cosine to zero.
-        fitted_steps (`int`, *optional*): Of what begins with a head that is fitted already; as many by default.
-        batch_size (`int`): Rows a step.
-        learning_rates (`tuple[float, ...]`): One, or several to choose from: on a fifth of the training shots, one of
-            each class at least, after which all of them are trained on.
-        pretrained_share (`float`): Of the rate, for parameters that are pretrained or fitted.
+        fitted_steps (`int`, *optional*): Steps of models that start with a fitted head; `steps` by default.
+        batch_size (`int`): Rows per step.
+        learning_rates (`tuple[float, ...]`): One, or several to choose from: by validation on a fifth of the training
+            shots, at least one of each class; the chosen rate is then used to train on all of them.
+        pretrained_share (`float`): Factor on the rate, for parameters that are pretrained or fitted.
         weight_decay (`float`): Of AdamW.
-        mixed_precision (`str`): "no", or "bf16" for what `torch.autocast` takes.
+        mixed_precision (`str`): "no", or "bf16" with `torch.autocast`.
     """
 
     steps: int
@@ -66,12 +66,12 @@ class TrainedNetwork:
     """A network as a baseline of the benchmark, see [`~evaluation.baselines.Baseline`].
 
     Args:
-        make (`Callable`): Gives a new network; its random weights are drawn from a seed that is fixed outside.
+        make (`Callable`): Makes a new network; its random weights come from torch's global seed, which is set before.
         budget ([`Budget`]): Of training.
         seed (`int`): Of weights and batches.
-        is_spectrogram (`bool`): Inputs are spectrograms, which training augments; else embeddings.
-        slow (`str`, *optional*): Parameters whose names begin with it do not start from random weights.
-        start (`Callable`, *optional*): Makes what is trained of the network, inputs and labels.
+        is_spectrogram (`bool`): Whether inputs are spectrograms, which training augments; else they are embeddings.
+        slow (`str`, *optional*): Prefix of the names of parameters that train at `pretrained_share` of the rate.
+        start (`Callable`, *optional*): Makes the network to train from the new network, inputs and labels.
         device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where it is trained.
     """
 
@@ -96,7 +96,7 @@ class TrainedNetwork:
         return sum(parameter.numel() for parameter in self.network.parameters())
 
     def fit(self, inputs: torch.Tensor, labels: torch.Tensor) -> None:
-        """Train a new network; several learning rates are tried first, if the budget says so."""
+        """Train a new network; if the budget has several learning rates, they are tried first."""
         if len(self.budget.learning_rates) > 1:
             kept = _held_out(labels)
             losses = {}
@@ -119,7 +119,7 @@ class TrainedNetwork:
         steps = budget.fitted_steps if self.start and budget.fitted_steps is not None else budget.steps
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(stable_seed("weights", self.seed) % 2**31)
-            # Channels last, since convolutions on a CPU are up to twice as fast so.
+            # Channels last makes convolutions on a CPU up to twice as fast.
             self.network = self.make().to(self.device, memory_format=torch.channels_last)
             if self.start:
                 self.network = self.start(self.network, inputs, labels)
@@ -174,10 +174,10 @@ def _shuffled(num: int, steps: int, batch_size: int, generator: torch.Generator)
 
 
 def _held_out(labels: torch.Tensor) -> torch.Tensor:
-    """Which rows choose the learning rate: a fifth of each class, one at least.
+    """Mask of the rows held out to choose the learning rate: a fifth of each class, one at least.
 
     Raises:
-        ValueError: If a class has one row only, and so none is left to train on.
+        ValueError: If a class has only one row, so that none is left to train on.
     """
     kept = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():
@@ -189,7 +189,7 @@ def _held_out(labels: torch.Tensor) -> torch.Tensor:
 
 
 def finetuned(checkpoint: Checkpoint, num_classes: int, expert: str | None = None) -> PreTrainedModel:
-    """The checkpoint, or one expert of it, with a new linear head; a mixture top-1 and with its router as it was."""
+    """The checkpoint, or one of its experts, with a new linear head; a mixture routes top-1 with a frozen router."""
     pretrained = checkpoint.expert(expert) if expert else checkpoint.model
     config = copy.deepcopy(pretrained.config)
     config.num_labels = num_classes
@@ -206,25 +206,25 @@ def finetuned(checkpoint: Checkpoint, num_classes: int, expert: str | None = Non
 
 
 def probed(model: PreTrainedModel, input_values: torch.Tensor, labels: torch.Tensor) -> PreTrainedModel:
-    """The same with the head of a logistic regression on its embeddings of the shots."""
+    """The same model with a head from a logistic regression on its embeddings of the shots."""
     fit_head(model.classifier, torch.from_numpy(embed(model.base_model, input_values)), labels)
     return model
 
 
 def with_lora(model: PreTrainedModel, input_values: torch.Tensor, labels: torch.Tensor) -> nn.Module:
-    """The same again with adapters of rank eight on queries and values, all else but the head frozen."""
+    """As [`probed`], with adapters of rank eight on queries and values; all else but the head is frozen."""
     return add_lora(probed(model, input_values, labels))
 
 
 def from_scratch(checkpoint: Checkpoint, num_classes: int) -> PreTrainedModel:
-    """One encoder of the checkpoint's architecture and the head, with random weights: what pretraining is worth."""
+    """One encoder of the checkpoint's architecture and a head, with random weights: shows the gain by pretraining."""
     config = copy.deepcopy(checkpoint.encoder_config)
     config.num_labels = num_classes
     return LwmSpectroForSequenceClassification(config)
 
 
 def head(checkpoint: Checkpoint, num_classes: int) -> nn.Module:
-    """The residual CNN of eq. 20 over an embedding; its weights are drawn as those of a whole model."""
+    """The residual CNN of eq. 20 over an embedding; its weights are initialized as in a whole model."""
     config = copy.deepcopy(checkpoint.encoder_config)
     config.num_labels, config.classifier_type = num_classes, "residual_cnn"
     return LwmSpectroForSequenceClassification(config).classifier
@@ -234,8 +234,8 @@ class KojimaCNN(nn.Sequential):
     """In the spirit of the paper's reference 6, "CNN-Based Joint SNR and Doppler Shift Classification Using
     Spectrogram Images" (Kojima et al., 2021): convolutions with pooling, and dense layers.
 
-    Neither paper's text at hand gives layer sizes: four stages of 3 x 3 convolutions with batch normalization, two
-    dense layers with dropout.
+    The texts of both papers, as available here, give no layer sizes. These are four stages of 3 x 3 convolutions with
+    batch normalization, and two dense layers with dropout.
     """
 
     def __init__(self, num_channels: int, num_classes: int):
@@ -264,7 +264,8 @@ class WuCNN(nn.Sequential):
     """In the spirit of the paper's reference 7, "Radio Modulation Classification Using STFT Spectrogram and CNN" (Wu
     et al., 2021): few, wide convolutions.
 
-    Its layer sizes are not known here: three convolutions of 7, 5 and 3, strided and pooled, one dense layer.
+    Its layer sizes are not known. These are three convolutions of size 7, 5 and 3 with stride and pooling, and one
+    dense layer.
     """
 
     def __init__(self, num_channels: int, num_classes: int):
@@ -285,7 +286,7 @@ class WuCNN(nn.Sequential):
 
 
 class ThreeChannels(nn.Module):
-    """Feeds spectrograms of one or two channels to a network of three, the colours of ImageNet."""
+    """Feeds spectrograms of one or two channels to a network that takes three, the colors of ImageNet."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -325,7 +326,7 @@ def imagenet(name: str, num_channels: int, num_freq_bins: int, num_classes: int,
         )
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            # Two of the three come with 0.99, TensorFlow's way to say 0.01: to PyTorch, the last batch alone.
+            # Two of the three have 0.99, which is TensorFlow's 0.01; in PyTorch, only the last batch would count.
             module.momentum = 0.1
     return ThreeChannels(model) if folder else model
 

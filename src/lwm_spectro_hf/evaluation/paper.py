@@ -1,4 +1,4 @@
-"""What the paper (arXiv 2601.08780) reports: macro-F1 [%] by task, model of ours that stands for its own, and N."""
+"""Results of the paper (arXiv 2601.08780): macro-F1 [%] by task, our counterpart of the paper's model, and N."""
 
 _TABLE_2_SHOTS = (5, 10, 20, 50, 100, 200, 400)
 _TABLE_3_SHOTS = (100, 200, 400, 800, 1600, 3200)

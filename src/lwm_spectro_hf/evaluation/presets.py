@@ -1,4 +1,4 @@
-"""How large a run of the benchmark is: rows, seeds, N, models and steps."""
+"""Sizes of a run of the benchmark: rows, seeds, N, models and steps."""
 
 from dataclasses import dataclass
 
@@ -14,18 +14,18 @@ class Preset:
     """One size of the benchmark.
 
     Attributes:
-        name (`str`): As the command line has it.
-        num_rows (`int`): Of the pool that all tasks share.
-        test_rows (`int`): Of each task, at most.
+        name (`str`): Name on the command line.
+        num_rows (`int`): Rows of the pool that all tasks share.
+        test_rows (`int`): Test rows of each task, at most.
         seeds (`int`): Repetitions, each with other shots and other random weights.
         shots (`dict[str, tuple[int, ...]]`): N of each task.
-        finetuned_shots (`dict[str, tuple[int, ...]]`): Those of them that LWM-Spectro is fine-tuned on, and eq. 20's
-            head trained.
-        trained_shots (`dict[str, tuple[int, ...]]`): Those of them that networks are trained on from random weights.
-        imagenet_shots (`dict[str, tuple[int, ...]]`): Those of them that ImageNet's are, which take longest.
+        finetuned_shots (`dict[str, tuple[int, ...]]`): The N at which LWM-Spectro is fine-tuned, and the head of
+            eq. 20 is trained.
+        trained_shots (`dict[str, tuple[int, ...]]`): The N at which networks are trained from random weights.
+        imagenet_shots (`dict[str, tuple[int, ...]]`): The N at which ImageNet networks are trained; slowest of all.
         models (`tuple[str, ...]`): Names of `MODELS`.
         budget ([`Budget`]): Of every trained model.
-        bound_trials (`int`): Of the likelihood bound, a class and an SNR.
+        bound_trials (`int`): Trials of the likelihood bound, per class and SNR.
     """
 
     name: str
@@ -57,7 +57,7 @@ PRESETS = {
                 "modulation": (2, 16, 128),
                 **{name: (16,) for name in TASKS if name.startswith("modulation-")},
             },
-            # Networks with random weights need thousands of steps, so that on a CPU few can be trained.
+            # Networks with random weights need thousands of steps, so that only few can be trained on a CPU.
             finetuned_shots={"joint-lte": (50,)},
             trained_shots={"joint-lte": (50,)},
             imagenet_shots={},
@@ -81,7 +81,7 @@ PRESETS = {
                 "modulation": (16, 256),
             },
             trained_shots={"joint-lte": (10, 50, 400), "modulation": (16, 256)},
-            # ImageNet's architectures are for a GPU: on two cores ResNet-18 takes forty minutes a run.
+            # The ImageNet architectures need a GPU: on two cores ResNet-18 takes forty minutes per run.
             imagenet_shots={},
             models=tuple(name for name in MODELS if name not in IMAGENET),
             budget=Budget(steps=3000, fitted_steps=300, batch_size=16, learning_rates=(2e-3,), mixed_precision="bf16"),

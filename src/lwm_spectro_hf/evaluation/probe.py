@@ -28,12 +28,12 @@ class LogisticProbe:
         self.seed, self.num_parameters = seed, 0
 
     def fit(self, inputs: torch.Tensor, labels: torch.Tensor) -> None:
-        """Fit; with a single row of some class there is nothing to validate on, and C is 1."""
+        """Fit; if a class has a single row, cross-validation is impossible, and C is 1."""
         self.model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
         inputs, labels = inputs.numpy(), labels.numpy()
-        # Such small products are slower on several threads, ten times where PyTorch's threads wait for work beside.
+        # Such small products are slower on several threads, ten times so while PyTorch's threads wait for work.
         with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
-            # A large C on few rows that can be separated need not converge; it is not what gets chosen.
+            # A large C may not converge on few, separable rows; such a C is not chosen.
             warnings.simplefilter("ignore", ConvergenceWarning)
             self.model.set_params(logisticregression__C=self._chosen_regularization(inputs, labels))
             self.model.fit(inputs, labels)
@@ -59,7 +59,7 @@ class LogisticProbe:
         return torch.from_numpy(np.asarray(self.model.predict_log_proba(inputs.numpy()))).float()
 
     def layer(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight `(num_classes, num_features)` and bias `(num_classes,)` of the linear layer with these logits."""
+        """Weight `(num_classes, num_features)` and bias `(num_classes,)` of the equivalent linear layer."""
         scaler, regression = self.model
         weight, bias = regression.coef_, regression.intercept_
         if len(regression.classes_) == 2:  # scikit-learn keeps the logit of the second class alone
@@ -70,7 +70,7 @@ class LogisticProbe:
 
 
 def _some_of_each(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Rows that are so large a share of every class, at random, and two at least of such as have them."""
+    """A random share of the rows of every class, with at least two of each class that has two."""
     order = np.random.default_rng(seed).permutation(len(labels))
     parts = []
     for value in np.unique(labels):
@@ -80,13 +80,13 @@ def _some_of_each(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 
 def fit_head(head: nn.Module, embeddings: torch.Tensor, labels: torch.Tensor) -> None:
-    """Begin with the linear head that is best for the embeddings as they are.
+    """Initialize a linear head with a logistic regression on the current embeddings.
 
-    From a random head, the first gradients that reach a pretrained encoder are noise, and few-shot fine-tuning ends
-    below a probe on frozen embeddings; from the probe's own weights it starts where that one ends.
+    With a random head, the first gradients that reach a pretrained encoder are noise, and few-shot fine-tuning ends
+    below a probe on frozen embeddings; with the probe's own weights, it starts from the probe's accuracy.
 
     Args:
-        head ([`LwmSpectroClassifier`]): A linear one, whose weights are replaced.
+        head ([`LwmSpectroClassifier`]): A linear head; its weights are replaced.
         embeddings (`torch.Tensor` of shape `(num, hidden_size)`): Float32, on the CPU.
         labels (`torch.Tensor` of shape `(num,)`): Their classes.
 

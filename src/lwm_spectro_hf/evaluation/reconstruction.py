@@ -1,4 +1,4 @@
-"""Masked reconstruction against what needs no network: the mean of what is seen, interpolation, a linear predictor."""
+"""Masked reconstruction and its baselines without a network: visible means, interpolation, a linear predictor."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -34,7 +34,7 @@ def masked_error(predict: Predictor, batches: Iterable[Batch], patch_size: int) 
     """Mean squared error of a value in a masked patch.
 
     Args:
-        predict (`Callable`): Spectrograms and masks to patches of shape `(batch, num_patches, patch_dim)`.
+        predict (`Callable`): Maps spectrograms and masks to patches of shape `(batch, num_patches, patch_dim)`.
         batches (`Iterable`): Spectrograms of shape `(batch, num_channels, num_frames, num_freq_bins)`, and masks of
             shape `(batch, num_patches)`, 1 = masked.
         patch_size (`int`): Side of a patch.
@@ -50,7 +50,7 @@ def masked_error(predict: Predictor, batches: Iterable[Batch], patch_size: int) 
 
 
 def mean_of_visible(values: torch.Tensor, mask: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """The mean patch of those that are seen, at every place."""
+    """The mean of the visible patches, at every position."""
     patches = patchify(values, patch_size)
     seen = ~mask[..., None]
     mean = (patches * seen).sum(1, keepdim=True) / seen.sum(1, keepdim=True).clamp(min=1)
@@ -58,10 +58,10 @@ def mean_of_visible(values: torch.Tensor, mask: torch.Tensor, patch_size: int) -
 
 
 def interpolated(values: torch.Tensor, mask: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """Each hidden value from the four nearest seen ones, left, right, above and below.
+    """Interpolate each hidden value from the nearest visible ones to the left, to the right, above and below.
 
-    The linear interpolation along time and that along frequency are weighted by the inverse of their gaps. A line that
-    ends without a seen value goes on with its last; where neither line has any, the mean of what is seen is taken.
+    The linear interpolations along time and along frequency are weighted by the inverse of their gaps. Beyond the last
+    visible value of a line, that value is repeated; where neither line has one, [`mean_of_visible`] is taken.
     """
     hidden = patches_to_values(mask, patch_size, values.shape[-2])[:, None].expand_as(values)
     across, gap_across = _along_last(values, hidden)
@@ -74,7 +74,7 @@ def interpolated(values: torch.Tensor, mask: torch.Tensor, patch_size: int) -> t
 
 
 def _along_last(values: torch.Tensor, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Linear interpolation along the last dimension, and the distance it bridges, infinite where nothing is seen."""
+    """Linear interpolation along the last dimension, and the gap that it bridges, infinite if nothing is visible."""
     size = values.shape[-1]
     place = torch.arange(size, device=values.device).expand_as(values)
     before = place.masked_fill(hidden, -1).cummax(-1).values
@@ -84,26 +84,26 @@ def _along_last(values: torch.Tensor, hidden: torch.Tensor) -> tuple[torch.Tenso
     high = values.gather(-1, torch.where(last, after, before.clamp(min=0)))
     gap = (after - before).to(values)
     weight = torch.where(first & last & (gap > 0), (place - before) / gap.clamp(min=1), 0.0)
-    # Beyond the last seen value the gap is as if it were mirrored there.
+    # Beyond the last visible value, the gap is twice the distance to it, as if it were mirrored.
     one_sided = 2 * torch.where(first, place - before, after - place).to(values)
     gap = torch.where(first & last, gap, one_sided).masked_fill(~(first | last), torch.inf)
     return low + (high - low) * weight, gap.clamp(min=1)
 
 
 def additive(values: torch.Tensor, mask: torch.Tensor, config: LwmSpectroConfig) -> torch.Tensor:
-    """What the visible patches show of each frame and of each bin, added up: where a copying decoder starts."""
+    """The sum of the means of frames and of bins over visible patches, from which a copying decoder starts."""
     return sum_of_means(*frame_and_bin_means(patchify(values, config.patch_size), mask, config)).flatten(2)
 
 
 class RidgeRegression:
-    """Least squares with a penalty on weights, whose sums are kept, so that another penalty needs no second look."""
+    """Least squares with a penalty on weights; keeps its sums, so that another penalty needs no second pass."""
 
     def __init__(self):
         self.weights: torch.Tensor | None = None
         self._gram = self._cross = None
 
     def fit_pairs(self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], ridge: float) -> "RidgeRegression":
-        """Fit to features `(num, features)` and targets `(num, dim)`, `ridge` times the mean of the diagonal added."""
+        """Fit to features `(num, features)` and targets `(num, dim)`; the penalty is `ridge` x the diagonal's mean."""
         gram, cross = 0.0, 0.0
         for features, target in pairs:
             gram = gram + (features.T @ features).double()
@@ -112,7 +112,7 @@ class RidgeRegression:
         return self.with_ridge(ridge)
 
     def with_ridge(self, ridge: float) -> "RidgeRegression":
-        """Another ridge for what it was fitted to."""
+        """Refit to the same data with another ridge."""
         regularized = self._gram.clone()
         regularized.diagonal().add_(ridge * self._gram.diagonal().mean())
         self.weights = torch.cholesky_solve(self._cross, torch.linalg.cholesky(regularized)).float()
@@ -120,9 +120,9 @@ class RidgeRegression:
 
 
 class LinearPredictor(RidgeRegression):
-    """Least squares from the patches within eight values, as far as they are seen, and the mean of what is seen.
+    """Least squares from the visible ones of the patches within eight values, and from the mean of all visible ones.
 
-    Patches of more than 8 x 8 values are averaged down to that many before they predict another.
+    As features, patches of more than 8 x 8 values are averaged down to that many.
 
     Args:
         config (`LwmSpectroConfig`): Gives the grid.
@@ -134,7 +134,7 @@ class LinearPredictor(RidgeRegression):
         self.reach = max(1, 8 // config.patch_size)  # patches to each side
 
     def fit(self, batches: Iterable[Batch], ridge: float = 1e-3) -> "LinearPredictor":
-        """Fit to batches that training may see, `ridge` times the mean of the diagonal added to it."""
+        """Fit to batches of the training data, with `ridge` as in [`fit_pairs`]."""
         pairs = ((self._features(*batch)[batch[1]], self._deviation(*batch)[batch[1]]) for batch in batches)
         return self.fit_pairs(pairs, ridge)
 
@@ -146,7 +146,7 @@ class LinearPredictor(RidgeRegression):
         return patchify(values, size) - mean_of_visible(values, mask, size)
 
     def _coarse(self, patches: torch.Tensor) -> torch.Tensor:
-        """Large patches averaged down to `_COARSE` values a side, so that there are not more weights than samples."""
+        """Average large patches down to `_COARSE` values per side, so that weights do not outnumber samples."""
         size = self.config.patch_size
         if size <= _COARSE or size % _COARSE:
             return patches
@@ -154,7 +154,7 @@ class LinearPredictor(RidgeRegression):
         return F.avg_pool2d(images, size // _COARSE).reshape(*patches.shape[:2], -1)
 
     def _features(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """`(batch, num_patches, features)`: deviations of the patches around, zero where hidden; which are seen."""
+        """`(batch, num_patches, features)`: deviations of patches around, 0 if hidden; which are visible; mean; 1."""
         config, width = self.config, 2 * self.reach + 1
         rows, columns = config.num_frames // config.patch_size, config.num_freq_bins // config.patch_size
         seen = (~mask[..., None]).to(values)
@@ -171,9 +171,9 @@ def baseline_errors(config: LwmSpectroConfig, fitting: Sequence[Batch], batches:
 
     Args:
         config (`LwmSpectroConfig`): Gives the grid.
-        fitting (`Sequence`): Spectrograms and masks of the training data, for the linear predictor. Its ridge is that
-            of `RIDGES` which suits it best on what is scored, so that it is never worse than a tuned one.
-        batches (`Sequence`): Those to score on.
+        fitting (`Sequence`): Spectrograms and masks of the training data, for the linear predictor. Its ridge is the
+            one of `RIDGES` with the lowest error on the scored data, so that it is never worse than a tuned one.
+        batches (`Sequence`): Spectrograms and masks to score on.
 
     Returns:
         `dict`: The error of each baseline, see [`masked_error`].
@@ -189,19 +189,19 @@ def baseline_errors(config: LwmSpectroConfig, fitting: Sequence[Batch], batches:
 
 
 def over_best_baseline(errors: dict[str, float]) -> float:
-    """The error of "model" over the least of the others, which [`baseline_errors`] gives.
+    """The error of "model" divided by the lowest error of the baselines, see [`baseline_errors`].
 
-    That of `ADDITIVE` does not count, since it is a part of models that copy.
+    The baseline `ADDITIVE` does not count, since it is part of models that copy.
     """
     return errors["model"] / min(error for name, error in errors.items() if name not in ("model", ADDITIVE))
 
 
 def error_table(found: dict[str, dict[str, float]]) -> str:
-    """A Markdown table: a row for what was reconstructed, with the errors of all and what the model has of others'.
+    """A Markdown table: a row for each data set, with all errors and the ratios of the model's to the baselines'.
 
     Args:
-        found (`dict[str, dict[str, float]]`): By the name of the row, [`baseline_errors`] and that of "model"; one row
-            or more.
+        found (`dict[str, dict[str, float]]`): By the name of the row, the [`baseline_errors`] and the error of
+            "model"; one row or more.
 
     Returns:
         `str`
@@ -231,7 +231,7 @@ def model_error(model: LwmSpectroForPreTraining, batches: Iterable[Batch]) -> fl
     model.eval()
 
     def predict(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        # `forward`, since a compiled call would be compiled again for this.
+        # `forward`, since a call of a compiled model would be compiled again for this.
         return model.forward(values, bool_masked_pos=mask).reconstruction
 
     error = masked_error(predict, batches, config.patch_size)

@@ -42,7 +42,7 @@ class Run:
     Attributes:
         lines (`list[dict]`): Scores.
         bounds (`dict[str, dict]`): Likelihood bound by task.
-        left_out (`list[str]`): By the latest run.
+        left_out (`list[str]`): What the latest run left out, and why.
     """
 
     def __init__(self, lines: Sequence[Line]):
@@ -54,7 +54,7 @@ class Run:
         self.cells: dict[tuple, list[Line]] = defaultdict(list)  # by task, model and N
         self.titles: dict[str, str] = {}
         for line in self.lines:
-            # Results of several checkpoints or architectures are rows of their own.
+            # Several checkpoints or architectures get separate rows.
             name, title = line["model"], line["title"]
             if line["checkpoint"] and len(checkpoints) > 1:
                 name, title = f"{name} {line['checkpoint']}", f"{title} ({line['checkpoint']})"
@@ -88,7 +88,7 @@ class Run:
         return sorted(names, key=place)
 
     def values(self, task: str, name: str, shots: int, column: str) -> list[float]:
-        """A column of all seeds of a cell."""
+        """One column of a cell, for all seeds."""
         return [line[column] for line in self.cells.get((task, name, shots), [])]
 
     def best(self, task: str, shots: int, is_lwm: bool = True) -> str | None:
@@ -106,7 +106,7 @@ class Run:
         return [name for name in names if name]
 
     def widest(self, task: str) -> int:
-        """The N at which most models have a score, the largest of them."""
+        """The N at which most models have a score; of several, the largest."""
         return max(
             self.shots(task), key=lambda num: (sum((task, n, num) in self.cells for n in self.models(task)), num)
         )
@@ -136,7 +136,7 @@ def render(lines: Sequence[Line], figures: dict[tuple[str, str], Sequence[Path]]
 
     Args:
         lines (`Sequence[dict]`): See [`~files.read_json_lines`].
-        figures (`dict`, *optional*): Pictures of each run, as the page should name them.
+        figures (`dict`, *optional*): Paths of the figures of each run, relative to the page.
 
     Returns:
         `str`: Markdown.
@@ -157,11 +157,11 @@ def render(lines: Sequence[Line], figures: dict[tuple[str, str], Sequence[Path]]
 
 
 def card_section(lines: Sequence[Line], checkpoint: str) -> str:
-    """The tables of a checkpoint for its card, of whichever run has most scores of it; no model of other weights.
+    """The tables of a checkpoint for its card, from the run with most of its scores; without other checkpoints.
 
     Args:
         lines (`Sequence[dict]`): See [`~files.read_json_lines`].
-        checkpoint (`str`): Name and digest, as results have it.
+        checkpoint (`str`): Name and digest, as in the results.
 
     Returns:
         `str`: Markdown.

@@ -1,4 +1,4 @@
-"""Accuracy and macro-F1 of all that a mixture answers, over everything and by protocol."""
+"""Accuracy and macro-F1 of all outputs of a mixture, overall and by protocol."""
 
 from collections.abc import Iterable
 
@@ -55,7 +55,7 @@ def score_mixture(model: LwmSpectroMoEForSequenceClassification, batches: Iterab
 
 
 def _score(truth, answer) -> dict[str, float]:
-    # Over the classes that there are: within one protocol the protocol is one class, and 5G has no BPSK.
+    # Over the classes that occur: within one protocol the protocol is one class, and 5G has no BPSK.
     present = sorted(set(truth.tolist()))
     f1 = f1_score(truth, answer, labels=present, average="macro", zero_division=0.0)
     accuracy = accuracy_score(truth, answer)

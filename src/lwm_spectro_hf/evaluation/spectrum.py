@@ -1,4 +1,4 @@
-"""Forecasting and segmentation of spectra: scores, and what is reached without a network."""
+"""Forecasting and segmentation of spectra: scores, and baselines without a network."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,39 +12,40 @@ from ..extras import require
 from ..modeling_masked_conv_lstm import standardize
 from .reconstruction import RIDGES, RidgeRegression
 
-SNR_EDGES_DB = (0, 10, 20, 30)  # of the groups that recall is given for
-_FITTED_VALUES = 200_000  # of spectrograms, for the trees
+SNR_EDGES_DB = (0, 10, 20, 30)  # edges of the ranges for which recall is given
+_FITTED_VALUES = 200_000  # values of spectrograms that the trees are fitted to
 
 
 def noise_error(std_db: torch.Tensor) -> float:
-    """Squared error of a predictor that knows the mean of every level, and sees none of the bins beside it.
+    """Squared error of a predictor that knows the mean of every level, but sees none of the bins beside it.
 
-    Powers of noise, and of OFDM with data, are exponential; their levels have a variance of (10 / ln 10)^2 pi^2 / 6.
-    The window makes neighbouring bins alike: of white noise, one beside a visible bin can be told to 0.87 of this.
+    Powers of noise, and of OFDM with data, are exponentially distributed; their levels [dB] have a variance of
+    (10 / ln 10)^2 pi^2 / 6. The window correlates neighboring bins: in white noise, a bin beside a visible one can be
+    predicted with 0.87 of this error.
 
     Args:
         std_db (`torch.Tensor` of shape `(num,)`): Deviations that the spectrograms were normalized by [dB].
 
     Returns:
-        `float`: In the unit of normalized spectrograms.
+        `float`: In units of normalized spectrograms.
     """
     variance = (10 / math.log(10)) ** 2 * math.pi**2 / 6
     return float((variance / std_db.double().square()).mean())
 
 
 def standardized(values: torch.Tensor, num_known: int) -> torch.Tensor:
-    """Spectrograms relative to mean and deviation of their first frames, as forecasts see them.
+    """Spectrograms standardized by the mean and deviation of their known frames, as forecasts see them.
 
     Args:
         values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
-        num_known (`int`): How many frames are known.
+        num_known (`int`): How many of the first frames are known.
     """
     is_future = torch.arange(values.shape[2]) >= num_known
     return standardize(values, is_future[None, :, None].expand(len(values), *values.shape[2:]))[0]
 
 
 class LinearForecast(RidgeRegression):
-    """Ridge regression, the same for each bin, from all its known frames and those of the bins beside it.
+    """Ridge regression, the same for each bin, from all its known frames and the means of the five bins around it.
 
     Args:
         num_known (`int`): Frames to forecast from.
@@ -55,7 +56,7 @@ class LinearForecast(RidgeRegression):
         self.num_known = num_known
 
     def fit(self, values: torch.Tensor) -> "LinearForecast":
-        """Fit to standardized spectrograms that training may see."""
+        """Fit to standardized spectrograms of the training data."""
         pairs = (
             (self._features(part).flatten(0, 2), part[:, :, self.num_known :].transpose(2, 3).flatten(0, 2))
             for part in values.split(256)
@@ -83,11 +84,11 @@ def forecast_errors(
 
     Args:
         fitting (`torch.Tensor` of shape `(num, num_channels, num_frames, num_freq_bins)`): Spectrograms of the
-            training data, for the linear forecast. Its ridge is that of `RIDGES` which suits it best on what is
-            scored, so that it is never worse than a tuned one.
-        values (`torch.Tensor` of shape `(num, num_channels, num_frames, num_freq_bins)`): Those to score on.
+            training data, for the linear forecast. Its ridge is the one of `RIDGES` with the lowest error on the
+            scored data, so that it is never worse than a tuned one.
+        values (`torch.Tensor` of shape `(num, num_channels, num_frames, num_freq_bins)`): Spectrograms to score on.
         num_known (`int`): Frames to forecast from.
-        predict (`Callable`, *optional*): A model: known frames to those that follow.
+        predict (`Callable`, *optional*): A model, which maps known frames to the following ones.
 
     Returns:
         `dict`: The error of the last known frame, of the mean of the known frames, of the linear forecast, and of the
@@ -111,14 +112,14 @@ def forecast_errors(
 
 
 def local_statistics(values: torch.Tensor) -> torch.Tensor:
-    """What can be said of each value of a spectrogram from those around it.
+    """Statistics of each value of a spectrogram, from those around it.
 
     Args:
         values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
 
     Returns:
         `torch.Tensor` of shape `(batch, num_frames, num_freq_bins, num_statistics)`: Means and deviations over squares
-        and over stretches of time and frequency, mean and deviation of the bin, and how far it lies from the middle.
+        and over stretches of time and frequency, mean and deviation of the bin, and its distance from the middle.
     """
     windows = ((1, 1), (3, 3), (7, 7), (15, 15), (1, 15), (15, 1), (31, 3))
     parts = []
@@ -140,16 +141,16 @@ def local_statistics(values: torch.Tensor) -> torch.Tensor:
 def fit_trees(
     values: torch.Tensor, labels: torch.Tensor, seed: int = 0, frame_step: int = 1
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Gradient-boosted trees on [`local_statistics`], which is what segmentation is compared with.
+    """Gradient-boosted trees on [`local_statistics`], the baseline of segmentation.
 
     Args:
         values (`torch.Tensor` of shape `(num, num_channels, num_frames, num_freq_bins)`): Spectrograms.
         labels (`torch.Tensor` of shape `(num, num_frames, num_freq_bins)`): Of their values.
-        seed (`int`, *optional*, defaults to 0): Of the values that are looked at.
-        frame_step (`int`, *optional*, defaults to 1): Answer for one frame of so many, for trees are slow.
+        seed (`int`, *optional*, defaults to 0): Of the trees, and of the random values that they are fitted to.
+        frame_step (`int`, *optional*, defaults to 1): Predict one frame in this many, because trees are slow.
 
     Returns:
-        `Callable`: Spectrograms to labels.
+        `Callable`: Maps spectrograms to labels.
     """
     ensemble = require("sklearn.ensemble", "train")
     generator = torch.Generator().manual_seed(seed)
@@ -174,18 +175,18 @@ def fit_trees(
 def segmentation_scores(
     labels: torch.Tensor, predictions: torch.Tensor, names: Sequence[str], snr_db: torch.Tensor | None = None
 ) -> dict[str, Any]:
-    """How well values were told.
+    """Scores of the predicted labels of values.
 
     Args:
         labels, predictions (`torch.Tensor` of shape `(num, num_frames, num_freq_bins)`): Indices into `names`; a
             value with a negative label does not count.
-        names (`Sequence[str]`): Of the labels, of which the first is that of nothing.
+        names (`Sequence[str]`): Names of the labels; the first label means that nothing is sent.
         snr_db (`torch.Tensor` of shape `(num, num_labels - 1)`, *optional*): Of the carrier of each other label [dB].
 
     Returns:
         `dict`: `accuracy`, `iou` of each label (intersection over union; `None` where it neither occurs nor is
-        said) and `mean_iou`, of those that do, in %; with `snr_db`, `recall_by_snr_db`: of the values of carriers,
-        how many were told for what they are.
+        predicted) and `mean_iou`, over the others, in %; with `snr_db`, `recall_by_snr_db`: the share of the values
+        of carriers that were predicted correctly, in %.
     """
     metrics = require("sklearn.metrics", "train")
     labels = labels.long()
@@ -200,7 +201,7 @@ def segmentation_scores(
         "iou": {name: None if np.isnan(value) else 100 * float(value) for name, value in zip(names, iou, strict=True)},
     }
     if snr_db is not None:
-        # The SNR of what each value belongs to; nothing has none.
+        # The SNR of the carrier that each value belongs to; NaN where nothing is sent.
         padded = F.pad(snr_db, (1, 0), value=torch.nan)
         own = padded.gather(1, labels.flatten(1).clamp(min=0)).flatten()
         right = (labels == predictions).flatten()

@@ -1,7 +1,7 @@
-"""Few-shot tasks in a city that pretraining has not seen: their classes, and who is trained on and who tested.
+"""Few-shot tasks in a city that pretraining has not seen: their classes, and their training and test rows.
 
-Recordings come from a pool, which a recipe and a seed fix; a split depends on the labels of the pool alone. A channel,
-that is a user of a city, is on one side of every split: a third of all users is for testing.
+Recordings come from a pool, which is fixed by a recipe and a seed; a split depends only on the labels of the pool. A
+channel, that is a user of a city, is on the same side of every split: a third of all users is for testing.
 """
 
 import hashlib
@@ -18,9 +18,9 @@ from ..data.builder import Split, build_parquet
 from ..data.recipe import MOBILITIES, MODES, MODULATIONS, PROTOCOLS, SNRS_DB, Recipe, preset, stable_seed
 from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
 
-RECEIVERS = {"synchronous": "paper", "blind": "blind"}  # and the preset of the recipe
+RECEIVERS = {"synchronous": "paper", "blind": "blind"}  # and the presets of their recipes
 MOVING = ("pedestrian", "vehicular")
-TEST_USERS = 3  # one of so many
+TEST_USERS = 3  # one user in this many is for testing
 _IDENTITY = ("protocol", "modulation", "snr_db", "mobility", "user", "scenario", "index")
 
 Labels = dict[str, np.ndarray]
@@ -31,11 +31,11 @@ class Task:
     """One classification task.
 
     Attributes:
-        name (`str`): As the command line has it.
-        title (`str`): As tables have it.
+        name (`str`): Name on the command line.
+        title (`str`): Name in tables.
         target (`str`): "snr_db+mobility" or "modulation".
-        protocols (`tuple[str, ...]`): Whose recordings it is about.
-        shots (`tuple[int, ...]`): Training spectrograms a class, as the paper has them.
+        protocols (`tuple[str, ...]`): Protocols of its recordings.
+        shots (`tuple[int, ...]`): Training spectrograms per class, as in the paper.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Task:
         return tuple(f"{snr_db}+{mobility}" for snr_db in SNRS_DB for mobility in MOVING)
 
     def labels(self, labels: Labels) -> np.ndarray:
-        """The class of every row, shape `(num,)`, int64; -1 for rows that are none of the task's."""
+        """The class of every row, shape `(num,)`, int64; -1 for rows that do not belong to the task."""
         ours = np.isin(labels["protocol"], [PROTOCOLS.index(name) for name in self.protocols])
         if self.target == "modulation":
             number = {MODULATIONS.index(name): place for place, name in enumerate(self.classes)}
@@ -100,8 +100,8 @@ TASKS = {
 class Pool:
     """The recordings of one city that all tasks draw from.
 
-    Terminals move, since half of the tasks are about pedestrians and vehicles; all have some signal. For a
-    leave-one-city-out study name a city, and a checkpoint that has been trained without it.
+    All terminals move, since the joint tasks are about pedestrians and vehicles; every recording has a signal. For a
+    leave-one-city-out study, give a city and a checkpoint that was trained without it.
 
     Attributes:
         num (`int`): Recordings.
@@ -125,7 +125,7 @@ class Pool:
 
     @property
     def name(self) -> str:
-        """What it is called in results."""
+        """Its name in results."""
         return f"{self.receiver}-{Path(self.city).name}-{self.num}-seed{self.seed}"
 
     def folder_name(self, extractor: SpectrogramFeatureExtractor) -> str:
@@ -133,7 +133,7 @@ class Pool:
         return f"{self.name}-{hashlib.sha256(extractor.to_json_string().encode()).hexdigest()[:8]}"
 
     def recipe(self, extractor: SpectrogramFeatureExtractor) -> Recipe:
-        """What is drawn, for the frames of a front-end."""
+        """The recipe of its recordings, for the frames of a front-end."""
         return preset(RECEIVERS[self.receiver]).narrowed(
             channels=(self.city,),
             mobilities=MOVING,
@@ -143,11 +143,11 @@ class Pool:
         )
 
     def build(self, cache: str | os.PathLike, extractor: SpectrogramFeatureExtractor, processes: int = 1) -> Path:
-        """Make the recordings, or what is missing of them; a build that was stopped goes on.
+        """Generate the recordings, or those that are missing; resumes a build that was stopped.
 
         Args:
             cache (`str` or `os.PathLike`): Folder of all pools.
-            extractor ([`SpectrogramFeatureExtractor`]): The front-end, that of the checkpoint.
+            extractor ([`SpectrogramFeatureExtractor`]): The front-end of the checkpoint.
             processes (`int`, *optional*, defaults to 1): Workers.
 
         Returns:
@@ -164,7 +164,7 @@ def is_test_user(labels: Labels) -> np.ndarray:
     """Whether the channel of each row is for testing, shape `(num,)`.
 
     Raises:
-        ValueError: If a row has no user: without one it cannot be said which rows share a channel.
+        ValueError: If a row has no user, so that it is unknown which rows share a channel.
     """
     if (labels["user"] < 0).any():
         raise ValueError(
@@ -177,18 +177,18 @@ def is_test_user(labels: Labels) -> np.ndarray:
 
 
 def available_shots(task: Task, labels: Labels) -> int:
-    """Training rows of the class that has fewest."""
+    """Number of training rows of the smallest class."""
     return min(len(rows) for rows in _rows_by_class(task, labels, False, "shots"))
 
 
 def rows_for_training(task: Task, labels: Labels, shots: int, seed: int) -> np.ndarray:
-    """Rows to train on: `shots` of each class; more shots of the same seed hold fewer.
+    """Rows to train on: `shots` of each class; with the same seed, more shots include all of fewer shots.
 
     Args:
         task ([`Task`]): The task.
         labels (`dict`): Of the pool, see [`~data.parquet.load_labels`].
         shots (`int`): Rows of each class.
-        seed (`int`): Which ones.
+        seed (`int`): Decides which ones.
 
     Returns:
         `np.ndarray` of shape `(shots * num_classes,)`: The first of every class, then the second, and so on.
@@ -207,7 +207,7 @@ def rows_for_training(task: Task, labels: Labels, shots: int, seed: int) -> np.n
 
 
 def rows_for_testing(task: Task, labels: Labels, max_rows: int) -> np.ndarray:
-    """Rows to test on, as many of each class, `max_rows` at most. They are the same for every seed and N.
+    """Rows to test on, equally many of each class, `max_rows` at most. They are the same for every seed and N.
 
     Raises:
         ValueError: If a class has no row, or there are more classes than rows allowed.
@@ -223,7 +223,7 @@ def rows_for_testing(task: Task, labels: Labels, max_rows: int) -> np.ndarray:
 
 
 def _rows_by_class(task: Task, labels: Labels, for_test: bool, *key: Any) -> list[np.ndarray]:
-    """Rows of each class on one side of the split, in an order that the key shuffles."""
+    """Rows of each class on one side of the split, in a random order given by the key."""
     classes = np.where(is_test_user(labels) == for_test, task.labels(labels), -1)
     index = labels["index"].tolist()
     return [
@@ -236,7 +236,7 @@ def _rows_by_class(task: Task, labels: Labels, for_test: bool, *key: Any) -> lis
 
 
 def fingerprint(labels: Labels) -> str:
-    """Sixteen digits that tell one pool from another: a hash of the labels of all rows, in order."""
+    """Sixteen hexadecimal digits that identify a pool: a hash of the labels of all rows, in order."""
     digest = hashlib.sha256()
     for name in _IDENTITY:
         values = labels[name].tolist()
@@ -245,11 +245,11 @@ def fingerprint(labels: Labels) -> str:
 
 
 def split_record(task: Task, labels: Labels, max_test_rows: int, shots: int, seeds: int) -> dict[str, Any]:
-    """What is trained and tested on, for others to do the same.
+    """Training and test rows, so that others can use the same.
 
     Returns:
-        `dict`: `test`, row numbers; `shots`, row numbers by seed: of N shots a class, those are the first
-        N x `num_classes`; `digest`, a hash of both.
+        `dict`: `classes`, their names; `test`, row numbers; `shots`, row numbers by seed: N shots per class are the
+        first N x `num_classes` of them; `digest`, a hash of all three.
     """
     record = {
         "classes": list(task.classes),

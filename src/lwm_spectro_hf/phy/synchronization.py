@@ -55,8 +55,9 @@ _WIFI_POWER = 4  # exponent of that average: a packet counts even if little else
 _LEVEL_HZ, _LEVEL_S = 300e3, 0.2e-3
 _FAINTEST_LEVEL = 1e-4  # relative to the loudest: bands below, such as leakage of a loud carrier, stay fainter
 _CELL_PEAK, _CELL_SLOPE = 5.0, 2.0  # relative to the median over all timings
-# A burst little longer than a symbol leaves most timings empty, so that any peak stands out from their median. Cells also
-# have several prefixes in the peak (required from this many periods on), and a peak well above the products' deviation.
+# A burst little longer than a symbol leaves most timings empty, so that any peak stands out from their median. Cells
+# also have several prefixes in the peak (required from this many periods on), and a peak well above the
+# products' deviation.
 _CELL_PREFIXES, _CELL_PREFIXES_SLOPE, _CELL_PERIODS = 3.0, 2.0, 3
 _CELL_DEVIATIONS, _CELL_DEVIATIONS_SLOPE = 5.0, 4.0
 # Extended prefixes are a quarter of a symbol, so that half of all timings overlap with some: relative to noise
