@@ -20,7 +20,7 @@ from lwm_spectro_hf import (
 )
 from lwm_spectro_hf.evidence_lwm_spectro import view_weights
 from lwm_spectro_hf.phy import listening
-from lwm_spectro_hf.pipeline_lwm_spectro import register, segment_bounds, window_bounds
+from lwm_spectro_hf.pipeline_lwm_spectro import register, segment_bounds, window_bounds, without_gaps
 from tiny_models import build, tiny_config, tiny_moe_config
 
 RATE = 1e6
@@ -604,3 +604,55 @@ def test_registering_again_changes_nothing():
     register()
     assert PIPELINE_REGISTRY.supported_tasks["iq-classification"] is before
     assert before["pt"] == (AutoModelForSequenceClassification,)
+
+
+class TestGaps:
+    """Samples that a receiver has lost, and zeros that stand for them."""
+
+    RATE = 1e6
+
+    def periodic(self, noise, num_periods=40):
+        """The same 500 samples over and over: half a millisecond is what gaps are filled from."""
+        return np.tile(noise(500), num_periods)
+
+    def test_a_recording_without_gaps_is_left_as_it_is(self, noise):
+        iq = noise(20_000)
+        iq[700:740] = 0  # shorter than 128 samples, and any two values in a row may be alike
+        assert without_gaps(iq, self.RATE) is iq
+        for short in (iq[:0], iq[:1], np.zeros(100, np.complex64)):
+            assert without_gaps(short, self.RATE) is short
+
+    @pytest.mark.parametrize("value", [0, -0.5 - 0.5j])
+    def test_gaps_are_filled_from_half_milliseconds_away(self, noise, value):
+        expected = self.periodic(noise)
+        iq = expected.copy()
+        for start, stop in ((900, 1700), (5000, 5200), (19_000, 19_200)):
+            iq[start:stop] = value
+        before = iq.copy()
+        np.testing.assert_array_equal(without_gaps(iq, self.RATE), expected)
+        np.testing.assert_array_equal(iq, before)  # it is somebody else's
+
+    def test_gaps_at_the_ends_are_cut_off(self, noise):
+        iq = noise(20_000)
+        iq[:6000] = iq[18_000:] = 0
+        for rate in (self.RATE, None):
+            np.testing.assert_array_equal(without_gaps(iq, rate), iq[6000:18_000])
+        assert without_gaps(iq, self.RATE, shortest=12_001) is iq
+
+    def test_where_nothing_fits_it_stays(self, noise):
+        iq = noise(20_000)
+        iq[100:9000] = iq[9100:19_000] = 0  # more than half
+        np.testing.assert_array_equal(without_gaps(iq, self.RATE), iq)
+        iq = noise(2000)
+        iq[600:1500] = 0  # half a millisecond away there is no place as long
+        np.testing.assert_array_equal(without_gaps(iq, self.RATE), iq)
+
+    def test_a_constant_is_silence(self, tiny_checkpoint):
+        classify = pipeline("iq-classification", model=str(tiny_checkpoint))
+        assert classify(np.full(5000, 0.3 - 0.1j, np.complex64), sampling_rate=1e6)["verdict"] == "no signal"
+
+    def test_zeros_around_a_recording_change_nothing(self, tiny_checkpoint, noise):
+        classify = pipeline("iq-classification", model=str(tiny_checkpoint))
+        iq, zeros = noise(8000), np.zeros(4000, np.complex64)
+        expected = classify(iq, sampling_rate=1e6)
+        assert classify(np.concatenate([zeros, iq, zeros]), sampling_rate=1e6) == expected

@@ -23,6 +23,9 @@ MAX_VIEWS = 16
 # Time of adjoining segments that are combined to detect motion [ms]: long enough for someone walking to move by a good
 # part of a wavelength.
 SPREAD_MS = 100.0
+# What counts as a gap in a recording is a run of one value of at least this many samples, an eighth of these where the
+# rate is known, and this long [s].
+_SHORTEST_GAP, _SHORTEST_GAP_S = 1024, 20e-6
 # Arguments of `Evidence.add` for each view; these are for a blind view, a piece of the recording as it was captured.
 _AS_IT_CAME = MappingProxyType({"stands_for": 1.0, "of_symbols": False, "spread": False, "distinct": 1.0})
 
@@ -225,7 +228,7 @@ class IQClassificationPipeline(IQPipeline):
             stations = None  # the WiFi stations followed so far, where several take turns
             heard_until = window_start
             for start, stop, done_from, done_to in segments:
-                segment = read(start, stop - start)
+                segment = without_gaps(read(start, stop - start), sampling_rate, shortest)
                 views = self._views(segment, sampling_rate, max_views)
                 prefixes, spread = None, []
                 listen = self._listen(sampling_rate, synchronize)
@@ -479,6 +482,54 @@ def window_bounds(num_samples: int, window_samples: float, needed: int = 1) -> I
     if count > 1 and num_samples - round((count - 1) * window_samples) < needed:
         count -= 1
     return pairwise(min(round(index * window_samples), num_samples) for index in range(count + 1))
+
+
+def without_gaps(iq: np.ndarray, sampling_rate: float | None, shortest: int = 1) -> np.ndarray:
+    """
+    A segment without the samples that were never received: runs of a single value, such as the zeros that receivers
+    write for samples that they lost. Next to a signal they look like a noise floor far below that of the receiver.
+
+    Gaps at the ends are cut off. Others are filled with samples from a multiple of half a millisecond away, the period
+    of the cyclic prefixes of LTE and 5G.
+
+    Args:
+        iq (`np.ndarray` of shape `(num_samples,)`): Complex samples.
+        sampling_rate (`float`, *optional*): Without it gaps are cut off only [Hz].
+        shortest (`int`, *optional*, defaults to 1): Nothing is cut off where fewer samples would be left.
+
+    Returns:
+        `np.ndarray`: The segment, as it is if it has no gaps; zeros if it has a single value.
+    """
+    least = _SHORTEST_GAP if sampling_rate is None else max(_SHORTEST_GAP // 8, round(_SHORTEST_GAP_S * sampling_rate))
+    if len(iq) < least:
+        return iq
+    same = 1e-5 * math.sqrt(float(np.vdot(iq, iq).real) / len(iq))  # filters leave something of zeros, too
+    edges = np.concatenate([[0], np.flatnonzero(np.abs(np.diff(iq)) > same) + 1, [len(iq)]])
+    gaps = np.stack([edges[:-1], edges[1:]], axis=1)[np.diff(edges) >= least]
+    if not len(gaps):
+        return iq
+    if gaps[0, 1] - gaps[0, 0] == len(iq):
+        return np.zeros_like(iq)
+    first = gaps[0, 1] if gaps[0, 0] == 0 else 0
+    last = gaps[-1, 0] if gaps[-1, 1] == len(iq) else len(iq)
+    if last - first < max(shortest, 4 * least):
+        return iq
+    gaps, iq = gaps[(gaps[:, 0] >= first) & (gaps[:, 1] <= last)] - first, iq[first:last].copy()
+    is_gap = np.zeros(len(iq), bool)
+    for start, stop in gaps:
+        is_gap[start:stop] = True
+    if sampling_rate is None or is_gap.mean() > 0.5:
+        return iq
+    gaps_before = np.concatenate([[0], np.cumsum(is_gap)])
+    steps = np.arange(1, int(2 * len(iq) / sampling_rate * 1e3) + 1)
+    shifts = np.round(np.stack([steps, -steps], axis=1).ravel() * 0.5e-3 * sampling_rate).astype(int)
+    for start, stop in gaps:
+        places = start + shifts
+        places = places[(places >= 0) & (places + stop - start <= len(iq))]
+        places = places[gaps_before[places + stop - start] == gaps_before[places]]
+        if len(places):
+            iq[start:stop] = iq[places[0] : places[0] + stop - start]
+    return iq
 
 
 def _without_batching(kwargs: dict) -> dict:

@@ -56,10 +56,10 @@ _LEVEL_HZ, _LEVEL_S = 300e3, 0.2e-3
 _FAINTEST_LEVEL = 1e-4  # relative to the loudest: bands below, such as leakage of a loud carrier, stay fainter
 _CELL_PEAK, _CELL_SLOPE = 5.0, 2.0  # relative to the median over all timings
 # A burst little longer than a symbol leaves most timings empty, so that any peak stands out from their median. Cells
-# also have several prefixes in the peak (required from this many periods on), and a peak well above the
-# products' deviation.
+# also have several prefixes in the peak (required from this many periods on), and one above the products' deviation.
+# Far above it no peak is a chance result, even of a single prefix: of 108 bursts without prefixes none is there.
 _CELL_PREFIXES, _CELL_PREFIXES_SLOPE, _CELL_PERIODS = 3.0, 2.0, 3
-_CELL_DEVIATIONS, _CELL_DEVIATIONS_SLOPE = 5.0, 4.0
+_CELL_DEVIATIONS, _CELL_SURE_DEVIATIONS, _CELL_DEVIATIONS_SLOPE = 5.0, 10.0, 4.0
 # Extended prefixes are a quarter of a symbol, so that half of all timings overlap with some: relative to noise
 # instead. LTE's are above 15, those of idle cells above 8; signals with neither these nor shorter prefixes are all
 # below 4.
@@ -338,7 +338,8 @@ def _steadiness(iq: torch.Tensor, products: torch.Tensor, correlation: torch.Ten
     num_periods, length = products.shape[1], products.shape[1] * raster.period
     peak, timing = correlation.abs().max(1)
     noise = _variance(squared_modulus(products).sum((1, 2)), raster) * _coloration(iq, length)[:, 0]
-    evidence = _CELL_DEVIATIONS_SLOPE * (peak / noise.clamp(min=1e-30).sqrt() - _CELL_DEVIATIONS)
+    deviations = peak / noise.clamp(min=1e-30).sqrt()
+    evidence = _CELL_DEVIATIONS_SLOPE * (deviations - _CELL_DEVIATIONS)
     if num_periods >= _CELL_PERIODS:
         # What each prefix adds to the peak. Of equal shares the squared sum over the sum of squares is their number.
         place = (timing[:, None] + torch.arange(length, device=iq.device)) % length
@@ -349,7 +350,8 @@ def _steadiness(iq: torch.Tensor, products: torch.Tensor, correlation: torch.Ten
         shares = (sums[..., edges < 0] - sums[..., edges > 0]).clamp(min=0).flatten(1)
         number = shares.sum(1).square() / shares.square().sum(1).clamp(min=1e-30)
         evidence = evidence.minimum(_CELL_PREFIXES_SLOPE * (number.float() - _CELL_PREFIXES))
-    return evidence.clamp(*EVIDENCE)
+    sure = _CELL_DEVIATIONS_SLOPE * (deviations - _CELL_SURE_DEVIATIONS)
+    return evidence.maximum(sure).clamp(*EVIDENCE)
 
 
 def extended_prefix_evidence(iq: torch.Tensor, sampling_rate: float) -> torch.Tensor:
