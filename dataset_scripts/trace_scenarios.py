@@ -16,6 +16,7 @@ import time
 
 from lwm_spectro_hf.channel.raytracing import TRACED_CITIES, Tracing, trace_scenario
 from lwm_spectro_hf.extras import require
+from lwm_spectro_hf.scripting import one_line_errors
 
 
 def main() -> None:
@@ -37,4 +38,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

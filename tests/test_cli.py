@@ -136,18 +136,6 @@ class TestClassify:
         assert main(["classify", str(tmp_path / "a.npy"), *options]) == 0
         assert "no signal" in capsys.readouterr().out.splitlines()[1]
 
-    @pytest.mark.parametrize("command", ["classify", "embed"])
-    def test_a_checkpoint_without_all_of_its_encoder_is_refused(
-        self, command, tiny_checkpoint, captures, tmp_path, capsys
-    ):
-        folder = shutil.copytree(tiny_checkpoint, tmp_path / "model")
-        config = json.loads((folder / "config.json").read_text())
-        config["expert_config"]["num_hidden_layers"] = 3
-        (folder / "config.json").write_text(json.dumps(config))
-        assert main([command, "--model", str(folder), str(captures), "--json"]) == 2
-        error = capsys.readouterr().err
-        assert re.search(r"lacks \d+ weights of its encoder, the first of which is lwm_spectro_moe", error)
-
     def test_table(self, spectro, captures):
         header, heard, silent = spectro("classify", captures).out.splitlines()
         assert header.split() == ["file", "duration", "protocol", "modulation", "snr", "mobility"]
@@ -277,6 +265,54 @@ class TestClassify:
         assert main(["segment", "--model", str(tiny_checkpoint), str(captures)]) == 2
         error = capsys.readouterr().err
         assert "'lwm_spectro_moe'" in error and "`lwm-spectro classify`" in error and "Traceback" not in error
+
+    @pytest.mark.parametrize("kept", [0, 4000])
+    def test_damaged_weights_are_named(self, kept, captures, tiny_checkpoint, tmp_path, capsys):
+        folder = shutil.copytree(tiny_checkpoint, tmp_path / "model")
+        weights = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(weights[:kept])
+        assert main(["classify", "--model", str(folder), str(captures)]) == 2
+        error = capsys.readouterr().err
+        assert f"--model {folder}: its weights are damaged" in error and len(error.splitlines()) == 1
+        assert main(["export", str(folder), "--output", str(tmp_path / "hub")]) == 2
+        assert f"The weights in {folder} are damaged" in capsys.readouterr().err and not (tmp_path / "hub").exists()
+
+    @pytest.mark.parametrize(
+        "change, message",
+        [
+            ({"num_hidden_layers": 3}, "lacks 48 weights"),
+            ({"num_hidden_layers": 1}, "has no place for 48 weights"),
+            ({"intermediate_size": 32}, "lacks 18 weights"),
+        ],
+    )
+    def test_weights_of_another_configuration_are_refused(
+        self, change, message, captures, tiny_checkpoint, tmp_path, capsys
+    ):
+        folder = shutil.copytree(tiny_checkpoint, tmp_path / "model")
+        config = json.loads((folder / "config.json").read_text())
+        config["expert_config"] |= change
+        (folder / "config.json").write_text(json.dumps(config))
+        for command in ("classify", "embed"):
+            assert main([command, "--model", str(folder), str(captures), "--json"]) == 2
+            assert f"--model {folder} {message} of its encoder" in capsys.readouterr().err
+        if "lacks" in message:
+            assert main(["export", str(folder), "--output", str(tmp_path / "hub")]) == 2
+            assert f"{folder} {message}" in capsys.readouterr().err and not (tmp_path / "hub").exists()
+
+    def test_models_of_another_library_are_refused(self, captures, tiny_checkpoint, tmp_path, capsys):
+        folder = shutil.copytree(tiny_checkpoint, tmp_path / "model")
+        (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+        for command in ("classify", "segment"):
+            assert main([command, "--model", str(folder), str(captures)]) == 2
+            error = capsys.readouterr().err
+            assert "is of the type 'bert'. Expected '" in error and len(error.splitlines()) == 1
+
+    def test_a_channel_of_a_file_that_has_none_is_an_error(self, spectro, captures):
+        np.save(captures / "b.npy", np.ones(3000, np.complex64))
+        result = spectro("classify", captures / "b.npy", "--channel", 1)
+        assert result.code == 2 and "channel" in result.err
+        # That of a folder is for those of its files that have some.
+        assert spectro("classify", captures, "--channel", 0, "--sampling-rate", 1e6).code == 0
 
     def test_a_reader_that_has_enough_is_no_error(self, captures, tiny_checkpoint, monkeypatch):
         reader, writer = os.pipe()

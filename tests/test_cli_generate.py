@@ -77,6 +77,8 @@ def test_few_recordings_have_all_protocols(small):
     few = recipe_of("--num", 20)
     drawn = [few.rows(chunk).protocol for chunk in range(20 // few.chunk_size)]
     assert {drawn.count(protocol) * few.chunk_size for protocol in few.protocols} <= {6, 7}
+    few = recipe_of("--num", 60)  # and six of another city to test on
+    assert {few.rows(chunk).protocol for chunk in range(6 // few.chunk_size)} == set(few.protocols)
 
 
 def test_parquet_with_card_and_figures(generate, small, tmp_path):
@@ -130,6 +132,9 @@ def test_pictures_of_cities(tmp_path):
         (("--recipe", "missing.yaml"), "missing.yaml"),
         (("--num-test", -5), "Split 'test' has -5"),
         (("--format", "npz", "--out", "."), "is a folder"),
+        (("--protocol", "WiFi", "--num-rb", 25), "--num-rb is for recordings of LTE and 5G, and there are none"),
+        (("--protocol", "LTE", "--spacing-khz", 30), "--spacing-khz is for recordings of 5G"),
+        (("--receiver", "blind", "--duration-ms", 5), "--duration-ms is for recordings of --receiver native"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(generate, tmp_path, monkeypatch, arguments, message):

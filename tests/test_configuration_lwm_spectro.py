@@ -130,6 +130,12 @@ def test_heads_of_one_encoder_and_of_a_mixture_have_their_labels_in_order():
     assert own.heads == {"protocol": ["5G", "LTE"]}  # a head that was trained to tell it knows better than the router
 
 
+@pytest.mark.parametrize("name", ["hidden_size", "patch_size", "num_hidden_layers"])
+def test_fields_of_the_experts_are_not_taken_for_those_of_a_mixture(name):
+    with pytest.raises(ValueError, match=f"`{name}` is a field of the experts, .* expected it in `expert_config`"):
+        LwmSpectroMoEConfig(**{name: 8})
+
+
 def test_the_router_is_initialized_as_the_mixture_says():
     assert LwmSpectroMoEConfig(initializer_range=0.5).router_config.initializer_range == 0.5
 

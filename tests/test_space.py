@@ -84,6 +84,8 @@ def test_two_files_of_one_name_are_said(app, tmp_path):
 def test_half_of_a_pair_is_said_to_be_missing(app, lte):
     with pytest.raises(gradio.Error, match="lte.*sigmf-data is missing"):
         app.classify(lte[:1], "", None)
+    with pytest.raises(gradio.Error, match="uploaded alone. Expected its .sigmf-meta"):
+        app.classify(lte[1:], "", None)
 
 
 def test_raw_samples_need_a_type_and_a_rate(app, tmp_path):

@@ -51,6 +51,8 @@ def opened(files: list[str] | None, dtype: str, rate_msps: float | None) -> Iter
     """
     found = [Path(file) for file in files or [] if Path(file).suffix.lower() in SEARCHED or dtype]
     found = [file for file in found if file.suffix != ".sigmf-data"]
+    if not found and any(Path(file).suffix == ".sigmf-data" for file in files or []):
+        raise gr.Error("The samples of a SigMF recording were uploaded alone. Expected its .sigmf-meta beside them.")
     if len(found) != 1:
         raise gr.Error(
             f"{len(found)} recordings were uploaded. Expected one: {', '.join(sorted(SEARCHED))}, or raw with a type."

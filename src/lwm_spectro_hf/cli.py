@@ -224,7 +224,7 @@ def generate(arguments: argparse.Namespace) -> int:
 
 def _recipe_of(arguments: argparse.Namespace) -> Any:
     """The recipe that the options ask for."""
-    from .data.recipe import Recipe, preset
+    from .data.recipe import PROTOCOLS, Recipe, preset
 
     if arguments.recipe:
         recipe = Recipe.load(arguments.recipe)
@@ -232,7 +232,10 @@ def _recipe_of(arguments: argparse.Namespace) -> Any:
         recipe = preset(arguments.preset or ("native" if arguments.format == "sigmf" else "paper"))
         # A chunk has a single protocol: with few recordings, chunks are smaller, so that all protocols occur.
         protocols = len(set(arguments.protocol or recipe.protocols))
-        recipe = replace(recipe, chunk_size=min(recipe.chunk_size, max(1, arguments.num // (4 * protocols))))
+        rows = arguments.num // (4 * protocols)
+        if arguments.format == "parquet" and (arguments.num_test or not arguments.scenario):
+            rows = min(rows, (arguments.num_test or arguments.num // 10) // protocols)
+        recipe = replace(recipe, chunk_size=min(recipe.chunk_size, max(1, rows)))
     widths = dict(recipe.resource_blocks)
     if arguments.num_rb:
         widths["LTE"] = tuple(arguments.num_rb)
@@ -246,6 +249,15 @@ def _recipe_of(arguments: argparse.Namespace) -> Any:
     def listed(values: list | None) -> tuple | None:
         return tuple(dict.fromkeys(values)) if values else None
 
+    protocols = set(arguments.protocol or PROTOCOLS)  # those of a recipe may be narrower
+    receivers = {arguments.receiver} if arguments.receiver else set(recipe.receivers)
+    for given, option, has_effect, those in (
+        (arguments.num_rb, "--num-rb", protocols & {"LTE", "5G"}, "of LTE and 5G"),
+        (arguments.spacing_khz, "--spacing-khz", "5G" in protocols, "of 5G"),
+        (arguments.duration_ms, "--duration-ms", "native" in receivers, "of --receiver native"),
+    ):
+        if given and not has_effect:
+            raise ValueError(f"{option} is for recordings {those}, and there are none. Leave it out, or ask for some.")
     return recipe.narrowed(
         protocols=listed(arguments.protocol),
         modulations=listed(arguments.modulation),
@@ -356,7 +368,7 @@ class _Files:
         """Open a whole recording; `--dtype` is ignored for files that record their sample type themselves."""
         suffix, rate = path.suffix.lower(), self.arguments.sampling_rate
         dtype = None if suffix in SELF_DESCRIBING else self.arguments.dtype
-        channel = self.arguments.channel if suffix in WITH_CHANNELS else None
+        channel = self.arguments.channel if suffix in WITH_CHANNELS or path not in self.searched else None
         options = {"dtype": dtype, "channel": channel}
         if rate is not None and path in self.searched:  # the option is for the files of a folder that lack a rate
             try:
@@ -458,6 +470,7 @@ def _load_segmenter(arguments: argparse.Namespace, name: str) -> Any:
 @contextmanager
 def _loading(model: str) -> Iterator[None]:
     from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -465,6 +478,8 @@ def _loading(model: str) -> Iterator[None]:
         yield
     except StrictDataclassError as error:
         raise ValueError(f"--model {model}, its config.json: {without_wrapping(error)}") from error
+    except SafetensorError as error:
+        raise ValueError(f"--model {model}: its weights are damaged, or were cut off while copied: {error}") from error
     except OSError as error:
         if Path(model).exists():
             raise
@@ -480,20 +495,25 @@ def _load_model(name: str, auto_class: type, segments: bool) -> tuple[Any, set[s
 
     with _loading(name):
         kind = AutoConfig.from_pretrained(name).model_type
-        if segments != (kind == "masked_conv_lstm"):
+        kinds = {True: ("masked_conv_lstm",), False: ("lwm_spectro", "lwm_spectro_moe")}
+        if kind not in kinds[segments]:
+            others = ""
+            if kind in kinds[not segments]:
+                others = f"; this one is for `lwm-spectro {'classify' if segments else 'segment'}`"
+            wanted = " or ".join(map(repr, kinds[segments]))
+            raise ValueError(f"--model {name} is of the type {kind!r}. Expected {wanted}{others}.")
+        model, info = auto_class.from_pretrained(name, output_loading_info=True, ignore_mismatched_sizes=True)
+    encoder = model.base_model_prefix + "."
+    for what, names in (
+        ("lacks", absent_weights(info, encoder)),
+        ("has no place for", sorted(key for key in info["unexpected_keys"] if key.startswith(encoder))),
+    ):
+        if names:
             raise ValueError(
-                f"--model {name} is of the type {kind!r}. Expected "
-                + ("'masked_conv_lstm'; " if segments else "'lwm_spectro' or 'lwm_spectro_moe'; ")
-                + ("others are for `lwm-spectro classify`." if segments else "others are for `lwm-spectro segment`.")
+                f"--model {name} {what} {len(names)} weights of its encoder, the first of which is {names[0]}: it is "
+                "damaged, or its config.json is that of another model."
             )
-        model, info = auto_class.from_pretrained(name, output_loading_info=True)
-    absent = absent_weights(info, model.base_model_prefix + ".")
-    if absent:
-        raise ValueError(
-            f"--model {name} lacks {len(absent)} weights of its encoder, the first of which is {absent[0]}: it is "
-            "damaged, or its config.json is that of another model."
-        )
-    return model, set(info["missing_keys"])
+    return model, set(absent_weights(info))
 
 
 def _load(

@@ -306,6 +306,11 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
     blind_tasks: list[str] | None = None
 
     def __post_init__(self, **kwargs):
+        misplaced = sorted(LwmSpectroConfig.__annotations__.keys() - type(self).__annotations__.keys() & kwargs.keys())
+        if misplaced:
+            raise ValueError(
+                f"`{misplaced[0]}` is a field of the experts, not of the mixture: expected it in `expert_config`."
+            )
         if self.expert_config is None:
             self.expert_config = LwmSpectroConfig()
         elif isinstance(self.expert_config, dict):

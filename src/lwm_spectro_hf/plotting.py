@@ -88,10 +88,14 @@ def display_spectrogram(recording: Any, num_rows: int = 384, fft_size: int = 256
         looks = min(max_looks, max(1, math.ceil(2 * (stop - start) / fft_size)))
         starts = (start + (np.arange(looks) + 0.5) * (stop - start) / looks).astype(int)
         frames = np.stack([recording.read(int(first), fft_size) for first in starts])
+        if not np.isfinite(frames).all():
+            look, sample = np.argwhere(~np.isfinite(frames))[0]
+            raise ValueError(
+                "The recording has samples that are NaN or infinite, the first that was looked at is sample "
+                f"{starts[look] + sample}. Expected finite samples: cut them out, or replace them by 0."
+            )
         power[row] = np.mean(np.abs(np.fft.fft(frames * window)) ** 2, axis=0)
     peak = power.max()
-    if not np.isfinite(peak):
-        raise ValueError("The recording has samples that are NaN or infinite. Expected finite samples.")
     floor = peak * 1e-12 if peak > 0 else 1.0
     return 10 * np.log10(np.fft.fftshift(np.maximum(power, floor), axes=1))
 

@@ -105,6 +105,11 @@ def test_all_of_the_band_is_the_recording(recording_of, noise):
     assert np.array_equal(Band(recording, 0.0, RATE).read(3, 500), recording.read(3, 500))
 
 
+def test_a_band_is_no_wider_than_the_recording(recording_of, noise):
+    recording = recording_of(noise(2000))
+    assert Band(recording, 0.0, 3 * recording.sampling_rate).bandwidth_hz == recording.sampling_rate
+
+
 def test_where_its_middle_is(recording_of, noise):
     assert Band(recording_of(noise(1000)), 2e6, 1e6).center_frequency_hz == 2e6
     assert Band(recording_of(noise(1000), center_frequency_hz=2.4e9), 2e6, 1e6).center_frequency_hz == 2.402e9

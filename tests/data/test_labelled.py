@@ -207,9 +207,13 @@ def test_what_makes_no_task_says_why(tmp_path):
         load_task(data, "kind", train_split="tests")
     with pytest.raises(TaskError, match="no column 'protocol'"):
         load_task(data, "kind", protocol="LTE")
-    many = Dataset.from_dict({"speed_mps": np.linspace(0, 30, 2000).tolist()})
+    speeds = np.linspace(0, 30, 40)
+    many = Dataset.from_dict({"speed_mps": speeds.tolist() * 50, "name": [str(row) for row in range(2000)]})
     with pytest.raises(TaskError, match="2,000 different values, which are too many for classes"):
-        label_codes(many, "speed_mps")
+        label_codes(many, "name")
+    assert len(label_codes(many, "speed_mps")[1]) == 40
+    with pytest.raises(TaskError, match="'speed_mps' holds 40 different numbers in 40 rows: a quantity rather than"):
+        label_codes(many.select(range(40)), "speed_mps")
     bare = write(tmp_path / "bare", train=rows().remove_columns("input_values"))
     with pytest.raises(TaskError, match="expected `input_values`"):
         load_task(bare, "kind")

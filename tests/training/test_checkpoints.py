@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from lwm_spectro_hf import LwmSpectroForPreTraining, LwmSpectroMoEForPreTraining, LwmSpectroMoEModel
@@ -57,7 +58,15 @@ def test_the_newest_checkpoint_that_is_whole(tmp_path):
         (tmp_path / f"checkpoint-{number}").mkdir()
         (tmp_path / f"checkpoint-{number}" / "trainer_state.json").write_text("{}")
     (tmp_path / "checkpoint-11").mkdir()
-    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    newest = tmp_path / "checkpoint-10"
+    torch.save({"step": 1}, newest / "optimizer.pt")
+    save_file({"weight": torch.ones(100)}, newest / "model.safetensors")
+    assert last_checkpoint(tmp_path) == str(newest)
+    for name in ("optimizer.pt", "model.safetensors"):
+        whole = (newest / name).read_bytes()
+        (newest / name).write_bytes(whole[: len(whole) // 2])
+        assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-9")
+        (newest / name).write_bytes(whole)
 
 
 def test_figures_are_of_all_calls(tmp_path):

@@ -65,7 +65,9 @@ class Band:
                 f"has {around_hz - rate / 2:,.15g} to {around_hz + rate / 2:,.15g} Hz. Expected a middle within; is "
                 "it in Hz?"
             )
-        if not self._is_all:
+        if self._is_all:
+            object.__setattr__(self, "bandwidth_hz", rate)
+        else:
             fall_hz = self._fall_hz
             low, high = (self.center_hz + side * self.bandwidth_hz / 2 for side in (-1, 1))
             low, high = max(low, fall_hz - rate / 2), min(high, rate / 2 - fall_hz)

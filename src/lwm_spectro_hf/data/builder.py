@@ -479,7 +479,8 @@ def _row_bytes(
 def _check_space(folder: Path, needed: float) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
+        unit, name = (1e9, "GB") if needed >= 1e9 else (1e6, "MB")
         raise OSError(
-            f"The data set needs about {needed / 1e9:.1f} GB more, and {folder} has {free / 1e9:.1f} GB free: make "
-            "fewer recordings, or write elsewhere."
+            f"The data set needs about {needed / unit:.1f} {name} more, and {folder} has {free / unit:.1f} {name} "
+            "free: make fewer recordings, or write elsewhere."
         )

@@ -14,6 +14,7 @@ from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
 from ..scripting import first_line
 from .recipe import RECEIVERS, RECORD, SYMBOL_RECEIVERS
 
+_MOST_NUMBERS = 20  # of a column most of whose values differ, so that they measure something
 MAX_CLASSES = 1000  # a column with more distinct values is a quantity, not a label
 
 
@@ -318,6 +319,11 @@ def _codes(table: Dataset, column: str) -> tuple[np.ndarray, list[str]]:
         number = np.dtype(kind).type
         values = [_text(number(value)) if value is not None and math.isfinite(value) else None for value in values]
         names = sorted({value for value in values if value is not None}, key=float)
+        if len(names) > _MOST_NUMBERS and 2 * len(names) > len(values):
+            raise TaskError(
+                f"The column {column!r} holds {len(names):,} different numbers in {len(values):,} rows: a quantity "
+                "rather than classes. Add a column of ranges."
+            )
     else:
         raise TaskError(
             f"The column {column!r} holds {kind}; expected classes, strings or numbers to take labels from."

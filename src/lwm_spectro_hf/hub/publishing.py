@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, FeatureExtractionMixin, PreTrainedModel
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModel, FeatureExtractionMixin, PreTrainedModel
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..auto import auto_map_for
 from ..files import read_json, whole_folder
 from ..pipeline_lwm_spectro import IQClassificationPipeline
 from ..pipeline_masked_conv_lstm import IQSegmentationPipeline
+from ..training.checkpoints import absent_weights
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +70,8 @@ def export(
     Raises:
         FileNotFoundError: If the folder has no `config.json` or no weights in safetensors.
         FileExistsError: If `output_dir` has files in it and `overwrite` is false.
-        ValueError: If the folder holds pickled files, no front-end is known, or `output_dir` is the folder itself.
+        ValueError: If the folder holds pickled files or damaged weights, no front-end is known, or `output_dir` is the
+            folder itself.
     """
     sources = [] if isinstance(model_or_folder, PreTrainedModel) else [model_or_folder]
     with whole_folder(output_dir, *sources, overwrite=overwrite) as staged:
@@ -76,6 +79,7 @@ def export(
             model_or_folder.save_pretrained(staged)
         else:
             source = check_folder(Path(model_or_folder), leaving_out=TRAINER_FILES)
+            _check_weights(source)
             left_out = shutil.ignore_patterns(".*", "__pycache__", *TRAINER_FILES)
             shutil.copytree(source, staged, dirs_exist_ok=True, ignore=left_out)
         if feature_extractor is not None:
@@ -87,6 +91,19 @@ def export(
             )
         add_code(staged)
     return Path(output_dir)
+
+
+def _check_weights(folder: Path) -> None:
+    """Make sure that the weights in a folder can be read, and that the encoder lacks none."""
+    try:
+        _, info = AutoModel.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True)
+    except SafetensorError as error:
+        raise ValueError(f"The weights in {folder} are damaged, or were cut off while copied: {error}") from error
+    if absent := absent_weights(info):
+        raise ValueError(
+            f"{folder} lacks {len(absent)} weights of its encoder, the first of which is {absent[0]}: it is damaged, "
+            "or its config.json is that of another model."
+        )
 
 
 def add_code(folder: Path) -> None:

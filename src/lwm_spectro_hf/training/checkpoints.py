@@ -1,9 +1,11 @@
 """What a run starts or resumes from: trained weights, and the folders of earlier `Trainer` runs."""
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedModel
 from transformers.integrations import get_available_reporting_integrations
 
@@ -105,9 +107,23 @@ def write_settings(out: Path, settings: dict[str, Any]) -> None:
         stream.write(_text(settings).encode())
 
 
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint of `Trainer` was written to its end, and nothing of it cut off since."""
+    if not (checkpoint / "trainer_state.json").exists():  # which is written last
+        return False
+    try:
+        for path in checkpoint.glob("*.safetensors"):
+            with safe_open(path, "pt"):
+                pass
+    except SafetensorError:
+        return False
+    # The table of contents of a zip file, which PyTorch's are, is at its end.
+    return all(zipfile.is_zipfile(path) for path in checkpoint.glob("*.pt"))
+
+
 def last_checkpoint(folder: Path) -> str | None:
     """The newest complete checkpoint of `Trainer`; one whose writing was interrupted does not count."""
-    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]  # the file written last
+    whole = [path for path in folder.glob("checkpoint-*") if is_whole(path)]
     return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
 
 
