@@ -317,7 +317,8 @@ def test_cards_show_how_an_exported_folder_is_used(tmp_path, mixture, extractor)
     )[1].replace('"lwm-spectro-tiny"', f'"{folder}"')
     found = {}
     exec(snippet.rpartition("classify(")[0], found)
-    assert found["classify"](np.ones(1000, np.complex64), sampling_rate=1e6)["protocol"]
+    tone = np.exp(1j * np.arange(1000)).astype(np.complex64)
+    assert found["classify"](tone, sampling_rate=1e6)["protocol"]
 
 
 def test_export_needs_a_front_end(tmp_path, encoder):
