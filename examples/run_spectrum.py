@@ -123,7 +123,7 @@ segment("band.sigmf-meta")["carriers"]  # of any rate and length
 """
 LIMITS = """
 - The extractor refuses other rates than 30.72 Msps, and longer recordings are cut. The pipeline `"iq-segmentation"`
-  takes any, and hides from the network what a recording does not hold.
+  takes any, and masks frames and bins that the recording does not cover.
 - Scenes have one carrier of each protocol at most, none over another, and downlinks alone of LTE and 5G.
 - No real recording was used, in training or for these scores.
 """

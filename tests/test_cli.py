@@ -404,7 +404,7 @@ class TestParts:
         record = json.loads(spectro("classify", wide.path, "--json", "--band", 2.41225e9, 100e3).out)
         classify = pipeline("iq-classification", model=str(tiny_checkpoint), device="cpu")
         band = Band(open_recording(wide.path), 250e3, 100e3)
-        assert band.sampling_rate == 125e3 and record["duration_s"] == 8e-3
+        assert band.sampling_rate == pytest.approx(1e6 / 6) and record["duration_s"] == 8e-3
         assert record["center_hz"] == 2.41225e9 and record["bandwidth_hz"] == 100e3
         assert_is_verdict(record, classify(band))
         result = spectro("classify", wide.path, "--band", 250e3, 100e3)

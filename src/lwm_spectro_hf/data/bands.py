@@ -16,6 +16,9 @@ from .recordings import Recording, part_of
 # Transition width of the filter on each side: a share of the bandwidth, up to a limit. At the edges of the recording,
 # beyond which its opposite edge would alias in, at most a share of its rate.
 _FALL, _LONGEST_FALL_HZ, _FALL_AT_EDGE = 1 / 8, 0.3e6, 1 / 64
+# Receivers record channels with the guard bands at their edges, which views of symbols cover, too: 20 MHz for WiFi,
+# whose subcarriers occupy 16.6 MHz. At a lower rate only a part of the carrier would be analyzed.
+_ROOM = 1.15
 _STOPBAND_DB = 70.0  # attenuation of a carrier beside the band
 _NARROWEST = 1 / 4096  # of the rate of the recording: filters of narrower bands would be longer than most recordings
 # The new rate is the recording's over an integer, or a multiple of this part of it: then the filter has few phases.
@@ -99,7 +102,7 @@ class Band:
     @cached_property
     def _ratio(self) -> Fraction:
         """New sampling rate over the old one: at least what the band and the filter's transitions need."""
-        wanted = (self.bandwidth_hz + 2 * self._fall_hz) / self.recording.sampling_rate
+        wanted = _ROOM * (self.bandwidth_hz + 2 * self._fall_hz) / self.recording.sampling_rate
         if self._is_all or wanted >= 1:
             return Fraction(1)
         if wanted < 1 / 4:
