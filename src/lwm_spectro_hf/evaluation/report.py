@@ -17,17 +17,18 @@ Line = dict[str, Any]
 HEAD = """# Results
 
 Rendered by `python examples/run_benchmark.py --out docs --report` from the lines of `results.jsonl`; nothing here is
-typed by hand. All models get the same rows of one city, which the name of the pool tells; no channel (user) is on
-both sides of a split, and a run of yours says if its rows are others. Trained networks, the head of eq. 20 on frozen
-embeddings included, have one budget: AdamW for the steps below at a rate of {rates}, what is pretrained or fitted at
-{share:g} of it; spectrograms, not embeddings, are shifted in time and mirrored meanwhile. Fine-tuned models begin
-with the head of a logistic regression on their embeddings, and a task of one protocol fine-tunes the expert of that
-protocol alone. Mixtures see what the others see: their router is not told the resolution. Networks with random
-weights need thousands of steps, and might reach more with more than these.
-Scores are macro-F1 in %, mean and standard deviation over seeds, which draw other shots and other random weights;
-the test rows are the same. In brackets: what the paper has, on data of its own{mobilenet}; equations and references
-are its, too ([arXiv:2601.08780](https://arxiv.org/abs/2601.08780)). Terminals move in all recordings. In the mixed
-modulation task BPSK is WiFi's alone and 256-QAM that of LTE and 5G, so that whoever tells protocols can exclude one.
+typed by hand. All models get the same rows, drawn in the city that is part of the pool's name. No channel (user) is
+on both sides of a split, and a run of your own reports whether it has the same rows. Trained networks, including the
+head of eq. 20 on frozen embeddings, have one budget: AdamW for the number of steps below at a rate of {rates}, and
+{share:g} of that rate for weights that are pretrained or fitted before; spectrograms, but not embeddings, are shifted
+in time and mirrored in training. Fine-tuning starts with the head of a logistic regression on the embeddings; for a
+task of one protocol, the expert of that protocol is fine-tuned. For a fair comparison the mixture's router is not
+given the resolution. Networks with random weights need thousands of steps, and might improve with more than these.
+Scores are macro-F1 in %, mean and standard deviation over seeds. A seed draws other shots and other random weights;
+the test rows stay the same. In brackets: the paper's results, on its own data{mobilenet}; equation and reference
+numbers are also the paper's ([arXiv:2601.08780](https://arxiv.org/abs/2601.08780)). Terminals move in all recordings.
+In the mixed modulation task only WiFi has BPSK, and only LTE and 5G have 256-QAM, so a model that knows the protocol
+can rule one class out.
 """
 
 

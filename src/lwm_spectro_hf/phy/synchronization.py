@@ -143,7 +143,7 @@ def _raster(sampling_rate: float, subcarrier_spacing_hz: float, device: torch.de
         known = ", ".join(f"{spacing:,.0f}" for spacing in (*SPACINGS_3GPP_HZ, SPACING_WIFI_HZ))
         raise ValueError(
             f"`subcarrier_spacing_hz={subcarrier_spacing_hz!r}` is of no known standard. Expected one of {known}: LTE "
-            "has the first, 5G one of the first three, 802.11a/g/n the last."
+            "has the first, 5G any but the last, 802.11a/g/n the last."
         )
     is_wifi = subcarrier_spacing_hz == SPACING_WIFI_HZ
     # Cyclic prefixes must be whole samples: 144/2048 of a 3GPP symbol, a quarter of a WiFi symbol.
@@ -520,7 +520,7 @@ def _bursts(iq: torch.Tensor, raster: _Raster) -> tuple[torch.Tensor, torch.Tens
     outside = busy.new_zeros(len(busy), 1)
     louder = busy & ~torch.cat([outside, busy[:, :-1]], 1)
     starts = training & ~torch.cat([outside, training[:, :-1]], 1)
-    # Skip the field that comes with a rise of power, and the one 28 us later in an 802.11n packet (19.3.9.4.4).
+    # Skip the field that comes with a rise of power, and the one 28 us later in an 802.11n packet (19.3.9.4.5).
     soon = _dilate(louder | starts, 0, 8)
     rises = louder | (starts & ~torch.cat([outside, soon[:, :-1]], 1))
     falls = busy & ~torch.cat([busy[:, 1:] & ~rises[:, 1:], outside], 1)
