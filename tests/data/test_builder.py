@@ -223,7 +223,7 @@ def test_no_space_is_said_before_the_work(build, tmp_path, monkeypatch):
 )
 def test_another_data_set_in_the_folder_is_refused(built, build, change, what):
     before = names_in(built.folder)
-    with pytest.raises(ValueError, match=f"holds a data set with another {what} .*another folder"):
+    with pytest.raises(ValueError, match=rf"begun with different settings \({what}: .*another folder"):
         build(built.folder, **change)
     assert names_in(built.folder) == before
 
@@ -369,7 +369,7 @@ class TestSigMF:
         again = builder.write_recordings(tmp_path, self.NATIVE, 4)
         assert again[:3] == first and len(again) == 4 and all(path.exists() for path in again)
         assert again[0].stat().st_mtime_ns == kept
-        with pytest.raises(ValueError, match="holds a data set with another seed"):
+        with pytest.raises(ValueError, match=r"begun with different settings \(seed: "):
             builder.write_recordings(tmp_path, self.NATIVE, 4, seed=1)
         with pytest.raises(ValueError, match="another recipe"):
             builder.write_recordings(tmp_path, self.NATIVE.narrowed(snrs_db=(0,)), 4)

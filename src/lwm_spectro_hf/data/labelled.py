@@ -244,7 +244,7 @@ def load_task(
             notes.append(f"{len(part_rows):,} rows of split {train_split!r} are for {part}: {how}.")
             missing = sorted({names[code] for code in np.setdiff1d(codes[rows], codes[part_rows])})
             if groups is not None and missing:
-                notes.append(f"There is one of these {group} alone, and none for {part}, of {', '.join(missing)}.")
+                notes.append(f"Of {', '.join(missing)} there is only one of the {group}, so {part} has none of it.")
     if "test" not in held:
         raise TaskError(f"{data} has no split {test_split!r} to score on, and the share to take out for it is 0.")
     if samples_per_class:
