@@ -174,7 +174,7 @@ def test_a_build_is_read_by_datasets_and_goes_on_where_it_stopped(tmp_path):
     build_scenes(tmp_path, 6, 2, seed=4, recipe=small, shard_size=4, processes=2)
     assert [path.read_bytes() for path in paths] == before
     assert paths[0].stat().st_mtime_ns == kept
-    with pytest.raises(ValueError, match="another seed"):
+    with pytest.raises(ValueError, match="different settings .*seed"):
         build_scenes(tmp_path, 6, 2, seed=5, recipe=small, shard_size=4)
     record = json.loads((tmp_path / "dataset.json").read_text())
     assert record["scenes"]["presence"] == 1.0

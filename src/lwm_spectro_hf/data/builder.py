@@ -454,8 +454,8 @@ def _check_record(folder: Path, record: dict[str, Any]) -> None:
         different = [name for name in record if found.get(name) != record[name]]
         if different:
             raise ValueError(
-                f"{folder} holds a data set that was begun with different settings ({', '.join(different)}: see {RECORD} "
-                "there). Give the same again, or write to another folder."
+                f"{folder} holds a data set that was begun with different settings ({', '.join(different)}: see "
+                f"{RECORD} there). Give the same again, or write to another folder."
             )
         return
     if any((folder / "data").glob("*.parquet")):
