@@ -3,7 +3,7 @@
 import importlib
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
@@ -201,59 +201,82 @@ class IQClassificationPipeline(IQPipeline):
         read, num_samples, sampling_rate = open_input(inputs, sampling_rate, dtype, channel)
         shortest = self._dense_view_samples()
         segment_samples = max(shortest, num_samples if sampling_rate is None else segment_ms * 1e-3 * sampling_rate)
-        windows = iter([(0, num_samples)])
-        if window_ms is not None:
-            if sampling_rate is None:
-                raise ValueError(
-                    "`window_ms` needs the sampling rate, and neither the input nor the call says it. Pass "
-                    "`sampling_rate` in Hz."
-                )
-            window_samples = window_ms * 1e-3 * sampling_rate
-            needed = self.feature_extractor.num_samples_needed()
-            if round(window_samples) < needed <= num_samples:
-                raise ValueError(
-                    f"`window_ms={window_ms:g}` is {window_samples:.0f} samples at {sampling_rate:g} Hz: too short. "
-                    f"Expected at least {needed} samples, {1e3 * needed / sampling_rate:.3g} ms."
-                )
-            windows = window_bounds(num_samples, window_samples, needed)
+        listen = self._listen(sampling_rate, synchronize)
+        num_adjoining = max(1, round(SPREAD_MS / segment_ms))
+
+        def gapless(start: int, count: int) -> np.ndarray:
+            return without_gaps(read(start, count), sampling_rate, shortest)
+
+        windows = self._windows(num_samples, sampling_rate, window_ms)
         upcoming = next(windows)
         while upcoming is not None:
-            (window_start, window_stop), upcoming = upcoming, next(windows, None)
+            (first, end), upcoming = upcoming, next(windows, None)
             span = {}
             if window_ms is not None:
-                duration = window_stop - window_start
-                span = {"start_s": window_start / sampling_rate, "duration_s": duration / sampling_rate}
-            segments = segment_bounds(window_start, window_stop, segment_samples, max_segments)
-            adjoining: list[Any] = []  # results of `listen` for consecutive segments
-            stations = None  # the WiFi stations followed so far, where several take turns
-            heard_until = window_start
-            for start, stop, done_from, done_to in segments:
-                segment = without_gaps(read(start, stop - start), sampling_rate, shortest)
-                views = self._views(segment, sampling_rate, max_views)
-                prefixes, spread = None, []
-                listen = self._listen(sampling_rate, synchronize)
-                if listen is not None and not views[0]["silent"]:
-                    heard, symbols = self._heard(listen, segment, sampling_rate, stations)
-                    stations = heard.stations
-                    prefixes = torch.from_numpy(heard.evidence).float()
-                    stands_for = len(views) / max(len(symbols), 1)
-                    views += [{**view, "stands_for": stands_for} for view in symbols]
-                    if start != heard_until or (adjoining and heard.spacing_hz != adjoining[-1].spacing_hz):
-                        spread, adjoining = self._spread_views(adjoining), []
-                    adjoining, heard_until = [*adjoining, heard], stop
-                if len(adjoining) >= max(1, round(SPREAD_MS / segment_ms)) or done_to == window_stop:
-                    spread, adjoining = spread + self._spread_views(adjoining), []
-                views = (spread or views) if views[0]["silent"] else views + spread
-                *views, last = views
+                span = {"start_s": first / sampling_rate, "duration_s": (end - first) / sampling_rate}
+            segments = list(segment_bounds(first, end, segment_samples, max_segments))
+            looks = self._looks(gapless, segments, sampling_rate, listen, max_views, num_adjoining)
+            for (*_, done_from, done_to), (views, prefixes) in zip(segments, looks, strict=True):
                 tags = {
                     "num_samples": done_to - done_from,
                     "prefixes": prefixes,
-                    "window": span if done_to == window_stop else None,
+                    "window": span if done_to == end else None,
                     "ends_recording": upcoming is None,
                 }
+                *views, last = views
                 for view in views:
                     yield {**view, "tags": tags, "is_last": False}
                 yield {**last, "tags": tags, "is_last": True}
+
+    def _windows(
+        self, num_samples: int, sampling_rate: float | None, window_ms: float | None
+    ) -> Iterator[tuple[int, int]]:
+        """First sample and end of each window; without `window_ms` the whole recording is one."""
+        if window_ms is None:
+            return iter([(0, num_samples)])
+        if sampling_rate is None:
+            raise ValueError(
+                "`window_ms` needs the sampling rate, and neither the input nor the call says it. Pass "
+                "`sampling_rate` in Hz."
+            )
+        window_samples = window_ms * 1e-3 * sampling_rate
+        needed = self.feature_extractor.num_samples_needed()
+        if round(window_samples) < needed <= num_samples:
+            raise ValueError(
+                f"`window_ms={window_ms:g}` is {window_samples:.0f} samples at {sampling_rate:g} Hz: too short. "
+                f"Expected at least {needed} samples, {1e3 * needed / sampling_rate:.3g} ms."
+            )
+        return window_bounds(num_samples, window_samples, needed)
+
+    def _looks(
+        self,
+        read: Callable[[int, int], np.ndarray],
+        segments: Sequence[tuple[int, int, int, int]],
+        sampling_rate: float | None,
+        listen: Callable | None,
+        max_views: int,
+        num_adjoining: int,
+    ) -> Iterator[tuple[list[dict], torch.Tensor | None]]:
+        """Yields the views of each segment of a window, and what its symbols say of the protocol."""
+        adjoining: list[Any] = []  # results of `listen` for consecutive segments
+        stations = None  # the WiFi stations followed so far, where several take turns
+        heard_until = segments[0][0]
+        for number, (start, stop, *_) in enumerate(segments, 1):
+            segment = read(start, stop - start)
+            views = self._views(segment, sampling_rate, max_views)
+            silent, prefixes, spread = views[0]["silent"], None, []
+            if listen is not None and not silent:
+                heard, symbols = self._heard(listen, segment, sampling_rate, stations)
+                stations = heard.stations
+                prefixes = torch.from_numpy(heard.evidence).float()
+                stands_for = len(views) / max(len(symbols), 1)
+                views += [{**view, "stands_for": stands_for} for view in symbols]
+                if start != heard_until or (adjoining and heard.spacing_hz != adjoining[-1].spacing_hz):
+                    spread, adjoining = self._spread_views(adjoining), []
+                adjoining, heard_until = [*adjoining, heard], stop
+            if len(adjoining) >= num_adjoining or number == len(segments):
+                spread, adjoining = spread + self._spread_views(adjoining), []
+            yield (spread or views) if silent else views + spread, prefixes
 
     def _dense_view_samples(self) -> int:
         """Length of a view whose frames adjoin, or are as far apart as the extractor's fixed hop [samples]."""
