@@ -123,6 +123,33 @@ class Deadline:
         return self.start + self.length_s - self.reserve_s - time.monotonic()
 
 
+class _Clock:
+    """What a run decides by time. Only the main process's readings count.
+
+    Args:
+        deadline ([`Deadline`]): Time limit of the run.
+        save_minutes (`float`): Time between two saves [min].
+    """
+
+    def __init__(self, deadline: Deadline, save_minutes: float):
+        self.deadline, self.save_s = deadline, 60 * save_minutes
+        self.last_save = time.monotonic()
+        self.slowest = 0.0  # longest time from one look at the loss to the next [s]
+        self.start()
+
+    def start(self) -> None:
+        """Begin to count the minutes of the schedule."""
+        self.begin, self.available = time.monotonic(), max(self.deadline.left_s(), 1e-3)
+
+    def reading(self, expected_s: float) -> list[float]:
+        """Whether the next steps, which take this long or as the slowest, might not finish in time; whether to save;
+        and the share of the minutes that is over."""
+        now = time.monotonic()
+        out_of_time = self.deadline.left_s() < (max(self.slowest, expected_s) if expected_s else 0.0)
+        share = min(1.0, (now - self.begin) / self.available)
+        return [float(out_of_time), float(now - self.last_save > self.save_s), share]
+
+
 @dataclass
 class Progress:
     """Progress of a run, saved with its state.
@@ -294,11 +321,10 @@ class TrainingLoop:
             raise ValueError("The schedule over minutes needs to know how many; give minutes, or schedule 'samples'.")
         limit = settings.max_samples if settings.schedule == "samples" else math.inf
         limit = limit if max_samples is None else min(limit, max_samples)
-        begin, available = time.monotonic(), deadline.left_s()
-        done, first_step = 0.0, progress.step  # `done`: share of the minutes used up, the same on all processes
-        last_save, mark, data_mark = begin, begin, self.batches.seconds
+        clock, first_step, done = _Clock(deadline, save_minutes), progress.step, 0.0
+        mark, data_mark = time.monotonic(), self.batches.seconds
         pending: list[torch.Tensor] = []
-        reason, until_look, slowest = None, 1, 0.0
+        until_look = 1
         bar = tqdm(
             total=limit if math.isfinite(limit) else None,
             initial=progress.samples,
@@ -307,13 +333,7 @@ class TrainingLoop:
             disable=not self.accelerator.is_main_process,
         )
         self.network.train()
-        while reason is None:
-            if progress.samples >= limit:
-                reason = "all samples seen"
-            elif settings.schedule == "samples" and progress.stale_epochs >= settings.patience:
-                reason = f"no better validation loss in {settings.patience} epochs"
-            if reason is not None:
-                break
+        while (reason := self._why_over(limit)) is None:
             share = (progress.samples + settings.batch_size) / settings.max_samples
             rate = settings.learning_rate_at(done if settings.schedule == "minutes" else share)
             pending.append(self._step(rate))
@@ -327,14 +347,13 @@ class TrainingLoop:
                 continue
 
             means = self._check_finite(pending, rate)
-            now = time.monotonic()
-            window, window_data = now - mark, self.batches.seconds - data_mark
+            window, window_data = time.monotonic() - mark, self.batches.seconds - data_mark
             samples = settings.batch_size * len(pending)
             if progress.step - first_step > _WARM_UP_STEPS:
                 self.speed.samples += samples
                 self.speed.seconds += window
                 self.speed.data_seconds += window_data
-                slowest = max(slowest, window)
+                clock.slowest = max(clock.slowest, window)
             steps = min(self.log_every, max(1, int(_LOOK_S * len(pending) / window)))
             entry = {"step": progress.step, "samples": progress.samples, **means, "learning_rate": rate}
             entry |= {"epoch": progress.samples / settings.epoch_samples, **self.figures(samples, window, window_data)}
@@ -346,30 +365,29 @@ class TrainingLoop:
                 self.log(entry)
             is_first = progress.step - first_step == 1
             if is_first:  # the first step compiles and fills caches: the schedule over minutes starts after it
-                begin, available = time.monotonic(), max(deadline.left_s(), 1e-3)
-            # The main process reads the clock for all. Training ends if the next steps might not finish in time; how
-            # long they take is known from the second step on.
-            expected = 0.0 if is_first else max(slowest, window)
-            decision = [
-                float(steps),
-                float(deadline.left_s() < expected),
-                float(time.monotonic() - last_save > 60 * save_minutes),
-                float(self.stop_requested),
-                min(1.0, (time.monotonic() - begin) / available),
-            ]
-            until_look, out_of_time, save, stop, done = self._agreed(decision)
-            if out_of_time:
-                reason = "minutes over"
-            elif stop:
-                reason = "asked to stop"
-            elif save:
+                clock.start()
+            # How long steps take is known from the second one on.
+            decision = [float(steps), float(self.stop_requested), *clock.reading(0.0 if is_first else window)]
+            until_look, stop, out_of_time, save, done = self._agreed(decision)
+            if out_of_time or stop:
+                reason = "minutes over" if out_of_time else "asked to stop"
+                break
+            if save:
                 self.save()
-                last_save = time.monotonic()
+                clock.last_save = time.monotonic()
             mark, data_mark = time.monotonic(), self.batches.seconds
         bar.close()
         self.network.eval()
         self.save()
         return reason
+
+    def _why_over(self, limit: float) -> str | None:
+        """Why training ends before the next step, apart from the clock; `None` if it goes on."""
+        if self.progress.samples >= limit:
+            return "all samples seen"
+        if self.settings.schedule == "samples" and self.progress.stale_epochs >= self.settings.patience:
+            return f"no better validation loss in {self.settings.patience} epochs"
+        return None
 
     def figures(self, samples: int, seconds: float, data_seconds: float) -> dict[str, float]:
         """Speed figures for the log: samples per second, share of time spent on data, share of the peak FLOPS."""
