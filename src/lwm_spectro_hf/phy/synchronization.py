@@ -337,7 +337,9 @@ def _steadiness(iq: torch.Tensor, products: torch.Tensor, correlation: torch.Ten
     """
     num_periods, length = products.shape[1], products.shape[1] * raster.period
     peak, timing = correlation.abs().max(1)
-    noise = _variance(squared_modulus(products).sum((1, 2)), raster) * _coloration(iq, length)[:, 0]
+    # The color of each period counts as much as its products: that of all of a recording would hide that of a burst.
+    color = _coloration(iq, raster.period)[:, :num_periods]
+    noise = (_variance(squared_modulus(products).sum(2), raster) * color).sum(1)
     deviations = peak / noise.clamp(min=1e-30).sqrt()
     evidence = _CELL_DEVIATIONS_SLOPE * (deviations - _CELL_DEVIATIONS)
     if num_periods >= _CELL_PERIODS:
