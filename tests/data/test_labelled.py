@@ -102,7 +102,7 @@ def test_pieces_of_a_recording_stay_together(tmp_path):
         write(tmp_path / "one", train=rows(recording=["a" if row % 2 else f"b{row // 8}" for row in range(40)])),
         "kind",
     )
-    assert set(one.test.labels.tolist()) == {0} and "none for test, of b" in one.notes[1]
+    assert set(one.test.labels.tolist()) == {0} and "so test has none of it" in one.notes[1]
     with pytest.raises(TaskError, match="Each class has one recording or channel alone: none is left for test"):
         load_task(write(tmp_path / "two", train=rows(recording=["a", "b"] * 20)), "kind")
     # Each row of its own, where it is not said; and by itself, where it is what is to be told.

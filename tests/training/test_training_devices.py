@@ -76,7 +76,7 @@ def test_routers_are_trained_on_the_device(router_type, tmp_path, accelerator):
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_heads_are_trained_on_the_device(view, tmp_path, accelerator):
-    mixture = LwmSpectroMoEForPreTraining(tiny_moe_config({**LEVELS, "num_channels": 1}, classifier_type="linear"))
+    mixture = LwmSpectroMoEForPreTraining(tiny_moe_config({**LEVELS, "num_channels": 1, "classifier_type": "linear"}))
     with TwoDevices() as watched:
         heads = MixtureHeads(mixture).to(DEVICE)
         train(HeadTraining, heads, HeadSettings(**SCHEDULE, view=view), accelerator, tmp_path)
