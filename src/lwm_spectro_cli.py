@@ -10,13 +10,13 @@ from importlib.metadata import PackageNotFoundError, version
 
 INPUTS = """\
 inputs:
-  SigMF recordings (.sigmf-meta, .sigmf-data or their common name), .wav files of I and Q, .npy arrays (complex, or
-  float of shape (n, 2)), .mat files (one complex variable, and its rate as fs), raw samples (.cf32, .ci16 ..., or any
-  name with --dtype), and folders of these. Of .npy and raw ones --sampling-rate is needed.
+  SigMF recordings (.sigmf-meta, .sigmf-data or their common name), .wav files with I and Q, .npy arrays (complex, or
+  real of shape (n, 2)), .mat files (one complex variable, and its rate as fs), raw samples (.cf32, .ci16 ..., or any
+  name with --dtype), and folders of these. For .npy and raw files, give --sampling-rate.
 """
 
 CLASSIFY = (
-    "Tell the protocol of recordings, and whatever else the model has heads for.",
+    "Classify recordings: the protocol, and whatever else the model has heads for.",
     INPUTS
     + """
 examples:
@@ -24,18 +24,18 @@ examples:
   lwm-spectro classify capture.sigmf-meta --plot capture.png
   lwm-spectro classify captures/ --json > verdicts.jsonl
   lwm-spectro classify long.sigmf-meta --window-ms 100 --csv --output long.csv
-  lwm-spectro classify long.sigmf-meta --max-segments 50        pieces of it, where all of it would take minutes
-  lwm-spectro classify band.sigmf-meta --carriers               each carrier of a wide band by itself
+  lwm-spectro classify long.sigmf-meta --max-segments 50        50 pieces of it, as all of it would take minutes
+  lwm-spectro classify band.sigmf-meta --carriers               each carrier of a wide band separately
   lwm-spectro classify band.sigmf-meta --band 2.437e9 20e6      one part of it
   lwm-spectro classify dump.bin --dtype ci16 --sampling-rate 20e6
   lwm-spectro classify capture.npy --sampling-rate 1.92e6 --model ./my-checkpoint --device cpu
 """,
 )
 EMBED = (
-    "Write the embedding of recordings, or of each window of them.",
+    "Write the embedding of each recording, or of each window.",
     INPUTS
     + """
-  One of --npz, --json and --csv says what to write. A recording without any power gets NaN (null in JSON).
+  Choose the format with --npz, --json or --csv. The embedding of silence is NaN (null in JSON).
 
 examples:
   lwm-spectro embed captures/ --npz embeddings.npz       arrays embeddings, file, start_s, duration_s
@@ -43,20 +43,20 @@ examples:
 """,
 )
 SEGMENT = (
-    "Tell who sends where and when in a band: WiFi, LTE and 5G carriers beside each other.",
+    "Find the WiFi, LTE and 5G carriers in a wide band: where they are, and when they transmit.",
     INPUTS
     + """
-  Each carrier has a row: protocol, middle and width of its band, and the share of time in which it sends.
+  One row per carrier: protocol, center and width of its band, and the share of time in which it transmits.
 
 examples:
   lwm-spectro segment                                    the recordings that ship with the package
-  lwm-spectro segment band.sigmf-meta --plot band.png    also draw each frame and bin by what is sent
-  lwm-spectro segment captures/ --json > carriers.jsonl  one JSON object a recording
+  lwm-spectro segment band.sigmf-meta --plot band.png    also draw the label of each frame and bin
+  lwm-spectro segment captures/ --json > carriers.jsonl  one JSON object per recording
   lwm-spectro segment dump.bin --dtype ci16 --sampling-rate 61.44e6 --csv
 """,
 )
 PLOT = (
-    "Draw spectrograms with axes in MHz and ms, and what the model says.",
+    "Draw spectrograms with axes in MHz and ms, and the model's verdicts.",
     INPUTS
     + """
 examples:
@@ -65,7 +65,7 @@ examples:
 """,
 )
 CONVERT = (
-    "Import published weights (.pth) as a checkpoint in safetensors. Nothing in them is run.",
+    "Import published weights (.pth) as a checkpoint in safetensors. No code in them is executed.",
     """\
 examples:
   lwm-spectro convert wi-lab/lwm-spectro --output lwm-spectro        from the Hub: experts, router, task
@@ -76,11 +76,11 @@ examples:
 GENERATE = (
     "Generate labelled WiFi, LTE and 5G recordings: conformant waveforms through moving, ray-traced channels.",
     """\
-What is not said is drawn from the recipe, evenly over all its values. Formats:
-  parquet   spectrograms, I/Q or both, in shards that datasets.load_dataset(folder) reads; splits by city; a stopped
-            build goes on when the same command is given again
-  sigmf     one transmission a file, whole frames at the carrier's own rate, with all that a third-party receiver must
-            be told (cell identity, RNTI, rate ...) in the annotation
+Parameters that are not given are drawn from the recipe, evenly over all its values. Formats:
+  parquet   spectrograms, I/Q or both, in shards that datasets.load_dataset(folder) reads; splits by city; repeat
+            the command to resume a build that was stopped
+  sigmf     one transmission per file, whole frames at the carrier's own rate, with everything that a third-party
+            receiver needs to know (cell identity, RNTI, rate ...) in the annotation
   npz       one NumPy archive
 
 examples:
@@ -95,7 +95,7 @@ examples:
 """,
 )
 EXPORT = (
-    "Write a checkpoint as a folder that works on the Hub by itself, code included.",
+    "Write a checkpoint as a self-contained folder for the Hub, code included.",
     """\
 examples:
   lwm-spectro export ./my-checkpoint --output ./for-the-hub
@@ -118,14 +118,14 @@ def positive(text: str) -> float:
     except ValueError:
         number = float("nan")
     if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 (20 million: 20e6)")
     return number
 
 
 def count(text: str) -> int:
     """Argument type: a whole number above zero."""
     if not text.strip().isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 
@@ -133,7 +133,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the whole command."""
     parser = argparse.ArgumentParser(
         prog="lwm-spectro",
-        description="LWM-Spectro, a foundation model for wireless spectrograms: what is in a piece of spectrum?",
+        description="LWM-Spectro, a foundation model for wireless spectrograms: what signals are in a recording?",
         epilog="Each command has examples: lwm-spectro classify --help",
     )
     try:
@@ -149,7 +149,7 @@ def build_parser() -> argparse.ArgumentParser:
     classify.add_argument(
         "--carriers",
         action="store_true",
-        help="find the carriers first, as `segment` does, and tell of each by itself; where there is none, of all",
+        help="find the carriers as `segment` does and classify each separately, or the whole band if there is none",
     )
     classify.add_argument("--plot", metavar="FILE", help="also draw the recordings with their verdicts")
 
@@ -157,7 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_files(segment)
     _add_model(segment, "pieces")
     _add_formats(segment)
-    segment.add_argument("--plot", metavar="FILE", help="also draw the recordings and what is sent")
+    segment.add_argument("--plot", metavar="FILE", help="also draw the recordings and their carriers")
 
     embed = _command(commands, "embed", EMBED)
     _add_reading(embed)
@@ -177,10 +177,18 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--no-cls-token", action="store_true", help="do not prepend the constant CLS token")
     convert.add_argument("--num-attention-heads", type=count, default=8, metavar="N", help="heads (%(default)s)")
     convert.add_argument(
-        "--input-shape", type=count, nargs=2, metavar=("ROWS", "COLUMNS"), help="of a spectrogram, if it is not square"
+        "--input-shape",
+        type=count,
+        nargs=2,
+        metavar=("ROWS", "COLUMNS"),
+        help="shape of a spectrogram, if it is not square",
     )
-    convert.add_argument("--bundle", metavar="FILE", help="the task bundle to use, where there are several")
-    convert.add_argument("--untrained-router", action="store_true", help="join experts that come without a bundle")
+    convert.add_argument("--bundle", metavar="FILE", help="the task bundle to use, if there are several")
+    convert.add_argument(
+        "--untrained-router",
+        action="store_true",
+        help="join experts without a bundle, with a router that is not trained",
+    )
     convert.add_argument("--revision", help="branch, tag or commit of the Hub repository")
 
     export = _command(commands, "export", EXPORT)
@@ -219,44 +227,52 @@ def _add_reading(command: argparse.ArgumentParser):
         type=float,
         nargs=2,
         metavar=("MIDDLE", "WIDTH"),
-        help="tune to a part of the band [Hz]; its middle is the carrier frequency where the recording says its own, "
-        "else counted from the middle of what was recorded, e.g. -5e6 10e6",
+        help="tune to a part of the band [Hz]; the middle is absolute if the recording gives its center frequency, "
+        "else relative to the center of the recording, e.g. -5e6 10e6",
     )
-    command.add_argument("--blind", action="store_true", help="do not look for symbols of WiFi, LTE and 5G first")
+    command.add_argument("--blind", action="store_true", help="do not search for symbols of WiFi, LTE and 5G")
     command.add_argument(
         "--max-segments",
         type=count,
         metavar="N",
-        help="of a recording or window listen to N pieces of 20 ms, evenly spread (default: to all of it)",
+        help="process only N pieces of 20 ms of each recording or window, evenly spread (default: all of it)",
     )
 
 
 def _add_files(command: argparse.ArgumentParser):
     command.add_argument("inputs", nargs="*", help="recordings and folders (none: those that ship with the package)")
     command.add_argument("--dtype", help="sample type of raw files: cf32, ci16, ci8 ...")
-    command.add_argument("--sampling-rate", type=positive, metavar="HZ", help="of files that do not say it, e.g. 20e6")
-    command.add_argument("--channel", type=int, help="which one of recordings with several, from 0")
+    command.add_argument(
+        "--sampling-rate", type=positive, metavar="HZ", help="of files that do not contain it, e.g. 20e6"
+    )
+    command.add_argument("--channel", type=int, help="channel to read, if a recording has several; counted from 0")
 
 
 def _add_model(command: argparse.ArgumentParser, unit: str):
     command.add_argument("--model", help="checkpoint folder or Hub repository (default: the one in the package)")
     command.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: an accelerator if there is one)")
-    command.add_argument("--batch-size", type=count, default=16, metavar="N", help=f"{unit} at once (%(default)s)")
+    command.add_argument(
+        "--batch-size", type=count, default=16, metavar="N", help=f"{unit} processed at once (%(default)s)"
+    )
 
 
 def _add_generating(command: argparse.ArgumentParser):
     command.add_argument("--out", metavar="PATH", required=True, help="folder to write; a file for npz")
-    command.add_argument("--num", type=count, default=1000, metavar="N", help="recordings (%(default)s)")
+    command.add_argument("--num", type=count, default=1000, metavar="N", help="number of recordings (%(default)s)")
     command.add_argument(
         "--num-test",
         type=int,
         metavar="N",
-        help="of the held-out city, as split test (N / 10; with --recipe or --scenario none)",
+        help="number of recordings in the held-out city, the test split (N / 10; none with --recipe or --scenario)",
     )
     command.add_argument("--seed", type=int, default=0, help="the same seed gives the same recordings (%(default)s)")
     command.add_argument("--format", choices=["parquet", "sigmf", "npz"], default="parquet", help="(%(default)s)")
     command.add_argument(
-        "--content", nargs="+", choices=["spectrogram", "iq"], default=["spectrogram"], help="of parquet and npz"
+        "--content",
+        nargs="+",
+        choices=["spectrogram", "iq"],
+        default=["spectrogram"],
+        help="what parquet and npz files hold",
     )
     command.add_argument("--processes", type=count, default=1, metavar="N", help="workers, for parquet (%(default)s)")
     command.add_argument("--figures", action="store_true", help="also draw what was generated, into PATH/figures")
@@ -265,10 +281,14 @@ def _add_generating(command: argparse.ArgumentParser):
         "--preset", choices=["paper", "mixed", "blind", "native"], help="recipe to start from (paper; sigmf: native)"
     )
     start.add_argument("--recipe", metavar="FILE", help="recipe to start from, YAML or JSON")
-    command.add_argument("--protocol", nargs="+", choices=["WiFi", "LTE", "5G"], help="which of them")
+    command.add_argument("--protocol", nargs="+", choices=["WiFi", "LTE", "5G"], help="protocols (all three)")
     command.add_argument("--modulation", nargs="+", metavar="NAME", help="BPSK, QPSK, 16QAM, 64QAM or 256QAM")
-    command.add_argument("--code-rate", nargs="+", type=float, metavar="R", help="of the user's data, e.g. 0.5")
-    command.add_argument("--snr-db", nargs="+", type=float, metavar="DB", help="in the occupied band; inf: no noise")
+    command.add_argument(
+        "--code-rate", nargs="+", type=float, metavar="R", help="code rates of the user data, e.g. 0.5"
+    )
+    command.add_argument(
+        "--snr-db", nargs="+", type=float, metavar="DB", help="SNR in the occupied band; inf: no noise"
+    )
     command.add_argument("--mobility", nargs="+", choices=["static", "pedestrian", "vehicular"])
     command.add_argument(
         "--scenario", nargs="+", metavar="NAME", help="cities or folders, TDL-A to TDL-E, exponential, or none"
@@ -277,25 +297,29 @@ def _add_generating(command: argparse.ArgumentParser):
     command.add_argument("--spacing-khz", type=int, choices=[15, 30], help="subcarrier spacing of 5G")
     command.add_argument("--duration-ms", type=positive, metavar="MS", help="length of native recordings (20)")
     command.add_argument(
-        "--receiver", choices=["synchronous", "listening", "blind", "native"], help="who makes the recording"
+        "--receiver", choices=["synchronous", "listening", "blind", "native"], help="kind of receiver"
     )
-    command.add_argument("--full-load", type=float, metavar="SHARE", help="recordings with a saturated sender, 0 to 1")
+    command.add_argument(
+        "--full-load", type=float, metavar="SHARE", help="share of recordings with a saturated transmitter, 0 to 1"
+    )
 
 
 def _add_windows(command: argparse.ArgumentParser):
-    command.add_argument("--window-ms", type=positive, metavar="MS", help="one answer a window of this length")
+    command.add_argument("--window-ms", type=positive, metavar="MS", help="one answer for each window of this length")
 
 
 def _add_formats(command: argparse.ArgumentParser):
-    command.add_argument("--output", metavar="FILE", help="write there instead of to the terminal")
+    command.add_argument("--output", metavar="FILE", help="write to FILE instead of the terminal")
     formats = command.add_mutually_exclusive_group()
-    formats.add_argument("--json", action="store_true", help="one JSON object a line")
+    formats.add_argument("--json", action="store_true", help="one JSON object per line")
     formats.add_argument("--csv", action="store_true", help="comma-separated values")
     return formats
 
 
 def _add_folder(command: argparse.ArgumentParser):
-    command.add_argument("--output", metavar="FOLDER", required=True, help="folder to write; whole or not at all")
+    command.add_argument(
+        "--output", metavar="FOLDER", required=True, help="folder to write; it appears complete or not at all"
+    )
     command.add_argument("--overwrite", action="store_true", help="replace a folder that has files in it")
 
 

@@ -437,7 +437,7 @@ class TestParts:
         for record, offset in zip(records, (250e3, -250e3), strict=True):
             assert_is_verdict(record, classify(Band(open_recording(wide.path), offset, 100e3)))
         header, first, second = spectro("classify", wide.path, "--carriers").out.splitlines()
-        assert header.split()[:4] == ["file", "middle", "width", "duration"]
+        assert header.split()[:4] == ["file", "center", "width", "duration"]
         assert first.split()[1:5] == ["2412.25", "MHz", "0.10", "MHz"] and "2411.75 MHz" in second
         rows = list(csv.DictReader(io.StringIO(spectro("classify", wide.path, "--carriers", "--csv").out)))
         assert [float(row["center_hz"]) for row in rows] == [2.41225e9, 2.41175e9]
@@ -493,7 +493,7 @@ class TestSegment:
         silent = segment(captures / "more" / "silent.sigmf-meta", "--csv")
         assert silent.out.splitlines() == ["file,label,center_hz,bandwidth_hz,share_of_time"]
         head, *lines, nothing = segment(captures).out.splitlines()
-        assert head.split() == ["file", "sends", "middle", "width", "of", "the", "time"]
+        assert head.split() == ["file", "protocol", "center", "width", "active"]
         assert nothing.split() == ["silent.sigmf-meta", "nothing"]
         assert lines[0].split()[:3] == ["a.sigmf-meta", carriers[0]["label"], f"{carriers[0]['center_hz'] / 1e6:.2f}"]
         assert len(lines) == len(carriers)

@@ -165,7 +165,7 @@ def test_grammar(arguments, capsys):
 
 @pytest.mark.parametrize(
     "option, value, message",
-    [("--num", "0", "'0' is no whole number above 0"), ("--duration-ms", "-1", "'-1' is no number above 0")],
+    [("--num", "0", "'0' is not a whole number above 0"), ("--duration-ms", "-1", "'-1' is not a number above 0")],
 )
 def test_numbers_that_cannot_be_are_named(option, value, message, capsys):
     with pytest.raises(SystemExit, match="2"):

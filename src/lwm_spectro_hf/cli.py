@@ -604,7 +604,7 @@ def _carrier_lines(heard: Iterable[tuple[Path, list[dict]]], paths: list[Path]) 
     table = _Table(paths)
     for index, (path, carriers) in enumerate(heard):
         if index == 0:
-            yield table.row("file", "sends", "middle", "width", "of the time")
+            yield table.row("file", "protocol", "center", "width", "active")
         if not carriers:
             yield table.row(str(path), "nothing")
         for carrier in carriers:
@@ -625,7 +625,7 @@ def _table_lines(records: Iterable[dict], paths: list[Path], windowed: bool) -> 
         times = ["start", "duration"] if windowed else ["duration"]
         places = [name for name in PLACE if name in record]
         if index == 0:
-            headings = [*("middle width".split() if places else []), *times]
+            headings = [*("center width".split() if places else []), *times]
             yield table.row("file", *headings, *(quantity.removesuffix("_db") for quantity in quantities))
         cells = {name: "-" if record[name] is None else f"{record[name] / 1e6:.2f} MHz" for name in places}
         cells |= {name: f"{record[f'{name}_s'] * 1e3:.6g} ms" for name in times}
