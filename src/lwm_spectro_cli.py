@@ -226,8 +226,8 @@ def _add_reading(command: argparse.ArgumentParser):
         "--band",
         type=float,
         nargs=2,
-        metavar=("MIDDLE", "WIDTH"),
-        help="tune to a part of the band [Hz]; the middle is absolute if the recording gives its center frequency, "
+        metavar=("CENTER", "WIDTH"),
+        help="tune to a part of the band [Hz]; its center is absolute if the recording gives its center frequency, "
         "else relative to the center of the recording, e.g. -5e6 10e6",
     )
     command.add_argument("--blind", action="store_true", help="do not search for symbols of WiFi, LTE and 5G")

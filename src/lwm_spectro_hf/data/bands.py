@@ -65,7 +65,7 @@ class Band:
             around_hz = self.recording.center_frequency_hz or 0.0
             raise ValueError(
                 f"{self.path}: a band around {around_hz + self.center_hz:,.15g} Hz was asked for, and the recording "
-                f"has {around_hz - rate / 2:,.15g} to {around_hz + rate / 2:,.15g} Hz. Expected a middle within; is "
+                f"has {around_hz - rate / 2:,.15g} to {around_hz + rate / 2:,.15g} Hz. Expected a center within; is "
                 "it in Hz?"
             )
         if self._is_all:
