@@ -44,8 +44,10 @@ class Scene:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num", type=int, default=80, help="scenes (default: %(default)s)")
-    parser.add_argument("--duration-ms", type=float, default=20.0, help="of each (default: %(default)s)")
+    parser.add_argument("--num", type=int, default=80, help="number of scenes (default: %(default)s)")
+    parser.add_argument(
+        "--duration-ms", type=float, default=20.0, help="duration of each scene [ms] (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=77, help="(default: %(default)s)")
     args = parser.parse_args()
     recipe = replace(held_out_scenes(SceneRecipe()), span_s=args.duration_ms * 1e-3)

@@ -26,8 +26,14 @@ CELLS = ("LTE", "5G")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num", type=int, default=100, help="recordings a duration (default: %(default)s)")
-    parser.add_argument("--duration-ms", type=float, nargs="+", default=[5.0, 20.0], help="(default: %(default)s)")
+    parser.add_argument("--num", type=int, default=100, help="recordings per duration (default: %(default)s)")
+    parser.add_argument(
+        "--duration-ms",
+        type=float,
+        nargs="+",
+        default=[5.0, 20.0],
+        help="durations of the recordings [ms] (default: %(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     args = parser.parse_args()
 

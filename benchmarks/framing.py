@@ -59,23 +59,36 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--protocol", choices=PROTOCOLS, default="LTE", help="(default: %(default)s)")
     parser.add_argument("--num", type=int, default=30_000, help="spectrograms to train on (default: %(default)s)")
-    parser.add_argument("--num-test", type=int, default=3_000, help="to score on (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=8, help="(default: %(default)s)")
-    parser.add_argument("--windows", nargs="+", default=list(WINDOWS), help="one window, or several joined by +")
+    parser.add_argument("--num-test", type=int, default=3_000, help="spectrograms to score on (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=8, help="training epochs (default: %(default)s)")
+    parser.add_argument(
+        "--windows",
+        nargs="+",
+        default=list(WINDOWS),
+        help="windows to compare; join several by + to use them together",
+    )
     parser.add_argument("--framing", choices=["synchronous", "blind"], default="synchronous")
-    parser.add_argument("--num-rb", type=int, default=6, help="of LTE (default: %(default)s)")
+    parser.add_argument(
+        "--num-rb", type=int, default=6, help="bandwidth of LTE [resource blocks] (default: %(default)s)"
+    )
     parser.add_argument("--network", choices=["cnn", "stem", "linear"], default="cnn", help="(default: %(default)s)")
     parser.add_argument("--blocks", type=int, default=2, help="residual blocks of the CNN (default: %(default)s)")
-    parser.add_argument("--augment", action="store_true", help="shift in time and mirror, another way each epoch")
+    parser.add_argument(
+        "--augment", action="store_true", help="randomly shift in time and mirror, differently in each epoch"
+    )
     parser.add_argument("--config", type=Path, help="JSON file with fields of LwmSpectroConfig, for --network stem")
     parser.add_argument("--batch-size", type=int, default=128, help="(default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=3e-3, help="(default: %(default)s)")
-    parser.add_argument("--symbol-step", type=int, help="OFDM symbols from frame to frame (default: the recipe's)")
-    parser.add_argument("--processes", type=int, default=2, help="that generate (default: %(default)s)")
+    parser.add_argument(
+        "--symbol-step", type=int, help="OFDM symbols from one frame to the next (default: the recipe's)"
+    )
+    parser.add_argument(
+        "--processes", type=int, default=2, help="processes that generate recordings (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cache", type=Path, help="file to keep the recordings in, and to take them from")
-    parser.add_argument("--json", type=Path, help="append the rows there, a line each")
-    parser.add_argument("--float32", action="store_true", help="no bfloat16")
+    parser.add_argument("--cache", type=Path, help="file to save the recordings to, or to load them from if it exists")
+    parser.add_argument("--json", type=Path, help="append the rows to this file, one per line")
+    parser.add_argument("--float32", action="store_true", help="train in float32, not bfloat16")
     return parser.parse_args()
 
 

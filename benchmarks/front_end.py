@@ -53,12 +53,14 @@ def medians_s(functions: list[Callable[[], object]], repetitions: int, synchroni
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch-size", type=int, default=64, help="recordings at once (default: %(default)s)")
-    parser.add_argument("--fft-size", type=int, default=128, help="samples in a frame (default: %(default)s)")
-    parser.add_argument("--num-frames", type=int, default=128, help="frames of a recording (default: %(default)s)")
+    parser.add_argument(
+        "--batch-size", type=int, default=64, help="recordings processed at once (default: %(default)s)"
+    )
+    parser.add_argument("--fft-size", type=int, default=128, help="samples per frame (default: %(default)s)")
+    parser.add_argument("--num-frames", type=int, default=128, help="frames per recording (default: %(default)s)")
     parser.add_argument("--repetitions", type=int, default=9, help="timed rounds (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads, for both (default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="where the extractor computes (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="device of the extractor (default: %(default)s)")
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)

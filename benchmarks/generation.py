@@ -144,11 +144,18 @@ def rate(name: str, receiver: str, processes: int, device: str, chunk_size: int,
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parser.add_argument("--processes", type=int, default=cores, help="on the CPU (default: all cores, %(default)s)")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each (default: %(default)s)")
-    parser.add_argument("--chunk-size", type=int, default=32, help="made at a time; thousands on a GPU (%(default)s)")
-    parser.add_argument("--device", default="cpu", help="where this package computes (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=cores, help="CPU processes (default: all cores, %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, help="duration of each measurement [s] (default: %(default)s)"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions of each measurement (default: %(default)s)")
+    parser.add_argument(
+        "--chunk-size",
+        type=int,
+        default=32,
+        help="recordings generated at a time; use thousands on a GPU (default: %(default)s)",
+    )
+    parser.add_argument("--device", default="cpu", help="device of this package (default: %(default)s)")
     arguments = parser.parse_args()
 
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):

@@ -40,7 +40,9 @@ def features(recipe: Recipe, num: int, normalization: str, seed: int) -> tuple[n
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--protocol", choices=PROTOCOLS, nargs="+", default=["LTE", "WiFi"], help="with guard bands")
+    parser.add_argument(
+        "--protocol", choices=PROTOCOLS, nargs="+", default=["LTE", "WiFi"], help="protocols with guard bands"
+    )
     parser.add_argument("--num", type=int, default=1280, help="recordings of each kind (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

@@ -115,13 +115,17 @@ def recordings(args: argparse.Namespace) -> Iterator[tuple[np.ndarray, float, di
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num", type=int, default=240, help="recordings (default: %(default)s)")
-    parser.add_argument("--duration-ms", type=float, default=20.0, help="of each (default: %(default)s)")
-    parser.add_argument("--band-mhz", type=float, help="record this much of wider carriers")
+    parser.add_argument("--num", type=int, default=240, help="number of recordings (default: %(default)s)")
     parser.add_argument(
-        "--tone-db", type=float, help="add a tone, as of a receiver's spur, so loud against the recording"
+        "--duration-ms", type=float, default=20.0, help="duration of each recording [ms] (default: %(default)s)"
     )
-    parser.add_argument("--model", default=str(default_checkpoint()), help="(default: the shipped weights)")
+    parser.add_argument("--band-mhz", type=float, help="record only this much of wider carriers [MHz]")
+    parser.add_argument(
+        "--tone-db", type=float, help="add a tone, like a receiver spur, at this level relative to the recording [dB]"
+    )
+    parser.add_argument(
+        "--model", default=str(default_checkpoint()), help="checkpoint (default: the one included in this package)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     args = parser.parse_args()
 

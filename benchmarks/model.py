@@ -184,13 +184,23 @@ PARTS = {"encoder": measure_encoder, "routing": measure_routing, "masking": meas
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="what to measure (all)")
     parser.add_argument(
-        "--rows", type=int, default=8, help="spectrograms of a batch; three times as many for routing (8)"
+        "--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="what to measure (default: all)"
     )
-    parser.add_argument("--chunk-rows", type=int, default=4, help="rows that the fused encoder takes at a time (4)")
-    parser.add_argument("--repeats", type=int, default=5, help="timed rounds of each part (5)")
-    parser.add_argument("--threads", type=int, default=2, help="threads of torch (2)")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=8,
+        help="spectrograms per batch; three times as many for routing (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--chunk-rows",
+        type=int,
+        default=4,
+        help="rows that the fused encoder processes at a time (default: %(default)s)",
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="timed rounds of each part (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="PyTorch threads (default: %(default)s)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)

@@ -68,7 +68,9 @@ def operations(recipe: Recipe, chunk: int = 2) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="paper", help="recipe (default: %(default)s)")
-    parser.add_argument("--chunk-size", type=int, default=64, help="recordings made at once (default: %(default)s)")
+    parser.add_argument(
+        "--chunk-size", type=int, default=64, help="recordings generated at a time (default: %(default)s)"
+    )
     args = parser.parse_args()
     recipe = replace(preset(args.preset), chunk_size=args.chunk_size, noise_share=0.0)
     print(

@@ -250,9 +250,15 @@ UNUSUAL: dict[str, Signal] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num", type=int, default=20, help="recordings of each signal (default: %(default)s)")
-    parser.add_argument("--duration-ms", type=float, default=20.0, help="of each (default: %(default)s)")
-    parser.add_argument("--snr-db", type=float, default=15.0, help="in all of the band (default: %(default)s)")
-    parser.add_argument("--model", default=str(default_checkpoint()), help="(default: the shipped weights)")
+    parser.add_argument(
+        "--duration-ms", type=float, default=20.0, help="duration of each recording [ms] (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--snr-db", type=float, default=15.0, help="SNR over the whole band [dB] (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--model", default=str(default_checkpoint()), help="checkpoint (default: the one included in this package)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     signals = NONE_OF_THEM | UNUSUAL
     parser.add_argument(
@@ -261,7 +267,7 @@ def main() -> None:
         choices=signals,
         default=list(signals),
         metavar="SIGNAL",
-        help="of: " + "; ".join(signals),
+        help="any of: " + "; ".join(signals),
     )
     args = parser.parse_args()
 

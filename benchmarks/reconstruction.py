@@ -60,7 +60,11 @@ def draw(rows: dict[str, tuple[torch.Tensor, ...]]) -> Figure:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--figure", type=Path, help="picture of one spectrogram of each, masked and reconstructed")
+    parser.add_argument(
+        "--figure",
+        type=Path,
+        help="draw one spectrogram per recipe and protocol, masked and reconstructed, to this file",
+    )
     args = parse_args(parser, num=1024, num_fit=2048)
     mixture = LwmSpectroMoEForPreTraining.from_pretrained(args.checkpoint or default_checkpoint())
     found, pictures = {}, {}

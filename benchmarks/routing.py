@@ -26,9 +26,16 @@ DURATIONS_MS = (0.0, 0.3, 1.0, 3.0, torch.inf)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, default=default_checkpoint(), help="(default: the one that ships)")
-    parser.add_argument("--recipe", choices=PRESETS, default="mixed", help="(default: %(default)s)")
-    parser.add_argument("--num", type=int, default=3072, help="recordings (default: %(default)s)")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=default_checkpoint(),
+        help="checkpoint (default: the one included in this package)",
+    )
+    parser.add_argument(
+        "--recipe", choices=PRESETS, default="mixed", help="recipe of the recordings (default: %(default)s)"
+    )
+    parser.add_argument("--num", type=int, default=3072, help="number of recordings (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     args = parser.parse_args()
 

@@ -24,9 +24,12 @@ def quantiles(values: np.ndarray) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "scenarios", nargs="*", default=list_scenarios(), help="names or folders; all that are shipped"
+        "scenarios",
+        nargs="*",
+        default=list_scenarios(),
+        help="scenario names or folders (default: all that are included in this package)",
     )
-    parser.add_argument("--figure", help="file to draw the distributions to")
+    parser.add_argument("--figure", help="draw the distributions to this file")
     arguments = parser.parse_args()
 
     print("| city | users | in sight | paths | delay spread in sight, ns | without, ns | latest path of 90 %, ns |")

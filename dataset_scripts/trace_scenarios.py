@@ -21,11 +21,13 @@ from lwm_spectro_hf.scripting import one_line_errors
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cities", nargs="*", default=TRACED_CITIES, help=f"of {', '.join(TRACED_CITIES)}; all")
-    parser.add_argument("--out", required=True, help="folder that gets one folder a city")
+    parser.add_argument(
+        "cities", nargs="*", default=TRACED_CITIES, help=f"any of {', '.join(TRACED_CITIES)} (default: all)"
+    )
+    parser.add_argument("--out", required=True, help="folder to write, with one subfolder per city")
     parser.add_argument("--num-users", type=int, default=Tracing.num_users)
     parser.add_argument("--seed", type=int, default=Tracing.seed)
-    parser.add_argument("--threads", type=int, help="threads of Dr.Jit; all cores")
+    parser.add_argument("--threads", type=int, help="Dr.Jit threads (default: all cores)")
     arguments = parser.parse_args()
     if arguments.threads:
         require("drjit", extra="raytracing").set_thread_count(arguments.threads)

@@ -35,16 +35,24 @@ LABELS = ("modulation", "snr_db", "mobility")
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=None, help="a mixture of experts (default: the shipped weights)")
-    parser.add_argument("--recipe", choices=list(PRESETS), default="paper", help="(default: %(default)s)")
-    parser.add_argument("--data", type=Path, help="Parquet data set whose split 'test' is used instead of making one")
-    parser.add_argument("--num", type=int, default=9000, help="spectrograms to make (default: %(default)s)")
-    parser.add_argument("--rows", type=int, default=2000, help="of each draw (default: %(default)s)")
-    parser.add_argument("--draws", type=int, default=5, help="(default: %(default)s)")
-    parser.add_argument("--points", type=int, default=1000, help="in each picture (default: %(default)s)")
+    parser.add_argument(
+        "--model", default=None, help="mixture of experts (default: the checkpoint included in this package)"
+    )
+    parser.add_argument(
+        "--recipe", choices=list(PRESETS), default="paper", help="recipe of the spectrograms (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--data", type=Path, help="Parquet data set whose test split is used instead of generating spectrograms"
+    )
+    parser.add_argument("--num", type=int, default=9000, help="spectrograms to generate (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=2000, help="spectrograms per random draw (default: %(default)s)")
+    parser.add_argument("--draws", type=int, default=5, help="number of random draws (default: %(default)s)")
+    parser.add_argument("--points", type=int, default=1000, help="points in each picture (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
-    parser.add_argument("--processes", type=int, default=2, help="that generate (default: %(default)s)")
-    parser.add_argument("--out", type=Path, required=True, help="folder of table, figures and data")
+    parser.add_argument(
+        "--processes", type=int, default=2, help="processes that generate spectrograms (default: %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for the table, figures and data")
     return parser.parse_args()
 
 

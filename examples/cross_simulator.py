@@ -35,11 +35,15 @@ MAX_OFFSET_HZ = 2e3
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=default_checkpoint(), help="checkpoint (default: the one of this package)")
-    parser.add_argument("--num", type=int, default=20, help="recordings a protocol and SNR (default: %(default)s)")
-    parser.add_argument("--snr-db", type=float, nargs="+", default=[-5, 0, 5, 10, 15, 20, 25], help="[dB]")
-    parser.add_argument("--device", help="where to compute, such as cuda (default: the CPU)")
-    parser.add_argument("--seed", type=int, default=0, help="of the recordings (default: %(default)s)")
+    parser.add_argument(
+        "--model", default=default_checkpoint(), help="checkpoint (default: the one included in this package)"
+    )
+    parser.add_argument("--num", type=int, default=20, help="recordings per protocol and SNR (default: %(default)s)")
+    parser.add_argument(
+        "--snr-db", type=float, nargs="+", default=[-5, 0, 5, 10, 15, 20, 25], help="SNRs to test [dB]"
+    )
+    parser.add_argument("--device", help="device to compute on, e.g. cuda (default: the CPU)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the recordings (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="also write the accuracies to this JSON file")
     return parser.parse_args()
 

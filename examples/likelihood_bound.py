@@ -44,11 +44,13 @@ def print_joint(modulations: tuple[str, ...], arguments: argparse.Namespace, gen
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num-elements", type=int, default=9216, help="of a spectrogram (default: %(default)s)")
-    parser.add_argument("--trials", type=int, default=100, help="of each class (default: %(default)s)")
-    parser.add_argument("--joint", action="store_true", help="also the joint tasks over all SNRs")
-    parser.add_argument("--device", default="cpu", help="where to compute (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
+    parser.add_argument(
+        "--num-elements", type=int, default=9216, help="resource elements per spectrogram (default: %(default)s)"
+    )
+    parser.add_argument("--trials", type=int, default=100, help="trials per class (default: %(default)s)")
+    parser.add_argument("--joint", action="store_true", help="also compute the joint tasks over all SNRs")
+    parser.add_argument("--device", default="cpu", help="device to compute on (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random draws (default: %(default)s)")
     arguments = parser.parse_args()
 
     generator = torch.Generator(usable_device(arguments.device)).manual_seed(arguments.seed)

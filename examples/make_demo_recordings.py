@@ -37,8 +37,10 @@ def draw(protocol: str, num_rb: int | tuple[int, int], duration_s: float, seed: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("examples/recordings"), help="folder (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=2026, help="of the generator (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("examples/recordings"), help="folder to write (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=2026, help="seed of the generator (default: %(default)s)")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     for name, (protocol, num_rb, duration_s) in RECORDINGS.items():

@@ -71,25 +71,29 @@ NOISE = """
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--experts", type=Path, nargs=3, help=f"runs of {', '.join(PROTOCOLS)}, if there were any")
+    parser.add_argument("--experts", type=Path, nargs=3, help=f"pretraining runs of {', '.join(PROTOCOLS)}, if any")
     parser.add_argument(
-        "--decoders", type=Path, nargs=3, help="runs that gave them other decoders with --part decoder, if any did"
+        "--decoders", type=Path, nargs=3, help="runs that trained new decoders for them with --part decoder, if any"
     )
-    parser.add_argument("--levels", type=Path, nargs=3, help="runs that trained levels with --part levels, if any did")
+    parser.add_argument(
+        "--levels", type=Path, nargs=3, help="runs that trained their levels with --part levels, if any"
+    )
     parser.add_argument("--router", type=Path, required=True, help="run of examples/run_router.py")
     parser.add_argument("--heads", type=Path, required=True, help="run of examples/run_heads.py")
     parser.add_argument(
         "--data",
         type=Path,
         nargs="+",
-        help="data sets of dataset_scripts/build_dataset.py: what is released is scored on the split 'test' of each, "
-        f"{SCORED_ROWS:,} rows at most (default: the scores of --heads, which know no other router than its own)",
+        help="data sets of dataset_scripts/build_dataset.py; the release is scored on the test split of each, on at "
+        f"most {SCORED_ROWS:,} rows (default: use the scores of --heads, measured with the router of that run)",
     )
     parser.add_argument("--neighbours", type=Path, help="output of examples/compare_embeddings.py on these weights")
-    parser.add_argument("--recipes", nargs="+", default=["mixed"], help="presets that were trained on (%(default)s)")
-    parser.add_argument("--machine", default="an unrecorded machine", help="what it was trained on, in words")
-    parser.add_argument("--note", type=Path, help="Markdown to add to the paragraph on training data")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; replaced if it is there")
+    parser.add_argument(
+        "--recipes", nargs="+", default=["mixed"], help="presets used for training (default: %(default)s)"
+    )
+    parser.add_argument("--machine", default="an unrecorded machine", help="training hardware, in words")
+    parser.add_argument("--note", type=Path, help="Markdown file to add to the paragraph on training data")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; replaced if it exists")
     return parser.parse_args()
 
 

@@ -51,34 +51,53 @@ from lwm_spectro_hf.scripting import one_line_errors, usable_device
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=PRESETS, default="quick", help="how much (default: %(default)s)")
     parser.add_argument(
-        "--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK", help=", ".join(TASKS)
+        "--preset", choices=PRESETS, default="quick", help="size of the benchmark (default: %(default)s)"
     )
-    parser.add_argument("--models", nargs="+", choices=MODELS, metavar="MODEL", help=", ".join(MODELS))
-    parser.add_argument("--shots", nargs="+", type=int, metavar="N", help="spectrograms a class, for all tasks")
-    parser.add_argument("--checkpoint", type=Path, help="folder of a checkpoint (default: the one that is shipped)")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmark"), help="folder (default: %(default)s)")
     parser.add_argument(
-        "--receiver", choices=RECEIVERS, default="synchronous", help="who heard the recordings (default: %(default)s)"
+        "--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK", help="any of: " + ", ".join(TASKS)
     )
-    parser.add_argument("--city", default=HELD_OUT_SCENARIOS[0], help="where (default: %(default)s)")
+    parser.add_argument("--models", nargs="+", choices=MODELS, metavar="MODEL", help="any of: " + ", ".join(MODELS))
+    parser.add_argument(
+        "--shots",
+        nargs="+",
+        type=int,
+        metavar="N",
+        help="values of N, the number of spectrograms per class, for all tasks",
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, help="checkpoint folder (default: the one included in this package)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/benchmark"), help="output folder (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--receiver",
+        choices=RECEIVERS,
+        default="synchronous",
+        help="receiver that makes the recordings (default: %(default)s)",
+    )
+    parser.add_argument("--city", default=HELD_OUT_SCENARIOS[0], help="city of the recordings (default: %(default)s)")
     parser.add_argument(
         "--imagenet",
         type=Path,
-        help="folder with resnet-18/, efficientnet-b0/, mobilenet-v2/ (default: random weights)",
+        help="folder with ImageNet weights: resnet-18/, efficientnet-b0/, mobilenet-v2/ (default: random weights)",
     )
-    parser.add_argument("--device", default="cpu", help="where networks run (default: %(default)s)")
-    parser.add_argument("--processes", type=int, default=2, help="that generate (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="device that runs the networks (default: %(default)s)")
+    parser.add_argument(
+        "--processes", type=int, default=2, help="processes that generate recordings (default: %(default)s)"
+    )
     parser.add_argument(
         "--report",
         type=Path,
         nargs="?",
         const=Path("docs/results.md"),
         metavar="FILE",
-        help="run nothing, write the page of results (default: %(const)s)",
+        help="run nothing; only write the page of results (default: %(const)s)",
     )
-    parser.add_argument("--card", type=Path, help="with --report: checkpoint whose card gets its tables, too")
+    parser.add_argument(
+        "--card", type=Path, help="with --report: also put the tables into the model card of this checkpoint"
+    )
     args = parser.parse_args()
     if args.card and not args.report:
         parser.error("--card goes with --report")

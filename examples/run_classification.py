@@ -88,69 +88,93 @@ PROBE_ROWS = 20_000  # with more rows, the head learns soon enough without the r
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="folder, or name on the Hub")
-    parser.add_argument("--label", required=True, help='column to predict, or several joined by "+": snr_db+mobility')
+    parser.add_argument("--data", required=True, help="data set: folder, or name on the Hub")
+    parser.add_argument(
+        "--label", required=True, help='column to predict, or several joined by "+", e.g. snr_db+mobility'
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
-    parser.add_argument("--seed", type=int, default=0, help="of splits, weights and order (default: %(default)s)")
-    parser.add_argument("--device", choices=["cuda", "cpu"], help="default: a GPU if there is one")
+    parser.add_argument("--resume", action="store_true", help="resume from the last checkpoint in --out")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of splits, weights and row order (default: %(default)s)"
+    )
+    parser.add_argument("--device", choices=["cuda", "cpu"], help="default: a GPU if available")
 
     model = parser.add_argument_group("model")
-    model.add_argument("--model", help="checkpoint, folder or name on the Hub (default: the one that ships)")
-    model.add_argument("--expert", help="take this expert out of a mixture; the whole mixture by default")
-    model.add_argument("--method", choices=METHODS, default="frozen", help="what is trained (default: %(default)s)")
-    model.add_argument("--head", choices=HEADS, help="default: that of the checkpoint")
+    model.add_argument(
+        "--model", help="checkpoint: folder, or name on the Hub (default: the one included in this package)"
+    )
+    model.add_argument("--expert", help="use only this expert of a mixture (default: the whole mixture)")
+    model.add_argument("--method", choices=METHODS, default="frozen", help="how to train (default: %(default)s)")
+    model.add_argument("--head", choices=HEADS, help="type of classification head (default: that of the checkpoint)")
     model.add_argument(
         "--head-start",
         choices=["probe", "random"],
         default="probe",
-        help="where a linear head begins with --method full or lora: a logistic regression on the embeddings of the "
-        f"training rows, up to {PROBE_ROWS:,}, or random weights (default: %(default)s)",
+        help="initial weights of a linear head with --method full or lora: probe, a logistic regression on the "
+        f"embeddings of up to {PROBE_ROWS:,} training rows, or random (default: %(default)s)",
     )
-    model.add_argument("--lora-rank", type=int, default=8, help="of --method lora (default: %(default)s)")
+    model.add_argument("--lora-rank", type=int, default=8, help="rank for --method lora (default: %(default)s)")
 
     data = parser.add_argument_group("data")
-    data.add_argument("--protocol", help="rows of this protocol only")
-    data.add_argument("--samples-per-class", type=int, help="few-shot: so many training rows of each class")
+    data.add_argument("--protocol", help="use only rows of this protocol")
+    data.add_argument("--samples-per-class", type=int, help="few-shot: number of training rows per class")
     for split in ("train", "validation", "test"):
-        data.add_argument(f"--{split}-split", default=split, help=f"rows for {split} (default: %(default)s)")
+        data.add_argument(
+            f"--{split}-split", default=split, help=f"name of the split used for {split} (default: %(default)s)"
+        )
     data.add_argument(
         "--validation-share",
         type=float,
-        help="of the training rows, without such a split; 0: train to the end (default: 0.1, few-shot 0)",
+        help="share of the training rows to validate on, if there is no split for it; 0: train to the end (default: "
+        "0.1; few-shot: 0)",
     )
     data.add_argument(
-        "--test-share", type=float, default=0.2, help="of the training rows, without such a split (default: 0.2)"
+        "--test-share",
+        type=float,
+        default=0.2,
+        help="share of the training rows to test on, if there is no split for it (default: 0.2)",
     )
-    data.add_argument("--workers", type=int, default=0, help="processes that read (default: %(default)s)")
+    data.add_argument("--workers", type=int, default=0, help="processes that load data (default: %(default)s)")
 
     train = parser.add_argument_group("training; AdamW, weight decay and rate as in table I")
-    train.add_argument("--batch-size", type=int, default=64, help="of all processes (default: %(default)s)")
+    train.add_argument("--batch-size", type=int, default=64, help="total over all processes (default: %(default)s)")
     train.add_argument(
-        "--epochs", type=float, help=f"default: {MIN_EPOCHS}, or as many as make {MIN_STEPS} steps of few rows"
+        "--epochs", type=float, help=f"default: {MIN_EPOCHS}, or with few rows, enough for {MIN_STEPS} steps"
     )
-    train.add_argument("--minutes", type=float, help="of training at most")
-    train.add_argument("--learning-rate", type=float, help="at its highest (default: 5e-4, of a frozen encoder 2e-3)")
+    train.add_argument("--minutes", type=float, help="maximum training time [min]")
+    train.add_argument(
+        "--learning-rate", type=float, help="peak learning rate (default: 5e-4; with a frozen encoder: 2e-3)"
+    )
     train.add_argument(
         "--encoder-learning-rate",
         type=float,
-        help="of all but the head (default: a fifth with --method full, else the same)",
+        help="learning rate of everything but the head (default: a fifth with --method full, otherwise the same)",
     )
-    train.add_argument("--weight-decay", type=float, default=0.05, help="not of vectors (default: %(default)s)")
-    train.add_argument("--warmup", type=float, default=0.05, help="share of the steps (default: %(default)s)")
+    train.add_argument(
+        "--weight-decay", type=float, default=0.05, help="not applied to vectors (default: %(default)s)"
+    )
+    train.add_argument(
+        "--warmup", type=float, default=0.05, help="share of the steps used for warm-up (default: %(default)s)"
+    )
     train.add_argument(
         "--patience",
         type=int,
         default=10,
-        help=f"looks, of {LOOKS}, at the validation rows without a better --best-by (default: %(default)s)",
+        help=f"stop after this many of the {LOOKS} validations without a better --best-by (default: %(default)s)",
     )
     train.add_argument("--best-by", choices=["macro_f1", "accuracy", "loss"], default="macro_f1")
-    train.add_argument("--augment", action="store_true", help="shift in time and mirror in frequency")
-    train.add_argument("--joint", action="store_true", help="eq. 22: masked reconstruction and contrast as well")
-    train.add_argument("--reconstruction-weight", type=float, help="of eq. 17 (default: that of the checkpoint)")
-    train.add_argument("--contrastive-weight", type=float, help="of eq. 19 (default: that of the checkpoint)")
+    train.add_argument("--augment", action="store_true", help="randomly shift in time and mirror in frequency")
+    train.add_argument(
+        "--joint", action="store_true", help="eq. 22: also train with masked reconstruction and contrastive loss"
+    )
+    train.add_argument(
+        "--reconstruction-weight", type=float, help="weight of eq. 17 (default: that of the checkpoint)"
+    )
+    train.add_argument("--contrastive-weight", type=float, help="weight of eq. 19 (default: that of the checkpoint)")
     train.add_argument("--mixed-precision", choices=["no", "bf16", "fp16"], default="no")
-    train.add_argument("--report-to", default="none", help="tensorboard, trackio, wandb... (default: %(default)s)")
+    train.add_argument(
+        "--report-to", default="none", help="tracker: tensorboard, trackio, wandb... (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
     args.model = args.model or str(default_checkpoint())
     if args.epochs is not None and args.epochs <= 0:

@@ -49,37 +49,45 @@ DEFAULTS = HeadSettings(batch_size=96)
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     start = parser.add_mutually_exclusive_group()
-    start.add_argument("--mixture", type=Path, help="checkpoint of examples/run_router.py; new weights by default")
+    start.add_argument("--mixture", type=Path, help="checkpoint of examples/run_router.py (default: new weights)")
     start.add_argument(
-        "--experts", type=Path, nargs=len(PROTOCOLS), help=f"or checkpoints of {', '.join(PROTOCOLS)}, in this order"
+        "--experts",
+        type=Path,
+        nargs=len(PROTOCOLS),
+        help=f"instead of --mixture: checkpoints of {', '.join(PROTOCOLS)}, in this order",
     )
     train = add_options(parser, DEFAULTS, mix=12)
     add_model_options(parser)
     train.add_argument(
-        "--classifier", choices=["residual_cnn", "linear"], help="eq. 20's, or one that learns in fewer steps"
+        "--classifier",
+        choices=["residual_cnn", "linear"],
+        help="residual_cnn: classifier of eq. 20; linear: learns in fewer steps",
     )
     train.add_argument(
         "--head-start",
         choices=["probe", "random"],
         default="random",
-        help="where linear heads begin: a logistic regression on embeddings, for experts that have been trained, or "
-        "random weights (default: %(default)s)",
+        help="initial weights of linear heads: probe, a logistic regression on embeddings (for trained experts), or "
+        "random (default: %(default)s)",
     )
     train.add_argument(
-        "--probe-rows", type=int, default=6000, help="spectrograms that it is fitted to (default: %(default)s)"
+        "--probe-rows",
+        type=int,
+        default=6000,
+        help="spectrograms used to fit this logistic regression (default: %(default)s)",
     )
     train.add_argument(
         "--view",
         choices=VIEWS,
         default=DEFAULTS.view,
-        help="heads learn from the whole spectrogram, or from what is visible beside the mask, which takes half the "
-        "time and suits --mask-strategy drop (default: %(default)s)",
+        help="what the heads learn from: the whole spectrogram, or only its visible (unmasked) patches, which takes "
+        "half the time and suits --mask-strategy drop (default: %(default)s)",
     )
     train.add_argument(
         "--no-augment",
         dest="augment",
         action="store_false",
-        help="no shifts in time, no mirroring, no short recordings",
+        help="turn off augmentation: time shifts, mirroring and short recordings",
     )
     return parser.parse_args()
 

@@ -110,47 +110,57 @@ CHANGES = (
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--protocol", choices=PROTOCOLS, required=True, help="whose expert it is")
+    parser.add_argument("--protocol", choices=PROTOCOLS, required=True, help="protocol of the expert")
     train = add_options(parser, PretrainingSettings(), mix=8)
     train.add_argument(
-        "--contrastive", nargs="+", choices=LABELS, default=[], help="joint objective over these labels"
+        "--contrastive",
+        nargs="+",
+        choices=LABELS,
+        default=[],
+        help="train the joint objective (eq. 22) with contrast over these labels",
     )
     train.add_argument(
         "--supervised",
         nargs="+",
         choices=LABELS,
         default=[],
-        help="labels that the embedding learns to tell beside its objective, sooner than by contrast",
+        help="labels that the embedding also learns to predict; faster than contrastive learning",
     )
-    train.add_argument("--augment", action="store_true", help="shift spectrograms in time, and mirror half of them")
+    train.add_argument(
+        "--augment",
+        action="store_true",
+        help="randomly shift spectrograms in time and mirror half of them in frequency",
+    )
     train.add_argument(
         "--part",
         choices=PARTS,
         default=PretrainingSettings.part,
-        help="what is trained: all; the decoder alone, so that embeddings stay what they are; or the levels alone, on "
-        "the labels of --supervised (default: %(default)s)",
+        help="what to train: all; only the decoder, which leaves the embeddings unchanged; or only the levels, on the "
+        "labels of --supervised (default: %(default)s)",
     )
     model = add_model_options(parser)
     model.add_argument("--init", type=Path, help="checkpoint to start from")
     model.add_argument(
-        "--deepen-stem", type=int, help="residual blocks for the stem of --init; new ones add nothing at first"
+        "--deepen-stem",
+        type=int,
+        help="number of residual blocks in the stem of --init; new blocks have no effect at first",
+    )
+    model.add_argument("--widen", type=int, help="token width to widen --init to; at first, its output hardly changes")
+    model.add_argument(
+        "--deepen", type=int, help="number of layers to deepen --init to; new layers have no effect at first"
     )
     model.add_argument(
-        "--widen", type=int, help="width for the tokens of --init, which does nearly the same with it at first"
-    )
-    model.add_argument("--deepen", type=int, help="layers for --init, of which new ones change nothing at first")
-    model.add_argument(
-        "--copy-heads", type=int, help="a new decoder for --init, with so many heads that copy visible patches"
+        "--copy-heads", type=int, help="give --init a new decoder, with this many heads that copy visible patches"
     )
     model.add_argument(
         "--inpainting-channels",
         type=int,
-        help="convolutions for the decoder of --init that copies, which add nothing at first; 32 is a good number",
+        help="width of convolutions to add to the copying decoder of --init; no effect at first; 32 works well",
     )
     model.add_argument(
         "--level-bins",
         type=int,
-        help="a histogram of levels for --init, which adds nothing at first; 20 is a good size",
+        help="bins of a level histogram to add to --init; no effect at first; 20 works well",
     )
     args = parser.parse_args()
     for option, _, part in CHANGES:

@@ -46,28 +46,40 @@ PRETRAINED, RANDOM, SPECTROGRAM = "pretrained", "random weights", "spectrogram"
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--file", type=Path, required=True, help="RML2016.10a_dict.pkl or GOLD_XYZ_OSC.0001_1024.hdf5")
-    parser.add_argument("--model", default=default_checkpoint(), help="checkpoint (default: the one of this package)")
-    parser.add_argument("--out", type=Path, default=Path("runs/radioml"), help="folder (default: %(default)s)")
     parser.add_argument(
-        "--per-cell", type=int, default=100, help="examples of each modulation at each SNR (default: %(default)s)"
+        "--model", default=default_checkpoint(), help="checkpoint (default: the one included in this package)"
     )
-    parser.add_argument("--min-snr-db", type=float, default=-np.inf, help="leave out what is below (default: nothing)")
-    parser.add_argument("--test-share", type=float, default=0.5, help="of the examples (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("runs/radioml"), help="output folder (default: %(default)s)")
     parser.add_argument(
-        "--shots", type=int, nargs="*", default=[1, 2, 5, 10, 20, 50, 100], help="N per class (default: %(default)s)"
+        "--per-cell", type=int, default=100, help="examples per modulation and SNR (default: %(default)s)"
     )
-    parser.add_argument("--repeats", type=int, default=5, help="draws of the few shots (default: %(default)s)")
+    parser.add_argument(
+        "--min-snr-db", type=float, default=-np.inf, help="leave out examples below this SNR [dB] (default: none)"
+    )
+    parser.add_argument(
+        "--test-share", type=float, default=0.5, help="share of the examples used for testing (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--shots",
+        type=int,
+        nargs="*",
+        default=[1, 2, 5, 10, 20, 50, 100],
+        help="numbers of examples per class in the few-shot tests (default: %(default)s)",
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="number of few-shot draws (default: %(default)s)")
     parser.add_argument(
         "--window-samples",
         type=int,
         default=WINDOW_SAMPLES,
-        help="of the analysis windows, with zeros around them in the FFT (default: %(default)s, a symbol)",
+        help="length of the analysis windows, zero-padded for the FFT (default: %(default)s, one symbol)",
     )
-    parser.add_argument("--batch-size", type=int, default=128, help="(default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=128, help="batch size (default: %(default)s)")
     parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s"
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="device to compute on (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of choice, split and random weights (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of selection, split and random weights (default: 0)")
     args = parser.parse_args()
     if args.per_cell < 2 or not 0 < args.test_share < 1 or args.repeats < 1 or any(n < 1 for n in args.shots):
         parser.error(

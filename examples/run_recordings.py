@@ -37,10 +37,16 @@ from lwm_spectro_hf.scripting import one_line_errors, usable_device
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="with SigMF recordings, searched with subfolders")
-    parser.add_argument("--labels", type=Path, help="CSV or JSON (default: labels.csv or labels.json in the folder)")
-    parser.add_argument("--model", default=default_checkpoint(), help="checkpoint (default: the one of this package)")
-    parser.add_argument("--device", help="where to compute, such as cuda (default: the CPU)")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="folder with SigMF recordings; subfolders are searched, too"
+    )
+    parser.add_argument(
+        "--labels", type=Path, help="true labels, CSV or JSON (default: labels.csv or labels.json in the folder)"
+    )
+    parser.add_argument(
+        "--model", default=default_checkpoint(), help="checkpoint (default: the one included in this package)"
+    )
+    parser.add_argument("--device", help="device to compute on, e.g. cuda (default: the CPU)")
     parser.add_argument("--out", type=Path, help="also write verdicts and accuracies to this JSON file")
     return parser.parse_args()
 

@@ -59,27 +59,27 @@ SCORED = {  # in the held-out city: preset, receiver, share of blind recordings 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--experts", type=Path, nargs="+", help=f"checkpoints of {', '.join(PROTOCOLS)}, in this order; new by default"
+        "--experts", type=Path, nargs="+", help=f"checkpoints of {', '.join(PROTOCOLS)}, in this order (default: new)"
     )
     train = add_options(parser, DEFAULTS, mix=12)
     add_model_options(parser)
     types = get_args(LwmSpectroMoEConfig.__annotations__["router_type"])
-    train.add_argument("--router-type", choices=types, default="transformer", help="its architecture")
+    train.add_argument("--router-type", choices=types, default="transformer", help="architecture of the router")
     train.add_argument(
-        "--occupied-band", action="store_true", help="a fourier router looks at the occupied band alone, too"
+        "--occupied-band", action="store_true", help="let a fourier router also look at the occupied band alone"
     )
     train.add_argument(
         "--init",
         type=Path,
         nargs="+",
-        help="checkpoint whose router to start from: of the same type, or of one that sees less (cnn for fourier, "
-        "fourier for --occupied-band); of several, from the mean of their weights",
+        help="checkpoint whose router to start from: the same type, or one that sees less (cnn for fourier, fourier "
+        "for --occupied-band); given several, start from the mean of their weights",
     )
     train.add_argument(
         "--no-augment",
         dest="augment",
         action="store_false",
-        help="no shifts in time, no mirroring, no short recordings",
+        help="turn off augmentation: time shifts, mirroring and short recordings",
     )
     return parser.parse_args()
 

@@ -187,29 +187,37 @@ def narrow_views(values_and_labels: torch.Tensor, noise: torch.Tensor, share: fl
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=TASKS, required=True)
-    parser.add_argument("--data", type=Path, help="folder that build_scenes.py wrote; scenes are made by default")
+    parser.add_argument("--data", type=Path, help="folder written by build_scenes.py (default: generate scenes)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+    parser.add_argument("--resume", action="store_true", help="resume from the last checkpoint in --out")
     parser.add_argument(
         "--init",
         type=Path,
         nargs="+",
-        help="checkpoint to start from, of any of the tasks; of several of this task, from the mean of their weights",
+        help="checkpoint to start from, of any task; given several of this task, start from the mean of their weights",
     )
-    parser.add_argument("--tiny", action="store_true", help="new weights of a small network; else the paper's")
-    parser.add_argument("--passes", type=int, help="how often the segments are seen (default: that of --init, or 1)")
+    parser.add_argument(
+        "--tiny", action="store_true", help="new weights of a small network (default: of the paper's network)"
+    )
+    parser.add_argument(
+        "--passes", type=int, help="how often the network sees the segments (default: that of --init, or 1)"
+    )
     parser.add_argument("--config", type=Path, help="JSON file with fields of MaskedConvLstmConfig, for new weights")
     parser.add_argument(
-        "--num-train", type=int, help=f"train on so many scenes, the first (default: all; {GENERATED} without --data)"
+        "--num-train", type=int, help=f"train on only the first N scenes (default: all; {GENERATED} without --data)"
     )
-    parser.add_argument("--epochs", type=float, default=10, help="0: score what --init is (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, help="of training at most")
-    parser.add_argument("--batch-size", type=int, default=32, help="of all processes (default: %(default)s)")
-    parser.add_argument("--learning-rate", type=float, default=2e-3, help="at its highest (default: %(default)s)")
+    parser.add_argument("--epochs", type=float, default=10, help="0: only score --init (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, help="maximum training time [min]")
+    parser.add_argument("--batch-size", type=int, default=32, help="total over all processes (default: %(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak learning rate (default: %(default)s)")
     parser.add_argument("--mixed-precision", choices=["no", "bf16"], default="no", help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order and masks (default: %(default)s)")
-    parser.add_argument("--device", choices=["cuda", "cpu"], help="default: a GPU if there is one")
-    parser.add_argument("--report-to", default="none", help="tensorboard, trackio, wandb... (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of weights, row order and masks (default: %(default)s)"
+    )
+    parser.add_argument("--device", choices=["cuda", "cpu"], help="default: a GPU if available")
+    parser.add_argument(
+        "--report-to", default="none", help="tracker: tensorboard, trackio, wandb... (default: %(default)s)"
+    )
     args = parser.parse_args()
     for name in ("num_train", "passes", "batch_size"):
         if getattr(args, name) is not None and getattr(args, name) < 1:

@@ -66,51 +66,75 @@ def add_options(parser: argparse.ArgumentParser, defaults: TrainingSettings, mix
         defaults ([`TrainingSettings`]): Default settings of the stage.
         mix (`int`): Default number of chunks that a batch takes rows from.
     """
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run; if it has a state, go on from it")
-    parser.add_argument("--minutes", type=float, help="wall clock of this run, start and end included")
-    parser.add_argument("--samples", type=int, help="stop after so many, earlier runs included; 0: at once")
-    parser.add_argument("--device", choices=["cuda", "cpu"], help="default: a GPU if there is one")
-    parser.add_argument("--seed", type=int, default=0, help="of data, masks and weights (default: %(default)s)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder of the run; if it contains a saved state, training resumes from it",
+    )
+    parser.add_argument(
+        "--minutes", type=float, help="wall-clock limit of this run [min], startup and shutdown included"
+    )
+    parser.add_argument(
+        "--samples", type=int, help="stop after this many samples, earlier runs included; 0: stop at once"
+    )
+    parser.add_argument("--device", choices=["cuda", "cpu"], help="default: a GPU if available")
+    parser.add_argument("--seed", type=int, default=0, help="seed of data, masks and weights (default: %(default)s)")
 
     data = parser.add_argument_group("data")
     data.add_argument(
-        "--data", type=Path, nargs="+", help="Parquet data sets, read as one; generated on the device by default"
+        "--data", type=Path, nargs="+", help="Parquet data sets, read as one (default: generate data on the device)"
     )
-    data.add_argument("--in-memory", action="store_true", help="read --data once, and keep it")
-    data.add_argument("--recipe", default="mixed", help=f"{', '.join(PRESETS)} or a file (default: %(default)s)")
+    data.add_argument("--in-memory", action="store_true", help="read --data once and keep it in memory")
     data.add_argument(
-        "--chunk-size", type=int, help="recordings made, or read, at once (default: 256 on a GPU, else 32)"
+        "--recipe", default="mixed", help=f"{', '.join(PRESETS)} or a recipe file (default: %(default)s)"
     )
     data.add_argument(
-        "--mix", type=int, default=mix, help="chunks that each batch takes rows of (default: %(default)s)"
+        "--chunk-size", type=int, help="recordings generated or read at a time (default: 256 on a GPU, otherwise 32)"
+    )
+    data.add_argument(
+        "--mix", type=int, default=mix, help="number of chunks that each batch draws rows from (default: %(default)s)"
     )
     data.add_argument(
         "--interleave",
         type=int,
         default=1,
-        help="blocks of --mix chunks that each batch takes rows of, all held in memory: where a few settings a batch "
-        "are not enough, 4 or 8 (default: %(default)s)",
+        help="number of blocks of --mix chunks that each batch draws rows from, all held in memory; try 4 or 8 if "
+        "batches contain too few different settings (default: %(default)s)",
     )
     data.add_argument(
-        "--repeat", type=int, default=1, help="batches that a generated row is used in (default: %(default)s)"
+        "--repeat", type=int, default=1, help="number of batches that use each generated row (default: %(default)s)"
     )
     data.add_argument(
-        "--eval-samples", type=int, default=512, help="for validation and for the held-out city (default: %(default)s)"
+        "--eval-samples",
+        type=int,
+        default=512,
+        help="samples for validation, and as many for the held-out city (default: %(default)s)",
     )
 
     train = parser.add_argument_group("training; defaults are those of table I where it has any")
     for name, kind in _RATES.items():
-        text = "samples of an epoch, 0: all rows of --data " if name == "epoch_samples" else ""
+        text = "samples per epoch; 0: all rows of --data " if name == "epoch_samples" else ""
         option = f"--{name.replace('_', '-')}"
         train.add_argument(option, type=kind, default=getattr(defaults, name), help=f"{text}(default: %(default)s)")
     train.add_argument(
-        "--schedule", choices=["samples", "minutes"], default="samples", help="what warm-up and cosine go by"
+        "--schedule",
+        choices=["samples", "minutes"],
+        default="samples",
+        help="what the learning-rate schedule (warm-up, cosine) counts",
     )
     train.add_argument("--mixed-precision", choices=["no", "bf16"], help="default: bf16 on a GPU")
-    train.add_argument("--compile", action="store_true", help="torch.compile the model")
-    train.add_argument("--save-minutes", type=float, default=2.0, help="between saves (default: %(default)s)")
-    train.add_argument("--max-file-mib", type=float, default=15.0, help="of state and model (default: %(default)s)")
-    train.add_argument("--report-to", choices=["tensorboard", "trackio"], help="where to log besides log.jsonl")
+    train.add_argument("--compile", action="store_true", help="compile the model with torch.compile")
+    train.add_argument("--save-minutes", type=float, default=2.0, help="minutes between saves (default: %(default)s)")
+    train.add_argument(
+        "--max-file-mib",
+        type=float,
+        default=15.0,
+        help="maximum size of each file of the state and the model [MiB] (default: %(default)s)",
+    )
+    train.add_argument(
+        "--report-to", choices=["tensorboard", "trackio"], help="tracker to log to, in addition to log.jsonl"
+    )
     return train
 
 
@@ -120,11 +144,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
     model.add_argument(
         "--tiny",
         action="store_true",
-        help="three layers of width 96, 16 x 16 patches, stem, levels; else the paper's",
+        help="small model: three layers of width 96, 16 x 16 patches, stem, levels (default: the paper's)",
     )
     model.add_argument("--config", type=Path, help="JSON file with fields of LwmSpectroConfig")
     model.add_argument(
-        "--mask-strategy", choices=["token", "drop"], help="drop: the encoder sees visible patches only"
+        "--mask-strategy", choices=["token", "drop"], help="drop: the encoder sees only the visible patches"
     )
     return model
 
