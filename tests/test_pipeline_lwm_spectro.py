@@ -651,6 +651,14 @@ class TestGaps:
         classify = pipeline("iq-classification", model=str(tiny_checkpoint))
         assert classify(np.full(5000, 0.3 - 0.1j, np.complex64), sampling_rate=1e6)["verdict"] == "no signal"
 
+    @pytest.mark.filterwarnings("error")
+    @pytest.mark.parametrize("scale", [1e-18, 1e20, 3e37])
+    def test_the_scale_of_a_recording_changes_nothing(self, scale, noise):
+        iq = noise(20_000) * np.float32(scale)
+        assert without_gaps(iq, self.RATE) is iq
+        iq[5000:6000] = iq[18_000:] = 0
+        assert len(without_gaps(iq, self.RATE)) == 18_000 and without_gaps(iq, self.RATE).all()
+
     def test_zeros_around_a_recording_change_nothing(self, tiny_checkpoint, noise):
         classify = pipeline("iq-classification", model=str(tiny_checkpoint))
         iq, zeros = noise(8000), np.zeros(4000, np.complex64)

@@ -526,8 +526,11 @@ def without_gaps(iq: np.ndarray, sampling_rate: float | None, shortest: int = 1)
     least = _SHORTEST_GAP if sampling_rate is None else max(_SHORTEST_GAP // 8, round(_SHORTEST_GAP_S * sampling_rate))
     if len(iq) < least:
         return iq
-    same = 1e-5 * math.sqrt(float(np.vdot(iq, iq).real) / len(iq))  # filters leave something of zeros, too
-    edges = np.concatenate([[0], np.flatnonzero(np.abs(np.diff(iq)) > same) + 1, [len(iq)]])
+    power = sum(np.square(part, dtype=np.float64).mean() for part in (iq.real, iq.imag))  # float32 might overflow
+    same = 1e-5 * math.sqrt(power)  # filters leave something of zeros, too
+    with np.errstate(over="ignore"):
+        changes = np.flatnonzero(np.abs(np.diff(iq)) > same) + 1
+    edges = np.concatenate([[0], changes, [len(iq)]])
     gaps = np.stack([edges[:-1], edges[1:]], axis=1)[np.diff(edges) >= least]
     if not len(gaps):
         return iq
