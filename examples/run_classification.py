@@ -59,6 +59,7 @@ from lwm_spectro_hf.scripting import computes_on_gpu, one_line_errors
 from lwm_spectro_hf.training.checkpoints import (
     check_settings,
     check_tracker,
+    folder_name,
     last_checkpoint,
     training_figures,
     write_settings,
@@ -258,8 +259,7 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """The options that the result depends on."""
     free = ("out", "resume", "minutes", "device", "workers", "report_to")
     settings = {name: value for name, value in vars(args).items() if name not in free}
-    # One folder can be named in several ways.
-    return settings | {"data": str(Path(args.data).resolve()) if Path(args.data).exists() else args.data}
+    return settings | {"data": folder_name(args.data)}
 
 
 def run(args: argparse.Namespace) -> None:

@@ -73,6 +73,7 @@ from lwm_spectro_hf.training.checkpoints import (
     check_kind,
     check_settings,
     check_tracker,
+    folder_name,
     last_checkpoint,
     training_figures,
     write_settings,
@@ -406,7 +407,7 @@ def main() -> None:
     state, checkpoints = PartialState(cpu=not on_gpu), args.out / "checkpoints"
     free = ("out", "resume", "epochs", "minutes", "device", "report_to")
     settings = {name: value for name, value in vars(args).items() if name not in free}
-    settings["data"] = args.data and str(Path(args.data).resolve())  # one folder can be named in several ways
+    settings["data"] = folder_name(args.data)
     check_tracker(args.report_to)
     check_settings(args.out, settings, args.resume)
     if args.batch_size % state.num_processes:

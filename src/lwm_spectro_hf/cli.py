@@ -231,10 +231,10 @@ def _recipe_of(arguments: argparse.Namespace) -> Any:
     else:
         recipe = preset(arguments.preset or ("native" if arguments.format == "sigmf" else "paper"))
         # A chunk has a single protocol: with few recordings, chunks are smaller, so that all protocols occur.
-        protocols = len(set(arguments.protocol or recipe.protocols))
-        rows = arguments.num // (4 * protocols)
+        num_protocols = len(set(arguments.protocol or recipe.protocols))
+        rows = arguments.num // (4 * num_protocols)
         if arguments.format == "parquet" and (arguments.num_test or not arguments.scenario):
-            rows = min(rows, (arguments.num_test or arguments.num // 10) // protocols)
+            rows = min(rows, (arguments.num_test or arguments.num // 10) // num_protocols)
         recipe = replace(recipe, chunk_size=min(recipe.chunk_size, max(1, rows)))
     widths = dict(recipe.resource_blocks)
     if arguments.num_rb:
@@ -491,7 +491,7 @@ def _load_model(name: str, auto_class: type, segments: bool) -> tuple[Any, set[s
     """Load a model for `segment` or for the other commands, and list the weights that its heads lack."""
     from transformers import AutoConfig
 
-    from .training.checkpoints import absent_weights
+    from .training.checkpoints import absent_weights, check_weights
 
     with _loading(name):
         kind = AutoConfig.from_pretrained(name).model_type
@@ -504,15 +504,12 @@ def _load_model(name: str, auto_class: type, segments: bool) -> tuple[Any, set[s
             raise ValueError(f"--model {name} is of the type {kind!r}. Expected {wanted}{others}.")
         model, info = auto_class.from_pretrained(name, output_loading_info=True, ignore_mismatched_sizes=True)
     encoder = model.base_model_prefix + "."
-    for what, names in (
-        ("lacks", absent_weights(info, encoder)),
-        ("has no place for", sorted(key for key in info["unexpected_keys"] if key.startswith(encoder))),
-    ):
-        if names:
-            raise ValueError(
-                f"--model {name} {what} {len(names)} weights of its encoder, the first of which is {names[0]}: it is "
-                "damaged, or its config.json is that of another model."
-            )
+    check_weights(info, f"--model {name}", encoder, "weights of its encoder")
+    if spare := sorted(key for key in info["unexpected_keys"] if key.startswith(encoder)):
+        raise ValueError(
+            f"--model {name} has no place for {len(spare)} weights of its encoder, the first of which is {spare[0]}: "
+            "it is damaged, or its config.json is that of another model."
+        )
     return model, set(absent_weights(info))
 
 

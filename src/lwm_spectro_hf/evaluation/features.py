@@ -17,7 +17,7 @@ from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
 from ..files import whole_file
 from ..modeling_lwm_spectro import LwmSpectroModel
 from ..modeling_lwm_spectro_moe import LwmSpectroMoEModel
-from ..training.checkpoints import absent_weights
+from ..training.checkpoints import check_weights
 
 SPECTROGRAM, STATISTICS, TOP1, MIXTURE, EXPERT = "spectrogram", "statistics", "top-1", "mixture", "expert "
 NUM_BANDS = 8
@@ -63,8 +63,7 @@ class Checkpoint:
             raise ValueError(
                 f"{folder} holds a {type(model).__name__}; expected an encoder or mixture of LWM-Spectro."
             )
-        if absent := absent_weights(info):
-            raise ValueError(f"{folder} lacks {len(absent)} weights, the first of which is {absent[0]}; expected all.")
+        check_weights(info, folder)
         self.model = model.to(self.device).eval().requires_grad_(False)
         self.extractor = SpectrogramFeatureExtractor.from_pretrained(self.folder)
         self.is_mixture = isinstance(self.model, LwmSpectroMoEModel)

@@ -15,7 +15,7 @@ from ..auto import auto_map_for
 from ..files import read_json, whole_folder
 from ..pipeline_lwm_spectro import IQClassificationPipeline
 from ..pipeline_masked_conv_lstm import IQSegmentationPipeline
-from ..training.checkpoints import absent_weights
+from ..training.checkpoints import check_weights
 
 logger = logging.getLogger(__name__)
 
@@ -99,11 +99,7 @@ def _check_weights(folder: Path) -> None:
         _, info = AutoModel.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True)
     except SafetensorError as error:
         raise ValueError(f"The weights in {folder} are damaged, or were cut off while copied: {error}") from error
-    if absent := absent_weights(info):
-        raise ValueError(
-            f"{folder} lacks {len(absent)} weights of its encoder, the first of which is {absent[0]}: it is damaged, "
-            "or its config.json is that of another model."
-        )
+    check_weights(info, folder, what="weights of its encoder")
 
 
 def add_code(folder: Path) -> None:

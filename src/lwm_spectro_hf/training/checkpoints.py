@@ -45,6 +45,30 @@ def absent_weights(info: dict[str, Any], part: str = "") -> list[str]:
     return sorted(name for name in absent if name.startswith(part))
 
 
+def check_weights(info: dict[str, Any], name: str | Path, part: str = "", what: str = "weights") -> None:
+    """Refuse a checkpoint without all of its weights, which would be random.
+
+    Args:
+        info (`dict`): What `from_pretrained` returns with `output_loading_info=True`.
+        name (`str` or `Path`): Of the checkpoint, for the message.
+        part (`str`, *optional*, defaults to `""`): Prefix of the names of weights that it must have; all by default.
+        what (`str`, *optional*, defaults to `"weights"`): What these are, for the message.
+
+    Raises:
+        ValueError: If it lacks some.
+    """
+    if absent := absent_weights(info, part):
+        raise ValueError(
+            f"{name} lacks {len(absent)} {what}, the first of which is {absent[0]}: it is damaged, or its config.json "
+            "is that of another model."
+        )
+
+
+def folder_name(path: str | Path | None) -> str | None:
+    """One name for a folder, in whichever of its ways it was given; other names, as those on the Hub, stay."""
+    return str(Path(path).resolve()) if path is not None and Path(path).exists() else path
+
+
 def load_trained(kind: type[PreTrainedModel], path: Path, part: str = "") -> Any:
     """Load a checkpoint, refusing one with missing weights, which would be random.
 
@@ -61,9 +85,7 @@ def load_trained(kind: type[PreTrainedModel], path: Path, part: str = "") -> Any
     """
     check_kind(path, kind)
     model, info = kind.from_pretrained(path, output_loading_info=True)
-    missing = absent_weights(info, part)
-    if missing:
-        raise ValueError(f"{path} lacks {len(missing)} weights, the first of which is {missing[0]}; expected all.")
+    check_weights(info, path, part)
     return model
 
 

@@ -32,7 +32,7 @@ from ..extras import require
 from ..modeling_lwm_spectro import LwmSpectroPreTrainedModel
 from ..scripting import first_line
 from .augmentation import augment
-from .checkpoints import absent_weights
+from .checkpoints import absent_weights, check_weights
 from .loop import Deadline, DivergedError
 
 METHODS = ("frozen", "full", "lora", "scratch")
@@ -66,12 +66,10 @@ def load_pretrained(checkpoint: str, expert: str | None = None) -> tuple[LwmSpec
         )
         raise TaskError(f"{checkpoint} is a {config.model_type!r} model; expected one of {known}.")
     model, info = AutoModelForPreTraining.from_pretrained(checkpoint, dtype=torch.float32, output_loading_info=True)
-    missing = absent_weights(info, model.base_model_prefix + ".")
-    if missing:
-        raise TaskError(
-            f"{checkpoint} lacks {len(missing)} weights of its encoder, the first of which is {missing[0]}: it is "
-            "damaged, or of another model."
-        )
+    try:
+        check_weights(info, checkpoint, model.base_model_prefix + ".", "weights of its encoder")
+    except ValueError as error:
+        raise TaskError(str(error)) from None
     if expert is not None:
         names = getattr(config, "expert_names", [])
         if expert not in names:

@@ -145,7 +145,7 @@ class _Clock:
         """Whether the next steps, which take this long or as the slowest, might not finish in time; whether to save;
         and the share of the minutes that is over."""
         now = time.monotonic()
-        out_of_time = self.deadline.left_s() < (max(self.slowest, expected_s) if expected_s else 0.0)
+        out_of_time = self.deadline.left_s() < max(self.slowest, expected_s)
         share = min(1.0, (now - self.begin) / self.available)
         return [float(out_of_time), float(now - self.last_save > self.save_s), share]
 
