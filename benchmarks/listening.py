@@ -140,17 +140,26 @@ def main() -> None:
             answer = classify(iq, sampling_rate=rate, synchronize=synchronize)
             hits = {name: answer[name] == value for name, value in truth.items()}
             scores[listener].append({name: answer[f"{name}_score"] for name in truth})
-            right[listener].append({**hits, "symbols_found": bool(answer["symbols_found"])})
+            found = {"symbols_found": bool(answer["symbols_found"]), "also_found": bool(answer["also_found"])}
+            right[listener].append({**hits, **found})
 
     snrs_db, protocols = np.array(snrs_db), np.array(protocols)
     print(f"{len(snrs_db)} recordings of {args.duration_ms:g} ms, % right")
     groups = {name: protocols == name for name in PROTOCOLS} | {f"{v:g} dB": snrs_db == v for v in SNRS_DB}
-    print("| listened to | " + " | ".join(LABELS) + " | protocol of " + " | ".join(groups) + " | symbols found |")
-    print("| --- " * (2 + len(LABELS) + len(groups)) + "|")
+    print(
+        "| listened to | "
+        + " | ".join(LABELS)
+        + " | protocol of "
+        + " | ".join(groups)
+        + " | symbols found | others found |"
+    )
+    print("| --- " * (3 + len(LABELS) + len(groups)) + "|")
     for listener, hits in right.items():
         cells = [[hit[name] for hit in hits if name in hit] for name in LABELS]
         protocol = np.array(cells[0])
-        cells += [protocol[group] for group in groups.values()] + [[hit["symbols_found"] for hit in hits]]
+        cells += [protocol[group] for group in groups.values()] + [
+            [hit[name] for hit in hits] for name in ("symbols_found", "also_found")
+        ]
         print(
             f"| {listener} | " + " | ".join(f"{100 * np.mean(cell):.1f}" if len(cell) else "" for cell in cells) + " |"
         )

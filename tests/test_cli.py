@@ -118,6 +118,7 @@ class TestClassify:
         rows = list(csv.DictReader(io.StringIO(spectro("classify", captures, "--csv").out)))
         for record in records:
             record.pop("verdict", None)  # a table has the same columns in every row
+            record["also_found"] = " ".join(record["also_found"] or ())  # the names alone
         as_text = [{name: "" if value is None else str(value) for name, value in record.items()} for record in records]
         assert rows == as_text
 
@@ -153,6 +154,20 @@ class TestClassify:
         assert note == cli.NO_SYMBOLS
         heard, silent = map(json.loads, spectro("classify", captures, "--json").out.splitlines())
         assert heard["symbols_found"] is False and silent["symbols_found"] is None
+
+    def test_other_senders_are_named(self, spectro, captures, monkeypatch):
+        beside = {name: tuple({"WiFi", "LTE", "5G"} - {name}) for name in ("WiFi", "LTE", "5G")}
+        heard = Heard(np.full(3, 2.0), [], beside=beside)
+        monkeypatch.setattr("lwm_spectro_hf.phy.listening.listen", lambda *args, before=None: heard)
+        _, row, silent, note = spectro("classify", captures).out.splitlines()
+        assert " also " in row and "also" not in silent and note == cli.ALSO_FOUND
+        record, nothing = map(json.loads, spectro("classify", captures, "--json").out.splitlines())
+        assert record["also_found"] == dict.fromkeys(beside[record["protocol"]], 1.0)
+        assert nothing["also_found"] is None
+        cells = [
+            line["also_found"] for line in csv.DictReader(spectro("classify", captures, "--csv").out.splitlines())
+        ]
+        assert cells == [" ".join(record["also_found"]), ""]
 
     def test_names_that_are_equal_are_shown_with_their_folders(self, spectro, captures, noise, write_sigmf):
         write_sigmf(captures / "more" / "a", noise(3000))

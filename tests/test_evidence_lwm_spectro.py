@@ -117,6 +117,16 @@ def test_what_was_heard_most_surely_is_kept():
     assert evidence.heard.tolist() == [-1, -torch.inf, -1]
 
 
+def test_other_protocols_have_the_share_of_segments_in_which_they_were_found():
+    evidence, views = Evidence(), {"protocol": torch.full((1, 3), 1 / 3).log()}
+    evidence.add(views)
+    assert evidence.also_found("LTE") is None
+    for beside in ({"LTE": ["WiFi"]}, {"LTE": ["5G", "WiFi"], "WiFi": ["LTE"]}, {}, {}):
+        evidence.add(views, beside=beside)
+    assert list(evidence.also_found("LTE").items()) == [("WiFi", 0.5), ("5G", 0.25)]
+    assert evidence.also_found("5G") == {} and evidence.also_found(None) is None
+
+
 def test_views_of_symbols_do_not_count_for_heads_that_never_saw_any():
     views = {"protocol": torch.tensor([[0.9, 0.1], [0.9, 0.1]]), "device": torch.tensor([[0.2, 0.8], [0.99, 0.01]])}
     views = {name: values.log() for name, values in views.items()}

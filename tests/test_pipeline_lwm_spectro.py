@@ -192,6 +192,16 @@ class TestSymbols:
         windows = classify(noise(4 * DENSE), sampling_rate=RATE, **lengths)
         assert [window["symbols_found"] for window in windows] == [True, False]
 
+    def test_other_senders_are_named(self, classify, noise, monkeypatch):
+        names = list(classify.model.config.expert_names)
+        others = {name: tuple(other for other in names if other != name) for name in names}
+        for evidence, beside, found in ((1.0, {}, {}), (1.0, others, {1.0}), (0.0, others, None)):
+            heard = listening.Heard(np.full(3, evidence), [], beside=beside)
+            monkeypatch.setattr(listening, "listen", lambda *args, before=None, heard=heard: heard)
+            answer = classify(noise(DENSE), sampling_rate=RATE)
+            assert answer["also_found"] == (found and dict.fromkeys(others[answer["protocol"]], *found))
+        assert classify(noise(DENSE))["also_found"] is None
+
     @pytest.mark.parametrize("labels", [["5G", "LTE", "WiFi"], ["LTE", "WiFi"]])
     def test_they_count_for_the_class_of_that_name(self, tiny_extractor, heard, noise, labels):
         config = tiny_moe_config(task_name="protocol", id2label=dict(enumerate(labels)), additional_tasks={})

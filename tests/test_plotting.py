@@ -108,6 +108,9 @@ def test_words():
     for found in (True, None):
         assert describe({**VERDICT, "symbols_found": found}) == describe(VERDICT)
     assert describe({**VERDICT, "symbols_found": False}) == f"{describe(VERDICT)}, no symbols found"
+    assert describe({**VERDICT, "also_found": {}}) == describe({**VERDICT, "also_found": None}) == describe(VERDICT)
+    others = {"WiFi": 1.0, "5G": 0.0625}
+    assert describe({**VERDICT, "also_found": others}) == f"{describe(VERDICT)}, also WiFi, 5G 6.2 %"
 
 
 def test_no_state_of_pyplot_is_touched():

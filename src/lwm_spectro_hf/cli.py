@@ -27,6 +27,10 @@ from .scripting import usable_device, without_wrapping
 
 USER_ERRORS = (OSError, ValueError, ImportError)
 NO_SYMBOLS = "* none of its symbols were found: something else, or too faint or too short for them"
+ALSO_FOUND = (
+    "also: symbols of these were found, too (in this share of it); the rest of the line is about one signal. "
+    "--carriers classifies each carrier by itself, --window-ms each stretch of time"
+)
 PLACE = ("center_hz", "bandwidth_hz")  # place of a carrier
 STRETCHES = 2  # stretches of time, one after the other, that the segmentation network sees in one segment
 CARRIER_COLUMNS = ("file", "label", *PLACE, "share_of_time")
@@ -551,6 +555,8 @@ def _record(
         record[f"{quantity}_score"] = round(answer[f"{quantity}_score"], 6)
     if quantities is None and "symbols_found" in answer:
         record["symbols_found"] = answer["symbols_found"]
+        also = answer["also_found"]
+        record["also_found"] = also and {name: round(share, 6) for name, share in also.items()}
     if "verdict" in answer:
         record["verdict"] = answer["verdict"]
     return record
@@ -575,6 +581,7 @@ def _csv_lines(records: Iterable[dict], columns: Iterable[str] | None = None) ->
     if columns is not None:
         yield line(columns)
     for record in records:
+        record = {name: " ".join(cell) if isinstance(cell, Mapping) else cell for name, cell in record.items()}
         record.pop("verdict", None)  # only silent recordings have it, but all rows need the same columns
         if columns is None:
             columns = list(record)
@@ -616,7 +623,7 @@ def _carrier_lines(heard: Iterable[tuple[Path, list[dict]]], paths: list[Path]) 
 
 def _table_lines(records: Iterable[dict], paths: list[Path], windowed: bool) -> Iterator[str]:
     table = _Table(paths)
-    doubtful = False
+    notes = {}
     for index, record in enumerate(records):
         quantities = _quantities(record)
         times = ["start", "duration"] if windowed else ["duration"]
@@ -634,11 +641,15 @@ def _table_lines(records: Iterable[dict], paths: list[Path], windowed: bool) -> 
         if "verdict" in record:
             cells[quantities[0]] = record["verdict"]
         if record.get("symbols_found") is False:
-            doubtful = True
+            notes["*"] = NO_SYMBOLS
             cells["protocol"] += " *"
+        if record.get("also_found"):
+            from .plotting import also_found
+
+            notes["also"] = ALSO_FOUND
+            cells["also"] = also_found(record["also_found"])
         yield table.row(record["file"], *cells.values())
-    if doubtful:
-        yield NO_SYMBOLS
+    yield from notes.values()
 
 
 def _write_lines(lines: Iterable[str], output: str | None):

@@ -1,6 +1,7 @@
 """Combination of a model's predictions over several views of a recording, and the reading of its heads' labels."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -55,6 +56,8 @@ class Evidence:
         self._totals: dict[tuple[str, str], torch.Tensor] = {}
         self._weights: dict[tuple[str, str], torch.Tensor] = {}
         self.heard: torch.Tensor | None = None
+        self._num_searched = 0
+        self._beside: Counter[tuple[str, str]] = Counter()
 
     def add(
         self,
@@ -67,6 +70,7 @@ class Evidence:
         spread: bool | torch.Tensor = False,
         distinct: float | torch.Tensor = 1.0,
         sure: torch.Tensor | None = None,
+        beside: Mapping[str, Iterable[str]] | None = None,
     ):
         """Adds views.
 
@@ -90,7 +94,12 @@ class Evidence:
             sure (`torch.Tensor` of shape `(num_views,)`, *optional*): Certainty of the protocol from each view alone,
                 if its log-probabilities already include evidence that all views share; it reveals views of noise
                 between packets.
+            beside (`Mapping[str, Iterable[str]]`, *optional*): For each protocol, the others whose symbols were found
+                in these samples in addition to its own; `None` if symbols were not searched for.
         """
+        if beside is not None:
+            self._num_searched += 1
+            self._beside.update((name, other) for name, others in beside.items() for other in others)
         if heard is not None:
             heard = torch.where(heard == 0, -torch.inf, heard)
             self.heard = heard if self.heard is None else heard.maximum(self.heard)
@@ -132,6 +141,14 @@ class Evidence:
                 others = torch.softmax(mean.masked_fill(is_still, -torch.inf), dim=-1)
                 combined[name] = torch.where(is_still, still, (1 - still) * others)
         return combined
+
+    def also_found(self, protocol: str | None) -> dict[str, float] | None:
+        """The other protocols that were found beside this one, each with the share of the parts of the recording in
+        which its symbols were found, the largest first; `None` if they were not searched for."""
+        if protocol is None or not self._num_searched:
+            return None
+        found = {other: count for (name, other), count in self._beside.most_common() if name == protocol}
+        return {other: count / self._num_searched for other, count in found.items()}
 
     def embedding(self) -> torch.Tensor | None:
         """The combined embedding `(hidden_size,)`; `None` if no view had any power."""

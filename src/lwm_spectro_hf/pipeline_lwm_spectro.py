@@ -102,8 +102,10 @@ class IQClassificationPipeline(IQPipeline):
         `dict`: `protocol`, `protocol_score` and `protocol_scores`; for each head its name, e.g. `modulation`, and
         `modulation_score`. A head over two quantities, "snr_db+mobility", is marginalized into both. Labels that are
         numbers are returned as numbers. `symbols_found` is whether symbols of that protocol were detected; if not, the
-        signal may be something else or too faint. It is `None` if they were not searched for. Without any power,
-        labels are `None`, scores are 0, and `verdict` is "no signal".
+        signal may be something else or too faint. `also_found` gives other protocols whose symbols were found besides,
+        each with the share of segments: several senders are in the recording, and the rest of the answer is about one
+        of them. Both are `None` if symbols were not searched for. Without any power, labels are `None`, scores are 0,
+        and `verdict` is "no signal".
     """
 
     def __init__(self, *args, batch_size: int | None = 16, leave_out: Iterable[str] = (), **kwargs):
@@ -176,6 +178,7 @@ class IQClassificationPipeline(IQPipeline):
                     trust=segment["trust"],
                     sure=segment["sure"],
                     heard=segment["prefixes"],
+                    beside=segment["beside"],
                     **segment["kinds"],
                 )
             if on_progress is not None:
@@ -216,10 +219,11 @@ class IQClassificationPipeline(IQPipeline):
                 span = {"start_s": first / sampling_rate, "duration_s": (end - first) / sampling_rate}
             segments = list(segment_bounds(first, end, segment_samples, max_segments))
             looks = self._looks(gapless, segments, sampling_rate, listen, max_views, num_adjoining)
-            for (*_, done_from, done_to), (views, prefixes) in zip(segments, looks, strict=True):
+            for (*_, done_from, done_to), (views, prefixes, beside) in zip(segments, looks, strict=True):
                 tags = {
                     "num_samples": done_to - done_from,
                     "prefixes": prefixes,
+                    "beside": beside,
                     "window": span if done_to == end else None,
                     "ends_recording": upcoming is None,
                 }
@@ -256,19 +260,21 @@ class IQClassificationPipeline(IQPipeline):
         listen: Callable | None,
         max_views: int,
         num_adjoining: int,
-    ) -> Iterator[tuple[list[dict], torch.Tensor | None]]:
-        """Yields the views of each segment of a window, and what its symbols say of the protocol."""
+    ) -> Iterator[tuple[list[dict], torch.Tensor | None, dict[str, tuple[str, ...]] | None]]:
+        """Yields the views of each segment of a window, what its symbols say of the protocol, and whose others were
+        found beside each ([`~phy.listening.Heard`]); the last two are `None` if it was not searched."""
         adjoining: list[Any] = []  # results of `listen` for consecutive segments
         stations = None  # the WiFi stations followed so far, where several take turns
         heard_until = segments[0][0]
         for number, (start, stop, *_) in enumerate(segments, 1):
             segment = read(start, stop - start)
             views = self._views(segment, sampling_rate, max_views)
-            silent, prefixes, spread = views[0]["silent"], None, []
+            silent, prefixes, beside, spread = views[0]["silent"], None, None, []
             if listen is not None and not silent:
                 heard, symbols = self._heard(listen, segment, sampling_rate, stations)
                 stations = heard.stations
                 prefixes = torch.from_numpy(heard.evidence).float()
+                beside = heard.beside if prefixes.any() else None
                 stands_for = len(views) / max(len(symbols), 1)
                 views += [{**view, "stands_for": stands_for} for view in symbols]
                 if start != heard_until or (adjoining and heard.spacing_hz != adjoining[-1].spacing_hz):
@@ -276,7 +282,7 @@ class IQClassificationPipeline(IQPipeline):
                 adjoining, heard_until = [*adjoining, heard], stop
             if len(adjoining) >= num_adjoining or number == len(segments):
                 spread, adjoining = spread + self._spread_views(adjoining), []
-            yield (spread or views) if silent else views + spread, prefixes
+            yield (spread or views) if silent else views + spread, prefixes, beside
 
     def _dense_view_samples(self) -> int:
         """Length of a view whose frames adjoin, or are as far apart as the extractor's fixed hop [samples]."""
@@ -428,6 +434,7 @@ class IQClassificationPipeline(IQPipeline):
             answer["verdict"] = "no signal"
         if "protocol" in answer:
             answer["symbols_found"] = self._symbols_found(answer["protocol"], evidence.heard)
+            answer["also_found"] = evidence.also_found(answer["protocol"])
         if return_embedding:
             embedding = evidence.embedding()
             answer["embedding"] = None if embedding is None else embedding.numpy()

@@ -147,7 +147,14 @@ def _said(verdict: Mapping[str, Any]) -> list[str]:
         parts.append(f"{value} {verdict[f'{name}_score']:.0%}".replace("%", " %"))
     if verdict.get("symbols_found") is False:
         parts.append("no symbols found")
+    if verdict.get("also_found"):
+        parts.append(also_found(verdict["also_found"]))
     return parts
+
+
+def also_found(others: Mapping[str, float]) -> str:
+    """Format the other protocols that were found, with their shares if not of everything: `"also LTE, 5G 40 %"`."""
+    return "also " + ", ".join(name if share == 1 else f"{name} {100 * share:.2g} %" for name, share in others.items())
 
 
 def draw(pictures: Sequence[Picture], max_columns: int = 3) -> Figure:

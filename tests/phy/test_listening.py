@@ -8,7 +8,7 @@ import torch
 from scipy.signal import resample_poly
 
 from lwm_spectro_hf.data.recordings import open_recording
-from lwm_spectro_hf.phy.listening import _loud, _without_tones, listen
+from lwm_spectro_hf.phy.listening import _beside, _loud, _without_tones, listen
 from lwm_spectro_hf.phy.ofdm import Numerology, cyclic_prefix_3gpp, modulate
 from lwm_spectro_hf.phy.synchronization import SPACING_WIFI_HZ, equally_loud, required_samples, symbol_evidence
 from lwm_spectro_hf.phy.wifi import packet_samples, ppdu
@@ -242,6 +242,28 @@ def test_a_wide_carrier_is_seen_in_several_bands():
         # Different subcarriers, of the same carrier.
         correlation = np.abs(frames.conj() @ frames.T)
         assert (np.triu(correlation, 1) < 0.1 * np.diag(correlation).min()).all()
+
+
+@pytest.mark.parametrize("spacing_hz, other", [(15e3, "LTE"), (30e3, "5G")])
+def test_other_standards_in_the_band_are_named(spacing_hz, other):
+    cells = resample_poly(cell(spacing_hz, 300), *((125, 6) if spacing_hz == 15e3 else (125, 12)))  # 40 Msps
+    cells *= np.exp(2j * np.pi * -0.3 * np.arange(len(cells)))
+    packets = resample_poly(np.resize(wifi_packets(40), len(cells) // 2), 2, 1)
+    assert other not in listen(cells, 40e6, PROTOCOLS).beside and "WiFi" not in listen(packets, 40e6, PROTOCOLS).beside
+    both = listen(cells[: len(packets)] + packets, 40e6, PROTOCOLS).beside
+    assert len(both["WiFi"]) == 1 and both["WiFi"][0] in (other, "5G")
+    assert both[other] == ("WiFi",)
+
+
+def test_one_kind_of_symbols_is_one_standard_whichever_is_predicted():
+    found = {SPACING_WIFI_HZ: -2.0, 15e3: 4.0, 30e3: -2.0}
+    for own in (-2.0, 0.0, 2.0):  # evidence of LTE's own signals
+        beside = _beside(found, {"WiFi": -2.0, "LTE": 4.0 + own, "5G": 4.0}, spreading=0.0)
+        assert beside == {"WiFi": ("5G" if own < 0 else "LTE",)}
+    both = _beside({**found, 30e3: 5.0}, {"WiFi": -2.0, "LTE": 6.0, "5G": 5.0}, spreading=0.0)
+    assert both == {"WiFi": ("LTE", "5G"), "LTE": ("5G",), "5G": ("LTE",)}
+    assert _beside(found, {"LTE": 6.0}, spreading=3.0) == {}, "only protocols that were asked for"
+    assert _beside(found, {"WiFi": 3.0, "LTE": 6.0}, spreading=3.0) == {"WiFi": ("LTE",), "LTE": ("WiFi",)}
 
 
 def test_silence_has_no_views():

@@ -399,7 +399,15 @@ def test_a_head_on_a_frozen_mixture_answers_in_the_pipeline(run, tiny_checkpoint
     classify = pipeline("iq-classification", model=str(tmp_path / "out" / "model"))
     answer = classify(noise(4000), sampling_rate=1e6)
     assert answer["kind"] in LABELS and answer["protocol"] in ("WiFi", "LTE", "5G")
-    assert set(answer) == {"protocol", "protocol_score", "protocol_scores", "kind", "kind_score", "symbols_found"}
+    assert set(answer) == {
+        "protocol",
+        "protocol_score",
+        "protocol_scores",
+        "kind",
+        "kind_score",
+        "symbols_found",
+        "also_found",
+    }
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(run, tmp_path):

@@ -92,6 +92,8 @@ class Heard:
             recording, where the signal is loudest. Joined, they are a view that spans more time than frames in a row.
         piece_step_s (`float`): Time from one of these frames to the next within a piece [s].
         stations (`dict[float, Station]`): For WiFi, the station that the frames are from, by band center [Hz].
+        beside (`dict[str, tuple[str, ...]]`): For each protocol, the others whose symbols were found in addition to
+            those that it can have sent itself; protocols without any are left out.
     """
 
     evidence: np.ndarray
@@ -102,6 +104,7 @@ class Heard:
     pieces: dict[float, np.ndarray] = field(default_factory=dict)
     piece_step_s: float = np.nan
     stations: dict[float, Station] = field(default_factory=dict)
+    beside: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def listen(
@@ -155,6 +158,7 @@ def listen(
         found = [rare.get(name, 0.0) for name in protocols]
         evidence = np.where(np.array(found) > 0, found, evidence)
     found = _surest(bands)
+    beside = _beside(found, dict(zip(protocols, evidence.tolist(), strict=True)), spreading)
     likeliest = max(found, key=found.__getitem__, default=None)
     cut, pieces, stations = None, {}, dict(before or {})
     if likeliest is not None and found[likeliest] > 0 and _Bands.hold(recording, likeliest, fft_size):
@@ -162,7 +166,8 @@ def listen(
         cut = _frames(bands_of_views, num_frames, max_views)
         pieces = _pieces(bands_of_views, num_frames)
     if cut is None:
-        return Heard(evidence, np.zeros((0, num_frames * fft_size), np.complex64), stations=stations)
+        none = np.zeros((0, num_frames * fft_size), np.complex64)
+        return Heard(evidence, none, stations=stations, beside=beside)
     frames, symbol_step, distinct = cut
     scale = np.float32(scale)
     return Heard(
@@ -174,6 +179,7 @@ def listen(
         {centre: piece * scale for centre, piece in pieces.items()},
         SYMBOL_STEPS[likeliest][0] * symbol_period_s(likeliest),
         stations,
+        beside,
     )
 
 
@@ -302,6 +308,24 @@ def _told(
     if "LTE" in evidence:
         evidence["LTE"] += _lte_evidence(recording, bands[SPACING_LTE_HZ])
     return np.array([evidence[name] for name in protocols])
+
+
+def _beside(found: dict[float, float], evidence: Mapping[str, float], spreading: float) -> dict[str, tuple[str, ...]]:
+    """[`Heard`]`.beside`, from the highest evidence of each spacing, that of each protocol, and that of 802.11b."""
+    sent = {}
+    for spacing, highest in found.items():
+        names = [name for name in evidence if spacing in PROTOCOL_SPACINGS_HZ.get(name, ())]
+        if highest > 0 and names:
+            # The evidence of LTE is higher than that of its symbols if its own signals were found, and lower if not.
+            others = [name for name in names if name != "LTE"]
+            sent[spacing] = others[0] if others and evidence.get("LTE", 0.0) < highest else names[0]
+    if spreading > 0 and "WiFi" in evidence:
+        sent[SPACING_WIFI_HZ] = "WiFi"
+    beside = {}
+    for protocol in evidence:
+        its = {spacing for spacing, name in sent.items() if name == protocol} or PROTOCOL_SPACINGS_HZ.get(protocol, ())
+        beside[protocol] = tuple(dict.fromkeys(name for spacing, name in sent.items() if spacing not in its))
+    return {protocol: others for protocol, others in beside.items() if others}
 
 
 def _searched(recording: _Recording, spacing_hz: float) -> tuple[float, list[float]]:
