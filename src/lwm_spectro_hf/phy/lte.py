@@ -298,16 +298,65 @@ def draw(
         [`Waveform`].
     """
     device = generator.device
+    carrier = numerology(num_rb)
+    samples_per_ms = round(carrier.sampling_rate * 1e-3)
+    num_subframes = -(-num_samples // samples_per_ms) + (not aligned)
+    downlink, modulation = _draw_downlink(
+        num_rb, batch_size, num_subframes, generator, modulation, code_rate, full, aligned, num_ports
+    )
+    sent = transmit(downlink, generator)
+    samples, symbol_start = modulate(sent.grid, carrier, cyclic_prefix_3gpp(carrier, sent.grid.shape[1]))
+    symbol_start = symbol_start.to(device).expand(batch_size, -1)
+    if not aligned:
+        skipped = torch.randint(samples_per_ms, (batch_size,), generator=generator, device=device)
+        samples = slices(samples, skipped, num_samples)
+        symbol_start = symbol_start - skipped[:, None]
+    heard = (symbol_start >= 0) & (symbol_start < num_samples)
+    power = torch.linalg.vector_norm(torch.view_as_real(sent.grid), dim=(2, 3)).square()
+    used = (sent.sent_elements * heard).sum(1)
+    num_elements = (heard.sum(1) * sent.grid.shape[2]).clamp(min=1)
+    scheduled = (sent.code_rate > 0).sum(1)
+    parameters = {
+        "frame_number": downlink.frame_number,
+        "first_subframe": torch.full_like(modulation, downlink.first_subframe),
+        "num_rb": torch.full_like(modulation, num_rb),
+        "phich_resource": torch.full_like(modulation, downlink.phich_resource),
+        "mcs_table": 1 + (modulation == 3).long(),
+        "mcs": sent.mcs.amax(1),
+        **{name: getattr(downlink, name) for name in ("cell_id", "num_ports", "cfi", "rnti")},
+    }
+    return Waveform(
+        samples=samples[:, :num_samples],
+        numerology=carrier,
+        element_power=torch.where(used > 0, (power * heard).sum(1) / used.clamp(min=1), 1.0),
+        symbol_start=symbol_start,
+        occupancy=used / num_elements,
+        data_share=(sent.data_elements * heard).sum(1) / num_elements,
+        modulation=modulation,
+        code_rate=sent.code_rate.sum(1) / scheduled.clamp(min=1),
+        parameters=parameters,
+    )
+
+
+def _draw_downlink(
+    num_rb: int,
+    batch_size: int,
+    num_subframes: int,
+    generator: torch.Generator,
+    modulation: torch.Tensor | None,
+    code_rate: torch.Tensor | None,
+    full: torch.Tensor | None,
+    aligned: bool,
+    num_ports: tuple[int, ...],
+) -> tuple[Downlink, torch.Tensor]:
+    """Draw what [`draw`] transmits, from its arguments: the downlinks, and the index of each row's modulation."""
+    device = generator.device
 
     def integers(high: int, *shape: int) -> torch.Tensor:
         return torch.randint(high, shape, generator=generator, device=device)
 
     def pick(values: tuple) -> torch.Tensor:
         return torch.tensor(values, device=device)[integers(len(values), batch_size)]
-
-    carrier = numerology(num_rb)
-    samples_per_ms = round(carrier.sampling_rate * 1e-3)
-    num_subframes = -(-num_samples // samples_per_ms) + (not aligned)
 
     modulation = integers(len(MODULATIONS), batch_size) if modulation is None else modulation.to(device)
     # First I_MCS of each modulation and how many it has: 256-QAM by table 7.1.7.1-1A, the others by 7.1.7.1-1.
@@ -347,38 +396,7 @@ def draw(
         data_gain=10 ** (power_db / 20),
         synchronization_gain=decibels(batch_size, -3.0, 3.0, generator)[:, 0, 0],
     )
-    sent = transmit(downlink, generator)
-    samples, symbol_start = modulate(sent.grid, carrier, cyclic_prefix_3gpp(carrier, sent.grid.shape[1]))
-    symbol_start = symbol_start.to(device).expand(batch_size, -1)
-    if not aligned:
-        skipped = integers(samples_per_ms, batch_size)
-        samples = slices(samples, skipped, num_samples)
-        symbol_start = symbol_start - skipped[:, None]
-    heard = (symbol_start >= 0) & (symbol_start < num_samples)
-    power = torch.linalg.vector_norm(torch.view_as_real(sent.grid), dim=(2, 3)).square()
-    used = (sent.sent_elements * heard).sum(1)
-    num_elements = (heard.sum(1) * sent.grid.shape[2]).clamp(min=1)
-    scheduled = (sent.code_rate > 0).sum(1)
-    parameters = {
-        "frame_number": downlink.frame_number,
-        "first_subframe": torch.full_like(mcs, downlink.first_subframe),
-        "num_rb": torch.full_like(mcs, num_rb),
-        "phich_resource": torch.full_like(mcs, downlink.phich_resource),
-        "mcs_table": 1 + (modulation == 3).long(),
-        "mcs": sent.mcs.amax(1),
-        **{name: getattr(downlink, name) for name in ("cell_id", "num_ports", "cfi", "rnti")},
-    }
-    return Waveform(
-        samples=samples[:, :num_samples],
-        numerology=carrier,
-        element_power=torch.where(used > 0, (power * heard).sum(1) / used.clamp(min=1), 1.0),
-        symbol_start=symbol_start,
-        occupancy=used / num_elements,
-        data_share=(sent.data_elements * heard).sum(1) / num_elements,
-        modulation=modulation,
-        code_rate=sent.code_rate.sum(1) / scheduled.clamp(min=1),
-        parameters=parameters,
-    )
+    return downlink, modulation
 
 
 def _options(downlink: Downlink, num_elements: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

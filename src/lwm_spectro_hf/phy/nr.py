@@ -385,25 +385,37 @@ def draw_cells(
         control_gain=gain(-3.0, 3.0),
         ssb_gain=gain(-3.0, 6.0),
     )
-    # Two slots with two symbols each (TS 38.214, clause 5.1.6.1.1): the next ones that have room in every period,
-    # since nothing may be configured over SS/PBCH blocks, whose period divides that of the tracking signals.
+    tracking_slot = _tracking_slot(cells, patterns[pattern], tracking_slot)
+    since = (slot_number - tracking_slot[:, None]) % _TRACKING_PERIOD
+    cells = replace(cells, tracking=(since < 2) & (tracking_slot >= 0)[:, None])
+    return _keep_decodable(cells), modulation, {"mcs": mcs, "tdd_pattern": pattern, "tracking_slot": tracking_slot}
+
+
+def _tracking_slot(cells: Cells, pattern: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """First slot of the tracking signals in their period: the one wanted, or the next that has room; -1 for none.
+
+    They take two slots with two symbols each (TS 38.214, clause 5.1.6.1.1). There must be room in every period, since
+    nothing may be configured over SS/PBCH blocks, whose period divides that of the tracking signals.
+
+    Args:
+        cells ([`Cells`]): Without tracking signals.
+        pattern (`torch.Tensor` of shape `(batch, 10)`): Downlink symbols of each slot of a duplex pattern.
+        wanted (`torch.Tensor` of shape `(batch,)`): -1 for none.
+    """
     period = replace(
         cells,
         num_slots=_TRACKING_PERIOD,
         first_slot=0,
-        downlink_symbols=patterns[pattern].repeat(1, _TRACKING_PERIOD // patterns.shape[1]),
+        downlink_symbols=pattern.repeat(1, _TRACKING_PERIOD // pattern.shape[1]),
         allocated=True,
         mcs=0,
         control_load=0.0,
         tracking=True,
     )
     fits = period.tracking & period.tracking.roll(-1, 1)
-    later = (torch.arange(_TRACKING_PERIOD, device=device) - tracking_slot[:, None]) % _TRACKING_PERIOD
+    later = (torch.arange(_TRACKING_PERIOD, device=wanted.device) - wanted[:, None]) % _TRACKING_PERIOD
     nearest = later.masked_fill(~fits, _TRACKING_PERIOD).argmin(1)
-    tracking_slot = torch.where((tracking_slot >= 0) & fits.any(1), nearest, -1)
-    since = (slot_number - tracking_slot[:, None]) % _TRACKING_PERIOD
-    cells = replace(cells, tracking=(since < 2) & (tracking_slot >= 0)[:, None])
-    return _keep_decodable(cells), modulation, {"mcs": mcs, "tdd_pattern": pattern, "tracking_slot": tracking_slot}
+    return torch.where((wanted >= 0) & fits.any(1), nearest, -1)
 
 
 def most_ssb_blocks(subcarrier_spacing_hz: float, carrier_hz: float, paired: bool) -> int:
