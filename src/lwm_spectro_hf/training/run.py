@@ -197,13 +197,7 @@ class TrainingData:
     """
 
     def __init__(self, args: argparse.Namespace, protocol: str | None, accelerator: Accelerator):
-        counts = ("batch_size", "gradient_accumulation", "mix", "interleave", "repeat", "chunk_size", "eval_samples")
-        amounts = ("minutes", "samples", "weight_decay", "final_learning_rate")
-        for least, names in ((1, counts), (0, amounts)):
-            for name in names:
-                found = getattr(args, name)
-                if found is not None and not found >= least:
-                    raise ValueError(f"--{name.replace('_', '-')} is {found}; expected {least} at least.")
+        _check_amounts(args)
         processes = accelerator.num_processes
         parts = processes * args.gradient_accumulation
         if args.batch_size % parts or args.mix % processes:
@@ -219,43 +213,10 @@ class TrainingData:
             "num_replicas": processes,
             "device": self.device,
         }
-        recipe = _recipe(args, protocol)
         self.description = {"protocol": protocol, "seed": args.seed, "mix": args.mix, "repeat": args.repeat}
         self.description |= {"chunk_size": args.chunk_size, "interleave": args.interleave}
-        if args.data:
-            from ..data.parquet import ParquetSpectrograms, TooFewRowsError  # nothing else here needs pyarrow
-
-            share |= {"protocol": protocol, "chunk_size": args.chunk_size, "seed": args.seed}
-            kept = {"kept_back": args.eval_samples}
-
-            def source_of(**of: int) -> BlockSource:
-                return ParquetSpectrograms(args.data, "train", in_memory=args.in_memory, **kept, **(share | of))
-
-            source = source_of()
-            self.description |= kept
-            alone = share | {"chunk_size": 1, "chunks_per_batch": 1, "rank": 0, "num_replicas": 1}
-            validation = ParquetSpectrograms(args.data, "train", only_kept_back=True, **kept, **alone)
-            self.validation = self._kept(validation.rows())
-            wanted = -(-args.eval_samples // args.chunk_size)
-            alone = share | {"chunks_per_batch": wanted, "rank": 0, "num_replicas": 1}
-            try:
-                self.held_out = self._kept(ParquetSpectrograms(args.data, "test", **alone).batch(0))
-            except (FileNotFoundError, TooFewRowsError) as error:
-                logger.warning("%s Scores of the held-out city are of recordings of --recipe %s.", error, args.recipe)
-                self.held_out = self._generated(recipe, HELD_OUT_SCENARIOS, args)
-            self.extractor = _front_end_of(args.data)
-            self.epoch_samples = len(source)
-            self.description |= {"folder": ", ".join(path.name for path in args.data), "rows": len(source)}
-        else:
-
-            def source_of(**of: int) -> BlockSource:
-                return GeneratedSpectrograms(recipe, args.seed, **(share | of))
-
-            source = source_of()
-            self.validation = self._generated(recipe, recipe.channels, args)
-            self.held_out = self._generated(recipe, HELD_OUT_SCENARIOS, args)
-            self.epoch_samples, self.extractor = 0, source.extractor
-            self.description["recipe"] = json.loads(recipe.to_json())
+        open_source = self._folders if args.data else self._stream
+        source, source_of = open_source(args, protocol, _recipe(args, protocol), share)
 
         def batches_of(source: BlockSource, rows: int, prefetch: bool = False) -> Batches:
             source = Interleaved(source, args.interleave) if args.interleave > 1 else source
@@ -270,6 +231,50 @@ class TrainingData:
 
         self.whole = whole  # a function, since only the main process asks for these batches
 
+    def _folders(
+        self, args: argparse.Namespace, protocol: str | None, recipe: Recipe, share: dict
+    ) -> tuple[BlockSource, Callable[..., BlockSource]]:
+        """Use Parquet data sets. Returns the share of their training rows, and a function for any other share."""
+        from ..data.parquet import ParquetSpectrograms, TooFewRowsError  # nothing else here needs pyarrow
+
+        share = share | {"protocol": protocol, "chunk_size": args.chunk_size, "seed": args.seed}
+        kept = {"kept_back": args.eval_samples}
+        alone = share | {"rank": 0, "num_replicas": 1}
+
+        def source_of(**of: int) -> ParquetSpectrograms:
+            return ParquetSpectrograms(args.data, "train", in_memory=args.in_memory, **kept, **(share | of))
+
+        source = source_of()
+        one_by_one = alone | {"chunk_size": 1, "chunks_per_batch": 1}
+        validation = ParquetSpectrograms(args.data, "train", only_kept_back=True, **kept, **one_by_one)
+        self.validation = self._kept(validation.rows())
+        all_at_once = alone | {"chunks_per_batch": -(-args.eval_samples // args.chunk_size)}
+        try:
+            self.held_out = self._kept(ParquetSpectrograms(args.data, "test", **all_at_once).batch(0))
+        except (FileNotFoundError, TooFewRowsError) as error:
+            logger.warning("%s Scores of the held-out city are of recordings of --recipe %s.", error, args.recipe)
+            self.held_out = self._generated(recipe, HELD_OUT_SCENARIOS, args)
+        self.extractor = _front_end_of(args.data)
+        self.epoch_samples = len(source)
+        folders = ", ".join(path.name for path in args.data)
+        self.description |= {**kept, "folder": folders, "rows": len(source)}
+        return source, source_of
+
+    def _stream(
+        self, args: argparse.Namespace, protocol: str | None, recipe: Recipe, share: dict
+    ) -> tuple[BlockSource, Callable[..., BlockSource]]:
+        """Generate endless data. Returns the share of the training rows, and a function for any other share."""
+
+        def source_of(**of: int) -> GeneratedSpectrograms:
+            return GeneratedSpectrograms(recipe, args.seed, **(share | of))
+
+        source = source_of()
+        self.validation = self._generated(recipe, recipe.channels, args)
+        self.held_out = self._generated(recipe, HELD_OUT_SCENARIOS, args)
+        self.epoch_samples, self.extractor = 0, source.extractor
+        self.description["recipe"] = json.loads(recipe.to_json())
+        return source, source_of
+
     def _generated(self, recipe: Recipe, channels: tuple[str, ...], args: argparse.Namespace) -> list[dict]:
         recipe = replace(recipe, channels=channels, chunk_size=min(32, args.eval_samples))
         seed = stable_seed("evaluation", args.seed, channels) % 2**31
@@ -280,6 +285,17 @@ class TrainingData:
     def _kept(self, block: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         splits = {name: column.split(min(self.rows, 64)) for name, column in block.items()}
         return [dict(zip(splits, parts, strict=True)) for parts in zip(*splits.values(), strict=True)]
+
+
+def _check_amounts(args: argparse.Namespace):
+    """Raise a `ValueError` for options that are too small."""
+    counts = ("batch_size", "gradient_accumulation", "mix", "interleave", "repeat", "chunk_size", "eval_samples")
+    amounts = ("minutes", "samples", "weight_decay", "final_learning_rate")
+    for least, names in ((1, counts), (0, amounts)):
+        for name in names:
+            found = getattr(args, name)
+            if found is not None and not found >= least:
+                raise ValueError(f"--{name.replace('_', '-')} is {found}; expected {least} at least.")
 
 
 def _front_end_of(folders: list[Path]) -> SpectrogramFeatureExtractor:
