@@ -305,12 +305,8 @@ def run(args: argparse.Namespace) -> None:
     validated = task.validation is not None
     arguments = training_arguments(args, len(task.train), on_gpu, validated)
     parts = {"train": task.train, "validation": task.validation, "test": task.test}
-    is_linear = model.config.encoder_config.classifier_type == "linear"
-    wanted = args.head_start == "probe" and args.method in ("full", "lora") and is_linear
     last = last_checkpoint(Path(arguments.output_dir))
-    # Validation may have taken all rows of a rare class.
-    complete = len(task.train.labels.unique()) == len(task.labels)
-    if wanted and complete and len(task.train) <= PROBE_ROWS and last is None:
+    if last is None and starts_from_probe(args, model, task):
         rows = Embeddings(model.to(arguments.device), task.train, arguments.per_device_eval_batch_size, "the head")
         fit_head(model.classifier, rows.embeddings, rows.labels)
     network: torch.nn.Module = add_lora(model, args.lora_rank) if args.method == "lora" else model
@@ -351,6 +347,15 @@ def run(args: argparse.Namespace) -> None:
         figures = training_figures(args.out, trainer.state.log_history, outcome.metrics["train_runtime"])
         report(args, task, model.cpu(), extractor, trainer, figures, answers.predictions.argmax(-1))
     state.wait_for_everyone()
+
+
+def starts_from_probe(args: argparse.Namespace, model: torch.nn.Module, task: Task) -> bool:
+    """Whether the head starts from a logistic regression on the embeddings, as by default for few rows."""
+    is_linear = model.config.encoder_config.classifier_type == "linear"
+    wanted = args.head_start == "probe" and args.method in ("full", "lora") and is_linear
+    # Validation may have taken all rows of a rare class.
+    complete = len(task.train.labels.unique()) == len(task.labels)
+    return wanted and complete and len(task.train) <= PROBE_ROWS
 
 
 def report(

@@ -266,6 +266,25 @@ def test_one_kind_of_symbols_is_one_standard_whichever_is_predicted():
     assert _beside(found, {"WiFi": 3.0, "LTE": 6.0}, spreading=3.0) == {"WiFi": ("LTE",), "LTE": ("WiFi",)}
 
 
+@pytest.mark.parametrize("place", [slice(0, 400), slice(-400, None)])
+def test_a_receiver_that_starts_or_stops_with_a_bang_does_not_change_the_views(place):
+    iq = cell(15e3, 300, snr_db=20.0)
+    before = listen(iq, 1.92e6, PROTOCOLS)
+    iq[place] += 30 * noise(400)
+    after = listen(iq, 1.92e6, PROTOCOLS)
+    assert len(after.frames) == len(before.frames)
+    for views in (after.frames, *after.pieces.values()):
+        assert np.abs(views).max() < 1.5 * np.abs(before.frames).max()
+
+
+def test_a_lone_burst_at_the_start_is_not_left_out():
+    burst = cell(15e3, 20, snr_db=30.0)
+    iq = np.concatenate([burst, 0.03 * noise(12 * len(burst))])
+    heard = listen(iq, 1.92e6, PROTOCOLS)
+    assert heard.evidence[1:].max() > 0
+    assert max(np.abs(view).max() for view in heard.frames) > 0.5 * np.abs(burst).max()
+
+
 def test_silence_has_no_views():
     assert _loud(torch.zeros(3, 2), torch.eye(3).bool()) == []
 

@@ -61,6 +61,8 @@ _MAX_FACTOR = 4000  # largest denominator of a resampling ratio, which is then e
 _LEAKAGE_HZ = 20e3
 # Spectral lines: how far they exceed their surroundings, how wide these are, and the least bins on each side of one.
 _LINE_DB, _LINE_HZ, _LINE_BINS = 25.0, 15e3, 8
+# Beginnings and ends that are this much louder than all of the rest, and how much of a recording they may last.
+_UNSETTLED_DB, _UNSETTLED_SHARE = 15.0, 0.1
 PIECES = 4  # of a view that is spread over a recording
 _PIECED_BANDS = 4  # largest number of bands that have such views
 _HIGHEST_SNR_DB = 28.0  # models are trained at up to 25 dB
@@ -161,6 +163,8 @@ def listen(
     beside = _beside(found, dict(zip(protocols, evidence.tolist(), strict=True)), spreading)
     likeliest = max(found, key=found.__getitem__, default=None)
     cut, pieces, stations = None, {}, dict(before or {})
+    if likeliest is not None and found[likeliest] > 0:
+        recording = _settled(recording, likeliest)
     if likeliest is not None and found[likeliest] > 0 and _Bands.hold(recording, likeliest, fft_size):
         bands_of_views = _Bands(recording, likeliest, fft_size, stations)
         cut = _frames(bands_of_views, num_frames, max_views)
@@ -253,6 +257,30 @@ class _Recording:
                 spectrum[num_samples - leaking :] = 0
             self._spectra[key] = _without_tones(spectrum, self.sampling_rate)
         return self._spectra[key]
+
+
+def _settled(recording: _Recording, spacing_hz: float) -> _Recording:
+    """A recording of a cell without what receivers add when they start or stop: a beginning or an end that is far
+    louder than all of the rest, if the rest still holds symbols of the cell. Views of it would show the rest too weak.
+    """
+    if spacing_hz == SPACING_WIFI_HZ:  # packets that are much louder than others are ordinary, and told apart
+        return recording
+    block = round(recording.sampling_rate * symbol_period_s(spacing_hz))
+    power = squared_modulus(recording.iq[: len(recording.iq) // block * block].unflatten(0, (-1, block))).mean(1)
+    margin = int(_UNSETTLED_SHARE * len(power))
+    head, rest, tail = power.split([margin, len(power) - 2 * margin, margin])
+    loudest = rest.max()
+
+    def unsettled(edge: torch.Tensor) -> int:
+        """How many symbols to leave out, of those at an edge in the order from the outside in."""
+        far_louder = (edge > 10 ** (_UNSETTLED_DB / 10) * loudest).any()
+        return int((edge > loudest).nonzero()[-1, 0]) + 1 if far_louder else 0
+
+    first, last = unsettled(head), unsettled(tail.flip(0))
+    if not first and not last:
+        return recording
+    settled = _Recording(recording.iq[first * block : len(recording.iq) - last * block], recording.sampling_rate)
+    return settled if max(_evidence(settled, spacing_hz).values(), default=0.0) > 0 else recording
 
 
 def _without_tones(spectrum: torch.Tensor, sampling_rate: float) -> torch.Tensor:
