@@ -53,6 +53,7 @@ _SEARCH_RATES_HZ = {
 # Length of the pieces that are searched separately, and the penalty for choosing the best of them [nats].
 _PIECE_S, _PIECE_PEAK = 2.5e-3, 1.0
 _RARE_SPACINGS_HZ = (60e3, 120e3)  # of 5G; models were not trained on these, so they get no views
+_SURE = 2.0  # evidence from which symbols of another protocol are reported beside those of the likeliest [nats]
 _RARE_PEAK = 1.5  # penalty for searching for many kinds of rare signals [nats]
 _MAX_INTERPOLATION = 2.1  # beyond this, most of the band is empty
 _MAX_FACTOR = 4000  # largest denominator of a resampling ratio, which is then exact to a tenth of a ppm
@@ -343,11 +344,11 @@ def _beside(found: dict[float, float], evidence: Mapping[str, float], spreading:
     sent = {}
     for spacing, highest in found.items():
         names = [name for name in evidence if spacing in PROTOCOL_SPACINGS_HZ.get(name, ())]
-        if highest > 0 and names:
+        if highest > _SURE and names:
             # The evidence of LTE is higher than that of its symbols if its own signals were found, and lower if not.
             others = [name for name in names if name != "LTE"]
             sent[spacing] = others[0] if others and evidence.get("LTE", 0.0) < highest else names[0]
-    if spreading > 0 and "WiFi" in evidence:
+    if spreading > _SURE and "WiFi" in evidence:
         sent[SPACING_WIFI_HZ] = "WiFi"
     beside = {}
     for protocol in evidence:
