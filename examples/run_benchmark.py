@@ -42,7 +42,7 @@ from lwm_spectro_hf.evaluation.benchmark_figures import draw_benchmark
 from lwm_spectro_hf.evaluation.features import Checkpoint, FeatureStore
 from lwm_spectro_hf.evaluation.presets import PRESETS
 from lwm_spectro_hf.evaluation.report import card_section, render, runs_of, table
-from lwm_spectro_hf.evaluation.tasks import RECEIVERS, TASKS, Pool
+from lwm_spectro_hf.evaluation.tasks import PRESETS_OF_RECEIVERS, TASKS, Pool
 from lwm_spectro_hf.files import read_json_lines, whole_file
 from lwm_spectro_hf.hub.model_card import with_section
 from lwm_spectro_hf.resources import default_checkpoint
@@ -73,7 +73,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         "--receiver",
-        choices=RECEIVERS,
+        choices=PRESETS_OF_RECEIVERS,
         default="synchronous",
         help="receiver that makes the recordings (default: %(default)s)",
     )

@@ -65,7 +65,7 @@ from lwm_spectro_hf.training.checkpoints import (
     write_settings,
 )
 from lwm_spectro_hf.training.fine_tuning import (
-    HEADS,
+    HEAD_TYPES,
     METHODS,
     EmbeddingClassifier,
     Embeddings,
@@ -106,7 +106,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     model.add_argument("--expert", help="use only this expert of a mixture (default: the whole mixture)")
     model.add_argument("--method", choices=METHODS, default="frozen", help="how to train (default: %(default)s)")
-    model.add_argument("--head", choices=HEADS, help="type of classification head (default: that of the checkpoint)")
+    model.add_argument(
+        "--head", choices=HEAD_TYPES, help="type of classification head (default: that of the checkpoint)"
+    )
     model.add_argument(
         "--head-start",
         choices=["probe", "random"],

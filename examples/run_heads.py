@@ -41,7 +41,7 @@ from lwm_spectro_hf.evaluation.scores import score_mixture, table_of
 from lwm_spectro_hf.scripting import one_line_errors
 from lwm_spectro_hf.training.checkpoints import load_trained
 from lwm_spectro_hf.training.mixture import VIEWS, HeadSettings, HeadTraining, MixtureHeads, shortened
-from lwm_spectro_hf.training.run import Run, add_model_options, add_options, experts_of
+from lwm_spectro_hf.training.run import TrainingRun, add_model_options, add_options, experts_of
 
 DEFAULTS = HeadSettings(batch_size=96)
 
@@ -110,7 +110,7 @@ def masked_errors(mixture: LwmSpectroMoEForPreTraining, held_out: dict[str, list
 
 def main() -> None:
     args = parse_args()
-    run = Run(args)
+    run = TrainingRun(args)
     torch.manual_seed(stable_seed("heads", args.seed) % 2**31)
     mixture = mixture_of(args)
     if args.classifier:

@@ -84,7 +84,7 @@ from lwm_spectro_hf.evaluation.reconstruction import (
     over_best_baseline,
 )
 from lwm_spectro_hf.scripting import one_line_errors
-from lwm_spectro_hf.training.batches import LABELS
+from lwm_spectro_hf.training.batches import NUM_CLASSES
 from lwm_spectro_hf.training.checkpoints import load_trained
 from lwm_spectro_hf.training.growth import (
     copying_decoder,
@@ -95,7 +95,7 @@ from lwm_spectro_hf.training.growth import (
     widen_encoder,
 )
 from lwm_spectro_hf.training.pretraining import PARTS, Pretraining, PretrainingSettings
-from lwm_spectro_hf.training.run import Run, add_model_options, add_options, new_config
+from lwm_spectro_hf.training.run import TrainingRun, add_model_options, add_options, new_config
 
 # Changes to the model of --init: the option, the function that applies it, and the part that it changes.
 CHANGES = (
@@ -115,14 +115,14 @@ def parse_args() -> argparse.Namespace:
     train.add_argument(
         "--contrastive",
         nargs="+",
-        choices=LABELS,
+        choices=NUM_CLASSES,
         default=[],
         help="train the joint objective (eq. 22) with contrast over these labels",
     )
     train.add_argument(
         "--supervised",
         nargs="+",
-        choices=LABELS,
+        choices=NUM_CLASSES,
         default=[],
         help="labels that the embedding also learns to predict; faster than contrastive learning",
     )
@@ -196,7 +196,7 @@ def model_of(args: argparse.Namespace) -> LwmSpectroForPreTraining:
 
 def main() -> None:
     args = parse_args()
-    run = Run(args, args.protocol)
+    run = TrainingRun(args, args.protocol)
     model = model_of(args).to(run.accelerator.device)
     run.write_model = model.save_pretrained
     settings = run.settings(PretrainingSettings)

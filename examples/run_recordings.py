@@ -30,7 +30,7 @@ from transformers import pipeline
 from transformers.utils.logging import disable_progress_bar
 
 from lwm_spectro_hf import IQClassificationPipeline, default_checkpoint
-from lwm_spectro_hf.data.labelled_recordings import QUANTITIES, LabelledRecording, open_labelled_recordings
+from lwm_spectro_hf.data.labelled_recordings import QUANTITIES, LabelledFile, open_labelled_recordings
 from lwm_spectro_hf.files import whole_file
 from lwm_spectro_hf.scripting import one_line_errors, usable_device
 
@@ -51,7 +51,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def verdicts(pipe: IQClassificationPipeline, recordings: Iterable[LabelledRecording]) -> Iterator[dict]:
+def verdicts(pipe: IQClassificationPipeline, recordings: Iterable[LabelledFile]) -> Iterator[dict]:
     """The true and the predicted labels of each recording, as rows of a table."""
     for labelled in recordings:
         answer = pipe(labelled.recording)

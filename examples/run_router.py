@@ -44,7 +44,7 @@ from lwm_spectro_hf.scripting import one_line_errors
 from lwm_spectro_hf.training.checkpoints import load_trained
 from lwm_spectro_hf.training.growth import start_router
 from lwm_spectro_hf.training.mixture import MixtureSettings, RouterTraining, score_router, shortened
-from lwm_spectro_hf.training.run import Run, add_model_options, add_options, experts_of
+from lwm_spectro_hf.training.run import TrainingRun, add_model_options, add_options, experts_of
 
 DEFAULTS = MixtureSettings(batch_size=96, learning_rate=1e-3)
 SCORED = {  # in the held-out city: preset, receiver, share of blind recordings that cover only part of a carrier
@@ -88,7 +88,7 @@ def main() -> None:
     args = parse_args()
     if args.experts and len(args.experts) != len(PROTOCOLS):
         raise SystemExit(f"--experts has {len(args.experts)} checkpoints; expected {', '.join(PROTOCOLS)}, in order.")
-    run = Run(args)
+    run = TrainingRun(args)
     torch.manual_seed(stable_seed("router", args.seed) % 2**31)
     mixture = LwmSpectroMoEForPreTraining.from_experts(
         experts_of(args),
@@ -132,7 +132,7 @@ def main() -> None:
     run.finish("router; shares of spectrograms whose protocol is told", results, scores)
 
 
-def held_out_of(name: str, receiver: str, partial: float, args: argparse.Namespace, run: Run) -> list[dict]:
+def held_out_of(name: str, receiver: str, partial: float, args: argparse.Namespace, run: TrainingRun) -> list[dict]:
     """Spectrograms of the preset `name` in the held-out city, by one kind of receiver."""
     recipe = replace(
         preset(name),

@@ -10,7 +10,7 @@ from lwm_spectro_hf import LwmSpectroConfig, LwmSpectroForPreTraining, Spectrogr
 from lwm_spectro_hf.data.builder import features
 from lwm_spectro_hf.data.parquet import ParquetSpectrograms, TooFewRowsError, load_spectrograms
 from lwm_spectro_hf.data.recipe import PROTOCOLS
-from lwm_spectro_hf.training.batches import LABELS, Batches, Interleaved, class_labels, contrastive_labels
+from lwm_spectro_hf.training.batches import NUM_CLASSES, Batches, Interleaved, class_labels, contrastive_labels
 from lwm_spectro_hf.training.masks import mask_noise
 from lwm_spectro_hf.training.throughput import peak_flops, training_flops
 
@@ -87,10 +87,10 @@ def test_classes_of_one_label():
         "snr_db": torch.tensor([-5.0, 25.2, 7.0, 10.0]),
         "mobility": torch.tensor([0, 2, -1, 1]),
     }
-    found = {name: class_labels(batch, name).tolist() for name in LABELS}
+    found = {name: class_labels(batch, name).tolist() for name in NUM_CLASSES}
     assert found["modulation"] == [1, -100, 4, -100] and found["mobility"] == [0, 2, -100, -100]
     assert found["snr_db"] == [0, 6, -100, -100], "7 dB is not of the grid, and noise has no SNR"
-    assert all(max(classes) < LABELS[name] for name, classes in found.items())
+    assert all(max(classes) < NUM_CLASSES[name] for name, classes in found.items())
 
 
 def test_mask_noise_is_uniform_and_belongs_to_the_sample():

@@ -23,7 +23,7 @@ from lwm_spectro_hf.data.builder import Split, build_parquet
 from lwm_spectro_hf.data.recipe import PROTOCOLS, preset
 from lwm_spectro_hf.training.mixture import MixtureHeads
 from lwm_spectro_hf.training.pretraining import PretrainingSettings
-from lwm_spectro_hf.training.run import TINY, Run, TrainingData, add_options
+from lwm_spectro_hf.training.run import TINY, TrainingData, TrainingRun, add_options
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = ["--batch-size", "8", "--chunk-size", "8", "--eval-samples", "16", "--device", "cpu"]
@@ -263,7 +263,7 @@ def test_baselines_are_fitted_to_the_same_rows_on_any_number_of_processes(data):
     for processes in (1, 2):
         accelerator = SimpleNamespace(num_processes=processes, process_index=0, device=torch.device("cpu"))
         of_run = SimpleNamespace(args=args, data=TrainingData(args, "LTE", accelerator))
-        fitted.append(Run.first_batches(of_run))
+        fitted.append(TrainingRun.first_batches(of_run))
     assert len(fitted[0]) == len(fitted[1]) > 0
     for one, two in zip(*fitted, strict=True):
         assert sorted(one["index"].tolist()) == sorted(two["index"].tolist())

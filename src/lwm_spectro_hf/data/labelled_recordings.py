@@ -16,7 +16,7 @@ UNKNOWN = ("", "none", "unknown")  # label values that mean there is no right an
 
 
 @dataclass(frozen=True, eq=False)
-class LabelledRecording:
+class LabelledFile:
     """A recording and its labels.
 
     Args:
@@ -30,9 +30,7 @@ class LabelledRecording:
     modulation: str | None
 
 
-def open_labelled_recordings(
-    folder: str | os.PathLike, labels: str | os.PathLike | None = None
-) -> list[LabelledRecording]:
+def open_labelled_recordings(folder: str | os.PathLike, labels: str | os.PathLike | None = None) -> list[LabelledFile]:
     """Opens all SigMF recordings of a folder with their labels.
 
     Labels are the fields `lwm:protocol` and `lwm:modulation` of the annotations or of the global object, as
@@ -47,7 +45,7 @@ def open_labelled_recordings(
             folder, if there is one. It names files relative to the folder, with or without a suffix.
 
     Returns:
-        `list[LabelledRecording]`: In the order of their names.
+        `list[LabelledFile]`: In the order of their names.
 
     Raises:
         FileNotFoundError: If the folder, the label file or a recording that it names is missing.
@@ -78,7 +76,7 @@ def open_labelled_recordings(
         recording = open_recording(path)
         truth = {**_metadata_labels(recording), **given.get(name, {})}
         if "protocol" in truth:
-            found.append(LabelledRecording(recording, truth["protocol"], truth.get("modulation")))
+            found.append(LabelledFile(recording, truth["protocol"], truth.get("modulation")))
         else:
             unlabelled.append(name)
     if unlabelled:
@@ -156,4 +154,4 @@ def _checked(name: str, value: Any, where: Path) -> str | None:
     return known[text]
 
 
-__all__ = ["LabelledRecording", "open_labelled_recordings"]
+__all__ = ["LabelledFile", "open_labelled_recordings"]

@@ -14,7 +14,7 @@ from . import networks
 from .features import EXPERT, MIXTURE, SPECTROGRAM, STATISTICS, TOP1, Checkpoint
 from .networks import Budget, TrainedNetwork
 from .probe import LogisticProbe
-from .tasks import Task
+from .tasks import BenchmarkTask
 
 
 class Baseline(Protocol):
@@ -181,12 +181,12 @@ def is_trained(name: str) -> bool:
     return name in MODELS and MODELS[name].is_trained
 
 
-def models_for(names: list[str], task: Task, checkpoint: Checkpoint) -> tuple[dict[str, Model], list[str]]:
+def models_for(names: list[str], task: BenchmarkTask, checkpoint: Checkpoint) -> tuple[dict[str, Model], list[str]]:
     """The entries of a task, by name: "lwm-expert-probe" becomes one for each expert that the task may need.
 
     Args:
         names (`list[str]`): Some of `MODELS`.
-        task ([`Task`]): With a single protocol, only its expert is used; with several, each expert is tried.
+        task ([`BenchmarkTask`]): With a single protocol, only its expert is used; with several, each expert is tried.
         checkpoint ([`Checkpoint`]): A single encoder has neither experts nor a mixture.
 
     Returns:

@@ -25,7 +25,16 @@ from .features import Checkpoint, FeatureStore
 from .modulation_bound import ModulationBound
 from .networks import IMAGENET
 from .presets import Preset
-from .tasks import Labels, Pool, Task, available_shots, fingerprint, rows_for_testing, rows_for_training, split_record
+from .tasks import (
+    BenchmarkTask,
+    Labels,
+    Pool,
+    available_shots,
+    fingerprint,
+    rows_for_testing,
+    rows_for_training,
+    split_record,
+)
 
 SCORE, BOUND, RUN = "score", "bound", "run"  # kinds of lines
 _IDENTITY = (
@@ -51,7 +60,7 @@ _PACKAGES = ("lwm-spectro-hf", "torch", "transformers", "scikit-learn")
 class Cell:
     """One run: a task, a model, a number of shots and a seed."""
 
-    task: Task
+    task: BenchmarkTask
     name: str
     model: Model
     shots: int
@@ -93,7 +102,7 @@ class Benchmark:
 
     Args:
         preset ([`Preset`]): Size of the benchmark.
-        tasks (`Sequence[Task]`): Tasks to run.
+        tasks (`Sequence[BenchmarkTask]`): Tasks to run.
         models (`Sequence[str]`): Names of `MODELS`.
         pool ([`Pool`]): Source of the rows.
         labels (`dict`): Labels of the rows of the pool.
@@ -109,7 +118,7 @@ class Benchmark:
     def __init__(
         self,
         preset: Preset,
-        tasks: Sequence[Task],
+        tasks: Sequence[BenchmarkTask],
         models: Sequence[str],
         pool: Pool,
         labels: Labels,
@@ -135,7 +144,7 @@ class Benchmark:
         self._bounded = [task for task in tasks if task.target == "modulation" and pool.receiver == "synchronous"]
         self.results = ResultsFile(self.out / "results.jsonl")
 
-    def _cells(self, task: Task, names: list[str], shots: Sequence[int] | None) -> list[Cell]:
+    def _cells(self, task: BenchmarkTask, names: list[str], shots: Sequence[int] | None) -> list[Cell]:
         available = available_shots(task, self.labels)
         chosen, reasons = models_for(names, task, self.checkpoint)
         wanted = self.preset.shots[task.name] if shots is None else tuple(sorted(set(shots)))
@@ -162,7 +171,7 @@ class Benchmark:
             if num in taken[name]
         ]
 
-    def _shots_of(self, name: str, task: Task, kept: list[int]) -> list[int]:
+    def _shots_of(self, name: str, task: BenchmarkTask, kept: list[int]) -> list[int]:
         """The N of a task at which the preset runs a model."""
         if not is_trained(name):
             return kept
@@ -233,7 +242,7 @@ class Benchmark:
         }
 
     def _mobility_per_doppler(
-        self, task: Task, rows: np.ndarray, truth: np.ndarray, answer: np.ndarray
+        self, task: BenchmarkTask, rows: np.ndarray, truth: np.ndarray, answer: np.ndarray
     ) -> dict[str, float]:
         """Accuracy for mobility by the largest Doppler shift of a row; empty for tasks without mobility."""
         if "mobility" not in task.target:

@@ -10,19 +10,19 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..plotting import show_confusion
-from .report import Run, is_pretrained, spread
+from .report import BenchmarkRun, is_pretrained, spread
 from .tasks import TASKS
 
 _COLORS = ("#0072b2", "#56b4e9", "#009e73", "#d55e00", "#e69f00", "#cc79a7", "#f0e442", "#000000")
 _MARKERS = "osD^vPX*"
 
 
-def draw_benchmark(folder: str | os.PathLike, run: Run, prefix: str) -> list[Path]:
+def draw_benchmark(folder: str | os.PathLike, run: BenchmarkRun, prefix: str) -> list[Path]:
     """Draw one run.
 
     Args:
         folder (`str` or `os.PathLike`): Where to; made if missing.
-        run ([`Run`]): Its results.
+        run ([`BenchmarkRun`]): Its results.
         prefix (`str`): Start of the file names.
 
     Returns:
@@ -31,7 +31,7 @@ def draw_benchmark(folder: str | os.PathLike, run: Run, prefix: str) -> list[Pat
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    drawings: dict[str, tuple[list[str], Callable[[Axes, Run, str], None]]] = {
+    drawings: dict[str, tuple[list[str], Callable[[Axes, BenchmarkRun, str], None]]] = {
         "shots": (run.tasks, _draw_shots),
         "snr": ([task for task in run.tasks if task in run.bounds], _draw_snr),
         "confusion": ([task for task in run.tasks if run.best(task, run.widest(task))], _draw_confusion),
@@ -45,7 +45,7 @@ def draw_benchmark(folder: str | os.PathLike, run: Run, prefix: str) -> list[Pat
     return paths
 
 
-def _panels(run: Run, tasks: list[str], draw: Callable[[Axes, Run, str], None]) -> Figure:
+def _panels(run: BenchmarkRun, tasks: list[str], draw: Callable[[Axes, BenchmarkRun, str], None]) -> Figure:
     """One panel per task, three in a row, with one shared legend."""
     columns = min(3, len(tasks))
     rows = -(-len(tasks) // columns)
@@ -65,7 +65,7 @@ def _panels(run: Run, tasks: list[str], draw: Callable[[Axes, Run, str], None]) 
     return figure
 
 
-def _style(run: Run, name: str) -> dict:
+def _style(run: BenchmarkRun, name: str) -> dict:
     """Color, marker and line of a model, the same in all panels; dashed without pretraining."""
     place = list(run.titles).index(name)
     return {
@@ -76,7 +76,7 @@ def _style(run: Run, name: str) -> dict:
     }
 
 
-def _draw_shots(axis: Axes, run: Run, task: str) -> None:
+def _draw_shots(axis: Axes, run: BenchmarkRun, task: str) -> None:
     for name in run.models(task):
         shots = [num for num in run.shots(task) if run.values(task, name, num, "macro_f1")]
         scores = [spread(run.values(task, name, num, "macro_f1")) for num in shots]
@@ -89,7 +89,7 @@ def _draw_shots(axis: Axes, run: Run, task: str) -> None:
     axis.set_ylim(0, 100)
 
 
-def _draw_snr(axis: Axes, run: Run, task: str) -> None:
+def _draw_snr(axis: Axes, run: BenchmarkRun, task: str) -> None:
     shots, bound = run.widest(task), run.bounds[task]["per_snr"]
     snrs_db = list(map(float, bound))
     for name in run.models(task):
@@ -103,7 +103,7 @@ def _draw_snr(axis: Axes, run: Run, task: str) -> None:
     axis.set_ylim(0, 102)
 
 
-def _draw_confusion(axis: Axes, run: Run, task: str) -> None:
+def _draw_confusion(axis: Axes, run: BenchmarkRun, task: str) -> None:
     shots = run.widest(task)
     name = run.best(task, shots)
     lines = run.cells[task, name, shots]
@@ -113,7 +113,7 @@ def _draw_confusion(axis: Axes, run: Run, task: str) -> None:
     axis.set_ylabel("sent", fontsize=8)
 
 
-def _draw_cost(axis: Axes, run: Run, task: str) -> None:
+def _draw_cost(axis: Axes, run: BenchmarkRun, task: str) -> None:
     """Accuracy over milliseconds; the area of a marker grows with the logarithm of the number of parameters."""
     shots = run.widest(task)
     for name in run.models(task):

@@ -8,7 +8,7 @@ import torch
 
 from ..data.recipe import MODES, MODULATIONS, PROTOCOLS, SNRS_DB, stable_seed
 from .bound import likelihood_bound
-from .tasks import Labels, Task
+from .tasks import BenchmarkTask, Labels
 
 # Subcarriers with data of a WiFi symbol, at most (802.11n). LTE and 5G count as filling all bins of a spectrogram:
 # for carriers that fill fewer, the bound is only looser.
@@ -57,7 +57,7 @@ class ModulationBound:
         self.shape, self.trials = (num_frames, num_freq_bins), trials
         self._found: dict[tuple, dict[str, float]] = {}
 
-    def record(self, task: Task, labels: Labels, rows: Sequence[int]) -> dict[str, Any]:
+    def record(self, task: BenchmarkTask, labels: Labels, rows: Sequence[int]) -> dict[str, Any]:
         """Score of the observer on the test rows of a task, given their protocol.
 
         Returns:

@@ -37,7 +37,7 @@ def spread(values: Sequence[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-class Run:
+class BenchmarkRun:
     """The lines of one preset on one pool.
 
     Attributes:
@@ -118,7 +118,7 @@ def is_pretrained(name: str) -> bool:
     return name.startswith("lwm-") and not name.startswith("lwm-scratch")
 
 
-def runs_of(lines: Sequence[Line]) -> dict[tuple[str, str], Run]:
+def runs_of(lines: Sequence[Line]) -> dict[tuple[str, str], BenchmarkRun]:
     """Results by preset and pool; those of another budget or other labels than the latest ones are left out."""
     groups: dict[tuple[str, str], list[Line]] = defaultdict(list)
     for line in lines:
@@ -128,7 +128,7 @@ def runs_of(lines: Sequence[Line]) -> dict[tuple[str, str], Run]:
         latest = group[-1]
         same = [line for line in group if all(line[name] == latest[name] for name in ("budget", "labels"))]
         if any(line["kind"] == SCORE for line in same):
-            found[key] = Run(same)
+            found[key] = BenchmarkRun(same)
     return found
 
 
@@ -188,7 +188,7 @@ def card_section(lines: Sequence[Line], checkpoint: str) -> str:
     return "\n".join(parts)
 
 
-def _section(key: tuple[str, str], run: Run, figures: Sequence[Path]) -> Iterator[str]:
+def _section(key: tuple[str, str], run: BenchmarkRun, figures: Sequence[Path]) -> Iterator[str]:
     preset, pool = key
     first = run.lines[0]
     yield f"## {preset}: {pool}\n"
@@ -210,18 +210,18 @@ def _section(key: tuple[str, str], run: Run, figures: Sequence[Path]) -> Iterato
         yield "".join(f"- {reason}\n" for reason in run.left_out)
 
 
-def _steps(run: Run) -> str:
+def _steps(run: BenchmarkRun) -> str:
     budget = run.lines[0]["budget"]
     text = f"{budget['steps']:,} steps of {budget['batch_size']} rows"
     fitted = budget.get("fitted_steps")
     return text if fitted is None else f"{text}, {fitted:,} for what begins with a fitted head"
 
 
-def _versions(run: Run) -> str:
+def _versions(run: BenchmarkRun) -> str:
     return ", ".join(f"{name} {value}" for name, value in run.lines[-1]["versions"].items())
 
 
-def table(run: Run, task: str) -> str:
+def table(run: BenchmarkRun, task: str) -> str:
     """Macro-F1 [%] by model and N, beside the paper's."""
     shots = run.shots(task)
     lines = [line for line in run.lines if line["task"] == task]
@@ -238,7 +238,7 @@ def table(run: Run, task: str) -> str:
     )
 
 
-def snr_table(run: Run, task: str) -> str:
+def snr_table(run: BenchmarkRun, task: str) -> str:
     """Accuracy [%] by SNR at the N that most models have: the best LWM, the best of the others, and the bound."""
     shots, bound = run.widest(task), run.bounds[task]
     snrs_db = list(bound["per_snr"])
@@ -260,7 +260,7 @@ def snr_table(run: Run, task: str) -> str:
     )
 
 
-def parts_table(run: Run, task: str) -> str:
+def parts_table(run: BenchmarkRun, task: str) -> str:
     """SNR and mobility by themselves [%]: the best LWM and the best of the others, at the N that most models have."""
     shots, names = run.widest(task), run.rivals(task)
     lines = [line for name in names for line in run.cells[task, name, shots]]
@@ -284,7 +284,7 @@ def parts_table(run: Run, task: str) -> str:
     )
 
 
-def cost_table(run: Run) -> str:
+def cost_table(run: BenchmarkRun) -> str:
     """Weights, milliseconds and training time, over all that was run."""
     rows = [["", "parameters [thousands]", "ms a spectrogram, batches of 64", "training [s]"]]
     names = dict.fromkeys(name for task in run.tasks for name in run.models(task))

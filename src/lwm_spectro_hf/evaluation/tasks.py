@@ -18,7 +18,7 @@ from ..data.builder import Split, build_parquet
 from ..data.recipe import MOBILITIES, MODES, MODULATIONS, PROTOCOLS, SNRS_DB, Recipe, preset, stable_seed
 from ..feature_extraction_lwm_spectro import SpectrogramFeatureExtractor
 
-RECEIVERS = {"synchronous": "paper", "blind": "blind"}  # and the presets of their recipes
+PRESETS_OF_RECEIVERS = {"synchronous": "paper", "blind": "blind"}  # presets of recipes
 MOVING = ("pedestrian", "vehicular")
 TEST_USERS = 3  # one user in this many is for testing
 _IDENTITY = ("protocol", "modulation", "snr_db", "mobility", "user", "scenario", "index")
@@ -27,7 +27,7 @@ Labels = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Task:
+class BenchmarkTask:
     """One classification task.
 
     Attributes:
@@ -73,23 +73,27 @@ _MODULATION_SHOTS = (2, 4, 8, 16, 32, 64, 128, 256)
 TASKS = {
     task.name: task
     for task in (
-        Task(
+        BenchmarkTask(
             "joint-lte",
             "SNR and mobility, LTE (Table II)",
             "snr_db+mobility",
             ("LTE",),
             (5, 10, 20, 50, 100, 200, 400),
         ),
-        Task(
+        BenchmarkTask(
             "joint-mixed",
             "SNR and mobility, WiFi, LTE and 5G (Table III)",
             "snr_db+mobility",
             PROTOCOLS,
             (100, 200, 400, 800, 1600, 3200),
         ),
-        Task("modulation", "Modulation, WiFi, LTE and 5G (Fig. 5)", "modulation", PROTOCOLS, _MODULATION_SHOTS),
+        BenchmarkTask(
+            "modulation", "Modulation, WiFi, LTE and 5G (Fig. 5)", "modulation", PROTOCOLS, _MODULATION_SHOTS
+        ),
         *(
-            Task(f"modulation-{name.lower()}", f"Modulation, {name}", "modulation", (name,), _MODULATION_SHOTS)
+            BenchmarkTask(
+                f"modulation-{name.lower()}", f"Modulation, {name}", "modulation", (name,), _MODULATION_SHOTS
+            )
             for name in PROTOCOLS
         ),
     )
@@ -116,8 +120,10 @@ class Pool:
     seed: int = 0
 
     def __post_init__(self):
-        if self.receiver not in RECEIVERS:
-            raise ValueError(f"There is no receiver {self.receiver!r}; expected one of {', '.join(RECEIVERS)}.")
+        if self.receiver not in PRESETS_OF_RECEIVERS:
+            raise ValueError(
+                f"There is no receiver {self.receiver!r}; expected one of {', '.join(PRESETS_OF_RECEIVERS)}."
+            )
         if self.city not in list_scenarios() and not Path(self.city).is_dir():
             raise ValueError(
                 f"There is no city {self.city!r}; expected one of {', '.join(list_scenarios())}, or a folder."
@@ -134,7 +140,7 @@ class Pool:
 
     def recipe(self, extractor: SpectrogramFeatureExtractor) -> Recipe:
         """The recipe of its recordings, for the frames of a front-end."""
-        return preset(RECEIVERS[self.receiver]).narrowed(
+        return preset(PRESETS_OF_RECEIVERS[self.receiver]).narrowed(
             channels=(self.city,),
             mobilities=MOVING,
             noise_share=0.0,
@@ -176,16 +182,16 @@ def is_test_user(labels: Labels) -> np.ndarray:
     return np.array([for_test[channel] for channel in channels], dtype=bool)
 
 
-def available_shots(task: Task, labels: Labels) -> int:
+def available_shots(task: BenchmarkTask, labels: Labels) -> int:
     """Number of training rows of the smallest class."""
     return min(len(rows) for rows in _rows_by_class(task, labels, False, "shots"))
 
 
-def rows_for_training(task: Task, labels: Labels, shots: int, seed: int) -> np.ndarray:
+def rows_for_training(task: BenchmarkTask, labels: Labels, shots: int, seed: int) -> np.ndarray:
     """Rows to train on: `shots` of each class; with the same seed, more shots include all of fewer shots.
 
     Args:
-        task ([`Task`]): The task.
+        task ([`BenchmarkTask`]): The task.
         labels (`dict`): Of the pool, see [`~data.parquet.load_labels`].
         shots (`int`): Rows of each class.
         seed (`int`): Decides which ones.
@@ -206,7 +212,7 @@ def rows_for_training(task: Task, labels: Labels, shots: int, seed: int) -> np.n
     return np.stack([rows[:shots] for rows in by_class], 1).ravel()
 
 
-def rows_for_testing(task: Task, labels: Labels, max_rows: int) -> np.ndarray:
+def rows_for_testing(task: BenchmarkTask, labels: Labels, max_rows: int) -> np.ndarray:
     """Rows to test on, equally many of each class, `max_rows` at most. They are the same for every seed and N.
 
     Raises:
@@ -222,7 +228,7 @@ def rows_for_testing(task: Task, labels: Labels, max_rows: int) -> np.ndarray:
     return np.stack([rows[:count] for rows in by_class], 1).ravel()
 
 
-def _rows_by_class(task: Task, labels: Labels, for_test: bool, *key: Any) -> list[np.ndarray]:
+def _rows_by_class(task: BenchmarkTask, labels: Labels, for_test: bool, *key: Any) -> list[np.ndarray]:
     """Rows of each class on one side of the split, in a random order given by the key."""
     classes = np.where(is_test_user(labels) == for_test, task.labels(labels), -1)
     index = labels["index"].tolist()
@@ -244,7 +250,7 @@ def fingerprint(labels: Labels) -> str:
     return digest.hexdigest()[:16]
 
 
-def split_record(task: Task, labels: Labels, max_test_rows: int, shots: int, seeds: int) -> dict[str, Any]:
+def split_record(task: BenchmarkTask, labels: Labels, max_test_rows: int, shots: int, seeds: int) -> dict[str, Any]:
     """Training and test rows, so that others can use the same.
 
     Returns:

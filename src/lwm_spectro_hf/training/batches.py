@@ -10,7 +10,11 @@ import torch
 from ..data.recipe import MOBILITIES, MODULATIONS, SNRS_DB
 from ..phy.bits import table_on
 
-LABELS = {"modulation": len(MODULATIONS), "snr_db": len(SNRS_DB), "mobility": len(MOBILITIES)}  # number of classes
+NUM_CLASSES = {
+    "modulation": len(MODULATIONS),
+    "snr_db": len(SNRS_DB),
+    "mobility": len(MOBILITIES),
+}  # number of classes
 
 
 class BlockSource(Protocol):
@@ -158,7 +162,7 @@ def class_labels(batch: dict[str, torch.Tensor], name: str) -> torch.Tensor:
 
     Args:
         batch (`dict[str, torch.Tensor]`): Labels of shape `(batch,)`.
-        name (`str`): One of `LABELS`; an SNR is assigned to the class of the grid within half a dB.
+        name (`str`): One of `NUM_CLASSES`; an SNR is assigned to the class of the grid within half a dB.
 
     Returns:
         `torch.Tensor` of shape `(batch,)`, int64, as [`torch.nn.functional.cross_entropy`] takes it.
@@ -179,17 +183,17 @@ def contrastive_labels(batch: dict[str, torch.Tensor], names: Sequence[str]) -> 
 
     Args:
         batch (`dict[str, torch.Tensor]`): Labels of shape `(batch,)`; SNRs are rounded to whole dB.
-        names (`Sequence[str]`): Some of `LABELS`.
+        names (`Sequence[str]`): Some of `NUM_CLASSES`.
 
     Returns:
         `torch.Tensor` of shape `(batch,)`, int64.
 
     Raises:
-        ValueError: If there is no name, or one that is not in `LABELS`.
+        ValueError: If there is no name, or one that is not in `NUM_CLASSES`.
     """
-    wrong = [name for name in names if name not in LABELS]
+    wrong = [name for name in names if name not in NUM_CLASSES]
     if wrong or not names:
-        raise ValueError(f"Contrastive labels are {list(names)}; expected some of {', '.join(LABELS)}.")
+        raise ValueError(f"Contrastive labels are {list(names)}; expected some of {', '.join(NUM_CLASSES)}.")
     combined = torch.zeros_like(batch["protocol"])
     known = batch["protocol"] >= 0  # noise has no labels
     for name in names:

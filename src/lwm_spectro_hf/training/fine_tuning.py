@@ -36,7 +36,7 @@ from .checkpoints import absent_weights, check_weights
 from .loop import Deadline, DivergedError
 
 METHODS = ("frozen", "full", "lora", "scratch")
-HEADS = ("residual_cnn", "linear")
+HEAD_TYPES = ("residual_cnn", "linear")
 
 
 def load_pretrained(checkpoint: str, expert: str | None = None) -> tuple[LwmSpectroPreTrainedModel, bool]:

@@ -28,7 +28,7 @@ _RESOLUTION_ERROR, _UNKNOWN_RESOLUTION = 0.08, 0.3
 _SHORT = 0.4  # share of spectrograms with a frame per symbol that training shortens, see `shorten`
 JOINT_TASK = "snr_db+mobility"
 JOINT_LABELS = [f"{snr_db}+{mobility}" for snr_db in SNRS_DB for mobility in MOBILITIES]
-HEADS = {
+DEFAULT_HEADS = {
     "task_name": "modulation",
     "id2label": dict(enumerate(MODULATIONS)),
     "label2id": {name: index for index, name in enumerate(MODULATIONS)},
@@ -148,7 +148,7 @@ class MixtureHeads(nn.Module):
 
     def __init__(self, pretraining: LwmSpectroMoEForPreTraining):
         super().__init__()
-        config = type(pretraining.config).from_dict({**pretraining.config.to_dict(), **HEADS})
+        config = type(pretraining.config).from_dict({**pretraining.config.to_dict(), **DEFAULT_HEADS})
         self.classifier = LwmSpectroMoEForSequenceClassification(config)
         self.classifier.lwm_spectro_moe = pretraining.lwm_spectro_moe
         self.pretraining = pretraining

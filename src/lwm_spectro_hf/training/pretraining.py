@@ -11,7 +11,7 @@ from torch import nn
 
 from ..modeling_lwm_spectro import LwmSpectroForPreTraining, LwmSpectroForPreTrainingOutput
 from ..objectives_lwm_spectro import joint_loss, supervised_contrastive_loss
-from .batches import LABELS, Batches, class_labels, contrastive_labels
+from .batches import NUM_CLASSES, Batches, class_labels, contrastive_labels
 from .loop import TrainingLoop, TrainingSettings
 from .masks import mask_noise
 from .throughput import training_flops
@@ -54,7 +54,7 @@ class LabelledExpert(nn.Module):
 
     Args:
         expert ([`LwmSpectroForPreTraining`]): The expert to train.
-        labels (`Sequence[str]`): Some of `LABELS`.
+        labels (`Sequence[str]`): Some of `NUM_CLASSES`.
         part (`str`, *optional*, defaults to `"all"`): One of `PARTS`. Weights and running statistics of the other
             parts stay as they are.
 
@@ -70,7 +70,7 @@ class LabelledExpert(nn.Module):
         if part != "all":
             expert.requires_grad_(False)
             self._trained().requires_grad_(True)
-        self.heads = nn.ModuleDict({name: nn.Linear(expert.config.hidden_size, LABELS[name]) for name in labels})
+        self.heads = nn.ModuleDict({name: nn.Linear(expert.config.hidden_size, NUM_CLASSES[name]) for name in labels})
 
     def _trained(self) -> nn.Module:
         expert = self.expert

@@ -353,7 +353,7 @@ class Log:
                 stream.write(json.dumps(entry) + "\n")
 
 
-class Run:
+class TrainingRun:
     """One call of a training script.
 
     Args:
