@@ -614,7 +614,9 @@ class LwmSpectroForSequenceClassification(LwmSpectroPreTrainedModel):
 
 def _saved_beside():
     # Never called. For a checkpoint with its own code, Transformers saves the files that this one imports beside the
-    # model. The pipeline, which the configuration names, must be among them.
+    # model. The pipeline, which the configuration names, must be among them, and also what these files import in turn:
+    # before version 5.12, nothing else of a local folder could be found.
+    from .evidence_lwm_spectro import Evidence  # noqa: F401
     from .pipeline_lwm_spectro import IQClassificationPipeline  # noqa: F401
 
 

@@ -383,6 +383,10 @@ class MaskedConvLstmForSemanticSegmentation(MaskedConvLstmPreTrainedModel):
 
 def _saved_beside():
     # Never called, see `modeling_lwm_spectro.py`.
+    from .configuration_lwm_spectro import LwmSpectroConfig  # noqa: F401
+    from .evidence_lwm_spectro import Evidence  # noqa: F401
+    from .feature_extraction_lwm_spectro import SpectrogramFeatureExtractor  # noqa: F401
+    from .pipeline_lwm_spectro import IQClassificationPipeline  # noqa: F401
     from .pipeline_masked_conv_lstm import IQSegmentationPipeline  # noqa: F401
 
 
