@@ -277,6 +277,15 @@ class LwmSpectroMoEPreTrainedModel(LwmSpectroPreTrainedModel):
         r"^additional_classifiers\.",
     ]
 
+    def set_attn_implementation(self, *args, **kwargs) -> None:
+        """As in Transformers, also of the router, and more than once."""
+        super().set_attn_implementation(*args, **kwargs)
+        for module in self.modules():
+            if isinstance(module, LwmSpectroPreTrainedModel):
+                # A mark that Transformers up to 5.17 leaves on configurations that are not in `sub_configs`, such as
+                # that of a router, which is why it would not change them again.
+                vars(module.config).pop("_attn_was_changed", None)
+
     @classmethod
     def from_experts(
         cls, experts: list[LwmSpectroPreTrainedModel], router: LwmSpectroMoERouter | None = None, **kwargs
