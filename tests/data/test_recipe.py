@@ -104,13 +104,13 @@ def test_a_recipe_is_read_back_from_its_file(tmp_path, suffix):
 def test_yaml_with_some_fields_and_a_preset(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(
-        "preset: blind\nprotocols: [LTE]\nsnrs_db: [-5, .inf, inf]\nduration_s: 2e-3\nusers: 10\n"
+        "preset: blind\nprotocols: [LTE]\nsnrs_db: [-5, .inf, inf]\nduration_s: 2e-3\nusers: 1e1\n"
         "carriers_hz: {LTE: [2e9]}\nchannels: [munich, TDL-A]\n"
     )
     recipe = Recipe.load(path)
     assert recipe.protocols == ("LTE",) and recipe.snrs_db == (-5, math.inf, math.inf)
     assert recipe.duration_s == 2e-3 and recipe.carriers_hz == {"LTE": (2e9,)}, "YAML itself takes 2e9 for text"
-    assert recipe.channels == ("munich", "TDL-A") and recipe.users == 10
+    assert recipe.channels == ("munich", "TDL-A") and recipe.users == 10 and type(recipe.users) is int
     assert recipe.receivers == {"blind": 1.0} and recipe.noise_share == 0.05
 
 
@@ -214,6 +214,13 @@ def test_offered_modes_hold_those_of_the_grid():
         ({"delay_spreads_s": {"WiFi": [1e-7, 1e-8]}}, "delay_spreads_s of WiFi .*lowest and highest"),
         ({"speeds_mps": {"static": [0, 0]}}, "speeds_mps of pedestrian is None"),
         ({"antenna_ports": [3]}, "antenna_ports is .*1, 2 or 4"),
+        ({"antenna_ports": [2.0]}, "antenna_ports is .*1, 2 or 4"),
+        ({"antenna_ports": [True]}, "antenna_ports is .*1, 2 or 4"),
+        (
+            {"protocols": ["LTE"], "resource_blocks": {"LTE": [6.0]}},
+            r"resource_blocks of LTE .*6, 15, 25, 50, 75, 100",
+        ),
+        ({"protocols": ["LTE"], "symbol_steps": {"LTE": [True]}}, "symbol_steps of LTE .*whole numbers"),
         ({"adc_bits": [1, 8]}, "adc_bits"),
         ({"snr_db": [10]}, "no 'snr_db'; expected preset or one of .*snrs_db"),
         ({"preset": "papper"}, "no recipe 'papper'"),

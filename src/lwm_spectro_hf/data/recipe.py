@@ -217,7 +217,7 @@ class Recipe:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected a share from 0 to 1.")
         for name, least in (("users", 1), ("max_samples", 1), ("num_frames", 2), ("fft_size", 2), ("chunk_size", 1)):
             value = getattr(self, name)
-            if not (isinstance(value, int) and not isinstance(value, bool) and value >= least):
+            if not _is_whole(value, least):
                 raise ValueError(f"{name} is {value!r}; expected a whole number, {least} at least.")
         if not (_is_number(self.duration_s) and _SHORTEST_S <= self.duration_s < math.inf):
             raise ValueError(f"duration_s is {self.duration_s!r}; expected a number, {_SHORTEST_S:g} at least.")
@@ -233,7 +233,7 @@ class Recipe:
                 f"fft_size is {self.fft_size}; expected a multiple of {unit} where frames are symbols: cyclic "
                 "prefixes are whole samples."
             )
-        if not _all_of(self.antenna_ports, lambda ports: ports in (1, 2, 4)):
+        if not _all_of(self.antenna_ports, lambda ports: _is_whole(ports) and ports in (1, 2, 4)):
             raise ValueError(f"antenna_ports is {self.antenna_ports!r}; expected a list of 1, 2 or 4.")
         if not _all_of(self.radio_rates_hz, _is_positive):
             raise ValueError(f"radio_rates_hz is {self.radio_rates_hz!r}; expected a list of numbers above 0.")
@@ -252,7 +252,7 @@ class Recipe:
     def _check_widths(self, protocol: str) -> None:
         """Check the carrier widths of a protocol, and the step between frames for each subcarrier spacing."""
         widths, keys = self.resource_blocks.get(protocol), [protocol]
-        if protocol == "LTE" and not _all_of(widths, lambda width: width in tuple(lte.FFT_SIZES)):
+        if protocol == "LTE" and not _all_of(widths, lambda width: _is_whole(width) and width in lte.FFT_SIZES):
             listed = ", ".join(map(str, lte.FFT_SIZES))
             raise ValueError(f"resource_blocks of LTE is {widths!r}; expected a list of {listed}.")
         if protocol == "5G":
@@ -264,7 +264,7 @@ class Recipe:
             keys = [f"5G {spacing_khz} kHz" for spacing_khz in dict.fromkeys(width[0] for width in widths)]
         for key in keys:
             steps = self.symbol_steps.get(key)
-            if not _all_of(steps, lambda step: isinstance(step, int) and step > 0):
+            if not _all_of(steps, _is_whole):
                 raise ValueError(f"symbol_steps of {key} is {steps!r}; expected a list of whole numbers above 0.")
 
     @classmethod
@@ -459,14 +459,19 @@ def _plain(value: Any, names: bool = False) -> Any:
         return tuple(_plain(entry, names) for entry in value)
     if isinstance(value, str) and not names:
         try:
-            return float(value)
+            number = float(value)
         except ValueError:
             return value
+        return int(number) if number.is_integer() else number  # 1e3 users are 1000
     return value
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+
+
+def _is_whole(value: Any, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _is_positive(value: Any) -> bool:
@@ -478,7 +483,7 @@ def _is_nr_width(width: Any) -> bool:
         isinstance(width, tuple)
         and len(width) == 2
         and width[0] in (15, 30)
-        and all(isinstance(part, int) for part in width)
+        and all(map(_is_whole, width))
         and 11 <= width[1] <= 273
     )
 
