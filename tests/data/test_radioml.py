@@ -91,7 +91,7 @@ class Test2016:
         with pytest.raises(ValueError, match="class_names"):
             load_radioml(tmp_path / "a.pkl", ["QPSK"])
 
-    @pytest.mark.parametrize("kept", [0, 1, 50, 2000, -1])
+    @pytest.mark.parametrize("kept", [0, 1, 22, 50, 2000, -1])  # 22 ends within a number
     @pytest.mark.parametrize("protocol", [0, 2])
     def test_truncated(self, tmp_path, protocol, kept):
         path = tmp_path / "short.pkl"
@@ -243,6 +243,15 @@ class Test2018:
         path.write_bytes(path.read_bytes()[:5000])
         with pytest.raises(ValueError, match="5,000 bytes that are not a whole HDF5 file"):
             load_radioml_2018(path)
+
+    def test_damaged(self, path):
+        whole = path.read_bytes()
+        damaged = [whole.replace(signature, b"gone") for signature in (b"TREE", b"HEAP", b"SNOD")]
+        assert whole not in damaged
+        for content in damaged:
+            path.write_bytes(content)
+            with pytest.raises(ValueError, match="not a whole HDF5 file.*copy it again"):
+                load_radioml_2018(path)
 
     @pytest.mark.parametrize(
         ("name", "value", "message"),

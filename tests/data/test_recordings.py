@@ -1,7 +1,9 @@
 """Recordings on disk: what is read is what was written, in constant memory, and a bad file says why."""
 
+import errno
 import json
 import pickle
+import resource
 import struct
 import tarfile
 import tracemalloc
@@ -34,6 +36,17 @@ def write_pair(folder, data: bytes, name="recording", captures=None, annotations
     path = folder / f"{name}.sigmf-meta"
     path.write_text(json.dumps(metadata))
     return path
+
+
+def test_a_full_disk_is_called_so(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            write_sigmf(tmp_path / "large", noise(10_000), RATE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.errno == errno.EFBIG and not list(tmp_path.iterdir())
 
 
 def test_the_home_folder_has_its_short_name(tmp_path, monkeypatch):
@@ -500,9 +513,10 @@ class TestErrors:
         path.write_bytes(path.read_bytes()[:-80])
         with pytest.raises(ValueError, match="not a whole .npy file .*save it again"):
             open_recording(path, sampling_rate=RATE)
-        path.write_bytes(b"")
-        with pytest.raises(ValueError, match="not a whole .npy file"):
-            open_recording(path, sampling_rate=RATE)
+        for broken in (b"", path.read_bytes().replace(b"}", b" ", 1)):
+            path.write_bytes(broken)
+            with pytest.raises(ValueError, match="not a whole .npy file"):
+                open_recording(path, sampling_rate=RATE)
         np.save(path, np.array([{}, 1], dtype=object))
         with pytest.raises(ValueError, match="not a whole .npy file"):
             open_recording(path, sampling_rate=RATE)
@@ -537,7 +551,8 @@ class TestErrors:
         whole = path.read_bytes()
         packed = bytearray(whole)
         packed[32:36] = struct.pack("<HH", 6, 24)  # three bytes a value
-        for broken in (whole[:-100], whole[:30], whole[:3], b"", b"RIFF" + bytes(60), bytes(packed)):
+        stopped = whole[:4] + bytes(4) + whole[8:]  # by a program that writes the size at the end
+        for broken in (whole[:-100], whole[:30], whole[:3], b"", b"RIFF" + bytes(60), bytes(packed), stopped):
             path.write_bytes(broken)
             with pytest.raises(ValueError, match="not a whole .wav file|holds no samples"):
                 open_recording(path)

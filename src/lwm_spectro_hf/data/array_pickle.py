@@ -7,6 +7,7 @@ created only after everything that the file says about them has been checked.
 
 import pickle
 import re
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -45,7 +46,7 @@ def read_array_pickle(stream: BinaryIO) -> list[tuple[Any, np.ndarray]]:
     """
     try:
         content = _Unpickler(stream).load()
-    except (EOFError, MemoryError, LookupError, TypeError, ValueError) as error:
+    except (EOFError, MemoryError, LookupError, TypeError, ValueError, struct.error) as error:
         # The unpickler has no error of its own for most damage: an empty stack, for instance, is an IndexError.
         raise pickle.UnpicklingError(_described(error)) from error
     if not isinstance(content, _Items) or not content:

@@ -14,7 +14,7 @@ import pickle
 import tarfile
 import zlib
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -344,17 +344,18 @@ def _hdf5_datasets(path: Path):
     if not path.exists():
         raise FileNotFoundError(f"There is no file {path}. Expected RadioML 2018.01A, `GOLD_XYZ_OSC.0001_1024.hdf5`.")
     h5py = require("h5py", "train")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(
-            f"{path}: {path.stat().st_size:,} bytes that are not a whole HDF5 file ({error}). Expected RadioML "
-            "2018.01A: it may be truncated; copy it again."
-        ) from error
-    with file:
+    with ExitStack() as opened:
+        try:
+            file = opened.enter_context(h5py.File(path, "r"))
+            members = {name: stored_within(file, name) for name in "XYZ"}
+        except (OSError, RuntimeError, LookupError) as error:
+            raise ValueError(
+                f"{path}: {path.stat().st_size:,} bytes that are not a whole HDF5 file ({error}). Expected RadioML "
+                "2018.01A: it may be truncated; copy it again."
+            ) from error
         datasets = []
         for name, ndim in (("X", 3), ("Y", 2), ("Z", 2)):
-            found = stored_within(file, name)
+            found = members[name]
             is_plain = isinstance(found, h5py.Dataset)
             if not is_plain or found.ndim != ndim or found.dtype.kind not in "fiu":
                 about = f"{found.shape}, {found.dtype}" if is_plain else "missing, or not stored in the file"

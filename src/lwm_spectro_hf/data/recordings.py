@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import struct
 import tarfile
 import uuid
 import warnings
@@ -360,7 +359,8 @@ def write_sigmf(
     final["base_fn"].parent.mkdir(parents=True, exist_ok=True)
     aside = get_sigmf_filenames(final["base_fn"].with_name(f".{final['base_fn'].name}.{uuid.uuid4().hex}"))
     try:
-        iq.astype("<c8", copy=False).tofile(aside["data_fn"])
+        # Not by `tofile`, which calls a full disk "768000 requested and 129536 written".
+        aside["data_fn"].write_bytes(np.ascontiguousarray(iq, "<c8").view(np.uint8).data)
         metadata = sigmf.SigMFFile(global_info=info)
         metadata.add_capture(0, capture)
         for mark in marks:
@@ -418,7 +418,7 @@ def _open_wav(path: Path, sampling_rate: float | None) -> Recording:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", wavfile.WavFileWarning)  # about chunks that SDR programs add
             declared_rate, array = wavfile.read(path, mmap=True)
-    except (ValueError, EOFError, OSError, struct.error) as error:
+    except Exception as error:  # SciPy's reader may raise anything on a broken file
         raise ValueError(
             f"{path}: {path.stat().st_size} bytes that are not a whole .wav file of 8, 16, 32 or 64 bits ({error}). "
             "It may be truncated, or packed: save it again, in 16 bits for example."
@@ -486,7 +486,7 @@ def _open_matlab(path: Path, sampling_rate: float | None, channel: int | None) -
 def _open_npy(path: Path, sampling_rate: float | None) -> Recording:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:  # NumPy's reader, too, parses a broken header as Python code
         size = path.stat().st_size
         raise ValueError(
             f"{path}: {size} bytes that are not a whole .npy file ({error}). Expected an array of complex samples, "
