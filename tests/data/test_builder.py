@@ -4,6 +4,9 @@ import json
 import math
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -242,10 +245,39 @@ def test_wrong_requests_are_told(build, tmp_path):
     assert names_in(tmp_path) == []
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.parquet").write_bytes(b"")
-    with pytest.raises(ValueError, match="holds Parquet files but no dataset.json"):
+    with pytest.raises(ValueError, match="holds data/mine.parquet but no dataset.json"):
         build(tmp_path)
     with pytest.raises(FileNotFoundError, match="no split 'validation'; build it first"):
         load_spectrograms(tmp_path, "validation")
+
+
+@pytest.mark.parametrize("name", ["README.md", "lte-000000.sigmf-meta"])
+def test_the_files_of_others_are_left_alone(build, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    for write in (build, lambda folder: builder.write_recordings(folder, RECIPE, 4)):
+        with pytest.raises(ValueError, match=f"holds {name} but no dataset.json.* write to another folder"):
+            write(tmp_path)
+        with pytest.raises(NotADirectoryError, match="is a file; expected the name of a folder"):
+            write(tmp_path / name)
+    assert names_in(tmp_path) == [name] and (tmp_path / name).read_text() == "mine"
+
+
+def test_workers_end_when_the_build_is_killed(tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(
+        "import multiprocessing, os, signal, time\n"
+        "from pathlib import Path\n"
+        "from lwm_spectro_hf.data import builder\n"
+        "def make(first, last):\n"
+        "    os.kill(multiprocessing.parent_process().pid, signal.SIGKILL)\n"
+        "    time.sleep(600)\n"
+        "if __name__ == '__main__':\n"
+        "    shards = builder.shards_of(Path('.'), 'train', 2, 1, make=make, schema={}, row_bytes=0)\n"
+        "    list(builder._run(shards, 2))\n"
+    )
+    # The pipe of its output is open, and this waits, as long as there is a worker.
+    killed = subprocess.run([sys.executable, script], capture_output=True, timeout=300)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
 
 
 def test_data_sets_of_one_name_are_told_apart(build, tmp_path, monkeypatch):
@@ -362,11 +394,16 @@ class TestSigMF:
             assert recording.center_frequency_hz == batch.carrier_hz == label["carrier_hz"]
             json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
-    def test_files_that_are_there_are_kept_and_others_refused(self, tmp_path):
+    def test_files_that_are_there_are_kept_and_others_refused(self, tmp_path, monkeypatch):
         first = builder.write_recordings(tmp_path, self.NATIVE, 3)
         kept = first[0].stat().st_mtime_ns
         first[1].unlink()
+        drawn = []
+        monkeypatch.setattr(
+            builder, "draw_recordings", lambda *args: (drawn.append(args[1]), draw_recordings(*args))[1]
+        )
         again = builder.write_recordings(tmp_path, self.NATIVE, 4)
+        assert drawn == [1, 3], "those that are there are not made again"
         assert again[:3] == first and len(again) == 4 and all(path.exists() for path in again)
         assert again[0].stat().st_mtime_ns == kept
         with pytest.raises(ValueError, match=r"begun with different settings \(seed: "):

@@ -4,7 +4,9 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -261,13 +263,11 @@ def write_shards(folder: Path, shards: list[Shard], record: dict[str, Any], proc
         `list[Path]`: All files, in order.
 
     Raises:
-        ValueError: If the folder holds another data set.
-        OSError: If the disk has too little space.
+        ValueError: If the folder holds another data set, or files of something else.
+        OSError: If the disk has too little space, or the folder is a file.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     missing = [shard for shard in shards if not shard.path.exists()]
-    _check_space(folder, sum(shard.num * shard.row_bytes for shard in missing))
-    _check_record(folder, record)
+    _begin(folder, record, sum(shard.num * shard.row_bytes for shard in missing))
     total = sum(shard.num for shard in shards)
     done = total - sum(shard.num for shard in missing)
     with tqdm(total=total, initial=done, desc=f"{folder.name}", unit="rec", smoothing=0) as progress:
@@ -281,7 +281,7 @@ def _run(shards: list[Shard], processes: int) -> Iterator[int]:
         yield from map(_write_shard, shards)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(shards)), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(processes, len(shards)), context, initializer=_end_with_parent) as pool:
         futures = [pool.submit(_write_shard, shard) for shard in shards]
         try:
             for future in as_completed(futures):
@@ -289,6 +289,16 @@ def _run(shards: list[Shard], processes: int) -> Iterator[int]:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """Let this worker end when the process that started it is killed; otherwise it would wait for work forever."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _write_shard(shard: Shard) -> int:
@@ -322,35 +332,38 @@ def write_recordings(folder: str | os.PathLike, recipe: Recipe, num: int, seed: 
         `list[Path]`: The `.sigmf-meta` files.
 
     Raises:
-        ValueError: If the folder holds recordings of another recipe or seed.
-        OSError: If the disk has too little space.
+        ValueError: If the folder holds recordings of another recipe or seed, or files of something else.
+        OSError: If the disk has too little space, or the folder is a file.
     """
     folder = Path(folder).expanduser()
     check_channels(recipe)
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = num - len(list(folder.glob("*-*.sigmf-meta")))
-    _check_space(folder, missing * _row_bytes(recipe, seed, None, ("iq",)))
-    _check_record(folder, {"seed": seed, "recipe": json.loads(recipe.to_json())})
-    paths = []
-    with tqdm(total=num, desc=folder.name, unit="rec") as progress:
-        for batch, columns in make_rows(recipe, 0, num, seed, contents=("iq",)):
-            for row in range(len(columns["index"])):
+    paths = {  # by the number of the recording
+        int(number[1]): path
+        for path in folder.glob("*.sigmf-meta")
+        if (number := re.fullmatch(r"[a-z0-9]+-(\d{6,})", path.stem))
+    }
+    missing = [number for number in range(num) if number not in paths]
+    row_bytes = _row_bytes(recipe, seed, None, ("iq",))
+    _begin(folder, {"seed": seed, "recipe": json.loads(recipe.to_json())}, len(missing) * row_bytes)
+    with tqdm(total=num, initial=num - len(missing), desc=folder.name, unit="rec", smoothing=0) as progress:
+        for chunk in dict.fromkeys(number // recipe.chunk_size for number in missing):
+            first = chunk * recipe.chunk_size
+            ((batch, columns),) = make_rows(recipe, first, min(first + recipe.chunk_size, num), seed, contents=("iq",))
+            for row, number in enumerate(columns["index"].tolist()):
+                if number in paths:
+                    continue
                 mark = _annotation(batch, columns, row)
-                name = f"{str(mark['lwm:protocol']).lower()}-{columns['index'][row]:06d}"
-                path = folder / f"{name}.sigmf-meta"
-                if not path.exists():
-                    write_sigmf(
-                        folder / name,
-                        batch.iq[row].numpy(),
-                        batch.sampling_rate,
-                        [mark],
-                        description=f"generated {mark['lwm:protocol']} downlink, see its annotation",
-                        center_frequency_hz=batch.carrier_hz,
-                        global_info={"core:author": "lwm-spectro-hf"},
-                    )
-                paths.append(path)
+                paths[number] = write_sigmf(
+                    folder / f"{str(mark['lwm:protocol']).lower()}-{number:06d}",
+                    batch.iq[row].numpy(),
+                    batch.sampling_rate,
+                    [mark],
+                    description=f"generated {mark['lwm:protocol']} downlink, see its annotation",
+                    center_frequency_hz=batch.carrier_hz,
+                    global_info={"core:author": "lwm-spectro-hf"},
+                )
                 progress.update()
-    return paths
+    return [paths[number] for number in range(num)]
 
 
 def _annotation(batch: LabelledRecordings, columns: dict[str, Any], row: int) -> dict[str, Any]:
@@ -444,6 +457,15 @@ def _check(splits: dict[str, Split], contents: tuple[str, ...], shard_size: int,
         raise ValueError(f"processes is {processes}; expected at least 1.")
 
 
+def _begin(folder: Path, record: dict[str, Any], needed: float) -> None:
+    """Make the folder of a data set that needs `needed` bytes more, or check that it is that of this data set."""
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; expected the name of a folder to write.")
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_space(folder, needed)
+    _check_record(folder, record)
+
+
 def _check_record(folder: Path, record: dict[str, Any]) -> None:
     """Write the record of a new data set, or check that the folder's data set was begun with the same one."""
     record = json.loads(json.dumps(record))
@@ -458,8 +480,13 @@ def _check_record(folder: Path, record: dict[str, Any]) -> None:
                 f"{RECORD} there). Give the same again, or write to another folder."
             )
         return
-    if any((folder / "data").glob("*.parquet")):
-        raise ValueError(f"{folder} holds Parquet files but no {RECORD}: write to another folder.")
+    # Files that the data set would replace, or be taken for a part of it.
+    for pattern in ("README.md", "data/*.parquet", "*.sigmf-meta"):
+        for file in folder.glob(pattern):
+            raise ValueError(
+                f"{folder} holds {file.relative_to(folder)} but no {RECORD}, so it is not the folder of a data set "
+                "begun here: write to another folder."
+            )
     with whole_file(path) as stream:
         stream.write(json.dumps(record, indent=2).encode() + b"\n")
 
