@@ -111,6 +111,47 @@ def test_npz_and_sigmf(generate, small, tmp_path):
     assert len(list(folder.glob("lte-*.sigmf-meta"))) == 3
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"mobilities": ["static"], "speeds_mps": {"static": [0, 0]}},
+        {"receivers": {"blind": 1}, "fft_size": 66},
+        {"channels": ["none", "exponential"]},
+        {"channels": ["none"]},
+    ],
+)
+def test_pictures_of_any_recipe(tmp_path, monkeypatch, fields):
+    from lwm_spectro_hf.data import figures
+    from lwm_spectro_hf.data.recipe import Recipe
+
+    drawn = {}
+
+    def show(axis, recipe, seed, title):
+        drawn[title.split(", ")[-1]] = figures.draw_recordings(recipe, 0, seed).speed_mps[0].item()
+
+    monkeypatch.setattr(figures, "_show_spectrogram", show)
+    paths = figures.draw_figures(tmp_path, Recipe.from_dict({**SMALL, **fields}))
+    assert all(path.is_file() for path in paths)
+    moves = fields.get("channels") != ["none"]
+    assert ((tmp_path / "mobility.png") in paths) == moves
+    if moves:
+        assert drawn["static"] == 0 and drawn["vehicular"] >= 8, "as its title says"
+
+
+def test_the_picture_of_the_balance_counts_labels():
+    from lwm_spectro_hf.data.figures import draw_balance
+    from lwm_spectro_hf.data.recipe import Recipe
+
+    figure = draw_balance(Recipe.from_dict({**SMALL, "channels": ["none", "exponential"]}))
+    assert "first 600 recordings" in figure.get_suptitle()
+    (axis,) = (axis for axis in figure.axes if axis.get_title() == "mobility")
+    lengths = dict(
+        zip([text.get_text() for text in axis.get_yticklabels()], [bar.get_width() for bar in axis.patches], strict=False)
+    )
+    assert sum(lengths.values()) == 600
+    assert lengths["static"] == pytest.approx(400, abs=10), "all that have no fading, and a third of the others"
+
+
 def test_pictures_of_cities(tmp_path):
     from lwm_spectro_hf.data.figures import draw_delay_profiles
 

@@ -30,14 +30,14 @@ def draw_figures(folder: str | os.PathLike, recipe: Recipe, seed: int = 0) -> li
         seed (`int`, *optional*, defaults to 0): Of the data set.
 
     Returns:
-        `list[Path]`: PNG files: `protocols`, `mobility` (Fig. 2 of the paper; only with WiFi), `delay_profiles` (only
-        with cities), `doppler` and `balance`.
+        `list[Path]`: PNG files: `protocols`, `mobility` (Fig. 2 of the paper; only with WiFi and channels that may
+        move), `delay_profiles` (only with cities), `doppler` and `balance`.
     """
     folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     cities = [name for name in recipe.channels if name not in STATISTICAL_CHANNELS]
     drawings: dict[str, Callable[[], Figure]] = {"protocols": lambda: draw_protocols(recipe, seed)}
-    if "WiFi" in recipe.protocols:
+    if "WiFi" in recipe.protocols and set(recipe.channels) != {"none"}:
         drawings["mobility"] = lambda: draw_mobility(recipe, seed)
     if cities:
         drawings["delay_profiles"] = lambda: draw_delay_profiles(cities, seed)
@@ -68,6 +68,9 @@ def draw_mobility(recipe: Recipe, seed: int = 0) -> Figure:
             (0.5,),
             snrs_db=(20.0,),
             mobilities=(mobility,),
+            channels=tuple(name for name in recipe.channels if name != "none"),
+            speeds_mps={**Recipe().speeds_mps, **recipe.speeds_mps},
+            fft_size=-(-recipe.fft_size // 4) * 4,  # the symbols of WiFi need whole samples
             noise_share=0.0,
             full_load=1.0,
             receivers={"synchronous": 1.0},
@@ -137,9 +140,14 @@ def draw_balance(recipe: Recipe, seed: int = 0) -> Figure:
         if rows.protocol:
             counts["modulation"].update(recipe.modes[rows.protocol][mode][0] for mode in rows.mode)
             counts["SNR [dB]"].update(f"{recipe.snrs_db[snr]:g}" for snr in rows.snr)
-            counts["mobility"].update(recipe.mobilities[mobility] for mobility in rows.mobility)
-            counts["city"].update(Path(recipe.channels[channel]).name for channel in rows.channel)
+            cities = [Path(recipe.channels[channel]).name for channel in rows.channel]
+            asked = [recipe.mobilities[mobility] for mobility in rows.mobility]
+            # A single path is that of a terminal at rest.
+            moving = ["static" if city == "none" else name for city, name in zip(cities, asked, strict=True)]
+            counts["mobility"].update(moving)
+            counts["city"].update(cities)
     figure, axes = _figure(len(counts), width=2.9, height=3.2)
+    figure.suptitle(f"The first {_BALANCE_CHUNKS * recipe.chunk_size:,} recordings of the recipe", fontsize=9)
     for axis, (title, counter) in zip(axes, counts.items(), strict=True):
         axis.barh(list(counter), list(counter.values()), color=PROTOCOL_COLORS["LTE"])
         axis.invert_yaxis()
