@@ -271,8 +271,7 @@ def _add_generating(command: argparse.ArgumentParser):
         "--content",
         nargs="+",
         choices=["spectrogram", "iq"],
-        default=["spectrogram"],
-        help="what parquet and npz files hold",
+        help="what parquet and npz files hold (spectrogram)",
     )
     command.add_argument("--processes", type=count, default=1, metavar="N", help="workers, for parquet (%(default)s)")
     command.add_argument("--figures", action="store_true", help="also draw what was generated, into PATH/figures")

@@ -146,7 +146,11 @@ def test_the_picture_of_the_balance_counts_labels():
     assert "first 600 recordings" in figure.get_suptitle()
     (axis,) = (axis for axis in figure.axes if axis.get_title() == "mobility")
     lengths = dict(
-        zip([text.get_text() for text in axis.get_yticklabels()], [bar.get_width() for bar in axis.patches], strict=False)
+        zip(
+            [text.get_text() for text in axis.get_yticklabels()],
+            [bar.get_width() for bar in axis.patches],
+            strict=True,
+        )
     )
     assert sum(lengths.values()) == 600
     assert lengths["static"] == pytest.approx(400, abs=10), "all that have no fading, and a third of the others"
@@ -175,6 +179,8 @@ def test_pictures_of_cities(tmp_path):
         (("--format", "npz", "--out", "."), "is a folder"),
         (("--protocol", "WiFi", "--num-rb", 25), "--num-rb is for recordings of LTE and 5G, and there are none"),
         (("--protocol", "LTE", "--spacing-khz", 30), "--spacing-khz is for recordings of 5G"),
+        (("--format", "npz", "--num-test", 5), "--num-test is for recordings in --format parquet"),
+        (("--format", "sigmf", "--content", "iq"), "--content is for recordings in --format parquet or npz"),
         (("--receiver", "blind", "--duration-ms", 5), "--duration-ms is for recordings of --receiver native"),
     ],
 )

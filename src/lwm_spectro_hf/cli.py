@@ -202,7 +202,7 @@ def generate(arguments: argparse.Namespace) -> int:
     from .data.card import write_card
 
     recipe = _recipe_of(arguments)
-    out, content = Path(arguments.out).expanduser(), tuple(dict.fromkeys(arguments.content))
+    out, content = Path(arguments.out).expanduser(), tuple(dict.fromkeys(arguments.content or ["spectrogram"]))
     if arguments.format == "parquet":
         splits = builder.splits_by_city(
             recipe,
@@ -259,6 +259,8 @@ def _recipe_of(arguments: argparse.Namespace) -> Any:
         (arguments.num_rb, "--num-rb", protocols & {"LTE", "5G"}, "of LTE and 5G"),
         (arguments.spacing_khz, "--spacing-khz", "5G" in protocols, "of 5G"),
         (arguments.duration_ms, "--duration-ms", "native" in receivers, "of --receiver native"),
+        (arguments.num_test, "--num-test", arguments.format == "parquet", "in --format parquet"),
+        (arguments.content, "--content", arguments.format != "sigmf", "in --format parquet or npz"),
     ):
         if given and not has_effect:
             raise ValueError(f"{option} is for recordings {those}, and there are none. Leave it out, or ask for some.")
