@@ -101,6 +101,14 @@ def test_many_recordings_make_a_grid(noise):
     assert stream.getvalue().startswith(b"\x89PNG")
 
 
+def test_names_and_labels_are_no_formulas(noise):
+    power_db = display_spectrogram(Memory(noise(3000)), num_rows=8, fft_size=8)
+    answer = {"protocol": "$_^{$", "protocol_score": 0.5}
+    carrier = answer | {"center_hz": 0.0, "bandwidth_hz": 1e5}
+    for said in ({"verdict": answer}, {"carriers": [carrier]}):
+        draw([Picture(power_db, 1e-3, RATE, title="$_^{$", **said)]).savefig(io.BytesIO(), format="png")
+
+
 def test_words():
     assert describe(VERDICT) == "LTE 93 %, QPSK 60 %, SNR -5 dB 40 %"
     assert describe({"protocol": None, "protocol_score": 0.0, "verdict": "no signal"}) == "no signal"

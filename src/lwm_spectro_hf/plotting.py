@@ -252,9 +252,11 @@ def _draw_spectrogram(panel: Any, axis: Any, picture: Picture):
     axis.set_xlabel(_frequency_label(picture), fontsize=8)
     axis.set_ylabel("time [ms]", fontsize=8)
     axis.tick_params(labelsize=8)
-    axis.set_title(picture.title, fontsize=9, loc="left", color="0.3", pad=18 if picture.verdict else 6)
+    # A dollar sign in a file's name or a label is no formula.
+    style = {"fontsize": 9, "parse_math": False}
+    axis.set_title(picture.title, **style, loc="left", color="0.3", pad=18 if picture.verdict else 6)
     if picture.verdict:
-        text = axis.text(0, 1.015, describe(picture.verdict), transform=axis.transAxes, fontsize=9, fontweight="bold")
+        text = axis.text(0, 1.015, describe(picture.verdict), **style, transform=axis.transAxes, fontweight="bold")
         text.set_in_layout(False)  # it may be wider than the axes, which must not shrink for it
     for place, carrier in enumerate(sorted(picture.carriers, key=lambda carrier: carrier["center_hz"])):
         _draw_carrier(axis, carrier, picture.center_frequency_hz or 0.0, TEXT_LEVELS[place % len(TEXT_LEVELS)])
@@ -278,6 +280,7 @@ def _draw_carrier(axis: Axes, carrier: Mapping[str, Any], around_hz: float, leve
         ha="center",
         va="top",
         fontsize=6,
+        parse_math=False,
         color="white",
         bbox={"facecolor": color, "edgecolor": "none", "alpha": 0.8, "boxstyle": "round,pad=0.25"},
     )
