@@ -16,6 +16,7 @@ import dataclasses
 import time
 from pathlib import Path
 
+from lwm_spectro_cli import count
 from lwm_spectro_hf.data.builder import build_parquet, make_rows, splits_by_city
 from lwm_spectro_hf.data.card import write_card
 from lwm_spectro_hf.data.figures import draw_figures
@@ -27,16 +28,16 @@ from lwm_spectro_hf.scripting import one_line_errors
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--num", type=int, required=True, help="number of spectrograms from the training cities")
+    parser.add_argument("--num", type=count, required=True, help="number of spectrograms from the training cities")
     parser.add_argument(
         "--num-test", type=int, help="number of spectrograms from the held-out city (default: a tenth of --num)"
     )
     parser.add_argument("--recipe", type=Path, help="recipe file, YAML or JSON (default: the preset 'paper')")
-    parser.add_argument("--users", type=int, help="number of users per city (default: the recipe's, 1000)")
+    parser.add_argument("--users", type=count, help="number of users per city (default: the recipe's, 1000)")
     parser.add_argument("--iq", action="store_true", help="also store the I/Q samples")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
-    parser.add_argument("--shard-size", type=int, default=2048, help="rows per file (default: %(default)s)")
-    parser.add_argument("--processes", type=int, default=2, help="worker processes (default: %(default)s)")
+    parser.add_argument("--shard-size", type=count, default=2048, help="rows per file (default: %(default)s)")
+    parser.add_argument("--processes", type=count, default=2, help="worker processes (default: %(default)s)")
     parser.add_argument(
         "--plan", action="store_true", help="only estimate how long it takes and how large the data set will be"
     )

@@ -12,20 +12,21 @@ import argparse
 import os
 from pathlib import Path
 
+from lwm_spectro_cli import count
 from lwm_spectro_hf.data.scenes import build_scenes
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--num", type=int, required=True, help="number of scenes from the training cities")
+    parser.add_argument("--num", type=count, required=True, help="number of scenes from the training cities")
     parser.add_argument(
         "--num-test", type=int, default=256, help="number of scenes from the held-out city (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
-    parser.add_argument("--shard-size", type=int, default=256, help="rows per file (default: %(default)s)")
+    parser.add_argument("--shard-size", type=count, default=256, help="rows per file (default: %(default)s)")
     parser.add_argument(
-        "--processes", type=int, default=os.cpu_count(), help="worker processes (default: %(default)s)"
+        "--processes", type=count, default=os.cpu_count(), help="worker processes (default: %(default)s)"
     )
     args = parser.parse_args()
     try:

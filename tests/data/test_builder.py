@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -260,6 +261,16 @@ def test_the_files_of_others_are_left_alone(build, tmp_path, name):
         with pytest.raises(NotADirectoryError, match="is a file; expected the name of a folder"):
             write(tmp_path / name)
     assert names_in(tmp_path) == [name] and (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("option", ["--num", "--users", "--shard-size", "--processes"])
+def test_the_script_refuses_numbers_that_cannot_be(tmp_path, monkeypatch, capsys, option):
+    script = Path(__file__).parents[2] / "dataset_scripts" / "build_dataset.py"
+    arguments = [script, "--num", 4, "--plan", "--out", tmp_path / "set", option, 0]
+    monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(script), run_name="__main__")
+    assert f"argument {option}: '0' is not a whole number above 0" in capsys.readouterr().err
 
 
 def test_workers_end_when_the_build_is_killed(tmp_path):
