@@ -32,7 +32,7 @@ def load_spectrograms(folder: str | os.PathLike, split: str, num: int | None = N
         FileNotFoundError: If the folder does not have the split, or not all files of it.
         ValueError: If a file is damaged, or holds something else.
     """
-    paths = _shards(folder, split)
+    paths = _with_spectrograms(folder, split)
     names = [name for name in _names(paths) if name not in ("iq", "scenario")]
     total = sum(_num_rows(path) for path in paths)
     total = total if num is None else min(num, total)
@@ -85,6 +85,17 @@ def _shards(folder: str | os.PathLike, split: str) -> list[Path]:
         raise FileNotFoundError(
             f"{folder} has {len(paths)} of the {max(wanted)} files of its split {split!r}: it is not whole. Give the "
             "command that builds it again; it goes on from there."
+        )
+    return paths
+
+
+def _with_spectrograms(folder: str | os.PathLike, split: str) -> list[Path]:
+    paths = _shards(folder, split)
+    names = _names(paths)
+    if "input_values" not in names:
+        raise ValueError(
+            f"{folder} has the columns {', '.join(names)}; expected spectrograms, `input_values`. Build it with "
+            "`lwm-spectro generate --content spectrogram`, or with both contents."
         )
     return paths
 
@@ -175,7 +186,7 @@ class ParquetSpectrograms:
 
     Raises:
         FileNotFoundError: If a folder does not have the split, or not all files of it.
-        ValueError: If a file is damaged.
+        ValueError: If a file is damaged, or holds no spectrograms.
         TooFewRowsError: If there are too few rows of the protocol for one block.
     """
 
@@ -201,7 +212,7 @@ class ParquetSpectrograms:
         self.rank, self.num_replicas = rank, num_replicas
         self._in_memory, self._kept = in_memory, {}
         self.paths: list[Path] = []
-        found = [self._rows_in(_shards(folder, split), protocol) for folder in folders]
+        found = [self._rows_in(_with_spectrograms(folder, split), protocol) for folder in folders]
         shares = _shares(dict(zip(folders, map(len, found), strict=True)), kept_back)
         parts = []
         for folder, rows in zip(folders, found, strict=True):
