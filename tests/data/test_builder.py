@@ -176,6 +176,14 @@ def test_what_is_not_whole_is_not_read(built, build, tmp_path):
             read(folder, "train")
 
 
+def test_samples_alone_are_no_spectrograms(build, tmp_path):
+    build(tmp_path, contents=("iq",))
+    for read in (load_spectrograms, lambda *args: ParquetSpectrograms(*args, chunk_size=1)):
+        with pytest.raises(ValueError, match="columns iq, .*expected spectrograms.*--content spectrogram"):
+            read(tmp_path, "train")
+    assert len(load_labels(tmp_path, "train")["scenario"]) == 14
+
+
 def test_folders_in_the_home_directory(built, monkeypatch):
     monkeypatch.setenv("HOME", str(built.folder.parent))
     assert len(load_labels(f"~/{built.folder.name}", "test")["scenario"]) == 6
@@ -404,6 +412,15 @@ class TestSigMF:
             assert recording.sampling_rate == batch.sampling_rate == label["sampling_rate"]
             assert recording.center_frequency_hz == batch.carrier_hz == label["carrier_hz"]
             json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+    @pytest.mark.parametrize("receiver", RECEIVERS)
+    def test_the_center_frequency_is_said_where_it_is_known(self, tmp_path, receiver):
+        recipe = replace(self.NATIVE, protocols=("LTE",), noise_share=0.0, receivers={receiver: 1.0})
+        (path,) = builder.write_recordings(tmp_path, recipe, 1)
+        recording = open_recording(path)
+        carrier_hz = recording.annotations[0]["lwm:carrier_hz"]
+        assert carrier_hz > 0
+        assert recording.center_frequency_hz == (carrier_hz if receiver == "native" else None)
 
     def test_files_that_are_there_are_kept_and_others_refused(self, tmp_path, monkeypatch):
         first = builder.write_recordings(tmp_path, self.NATIVE, 3)

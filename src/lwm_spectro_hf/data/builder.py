@@ -359,7 +359,8 @@ def write_recordings(folder: str | os.PathLike, recipe: Recipe, num: int, seed: 
                     batch.sampling_rate,
                     [mark],
                     description=f"generated {mark['lwm:protocol']} downlink, see its annotation",
-                    center_frequency_hz=batch.carrier_hz,
+                    # The other receivers have the carrier somewhere in their band.
+                    center_frequency_hz=batch.carrier_hz if batch.receiver == "native" else None,
                     global_info={"core:author": "lwm-spectro-hf"},
                 )
                 progress.update()
