@@ -36,6 +36,7 @@ def captures(tmp_path, noise, write_sigmf):
     write_sigmf(folder / "a", noise(5000))
     write_sigmf(folder / "more" / "silent", np.zeros(3000, np.complex64))
     (folder / "notes.txt").write_text("not a recording")
+    (folder / "._a.sigmf-meta").write_bytes(b"not one, either: what macOS writes beside files on other disks")
     return folder
 
 

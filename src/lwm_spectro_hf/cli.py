@@ -429,7 +429,9 @@ def _sigmf_meta(path: Path) -> Path:
 
 
 def _recordings_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SEARCHED and path.is_file())
+    # Hidden files are no recordings: macOS puts a `._x.wav` beside `x.wav` on other systems' disks.
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in SEARCHED and path.name[0] != ".")
+    return sorted(filter(Path.is_file, found))
 
 
 def _load_pipeline(arguments: argparse.Namespace, heads: bool = False) -> Any:

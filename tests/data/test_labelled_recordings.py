@@ -22,6 +22,7 @@ def test_reads_what_the_generator_writes(tmp_path):
         protocols=("LTE", "WiFi"), resource_blocks={"LTE": (6,)}, noise_share=0.3, num_frames=16, chunk_size=2
     )
     paths = write_recordings(tmp_path, recipe, 8, seed=1)
+    (tmp_path / "._a.sigmf-meta").write_bytes(b"what macOS writes beside files on other disks")
     found = open_labelled_recordings(tmp_path)
     assert [item.recording.path for item in found] == sorted(paths)
     for name, (protocol, modulation) in truths(found).items():

@@ -54,7 +54,9 @@ def open_labelled_recordings(folder: str | os.PathLike, labels: str | os.PathLik
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}. Expected one with SigMF recordings.")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix in (".sigmf-meta", ".sigmf"))
+    paths = sorted(
+        path for path in folder.rglob("*") if path.suffix in (".sigmf-meta", ".sigmf") and path.name[0] != "."
+    )
     if not paths:
         raise ValueError(f"{folder} has no recordings. Expected SigMF: files ending in .sigmf-meta or .sigmf.")
     given = _read_labels(folder, labels)
