@@ -67,9 +67,15 @@ def test_the_state_goes_on(alone):
     first = stream()
     begun = draw(first, 1)
     state = first.state_dict()
-    again = stream()
-    again.load_state_dict(state)
-    assert_same(rows_of(begun + draw(again, 3)), alone)
+
+    def stream_at(state):
+        again = stream()
+        again.load_state_dict(state)
+        return again
+
+    assert_same(rows_of(begun + draw(stream_at(state), 3)), alone)
+    loader = DataLoader(stream_at(state), batch_size=None, num_workers=2)
+    assert_same(rows_of(begun + draw(loader, 3)), alone)
     with pytest.raises(ValueError, match="stream with seed 3, this one has 4"):
         stream(seed=4).load_state_dict(state)
 

@@ -72,8 +72,8 @@ class GeneratedSpectrograms(IterableDataset):
         worker = get_worker_info()
         workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
         while True:
-            batch = self.batches_drawn * workers + number
-            self.batches_drawn += 1
+            batch = self.batches_drawn + number
+            self.batches_drawn += workers  # a worker counts those of the others, too
             yield self.batch(batch)
 
     def batch(self, number: int) -> dict[str, torch.Tensor]:
@@ -93,7 +93,8 @@ class GeneratedSpectrograms(IterableDataset):
     def state_dict(self) -> dict[str, Any]:
         """The position of the stream, to resume with [`load_state_dict`] with the same number of ranks and batch size.
 
-        Workers of a `DataLoader` have copies of the stream and do not advance this one.
+        Workers of a `DataLoader` have copies of the stream, which go on from its position, and do not advance this
+        one: with them, set `batches_drawn` to the number of batches taken from the loader.
         """
         return {"batches_drawn": self.batches_drawn, "seed": self.seed}
 
