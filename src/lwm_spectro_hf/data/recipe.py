@@ -237,8 +237,9 @@ class Recipe:
             raise ValueError(f"antenna_ports is {self.antenna_ports!r}; expected a list of 1, 2 or 4.")
         if not _all_of(self.radio_rates_hz, _is_positive):
             raise ValueError(f"radio_rates_hz is {self.radio_rates_hz!r}; expected a list of numbers above 0.")
-        for name, lowest in (("rician_k_db", -math.inf), ("adc_bits", 2), ("spans_s", 1e-6)):
-            _check_range(name, getattr(self, name), lowest)
+        # Beyond these, samples would be NaN or infinite.
+        for name, lowest, highest in (("rician_k_db", -100, 100), ("adc_bits", 2, 32), ("spans_s", 1e-6, math.inf)):
+            _check_range(name, getattr(self, name), lowest, highest)
         for name in self.mobilities:
             _check_range(f"speeds_mps of {name}", self.speeds_mps.get(name), 0)
         for protocol in self.protocols:
@@ -493,9 +494,11 @@ def _all_of(values: Any, is_right: Callable[[Any], bool]) -> bool:
     return isinstance(values, tuple) and len(values) > 0 and all(map(is_right, values))
 
 
-def _check_range(name: str, found: Any, lowest: float) -> None:
-    if not (_all_of(found, _is_number) and len(found) == 2 and lowest <= found[0] <= found[1] < math.inf):
-        raise ValueError(f"{name} is {found!r}; expected a range, lowest and highest, from {lowest:g} on.")
+def _check_range(name: str, found: Any, lowest: float, highest: float = math.inf) -> None:
+    is_range = _all_of(found, _is_number) and len(found) == 2 and lowest <= found[0] <= found[1] <= highest
+    if not is_range or found[1] == math.inf:
+        limits = f"from {lowest:g} on" if highest == math.inf else f"within {lowest:g} to {highest:g}"
+        raise ValueError(f"{name} is {found!r}; expected a range, lowest and highest, {limits}.")
 
 
 def _check_names(field_name: str, found: Any, known: tuple[str, ...]) -> None:
