@@ -29,7 +29,7 @@ def tiny_checkpoint(tmp_path_factory, tiny_extractor) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_segmenter(tmp_path_factory) -> Path:
-    """A folder with an untrained network that segments, for recordings of 1 Msps."""
+    """A folder with an untrained segmenter for recordings of 1 Msps."""
     folder = tmp_path_factory.mktemp("segmenter")
     build("conv-lstm-segmentation-one").save_pretrained(folder)
     grid = {"num_frames": 16, "num_freq_bins": 24, "fft_size": 24}
