@@ -39,7 +39,7 @@ def test_clock_offset_is_a_longer_sampling_interval(num_samples):
     assert error_db(clock_offset(samples, ppm)[:, inside], expected[:, inside]) < -45
 
 
-def test_clock_offset_of_none_changes_nothing():
+def test_zero_clock_offset_changes_nothing():
     samples = tone([0.2, -0.1], 3000)
     assert error_db(clock_offset(samples, torch.zeros(2))[:, 50:-50], samples[:, 50:-50]) < -60
 
@@ -55,7 +55,7 @@ def test_phase_noise_has_its_power_and_memory():
         assert abs(covariance / 4 - np.exp(-2 * np.pi * corner * lag / rate)) < 0.03
 
 
-def test_noise_has_the_power_that_was_asked():
+def test_noise_has_the_requested_power():
     snr_db = torch.linspace(-5, 25, 10_000)
     samples = tone(np.full(10_000, 0.1), 64)
     noise = add_noise(samples, 10 ** (-snr_db / 10), generator()) - samples
@@ -104,7 +104,7 @@ def test_filter_of_the_carrier_leaves_no_noise_beside_it():
     assert suppression.max() < 10**-9.5
 
 
-def test_mixer_adds_the_leakage_and_image_that_were_asked():
+def test_mixer_adds_the_requested_leakage_and_image():
     out = imperfect_mixer(tone(0.1, 20_000), torch.tensor([-10.0]), torch.tensor([-20.0]), generator())
     spectrum = 20 * np.log10(np.abs(np.fft.fft(out[0].numpy()) / 20_000) + 1e-9)
     assert abs(spectrum[2000]) < 0.1 and abs(spectrum[0] + 10) < 0.1 and abs(spectrum[-2000] + 20) < 0.1

@@ -1,4 +1,4 @@
-"""The shipped cities, read as DeepMIMO reads them, and what is said of scenarios that are none."""
+"""The shipped cities, read as DeepMIMO reads them, and errors for folders that are not scenarios."""
 
 import contextlib
 import io
@@ -30,7 +30,7 @@ def read_with_deepmimo(name, monkeypatch, **arguments):
 
 @pytest.fixture
 def copied(tmp_path):
-    """A folder of the caller's own, to spoil."""
+    """A copy of a scenario that a test may damage."""
     return shutil.copytree(SHIPPED_FOLDER / "florence", tmp_path / "florence")
 
 
@@ -83,13 +83,13 @@ def test_arrays_are_those_of_deepmimo(monkeypatch):
             np.testing.assert_allclose(scenario.delays_s[user, :count].numpy(), after_first[order], atol=1e-12)
 
 
-def test_direct_paths_are_as_long_and_as_strong_as_free_space_has_them(monkeypatch):
+def test_direct_paths_follow_free_space(monkeypatch):
     for link in read_with_deepmimo("florence", monkeypatch, matrices=["power", "delay", "inter", "rx_pos", "tx_pos"]):
         direct = link.inter[:, 0] == 0
         distance = np.linalg.norm(link.rx_pos[direct] - link.tx_pos, axis=1)
         np.testing.assert_allclose(link.delay[direct, 0], distance / 299_792_458, rtol=1e-4)
         friis_db = 20 * np.log10(299_792_458 / 3.5e9 / (4 * np.pi * distance))
-        # Isotropic antennas, vertically polarised: nothing else to gain or to lose.
+        # Isotropic, vertically polarized antennas add no gain or loss.
         np.testing.assert_allclose(link.power[direct, 0], friis_db, atol=0.1)
 
 
@@ -182,14 +182,14 @@ def test_the_strongest_base_station_serves(copied):
     assert (load_scenario(copied).num_paths[users] == 2).all()
 
 
-def test_an_unknown_name_is_answered_with_those_there_are(tmp_path, monkeypatch):
+def test_unknown_names_list_the_shipped_cities(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("atlantis", "no/such/folder"):
         with pytest.raises(ValueError, match=r"Shipped are: .*florence.*download=True"):
             load_scenario(name)
 
 
-def test_download_is_only_asked_for_and_then_found(tmp_path, monkeypatch):
+def test_scenarios_are_downloaded_on_request_and_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     asked = []
 
@@ -203,7 +203,7 @@ def test_download_is_only_asked_for_and_then_found(tmp_path, monkeypatch):
     assert load_scenario("asu_campus_3p5").name == "asu_campus_3p5" and len(asked) == 1
 
 
-def test_folders_that_are_no_scenarios(copied, tmp_path):
+def test_folders_that_are_not_scenarios_are_errors(copied, tmp_path):
     with pytest.raises(ValueError, match=r"has no params.json"):
         load_scenario(tmp_path)
     with pytest.raises(ValueError, match="rename"):
@@ -229,7 +229,7 @@ def test_damaged_arrays_are_an_error_that_names_the_folder(copied, name, damage)
         load_scenario(copied)
 
 
-def test_a_number_that_is_none_is_an_error_that_names_the_file(copied):
+def test_an_invalid_number_names_the_file(copied):
     params = json.loads((copied / "params.json").read_text())
     params["rt_params"]["frequency"] = "x"
     (copied / "params.json").write_text(json.dumps(params))
@@ -237,7 +237,7 @@ def test_a_number_that_is_none_is_an_error_that_names_the_file(copied):
         load_scenario(copied)
 
 
-def test_paths_without_a_delay_are_none(copied):
+def test_paths_without_a_delay_are_left_out(copied):
     before = load_scenario("florence")
     for file in copied.glob("delay_*.npz"):
         delay = np.load(file)["delay"]
@@ -247,18 +247,18 @@ def test_paths_without_a_delay_are_none(copied):
     assert len(before) - 1 <= len(after) <= len(before) and bool(after.delays_s.isfinite().all())
 
 
-def test_a_held_out_city_is_known_by_the_name_of_its_folder(copied):
+def test_held_out_cities_are_recognized_by_folder_name(copied):
     assert is_held_out("florence") and is_held_out(copied) and not is_held_out("munich")
 
 
-def test_a_scenario_without_paths(copied):
+def test_a_scenario_without_paths_is_an_error(copied):
     for file in copied.glob("power_*.npz"):
         np.savez(file, power=np.full_like(np.load(file)["power"], np.nan))
     with pytest.raises(ValueError, match="None of the 1080 users"):
         load_scenario(copied)
 
 
-def test_deepmimo_is_left_as_it_was():
+def test_deepmimos_configuration_is_restored():
     scenarios._load.cache_clear()
     before = deepmimo.config.get("scenarios_folder")
     load_scenario("florence")
