@@ -1,4 +1,4 @@
-"""Data sets on disk: whole shards, the same bytes however they were made, read by others; SigMF and NumPy files."""
+"""Data sets on disk: whole shards, reproducible to the byte, readable by `datasets`; SigMF and NumPy files."""
 
 import json
 import math
@@ -115,7 +115,7 @@ def test_datasets_reads_what_was_written(built, tmp_path, with_card):
         assert (row["scenario"] == "none") == (row["snr_db"] == -math.inf) == (row["mobility"] == -1)
 
 
-def test_recordings_are_made_again_from_recipe_seed_and_index(built, front_end):
+def test_a_row_is_reproducible_from_recipe_seed_and_index(built, front_end):
     record = json.loads((built.folder / builder.RECORD).read_text())
     recipe = Recipe.from_dict(record["splits"]["train"]["recipe"])
     row = load_dataset("parquet", data_files=str(built.paths[2]), split="train", streaming=True)
@@ -137,7 +137,7 @@ def test_bytes_do_not_depend_on_the_number_of_processes(built, build, tmp_path):
     assert names_in(tmp_path / "two") == names_in(built.folder)
 
 
-def test_a_killed_build_goes_on_with_what_is_there(built, build, tmp_path):
+def test_a_killed_build_resumes(built, build, tmp_path):
     folder = tmp_path / "killed"
     shutil.copytree(built.folder, folder)
     paths = [folder / "data" / path.name for path in built.paths]
@@ -147,7 +147,7 @@ def test_a_killed_build_goes_on_with_what_is_there(built, build, tmp_path):
         path.unlink()
     (paths[1].parent / f".{paths[1].name}.abc123").write_bytes(half)  # what `kill -9` leaves
     threads = torch.get_num_threads()
-    torch.set_num_threads(2)  # nor do bytes depend on these
+    torch.set_num_threads(2)  # bytes do not depend on the number of threads
     try:
         assert build(folder) == paths and torch.get_num_threads() == 2
     finally:
@@ -157,7 +157,7 @@ def test_a_killed_build_goes_on_with_what_is_there(built, build, tmp_path):
     assert load_spectrograms(folder, "train")["index"].tolist() == list(range(14))
 
 
-def test_what_is_not_whole_is_not_read(built, build, tmp_path):
+def test_incomplete_or_damaged_shards_are_refused(built, build, tmp_path):
     folder = tmp_path / "half"
     shutil.copytree(built.folder, folder)
     path = folder / "data" / built.paths[1].name
@@ -172,7 +172,7 @@ def test_what_is_not_whole_is_not_read(built, build, tmp_path):
             read(folder, "train")
 
 
-def test_folders_in_the_home_directory(built, monkeypatch):
+def test_a_tilde_means_the_home_directory(built, monkeypatch):
     monkeypatch.setenv("HOME", str(built.folder.parent))
     assert len(load_labels(f"~/{built.folder.name}", "test")["scenario"]) == 6
 
@@ -198,7 +198,7 @@ def test_an_error_in_the_middle_leaves_whole_shards_only(built, build, tmp_path,
     assert bytes_of(build(folder)) == bytes_of(built.paths)
 
 
-def test_no_space_is_said_before_the_work(build, tmp_path, monkeypatch):
+def test_lack_of_space_is_reported_first(build, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
     monkeypatch.setattr(builder, "_write_shard", None)
     for write in (
@@ -228,7 +228,7 @@ def test_another_data_set_in_the_folder_is_refused(built, build, change, what):
     assert names_in(built.folder) == before
 
 
-def test_wrong_requests_are_told(build, tmp_path):
+def test_wrong_requests_are_errors(build, tmp_path):
     with pytest.raises(ValueError, match="contents is .*'audio'.*spectrogram, iq"):
         build(tmp_path, contents=("audio",))
     with pytest.raises(ValueError, match="shard_size is 3; expected a multiple of .* 2"):
@@ -248,8 +248,8 @@ def test_wrong_requests_are_told(build, tmp_path):
         load_spectrograms(tmp_path, "validation")
 
 
-def test_data_sets_of_one_name_are_told_apart(build, tmp_path, monkeypatch):
-    """`datasets` keeps what it read by the name of a folder and what its card says."""
+def test_data_sets_of_one_name_are_not_mixed_up(build, tmp_path, monkeypatch):
+    """`datasets` caches by the name of a folder and its card."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     for parent, snr_db in (("a", 5.0), ("b", 15.0)):
         folder = tmp_path / parent / "same"
@@ -258,7 +258,7 @@ def test_data_sets_of_one_name_are_told_apart(build, tmp_path, monkeypatch):
             assert set(read(str(folder))["train"]["snr_db"]) == {snr_db}
 
 
-def test_a_held_out_city_is_no_training_data_as_a_folder_either(tmp_path):
+def test_a_held_out_city_given_as_a_folder_is_not_trained_on(tmp_path):
     folder = tmp_path / "florence"
     splits = splits_by_city(RECIPE.narrowed(channels=("munich", str(folder))), 100)
     assert splits["train"].recipe.channels == ("munich",) and splits["test"].recipe.channels == (str(folder),)
@@ -276,7 +276,7 @@ def test_splits_by_city():
     assert splits_by_city(RECIPE.narrowed(channels=("florence",)), 100)["test"].num == 100
 
 
-def test_the_card_says_what_is_in_it(built, tmp_path):
+def test_the_card_describes_the_data(built, tmp_path):
     folder = tmp_path / "my-set"
     shutil.copytree(built.folder, folder)
     (folder / "figures").mkdir()
@@ -339,7 +339,7 @@ class TestSigMF:
         "none": set(),
     }
 
-    def test_files_are_valid_and_say_all(self, tmp_path):
+    def test_files_are_valid_and_fully_labelled(self, tmp_path):
         paths = builder.write_recordings(tmp_path, self.NATIVE, 8, 3)
         assert len(set(paths)) == 8 and {path.name.split("-")[0] for path in paths} == set(self.PARAMETERS)
         for index, path in enumerate(paths):
@@ -362,7 +362,7 @@ class TestSigMF:
             assert recording.center_frequency_hz == batch.carrier_hz == label["carrier_hz"]
             json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
-    def test_files_that_are_there_are_kept_and_others_refused(self, tmp_path):
+    def test_existing_files_are_kept_and_other_settings_refused(self, tmp_path):
         first = builder.write_recordings(tmp_path, self.NATIVE, 3)
         kept = first[0].stat().st_mtime_ns
         first[1].unlink()

@@ -1,4 +1,4 @@
-"""MATLAB's files: the one recording in them is found, whatever way it was saved."""
+"""MATLAB files: their one recording is found, however it was saved."""
 
 import pickle
 from pathlib import Path
@@ -19,7 +19,7 @@ def noise(*shape: int) -> np.ndarray:
 
 
 def write_hdf5(group: h5py.Group, variables: dict):
-    """As MATLAB does: dimensions the other way round, complex numbers as pairs, structures as groups."""
+    """Like MATLAB: dimensions reversed, complex numbers as pairs, structures as groups."""
     for name, value in variables.items():
         if isinstance(value, dict):
             write_hdf5(group.create_group(name), value)
@@ -62,7 +62,7 @@ def test_samples_rate_and_frequency(tmp_path, version, dtype):
 
 @pytest.mark.parametrize("version", ["7", "7.3"])
 def test_fields_of_a_structure(tmp_path, version):
-    """As the Wireless Waveform Generator exports what it has made."""
+    """The Wireless Waveform Generator exports such structures."""
     iq = noise(300)
     held = {"waveStruct": {"waveform": iq[:, None], "Fs": 15.36e6, "config": {"NDLRB": 50.0}}}
     recording = open_recording(save(tmp_path / "wave.mat", held, version))
@@ -96,7 +96,7 @@ def test_real_columns_are_in_phase_and_quadrature(tmp_path, version, dtype):
     np.testing.assert_array_equal(recording.read().view(np.float32).reshape(300, 2), stored)
 
 
-def test_what_is_missing_or_said_twice(tmp_path):
+def test_missing_or_contradictory_variables_are_named(tmp_path):
     path = tmp_path / "capture.mat"
     save(path, {"rx": noise(300)})
     with pytest.raises(ValueError, match=r"sampling rate is not known. Pass `sampling_rate`"):
@@ -136,7 +136,7 @@ def test_a_broken_file_is_named(tmp_path, version):
             open_recording(path, sampling_rate=RATE)
 
 
-def test_nothing_is_followed_out_of_the_file(tmp_path):
+def test_external_links_are_not_followed(tmp_path):
     secret = tmp_path / "secret.h5"
     with h5py.File(secret, "w") as file:
         write_hdf5(file, {"rx": noise(300)})

@@ -1,4 +1,4 @@
-"""Recordings on disk: what is read is what was written, in constant memory, and a bad file says why."""
+"""Recordings on disk: they are read exactly and in constant memory, and errors name the cause."""
 
 import json
 import pickle
@@ -36,7 +36,7 @@ def write_pair(folder, data: bytes, name="recording", captures=None, annotations
     return path
 
 
-def test_the_home_folder_has_its_short_name(tmp_path, monkeypatch):
+def test_a_tilde_means_the_home_directory(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     iq = noise(300)
     assert write_sigmf("~/own", iq, RATE) == tmp_path / "own.sigmf-meta"
@@ -76,7 +76,7 @@ class TestSigMF:
             "lwm:protocol": "LTE",
         }
 
-        # Another reader agrees, and finds nothing to complain about.
+        # Another reader agrees, and finds the files valid.
         theirs = sigmf.fromfile(path)
         theirs.validate()
         np.testing.assert_array_equal(theirs.read_samples(), iq)
@@ -222,7 +222,7 @@ class TestOtherFiles:
         wavfile.write(tmp_path / "silence.wav", 2_400_000, np.full((60, 2), offset, kind))
         assert not open_recording(tmp_path / "silence.wav").read().any()
 
-    def test_wav_with_what_else_a_program_says_of_it(self, tmp_path):
+    def test_wav_with_extra_chunks(self, tmp_path):
         wavfile.write(tmp_path / "plain.wav", 2_000_000, np.arange(20, dtype=np.int16).reshape(10, 2))
         whole = (tmp_path / "plain.wav").read_bytes()
         path = tmp_path / "baseband.wav"
@@ -239,13 +239,13 @@ class TestOtherFiles:
             ("capture_at_5_Hz", None),
         ],
     )
-    def test_the_name_of_a_wav_may_tell_the_carrier(self, name, frequency_hz, tmp_path):
+    def test_the_name_of_a_wav_may_give_the_frequency(self, name, frequency_hz, tmp_path):
         wavfile.write(tmp_path / f"{name}.wav", 2_000_000, np.zeros((10, 2), np.int16))
         assert open_recording(tmp_path / f"{name}.wav").center_frequency_hz == frequency_hz
 
 
 class TestReading:
-    def test_parts(self, tmp_path):
+    def test_parts_are_read(self, tmp_path):
         iq = noise(100)
         recording = open_recording(write_sigmf(tmp_path / "cell", iq, RATE))
         np.testing.assert_array_equal(recording.read(90), iq[90:])
@@ -256,7 +256,7 @@ class TestReading:
                 recording.read(start, count)
 
     @pytest.mark.parametrize(("hop", "starts"), [(None, [0, 30, 60]), (10, [0, 10, 20, 30, 40, 50, 60, 70])])
-    def test_windows(self, hop, starts, tmp_path):
+    def test_windows_cover_the_recording(self, hop, starts, tmp_path):
         iq = noise(100)
         recording = open_recording(write_sigmf(tmp_path / "cell", iq, RATE))
         windows = list(recording.windows(30, hop))
@@ -264,7 +264,7 @@ class TestReading:
         for start, window in windows:
             np.testing.assert_array_equal(window, iq[start : start + 30])
 
-    def test_wrong_windows(self, tmp_path):
+    def test_wrong_windows_are_errors(self, tmp_path):
         recording = open_recording(write_sigmf(tmp_path / "cell", noise(100), RATE))
         with pytest.raises(ValueError, match="100 samples, fewer than one window of 101. Take a shorter"):
             recording.windows(101)
@@ -315,7 +315,7 @@ class TestErrors:
         path.write_bytes(begin + bytes(64 - len(begin)))
         with pytest.raises(ValueError, match="would be taken for samples"):
             open_recording(path, dtype="ci8", sampling_rate=1e6)
-        path.rename(path.with_suffix(".cs8"))  # whose suffix says that nothing else is in it
+        path.rename(path.with_suffix(".cs8"))  # a suffix that promises raw samples
         assert len(open_recording(path.with_suffix(".cs8"), sampling_rate=1e6)) == 32
 
     @pytest.mark.parametrize("name", ["../cell.bin", "/etc/passwd", "folder/cell.bin", ".."])
@@ -327,7 +327,7 @@ class TestErrors:
         with pytest.raises(ValueError, match="'core:dataset' is .*name of a file beside it"):
             open_recording(path)
 
-    def test_captures_of_several_frequencies_have_none_in_common(self, tmp_path):
+    def test_captures_of_several_frequencies_have_no_common_one(self, tmp_path):
         path = write_sigmf(tmp_path / "cell", noise(50), RATE, center_frequency_hz=2.4e9)
         metadata = json.loads(path.read_text())
         for frequency, expected in ((2.4e9, 2.4e9), (5.2e9, None)):
@@ -389,7 +389,7 @@ class TestErrors:
         with pytest.raises(ValueError, match="is truncated: it holds 10 samples, but .* reach to sample 11. Copy"):
             open_recording(write_pair(tmp_path, noise(10).tobytes(), **marks))
 
-    def test_hash(self, tmp_path):
+    def test_a_wrong_hash_is_an_error(self, tmp_path):
         path = write_sigmf(tmp_path / "cell", noise(10), RATE)
         path.with_suffix(".sigmf-data").write_bytes(noise(9).tobytes())
         with pytest.raises(ValueError, match="72 bytes .* do not match 'core:sha512'.*truncated.*check_hash=False"):
