@@ -300,7 +300,7 @@ def test_mixture_for_pretraining_loads_every_head_but_the_new_ones(tmp_path, ext
 
 
 def test_only_weights_with_a_head_get_a_pipeline(tmp_path, mixture, extractor):
-    """What has none would answer at random, wherever it is loaded."""
+    """A model without a trained head would answer at random."""
     pretrained = LwmSpectroMoEForPreTraining(mixture.config)
     for name, model in (("with", mixture), ("without", pretrained)):
         folder = export(model, tmp_path / name, feature_extractor=extractor)
@@ -309,7 +309,7 @@ def test_only_weights_with_a_head_get_a_pipeline(tmp_path, mixture, extractor):
     assert "AutoModel" in read_json(folder / "config.json")["auto_map"]
 
 
-def test_cards_show_how_an_exported_folder_is_used(tmp_path, mixture, extractor):
+def test_the_snippet_of_a_card_works(tmp_path, mixture, extractor):
     folder = export(mixture, tmp_path / "hub", feature_extractor=extractor)
     snippet = re.search(r"```python\n(.*?)```", render(str(folder), {}), re.DOTALL)[1]
     assert snippet == re.search(
@@ -327,7 +327,7 @@ def test_export_needs_a_front_end(tmp_path, encoder):
     assert not (tmp_path / "hub").exists()
 
 
-def test_export_refuses_what_is_no_model(tmp_path, encoder, extractor):
+def test_export_refuses_folders_that_are_not_models(tmp_path, encoder, extractor):
     with pytest.raises(FileNotFoundError, match="config.json"):
         export(tmp_path / "absent", tmp_path / "hub")
     encoder.save_pretrained(tmp_path / "run" / "model")

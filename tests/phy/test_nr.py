@@ -62,7 +62,7 @@ def test_py3gpp_finds_the_cell_and_reads_its_broadcast_channel_in_noise(spacing,
     for row, cell_id in enumerate(cells.cell_id.tolist()):
         start, found, block = find_cell(samples[row].numpy(), numerology, 12 * num_rb, 36 + shift)
         assert (start, found) == (int(starts[14 + 2]), cell_id)
-        # Which of the eight DMRS sequences it is tells the block; with L_max 4, the half frame too.
+        # The DMRS sequence, one of eight, gives the block and, with an L_max of 4, the half frame.
         comb = np.arange(240) % 4 == cell_id % 4
         used = np.zeros((4, 240), bool)
         used[[1, 3]] = True
@@ -155,7 +155,7 @@ def test_py3gpp_decodes_the_transport_blocks(table, mcs, groups, additional):
 def receive_transport_block(grid, told, slot_number, modulation):
     """py3gpp's receiver of one slot of a fully scheduled carrier of 25 blocks; checks the CRC, returns the code rate.
 
-    `grid` has shape `(14, 300)`, `told` holds what a waveform's parameters say.
+    `grid` has shape `(14, 300)`, `told` holds the parameters of a waveform.
     """
     cell_id = told["cell_id"]
     dmrs = [told["dmrs_position"], *{0: [], 1: [11], 2: [7, 11]}[told["dmrs_additional"]]]
@@ -188,7 +188,7 @@ def receive_transport_block(grid, told, slot_number, modulation):
     return rate
 
 
-def test_py3gpp_receives_an_aligned_waveform_with_no_more_than_its_parameters():
+def test_py3gpp_decodes_an_aligned_waveform_from_its_parameters():
     full, code_rate = torch.ones(2, dtype=torch.bool), torch.full((2,), 0.5)
     wave = nr.draw(
         25, 15e3, 2, 57_600, seeded(11), modulation=torch.tensor([1, 2]), code_rate=code_rate, full=full, aligned=True
@@ -315,8 +315,8 @@ def test_control_messages_are_found_and_decoded(level, duration, bundle, rows, p
         assert int("".join(map(str, bits[17:22])), 2) == 10, "the MCS"
 
 
-def test_the_short_format_schedules_only_what_it_implies():
-    # TS 38.214, clause 5.1.6.2: of a PDSCH scheduled by format 1_0 a terminal takes dmrs-AdditionalPosition for 2.
+def test_format_1_0_schedules_only_what_it_implies():
+    # TS 38.214, clause 5.1.6.2: with format 1_0, a terminal assumes a dmrs-AdditionalPosition of 2 for the PDSCH.
     cells = Cells(
         52, 15e3, 1, cell_id=torch.arange(4), first_slot=7, dmrs_additional=torch.arange(4), ssb_blocks=False
     )
@@ -324,12 +324,12 @@ def test_the_short_format_schedules_only_what_it_implies():
     assert length[2] == 39 and all(length[row] > 39 for row in (0, 1, 3))
 
 
-def test_new_data_toggle_their_indicator_where_a_process_comes_round_again():
+def test_the_new_data_indicator_toggles_when_a_process_is_reused():
     cells = Cells(25, 30e3, 20, cell_id=torch.tensor([3]), dmrs_additional=2, ssb_blocks=False)
     cells.allocated[0, 5] = False
     (messages,) = nr.transmit(cells, seeded(0)).control
     assert messages.slot.tolist() == [*range(5), *range(6, 20)]
-    # TS 38.212, clause 7.3.1.2.1: behind identifier, 9 bits of blocks, time and mapping come MCS, NDI, RV, process.
+    # TS 38.212, clause 7.3.1.2.1: after identifier, 9 bits of blocks, time and mapping come MCS, NDI, RV, process.
     fields = messages.payload[:, 1 + 9 + 4 + 1 + 5 :]
     assert fields[:, 0].tolist() == [0] * 16 + [1] * 3
     assert int(fields[:, 1:3].sum()) == 0, "each is sent for the first time"
@@ -342,7 +342,7 @@ def test_carriers_leave_the_edge_of_the_band_free(num_rb, spacing):
 
 
 @pytest.mark.parametrize(("carrier_hz", "maximum"), [(2.1e9, 4), (3.5e9, 8)])
-def test_how_many_blocks_a_half_frame_has_follows_from_the_carrier(carrier_hz, maximum):
+def test_the_number_of_ssb_positions_follows_from_the_carrier(carrier_hz, maximum):
     wave = nr.draw(25, 15e3, 16, 2 * 7680, seeded(1), carrier_hz=carrier_hz)
     assert wave.parameters["ssb_maximum"].unique().tolist() == [maximum]
     sent = wave.parameters["ssb_bitmap"] & (255 >> maximum)
@@ -350,7 +350,7 @@ def test_how_many_blocks_a_half_frame_has_follows_from_the_carrier(carrier_hz, m
 
 
 @pytest.mark.parametrize(("num_rb", "spacing_hz"), [(52, 15e3), (24, 30e3), (11, 30e3)])
-def test_tracking_signals_take_two_slots_that_have_room_whenever_they_come(num_rb, spacing_hz):
+def test_tracking_signals_take_two_slots_with_room(num_rb, spacing_hz):
     cells, _, told = nr.draw_cells(num_rb, spacing_hz, 128, 80, seeded(2), full=torch.arange(128) % 2 == 0)
     with_signals = 0
     for sent, number, first in zip(cells.tracking, cells.slot_number, told["tracking_slot"].tolist(), strict=True):
@@ -362,7 +362,7 @@ def test_tracking_signals_take_two_slots_that_have_room_whenever_they_come(num_r
     assert not bool((cells.tracking & (cells.downlink_symbols <= 8)).any())
 
 
-def test_more_places_for_blocks_in_time_division():
+def test_time_division_has_more_ssb_positions():
     wave = nr.draw(51, 30e3, 64, 30_720, seeded(1), carrier_hz=2.1e9)
     paired = wave.parameters["tdd_pattern"] == 0
     # TS 38.213, clause 4.1, case C: in unpaired spectrum there are eight from 1.88 GHz on.
@@ -427,7 +427,7 @@ def test_impossible_cells_are_errors():
 
 
 @pytest.mark.parametrize(("num_rb", "spacing"), [(11, 30e3), (25, 15e3), (106, 30e3)])
-def test_drawn_cells_transmit_what_they_say(num_rb, spacing):
+def test_drawn_cells_match_their_description(num_rb, spacing):
     cells, modulation, _ = nr.draw_cells(num_rb, spacing, 24, 6, seeded(num_rb))
     sent = nr.transmit(cells, seeded(0))
     assert bool(sent.grid.isfinite().all())
@@ -439,7 +439,7 @@ def test_drawn_cells_transmit_what_they_say(num_rb, spacing):
 
 
 @pytest.mark.parametrize("aligned", [False, True])
-def test_a_waveform_is_described_as_it_is(aligned):
+def test_a_waveform_matches_its_description(aligned):
     num_rb, spacing, num_samples = 24, 30e3, 30_000
     wave = nr.draw(num_rb, spacing, 12, num_samples, seeded(5), aligned=aligned)
     assert wave.samples.shape == (12, num_samples) and wave.samples.dtype == torch.complex64
@@ -458,13 +458,13 @@ def test_a_waveform_is_described_as_it_is(aligned):
         assert np.abs(np.delete(spectrum, bins, 1)).max(initial=0) < 1e-4
         power = np.abs(grid) ** 2
         busy = power > 1e-6
-        # The symbols at the ends are cut, so that the timeline holds a little more or less than they do.
+        # The symbols at the ends are cut off, so that the timeline holds a little more or less power than the others.
         assert power.sum() / busy.sum() == pytest.approx(float(wave.element_power[row]), rel=0.15)
         assert power.mean() == pytest.approx(float(wave.occupancy[row] * wave.element_power[row]), rel=0.1, abs=0.01)
         assert float(wave.data_share[row]) <= busy.mean() + 0.05
 
 
-def test_rows_that_are_asked_to_be_full_are_full():
+def test_full_rows_are_full():
     full = torch.arange(8) < 4
     cells, _, extra = nr.draw_cells(25, 15e3, 8, 20, seeded(2), full=full)
     assert bool(cells.allocated[:4].any(-1).all()), "every slot has data"
