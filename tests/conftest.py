@@ -5,11 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from lwm_spectro_hf import SpectrogramFeatureExtractor
 from tiny_models import build
 
 SAMPLING_RATE = 1e6
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    """Weights and values that a test draws without a generator are the same whichever tests ran before."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -393,7 +393,6 @@ def test_mask_ratio_zero_gives_no_reconstruction_loss():
 
 
 def test_contrastive_loss_is_equation_19_written_out():
-    torch.manual_seed(0)
     z = F.normalize(torch.randn(6, 5), dim=-1)
     labels, tau = [0, 1, 0, 2, 1, 0], 0.2
     total, anchors = 0.0, 0
@@ -585,7 +584,6 @@ def test_fourier_routers_do_without_a_resolution():
     "head", [LwmSpectroMoEModel, LwmSpectroMoEForPreTraining, LwmSpectroMoEForSequenceClassification]
 )
 def test_mixtures_pass_the_resolution_to_their_router(head):
-    torch.manual_seed(0)
     model = head(tiny_moe_config(router_type="fourier")).eval()
     values, resolution = torch.randn(2, 1, 16, 24), torch.tensor([[1e-3, 15e3], [4e-6, 312.5e3]])
     router = model.base_model.router
@@ -655,7 +653,6 @@ def test_fourier_router_of_a_constant_spectrogram_is_finite(occupied_band):
 
 
 def test_mixture_from_trained_experts():
-    torch.manual_seed(0)
     experts = [LwmSpectroForPreTraining(tiny_config()).eval() for _ in range(3)]
     router = LwmSpectroMoERouter(tiny_moe_config())
     options = {"router_hidden_size": 32, "router_num_attention_heads": 2, "router_intermediate_size": 32}

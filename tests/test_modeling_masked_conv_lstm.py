@@ -62,7 +62,6 @@ def test_wrong_configurations_say_what_is_wrong(wrong, message):
 def test_on_a_single_cell_the_layer_is_an_lstm():
     """With kernels of one value there is nothing of a convolution left, so PyTorch's LSTM must give the same."""
     config = tiny_conv_lstm_config(kernel_size=1)
-    torch.manual_seed(0)
     layer, lstm = MaskedConvLstmLayer(config, input_size=5), nn.LSTM(5, config.hidden_size, batch_first=True)
     same = (
         (layer.input_conv.weight, lstm.weight_ih_l0),
@@ -258,7 +257,6 @@ def test_it_compiles_as_one_graph():
 
 @pytest.mark.parametrize("passes", [1, 2])
 def test_a_second_pass_lets_the_first_segment_see_the_last(passes):
-    torch.manual_seed(0)
     model = MaskedConvLstmModel(tiny_conv_lstm_config(num_passes=passes)).eval()
     values = inputs_for(model)["input_values"].requires_grad_()
     outputs = model(values).last_hidden_state

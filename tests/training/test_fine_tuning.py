@@ -239,7 +239,6 @@ def test_the_joint_objective_is_the_sum_of_its_parts(rows, tmp_path):
 
 
 def test_the_joint_objective_routes_as_inference_does(rows, tmp_path):
-    torch.manual_seed(0)
     start = LwmSpectroMoEForPreTraining(tiny_moe_config(router_type="fourier", router_dropout_prob=0.9))
     joint = JointClassifier(build_classifier(start, "kind", LABELS), start, 0.5, 0.25)
     trainer = tuner(joint, rows, tmp_path, steps=1)

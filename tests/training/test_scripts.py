@@ -170,7 +170,6 @@ def test_counts_below_one_are_named(tmp_path, data, monkeypatch, option):
 
 
 def test_a_new_decoder_is_trained_for_a_trained_encoder(tmp_path, data, monkeypatch, capsys):
-    torch.manual_seed(0)
     before = LwmSpectroForPreTraining(LwmSpectroConfig(**TINY, num_channels=2))
     before.save_pretrained(tmp_path / "before")
     options = ["--protocol", "LTE", "--init", tmp_path / "before", "--part", "decoder", "--data", data, "--mix", 2]
