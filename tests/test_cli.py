@@ -159,10 +159,6 @@ class TestClassify:
         rows = spectro("classify", captures).out.splitlines()
         assert rows[1].startswith(str(captures / "a.sigmf-meta"))
 
-    def test_both_files_of_a_sigmf_recording_are_one(self, spectro, captures):
-        result = spectro("classify", captures / "a.sigmf-data", captures / "a.sigmf-meta", "--json")
-        assert len(result.out.splitlines()) == 1
-
     def test_raw_and_npy_files_need_type_and_rate(self, spectro, captures, noise, tmp_path):
         expected = json.loads(spectro("classify", captures / "a.sigmf-meta", "--json").out)
         (tmp_path / "dump.bin").write_bytes(noise(5000).tobytes())
