@@ -385,7 +385,7 @@ class TestParts:
     """Parts of a band: one given by `--band`, and the carriers found in it."""
 
     @pytest.fixture
-    def wide(self, tmp_path, noise, write_sigmf, monkeypatch, tiny_segmenter):
+    def wide(self, tmp_path, noise, write_sigmf, monkeypatch):
         """A recording at 2.412 GHz with carriers at ±250 kHz, the upper twice as loud; the segmenter finds both."""
         time = np.arange(8000) / RATE
         parts = [np.convolve(noise(8000, seed), np.ones(8) / 8, "same") for seed in (0, 1)]
@@ -407,7 +407,7 @@ class TestParts:
         assert result.code == 2 and "a band around 250,000 Hz was asked for" in result.err
         assert spectro("embed", wide.path, "--json", "--band", 2.41225e9, 100e3).code == 0
 
-    def test_the_center_of_a_band_may_be_negative(self, spectro, wide, noise, write_sigmf, tmp_path):
+    def test_the_center_of_a_band_may_be_negative(self, spectro, noise, tmp_path):
         np.save(tmp_path / "wide.npy", noise(8000))
         for number in ("-2.5e5", "-250000", "-.25e6"):
             result = spectro(

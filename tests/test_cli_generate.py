@@ -111,7 +111,7 @@ def test_npz_and_sigmf(generate, small, tmp_path):
     assert len(list(folder.glob("lte-*.sigmf-meta"))) == 3
 
 
-def test_delay_profiles_of_cities_are_drawn(tmp_path):
+def test_delay_profiles_of_cities_are_drawn():
     from lwm_spectro_hf.data.figures import draw_delay_profiles
 
     assert len(draw_delay_profiles(["munich", "florence"]).axes) == 2

@@ -120,7 +120,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(name):
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_base_loads_into_head_and_back(name, tmp_path, caplog):
+def test_base_loads_into_head_and_back(name, tmp_path):
     head = build(name)
     base_class = type(head.base_model)
     base, problems = reloaded(head, tmp_path / "head", base_class)

@@ -272,7 +272,7 @@ class TestSymbols:
             whole = [np.array_equal(view, pieces.ravel()) for view in views]
             assert all(whole) == ("max_segments" in options)
 
-    def test_the_model_gets_the_resolution_of_every_view(self, classify, heard, noise, monkeypatch):
+    def test_the_model_gets_the_resolution_of_every_view(self, classify, heard, noise):
         told = []
         hook = lambda module, args, kwargs: told.append(kwargs.get("resolution"))  # noqa: E731
         handle = classify.model.register_forward_pre_hook(hook, with_kwargs=True)

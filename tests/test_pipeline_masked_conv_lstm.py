@@ -114,7 +114,7 @@ def test_files_and_lists_give_one_answer_each(folder, write_sigmf, tmp_path):
             assert one["carriers"] == other["carriers"]
 
 
-def test_wrong_inputs_are_named(folder, tmp_path):
+def test_wrong_inputs_are_named(folder):
     pipe = pipeline("iq-segmentation", model=str(folder))
     with pytest.raises(ValueError, match="needs the sampling rate"):
         pipe(np.ones(5000, np.complex64))

@@ -157,7 +157,7 @@ def test_a_killed_build_resumes(built, build, tmp_path):
     assert load_spectrograms(folder, "train")["index"].tolist() == list(range(14))
 
 
-def test_incomplete_or_damaged_shards_are_refused(built, build, tmp_path):
+def test_incomplete_or_damaged_shards_are_refused(built, tmp_path):
     folder = tmp_path / "half"
     shutil.copytree(built.folder, folder)
     path = folder / "data" / built.paths[1].name
@@ -248,7 +248,7 @@ def test_wrong_requests_are_errors(build, tmp_path):
         load_spectrograms(tmp_path, "validation")
 
 
-def test_data_sets_of_one_name_are_not_mixed_up(build, tmp_path, monkeypatch):
+def test_data_sets_of_one_name_are_not_mixed_up(tmp_path, monkeypatch):
     """`datasets` caches by the name of a folder and its card."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     for parent, snr_db in (("a", 5.0), ("b", 15.0)):

@@ -169,7 +169,7 @@ def test_blind_data_are_recognized(columns, receivers, blind):
         assert LabelledSpectrograms(kind, np.arange(4), np.zeros(4, int), extractor).is_blind == blind
 
 
-def test_a_row_that_makes_no_spectrogram_is_named(tmp_path):
+def test_a_row_that_makes_no_spectrogram_is_named():
     iq = [np.ones((64, 2), np.float32).tolist() for _ in range(6)]
     iq[2][5] = [float("nan"), 0.0]
     iq[4] = iq[4][:10]

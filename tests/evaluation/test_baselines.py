@@ -52,7 +52,7 @@ def test_every_model_fits_predicts_and_is_reproducible(name, checkpoint, store):
 
 
 @pytest.mark.parametrize("name", ["lwm-probe", "lwm-knn", "statistics", "raw-knn"])
-def test_classical_models_learn_separable_classes(name, checkpoint, store):
+def test_classical_models_learn_separable_classes(name, checkpoint):
     labels = torch.arange(40) % 2
     inputs = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)) + 4 * labels[:, None]
     model = MODELS[name].make(Setting(2, 0, BUDGET, checkpoint))

@@ -302,7 +302,7 @@ def test_bad_files_are_errors(tmp_path):
     assert read_json_lines(path) == [{"kind": "score"}], "what a killed run left half"
 
 
-def test_the_script_writes_page_and_pictures(tmp_path, monkeypatch, capsys):
+def test_the_script_writes_page_and_pictures(tmp_path, monkeypatch):
     bound = {"kind": "bound", "task": "joint-lte", "accuracy": 0.8, "per_snr": {"0": 0.7, "5": 1.0}, "trials": 9}
     lines = [*LINES, LINES[0] | bound | {"num_elements": {"LTE": 384}}]
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -117,7 +117,7 @@ def test_from_data_to_a_released_folder(tmp_path, data, monkeypatch, capsys):
     assert outputs.logits.shape == (1, 5)
 
 
-def test_a_resumed_run_that_gets_worse_keeps_its_best_weights(tmp_path, data, monkeypatch, capsys):
+def test_a_resumed_run_that_gets_worse_keeps_its_best_weights(tmp_path, data, monkeypatch):
     run = tmp_path / "wifi"
     options = ["--protocol", "WiFi", "--tiny", "--data", data, "--mix", 2, *SMALL, "--out", run]
     options += ["--epoch-samples", 16, "--warmup-epochs", 0, "--max-epochs", 8, "--learning-rate", 0.05]
@@ -149,7 +149,7 @@ def test_small_test_splits_are_reported_and_damaged_ones_refused(tmp_path, data,
     assert not (tmp_path / "damaged-run" / "model").exists()
 
 
-def test_a_model_is_exported_with_the_front_end_of_its_data(tmp_path, monkeypatch, capsys):
+def test_a_model_is_exported_with_the_front_end_of_its_data(tmp_path, monkeypatch):
     recipe = replace(preset("mixed"), channels=("none",), chunk_size=16, noise_share=0.0, num_frames=64)
     build_parquet(tmp_path / "data", {"train": Split(recipe, 96), "test": Split(recipe, 48)}, 0, processes=1)
     (tmp_path / "config.json").write_text(json.dumps({**TINY, "num_frames": 64}))
@@ -164,7 +164,7 @@ def test_a_model_is_exported_with_the_front_end_of_its_data(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("option", ["mix", "repeat", "gradient-accumulation", "eval-samples", "chunk-size"])
-def test_counts_below_one_are_named(tmp_path, data, monkeypatch, option):
+def test_counts_below_one_are_named(tmp_path, monkeypatch, option):
     with pytest.raises(SystemExit, match=f"--{option} is -1; expected 1 at least"):
         call(monkeypatch, "run_pretraining.py", "--protocol", "LTE", "--tiny", f"--{option}=-1", "--out", tmp_path)
 
