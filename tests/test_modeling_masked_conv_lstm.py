@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import save_file
 from torch import nn
 from transformers import (
@@ -55,7 +56,7 @@ def test_defaults_are_those_of_the_paper():
     ],
 )
 def test_wrong_configurations_say_what_is_wrong(wrong, message):
-    with pytest.raises(Exception, match=message):
+    with pytest.raises(StrictDataclassError, match=message):
         tiny_conv_lstm_config(**wrong)
 
 
