@@ -607,8 +607,6 @@ def test_registering_again_changes_nothing():
 class TestGaps:
     """Lost samples, and the zeros written for them."""
 
-    RATE = 1e6
-
     def periodic(self, noise, num_periods=40):
         """The same 500 samples repeated, since gaps are filled from half a millisecond away."""
         return np.tile(noise(500), num_periods)
@@ -616,9 +614,9 @@ class TestGaps:
     def test_recordings_without_gaps_are_unchanged(self, noise):
         iq = noise(20_000)
         iq[700:740] = 0  # not yet a gap, which has at least 128 samples
-        assert without_gaps(iq, self.RATE) is iq
+        assert without_gaps(iq, RATE) is iq
         for short in (iq[:0], iq[:1], np.zeros(100, np.complex64)):
-            assert without_gaps(short, self.RATE) is short
+            assert without_gaps(short, RATE) is short
 
     @pytest.mark.parametrize("value", [0, -0.5 - 0.5j])
     def test_gaps_are_filled_from_half_a_millisecond_away(self, noise, value):
@@ -627,38 +625,36 @@ class TestGaps:
         for start, stop in ((900, 1700), (5000, 5200), (19_000, 19_200)):
             iq[start:stop] = value
         before = iq.copy()
-        np.testing.assert_array_equal(without_gaps(iq, self.RATE), expected)
+        np.testing.assert_array_equal(without_gaps(iq, RATE), expected)
         np.testing.assert_array_equal(iq, before)  # the caller's array is not changed
 
     def test_gaps_at_the_ends_are_cut_off(self, noise):
         iq = noise(20_000)
         iq[:6000] = iq[18_000:] = 0
-        for rate in (self.RATE, None):
+        for rate in (RATE, None):
             np.testing.assert_array_equal(without_gaps(iq, rate), iq[6000:18_000])
-        assert without_gaps(iq, self.RATE, shortest=12_001) is iq
+        assert without_gaps(iq, RATE, shortest=12_001) is iq
 
     def test_gaps_that_cannot_be_filled_stay(self, noise):
         iq = noise(20_000)
         iq[100:9000] = iq[9100:19_000] = 0  # more than half
-        np.testing.assert_array_equal(without_gaps(iq, self.RATE), iq)
+        np.testing.assert_array_equal(without_gaps(iq, RATE), iq)
         iq = noise(2000)
         iq[600:1500] = 0  # no stretch as long half a millisecond away
-        np.testing.assert_array_equal(without_gaps(iq, self.RATE), iq)
+        np.testing.assert_array_equal(without_gaps(iq, RATE), iq)
 
-    def test_a_constant_is_silence(self, tiny_checkpoint):
-        classify = pipeline("iq-classification", model=str(tiny_checkpoint))
-        assert classify(np.full(5000, 0.3 - 0.1j, np.complex64), sampling_rate=1e6)["verdict"] == "no signal"
+    def test_a_constant_is_silence(self, classify):
+        assert classify(np.full(5000, 0.3 - 0.1j, np.complex64), sampling_rate=RATE)["verdict"] == "no signal"
 
     @pytest.mark.filterwarnings("error")
     @pytest.mark.parametrize("scale", [1e-18, 1e20, 3e37])
     def test_gaps_are_found_at_any_scale(self, scale, noise):
         iq = noise(20_000) * np.float32(scale)
-        assert without_gaps(iq, self.RATE) is iq
+        assert without_gaps(iq, RATE) is iq
         iq[5000:6000] = iq[18_000:] = 0
-        assert len(without_gaps(iq, self.RATE)) == 18_000 and without_gaps(iq, self.RATE).all()
+        assert len(without_gaps(iq, RATE)) == 18_000 and without_gaps(iq, RATE).all()
 
-    def test_zeros_around_a_recording_change_nothing(self, tiny_checkpoint, noise):
-        classify = pipeline("iq-classification", model=str(tiny_checkpoint))
+    def test_zeros_around_a_recording_change_nothing(self, classify, noise):
         iq, zeros = noise(8000), np.zeros(4000, np.complex64)
-        expected = classify(iq, sampling_rate=1e6)
-        assert classify(np.concatenate([zeros, iq, zeros]), sampling_rate=1e6) == expected
+        expected = classify(iq, sampling_rate=RATE)
+        assert classify(np.concatenate([zeros, iq, zeros]), sampling_rate=RATE) == expected

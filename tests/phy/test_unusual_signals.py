@@ -31,7 +31,7 @@ def test_signals_of_no_standard_give_no_evidence(name):
         assert max(evidence_of(BENCHMARK["NONE_OF_THEM"][name], rate, 4).values()) <= 0
 
 
-def test_lte_terminals_are_recognized_by_their_reference_symbols():
+def test_lte_terminals_are_recognized_by_their_reference_symbols(monkeypatch):
     """Without reference symbols, nothing tells them from terminals of 5G."""
     uplink = BENCHMARK["UNUSUAL"]["LTE, uplink"]
     assert evidence_of(uplink, 15.36e6, 5)["LTE"] > 10 and evidence_of(uplink, 15.36e6, 5, milliseconds=5)["LTE"] > 6
@@ -39,12 +39,8 @@ def test_lte_terminals_are_recognized_by_their_reference_symbols():
     def like_data(group, width):
         return np.fft.fft(np.random.default_rng(width).choice([-1, 1], size=(width, 2)) @ (1, 1j), norm="ortho")
 
-    scope = BENCHMARK["uplink"].__globals__
-    known, scope["reference_symbol"] = scope["reference_symbol"], like_data
-    try:
-        evidence = evidence_of(uplink, 15.36e6, 5)
-    finally:
-        scope["reference_symbol"] = known
+    monkeypatch.setitem(BENCHMARK["uplink"].__globals__, "reference_symbol", like_data)
+    evidence = evidence_of(uplink, 15.36e6, 5)
     assert evidence["5G"] > evidence["LTE"]
 
 
