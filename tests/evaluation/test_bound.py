@@ -13,12 +13,9 @@ from lwm_spectro_hf.evaluation.bound import (
     power_levels,
     scale_free_log_likelihood,
 )
+from seeds import seeded
 
 FOUR = ("QPSK", "16QAM", "64QAM", "256QAM")
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def draw_powers(modulation, snr_db, shape, generator):

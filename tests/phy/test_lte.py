@@ -9,14 +9,11 @@ import pytest
 import torch
 
 from lwm_spectro_hf.phy import lte, lte_coding, lte_control, ofdm
+from seeds import seeded
 
 TABLES = json.loads(resources.files("lwm_spectro_hf.phy").joinpath("tables", "lte.json").read_text())
 INTERLEAVERS = {size: parameters for size, *parameters in TABLES["turbo_interleaver"]}
 SIZES = TABLES["transport_block_sizes"]
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def samples_of(grid, num_rb, first_subframe=0):

@@ -9,10 +9,7 @@ from lwm_spectro_hf.phy import nr
 from lwm_spectro_hf.phy.nr_cells import Cells
 from lwm_spectro_hf.phy.nr_coding import PolarCode
 from lwm_spectro_hf.phy.ofdm import cyclic_prefix_3gpp, modulate
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
+from seeds import seeded
 
 
 def find_cell(samples, numerology, num_subcarriers, first_subcarrier):

@@ -17,12 +17,9 @@ from lwm_spectro_hf.phy.synchronization import (
     symbol_period_s,
     synchronize,
 )
+from seeds import seeded
 
 RECORDING = Path(__file__).parents[2] / "examples/recordings/wifi_11a_16qam_36mbps.sigmf-meta"
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def turned(samples, cycles_per_sample):

@@ -12,13 +12,10 @@ import wifi_receiver
 from lwm_spectro_hf.phy import wifi, wifi_frames, wifi_traffic
 from lwm_spectro_hf.phy.ofdm import symbols_to_samples
 from lwm_spectro_hf.phy.wifi_coding import HT_MODES, LEGACY_MODES
+from seeds import seeded
 
 RECORDING = Path(__file__).parents[2] / "examples/recordings/wifi_11a_16qam_36mbps"
 BITS = {"BPSK": 1, "QPSK": 2, "16QAM": 4, "64QAM": 6}
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def frames(num, num_bytes, seed=0):
