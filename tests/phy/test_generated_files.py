@@ -8,7 +8,7 @@ import pytest
 import sigmf
 import wifi_receiver
 from test_lte import SIZES, decode
-from test_nr import find_cell, receive_transport_block
+from test_nr import data_slot, find_cell, receive_transport_block
 
 from lwm_spectro_cli import main
 from lwm_spectro_hf.phy import nr
@@ -125,16 +125,10 @@ def test_nr_files_are_decoded(tmp_path):
     ((samples, told),) = generate(tmp_path, "--protocol", "5G", *options, "--duration-ms", 10, "--num", 1)
     assert told["sampling_rate"] == 5.76e6 and len(samples) == 57_600
     numerology = nr.numerology(25, 15e3)
-    fft_size, bins = numerology.fft_size, numerology.bins(300).numpy() % numerology.fft_size
     first = 12 * told["ssb_first_rb"] + told["ssb_shift"]
     _, cell_id, _ = find_cell(samples, numerology, 300, first)
     assert cell_id == told["cell_id"]
-    lengths = [(144 + 16 * (i % 7 == 0)) * fft_size // 2048 + fft_size for i in range(140)]
     blocks = {i // 2 for i in range(8) if told["ssb_bitmap"] >> (7 - i) & 1}
-    tracking = (told["tracking_slot"] - 10 * told["frame_number"]) % 40
-    taken = blocks | {5 + block for block in blocks} | {tracking, (tracking + 1) % 40}
-    slot = min(set(range(10)) - taken)
-    starts = np.cumsum(lengths)[14 * slot : 14 * slot + 14] - fft_size
-    grid = np.stack([np.fft.fft(samples[s : s + fft_size], norm="ortho")[bins] for s in starts])
+    slot, grid = data_slot(samples, numerology, told, blocks)
     assert told["modulation"] == "64QAM"
     assert abs(receive_transport_block(grid, told, told["slot"] + slot, "64QAM") - 0.65) < 0.06

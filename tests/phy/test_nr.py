@@ -32,6 +32,24 @@ def find_cell(samples, numerology, num_subcarriers, first_subcarrier):
     return start, 3 * int(np.argmax(scores)) + sector, block
 
 
+def broadcast_elements(block, cell_id):
+    """DMRS and PBCH elements of an SS/PBCH block `(4, 240)`."""
+    comb = np.arange(240) % 4 == cell_id % 4
+    used = np.zeros((4, 240), bool)
+    used[[1, 3]] = True
+    used[2, :48] = used[2, 192:] = True
+    return block[used & comb], block[used & ~comb]
+
+
+def read_broadcast_channel(block, cell_id, index):
+    """MIB, frame number and half frame of an SS/PBCH block, by py3gpp; checks the CRC."""
+    softbits = py3gpp.nrSymbolDemodulate(broadcast_elements(block, cell_id)[1], "QPSK", 0.1)
+    signs = 1 - 2 * np.asarray(py3gpp.nrPBCHPRBS(cell_id, index, 864))
+    _, checksum, mib, low_bits, half_frame, _ = py3gpp.nrBCHDecode(softbits * signs, 8, 8, cell_id)
+    assert checksum == 0
+    return mib, int("".join(map(str, [*mib[1:7], *low_bits])), 2), half_frame
+
+
 @pytest.mark.parametrize(
     ("spacing", "num_rb", "maximum", "first_slot"), [(15e3, 25, 8, 10 * 333), (30e3, 24, 4, 20 * 1021 + 10)]
 )
@@ -60,19 +78,11 @@ def test_py3gpp_finds_the_cell_and_reads_its_broadcast_channel_in_noise(spacing,
         start, found, block = find_cell(samples[row].numpy(), numerology, 12 * num_rb, 36 + shift)
         assert (start, found) == (int(starts[14 + 2]), cell_id)
         # The DMRS sequence, one of eight, gives the block and, with an L_max of 4, the half frame.
-        comb = np.arange(240) % 4 == cell_id % 4
-        used = np.zeros((4, 240), bool)
-        used[[1, 3]] = True
-        used[2, :48] = used[2, 192:] = True
-        received = block[used & comb]
-        channels = [np.vdot(np.asarray(py3gpp.nrPBCHDMRS(cell_id, i)).reshape(-1), received) for i in range(8)]
+        pilots, _ = broadcast_elements(block, cell_id)
+        channels = [np.vdot(np.asarray(py3gpp.nrPBCHDMRS(cell_id, i)).reshape(-1), pilots) for i in range(8)]
         second_half = spacing == 30e3  # slot 10 of 20
         assert int(np.argmax(np.abs(channels))) == index + 4 * second_half
-        softbits = py3gpp.nrSymbolDemodulate(block[used & ~comb], "QPSK", 0.1)
-        signs = 1 - 2 * np.asarray(py3gpp.nrPBCHPRBS(cell_id, index, 864))
-        _, checksum, mib, low_bits, half_frame, _ = py3gpp.nrBCHDecode(softbits * signs, 8, 8, cell_id)
-        assert checksum == 0
-        frame = int("".join(map(str, [*mib[1:7], *low_bits])), 2)
+        mib, frame, half_frame = read_broadcast_channel(block, cell_id, index)
         assert frame == first_slot // cells.slots_per_frame
         assert half_frame == second_half
         assert mib[7] == (spacing == 30e3)
@@ -87,6 +97,36 @@ def demap(symbols, order, noise=0.01):
     bits = (np.arange(len(points))[:, None] >> np.arange(order - 1, -1, -1)) & 1
     ratios = [distance[:, bits[:, i] == 1].min(1) - distance[:, bits[:, i] == 0].min(1) for i in range(order)]
     return np.stack(ratios, 1).reshape(-1)
+
+
+def decode_transport_block(ratios, size, rate, modulation):
+    """Bits of a transport block from its descrambled likelihood ratios, by py3gpp; checks all CRCs."""
+    info = py3gpp.nrDLSCHInfo(size, rate)
+    recovered = np.clip(py3gpp.nrRateRecoverLDPC(ratios, size, rate, 0, modulation, 1), -1e3, 1e3)
+    decoded, _ = py3gpp.nrLDPCDecode(recovered, info["BGN"], 8)
+    transport, failed = py3gpp.nrCodeBlockDesegmentLDPC(decoded, info["BGN"], size + info["L"])
+    assert not np.any(failed)
+    found, checksum = py3gpp.nrCRCDecode(transport.astype(int), info["CRC"])
+    assert checksum == 0
+    return found[:, 0]
+
+
+def symbol_lengths(fft_size):
+    """Samples of the 140 symbols of a frame with 15 kHz, prefixes included."""
+    return [(144 + 16 * (i % 7 == 0)) * fft_size // 2048 + fft_size for i in range(140)]
+
+
+def data_slot(samples, numerology, told, blocks):
+    """A slot of an aligned frame of 25 blocks with data alone: its number and grid `(14, 300)`.
+
+    `blocks` are the slots of SS/PBCH blocks in the first half frame.
+    """
+    fft_size, bins = numerology.fft_size, numerology.bins(300).numpy() % numerology.fft_size
+    tracking = (told["tracking_slot"] - 10 * told["frame_number"]) % 40
+    taken = blocks | {5 + block for block in blocks} | {tracking, (tracking + 1) % 40}
+    slot = min(set(range(10)) - taken)
+    starts = np.cumsum(symbol_lengths(fft_size))[14 * slot : 14 * slot + 14] - fft_size
+    return slot, np.stack([np.fft.fft(samples[s : s + fft_size], norm="ortho")[bins] for s in starts])
 
 
 @pytest.mark.parametrize(
@@ -138,15 +178,7 @@ def test_py3gpp_decodes_the_transport_blocks(table, mcs, groups, additional):
         ratios = demap(received + noise, order)
         seed = int(cells.rnti[row]) * 2**15 + int(cells.cell_id[row])
         ratios = ratios * (1 - 2 * np.asarray(py3gpp.nrPRBS(seed, len(ratios))))
-        recovered = py3gpp.nrRateRecoverLDPC(ratios, size, rate, 0, name, 1)
-        info = py3gpp.nrDLSCHInfo(size, rate)
-        recovered = np.clip(recovered, -1e3, 1e3)
-        decoded, _ = py3gpp.nrLDPCDecode(recovered, info["BGN"], 8)
-        transport, failed = py3gpp.nrCodeBlockDesegmentLDPC(decoded, info["BGN"], size + info["L"])
-        assert not failed
-        found, checksum = py3gpp.nrCRCDecode(transport.astype(int), info["CRC"])
-        assert checksum == 0
-        np.testing.assert_array_equal(found[:, 0], blocks.bits(grant).numpy())
+        np.testing.assert_array_equal(decode_transport_block(ratios, size, rate, name), blocks.bits(grant).numpy())
 
 
 def receive_transport_block(grid, told, slot_number, modulation):
@@ -175,13 +207,7 @@ def receive_transport_block(grid, told, slot_number, modulation):
     elements = 12 * (14 - told["control_symbols"]) - 6 * told["cdm_groups"] * len(dmrs)
     size = py3gpp.nrTBS(modulation, 1, 25, elements, rate)
     signs = 1 - 2 * np.asarray(py3gpp.nrPRBS(told["rnti"] * 2**15 + cell_id, len(data) * order))
-    info = py3gpp.nrDLSCHInfo(size, rate)
-    ratios = demap(data, order) * signs
-    recovered = np.clip(py3gpp.nrRateRecoverLDPC(ratios, size, rate, 0, modulation, 1), -1e3, 1e3)
-    decoded, _ = py3gpp.nrLDPCDecode(recovered, info["BGN"], 8)
-    transport, failed = py3gpp.nrCodeBlockDesegmentLDPC(decoded, info["BGN"], size + info["L"])
-    assert not np.any(failed)
-    assert py3gpp.nrCRCDecode(transport.astype(int), info["CRC"])[1] == 0
+    decode_transport_block(demap(data, order) * signs, size, rate, modulation)
     return rate
 
 
@@ -190,8 +216,7 @@ def test_py3gpp_decodes_an_aligned_waveform_from_its_parameters():
     wave = nr.draw(
         25, 15e3, 2, 57_600, seeded(11), modulation=torch.tensor([1, 2]), code_rate=code_rate, full=full, aligned=True
     )
-    fft_size, bins = wave.numerology.fft_size, wave.numerology.bins(300).numpy() % wave.numerology.fft_size
-    lengths = [(144 + 16 * (i % 7 == 0)) * fft_size // 2048 + fft_size for i in range(140)]
+    fft_size = wave.numerology.fft_size
     for row in range(2):
         told = {name: int(value[row]) for name, value in wave.parameters.items()}
         samples = wave.samples[row].numpy()
@@ -200,22 +225,11 @@ def test_py3gpp_decodes_an_aligned_waveform_from_its_parameters():
         index = [told["ssb_bitmap"] >> (7 - i) & 1 for i in range(8)].index(1)
         second_half = told["ssb_second_half"] if told["ssb_half_frames"] > 1 else start > 28_800
         symbol = 70 * second_half + 14 * (index // 2) + (2, 8)[index % 2]
-        assert start == sum(lengths[: symbol + 1]) - fft_size, "the timeline starts with a frame"
-        used = np.zeros((4, 240), bool)
-        used[[1, 3]] = True
-        used[2, :48] = used[2, 192:] = True
-        comb = np.arange(240) % 4 == cell_id % 4
-        softbits = py3gpp.nrSymbolDemodulate(block[used & ~comb], "QPSK", 0.1)
-        signs = 1 - 2 * np.asarray(py3gpp.nrPBCHPRBS(cell_id, index, 864))
-        _, checksum, mib, low_bits, half_frame, _ = py3gpp.nrBCHDecode(softbits * signs, 8, 8, cell_id)
-        assert checksum == 0 and half_frame == second_half
-        assert int("".join(map(str, [*mib[1:7], *low_bits])), 2) == told["frame_number"]
+        assert start == sum(symbol_lengths(fft_size)[: symbol + 1]) - fft_size, "the timeline starts with a frame"
+        _, frame, half_frame = read_broadcast_channel(block, cell_id, index)
+        assert (frame, half_frame) == (told["frame_number"], second_half)
 
-        tracking = (told["tracking_slot"] - 10 * told["frame_number"]) % 40
-        taken = {index // 2, 5 + index // 2, tracking, (tracking + 1) % 40}
-        slot = min(set(range(10)) - taken)
-        starts = np.cumsum(lengths)[14 * slot : 14 * slot + 14] - fft_size
-        grid = np.stack([np.fft.fft(samples[s : s + fft_size], norm="ortho")[bins] for s in starts])
+        slot, grid = data_slot(samples, wave.numerology, told, {index // 2})
         name = nr.MODULATIONS[int(wave.modulation[row])]
         assert abs(receive_transport_block(grid, told, told["slot"] + slot, name) - 0.5) < 0.06
 
