@@ -141,7 +141,7 @@ def test_joint_labels_are_marginalized():
 
 
 @pytest.mark.parametrize("labels", [["001", "010"], ["1e5", "100000"], ["+5", "5"]])
-def test_names_that_look_like_numbers_stay_as_they_are(labels):
+def test_labels_that_only_look_like_numbers_stay_text(labels):
     assert list(quantities("unit", labels)["unit"]) == labels
 
 

@@ -32,7 +32,7 @@ from lwm_spectro_hf.patches_lwm_spectro import patches_to_values
 from tiny_models import build, inputs_for, tiny_conv_lstm_config
 
 
-def test_defaults_are_those_of_the_paper():
+def test_defaults_match_the_paper():
     config = MaskedConvLstmConfig()
     assert (config.num_hidden_layers, config.hidden_size, config.kernel_size, config.mask_ratio) == (5, 64, 3, 0.2)
     model = MaskedConvLstmForPreTraining(config)

@@ -138,7 +138,7 @@ def test_wrong_inputs_are_named(folder):
 
 
 @pytest.mark.parametrize("length, new_rate", [(1000, 2.0), (999, 0.5), (1001, 1.0), (1000, 0.731)])
-def test_resampling_is_that_of_scipy(length, new_rate):
+def test_resampling_matches_scipy(length, new_rate):
     iq = torch.randn(length, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
     # scipy splits the bin at half the rate between both sides, so that bin must be empty.
     spectrum = torch.fft.fft(iq)

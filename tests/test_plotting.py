@@ -46,7 +46,7 @@ class Memory:
         return self.iq[start : start + count]
 
 
-def test_a_tone_is_where_it_should_be_in_time_and_frequency():
+def test_tones_are_drawn_at_their_time_and_frequency():
     iq = 1e-3 * np.exp(0.1j * np.arange(100_000)).astype(np.complex64)
     iq[50_000:] += np.exp(2j * np.pi * 0.25 * np.arange(50_000))  # a quarter of the rate, in the second half
     power_db = display_spectrogram(Memory(iq), num_rows=100, fft_size=64)

@@ -10,7 +10,7 @@ import torch
 from lwm_spectro_hf.channel.profiles import exponential_profile, tdl_profile
 
 
-def test_tables_are_those_of_sionna():
+def test_tables_match_sionna():
     models = pytest.importorskip("sionna.phy.channel.tr38901.models")
     tables = json.loads(resources.files("lwm_spectro_hf.channel").joinpath("tables", "tdl.json").read_text())
     assert list(tables) == list("ABCDE")

@@ -62,7 +62,7 @@ def test_all_cities_together_are_less_than_ten_megabytes():
     assert sum(file.stat().st_size for file in SHIPPED_FOLDER.rglob("*") if file.is_file()) < 10e6
 
 
-def test_arrays_are_those_of_deepmimo(monkeypatch):
+def test_arrays_match_deepmimo(monkeypatch):
     scenario = load_scenario("munich")
     links = read_with_deepmimo("munich", monkeypatch)
     assert [len(link.power) for link in links] == [len(scenario)] * len(links)
@@ -108,7 +108,7 @@ def test_delay_spreads_are_plausible():
         assert everyone.quantile(0.99) < -6  # a microsecond
 
 
-def test_delay_spread_statistics_are_those_of_the_table():
+def test_delay_spread_statistics_match_tr_38_901():
     # TR 38.901, table 7.5-6, worked out by hand: log10(4.5) = 0.6532, log10(6) = 0.7782.
     assert delay_spread_statistics("UMi", True, 3.5e9) == pytest.approx((-7.2968, 0.38), abs=1e-4)
     assert delay_spread_statistics("UMi", False, 3.5e9) == pytest.approx((-6.9868, 0.3845), abs=1e-4)
@@ -144,7 +144,7 @@ def test_profiles_are_the_strongest_paths_in_order_of_arrival():
     torch.testing.assert_close(every.delays_s, scenario.delays_s)
 
 
-def test_rician_k_is_that_of_the_standard_where_there_is_sight():
+def test_rician_k_follows_the_standard_in_line_of_sight():
     scenario = load_scenario("munich")
     user = torch.arange(len(scenario)).repeat(20)
     k = scenario.profiles(user, torch.Generator().manual_seed(1)).rician_k

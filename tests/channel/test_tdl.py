@@ -82,7 +82,7 @@ def test_moved_tap_has_the_jakes_spectrum():
         assert abs((spectrum * shift**order).sum() / spectrum.sum() - moment) < 0.02
 
 
-def test_tap_powers_are_those_of_the_profile():
+def test_tap_powers_match_the_profile():
     num = 10_000
     profile = tdl_profile("A", torch.full((num,), 100e-9))
     channel = TappedDelayLine.draw(profile, torch.full((num,), 400.0), torch.Generator().manual_seed(0))

@@ -41,7 +41,7 @@ def widest_fall(bandwidth_hz):
 
 
 @pytest.mark.parametrize("center_hz, bandwidth_hz", BANDS)
-def test_tones_within_stay_as_they_are(center_hz, bandwidth_hz, recording_of):
+def test_tones_inside_are_unchanged(center_hz, bandwidth_hz, recording_of):
     for place in (-0.49, 0.1, 0.49):
         band = Band(recording_of(tone(center_hz + place * bandwidth_hz, 40_000)), center_hz, bandwidth_hz)
         assert (band.center_hz, band.bandwidth_hz) == (center_hz, bandwidth_hz)
@@ -52,7 +52,7 @@ def test_tones_within_stay_as_they_are(center_hz, bandwidth_hz, recording_of):
 
 
 @pytest.mark.parametrize("bandwidth_hz", np.linspace(0.3e6, 15e6, 25))  # for any ratio of rates
-def test_tones_beside_are_gone(bandwidth_hz, recording_of):
+def test_tones_outside_are_removed(bandwidth_hz, recording_of):
     center_hz = 0.4e6
     for side in (-1, 1):
         beside_hz = bandwidth_hz / 2 + 1.02 * widest_fall(bandwidth_hz)

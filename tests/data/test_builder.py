@@ -376,7 +376,7 @@ class TestSigMF:
 
 
 class TestArrays:
-    def test_columns_are_those_of_parquet(self, built, front_end, tmp_path):
+    def test_columns_match_those_of_parquet(self, built, front_end, tmp_path):
         path = tmp_path / "new" / "set.npz"
         assert builder.write_arrays(path, RECIPE, 5, split_seed(7, "train"), front_end, BOTH) == path
         plain = load_spectrograms(built.folder, "train")

@@ -134,7 +134,7 @@ class TestNarrowed:
         assert Recipe().narrowed(("LTE",), ("QPSK",), (0.2,)).modes["LTE"] == (("QPSK", 0.2),)
         assert Recipe().narrowed(("WiFi", "LTE"), ("BPSK", "QPSK"), (0.5,)).modes["LTE"] == (("QPSK", 0.5),)
 
-    def test_other_fields_are_replaced_where_they_are_given(self):
+    def test_given_fields_are_replaced(self):
         recipe = preset("paper").narrowed(snrs_db=(20,), mobilities=None, full_load=0.0)
         assert recipe.snrs_db == (20,) and recipe.full_load == 0.0
         assert recipe.mobilities == preset("paper").mobilities and recipe.modes == preset("paper").modes
@@ -161,7 +161,7 @@ class TestNarrowed:
             Recipe().narrowed(**arguments)
 
 
-def test_offered_modes_hold_those_of_the_grid():
+def test_offered_modes_include_those_of_the_grid():
     for protocol in PROTOCOLS:
         for name, rate in MODES[protocol]:
             assert any(other == name and abs(rate - value) <= 0.05 for other, value in offered_modes(protocol))

@@ -161,7 +161,7 @@ class TestSigMF:
         np.testing.assert_array_equal(recording.read(7, 200), iq[7:207])
         assert recording.annotations[0]["core:label"] == "LTE"
 
-    def test_rate_may_be_given_where_the_metadata_has_none(self, tmp_path):
+    def test_the_rate_may_be_given_if_the_metadata_lacks_it(self, tmp_path):
         path = write_pair(tmp_path, noise(9).tobytes(), sample_rate=None)
         assert open_recording(path, sampling_rate=5e6).sampling_rate == 5e6
 
@@ -314,7 +314,7 @@ class TestErrors:
         assert len(open_recording(path.with_suffix(".cs8"), sampling_rate=1e6)) == 32
 
     @pytest.mark.parametrize("name", ["../cell.bin", "/etc/passwd", "folder/cell.bin", ".."])
-    def test_data_lie_beside_their_metadata(self, name, tmp_path):
+    def test_data_must_be_beside_their_metadata(self, name, tmp_path):
         path = write_sigmf(tmp_path / "cell", noise(50), RATE)
         metadata = json.loads(path.read_text())
         metadata["global"]["core:dataset"] = name
@@ -491,7 +491,7 @@ class TestErrors:
         with pytest.raises(ValueError, match="Fortran order. Expected C order"):
             open_recording(tmp_path / "recording.npy", sampling_rate=RATE)
 
-    def test_npy_that_is_broken_or_holds_objects(self, tmp_path):
+    def test_broken_npy_files_and_objects_are_errors(self, tmp_path):
         path = tmp_path / "recording.npy"
         np.save(path, noise(1000))
         path.write_bytes(path.read_bytes()[:-80])
@@ -519,7 +519,7 @@ class TestErrors:
         with pytest.raises(ValueError, match="not a SigMF archive"):
             open_recording(path)
 
-    def test_wav_that_is_no_baseband_or_broken(self, tmp_path):
+    def test_wrong_or_broken_wav_files_are_errors(self, tmp_path):
         path = tmp_path / "recording.wav"
         for array, message in ((np.zeros(10, np.int16), "1 channel"), (np.zeros((10, 4), np.int16), "4 channel")):
             wavfile.write(path, 48_000, array)

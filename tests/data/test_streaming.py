@@ -53,12 +53,12 @@ def test_batches(alone):
     assert sorted(alone) == list(range(16)) and {int(row["protocol"]) for row in alone.values()} == {-1, 0, 1}
 
 
-def test_ranks_together_draw_what_one_draws(alone):
+def test_ranks_share_what_one_process_draws(alone):
     ranks = [draw(stream(rank=rank, num_replicas=2), 2) for rank in range(2)]
     assert_same(rows_of(ranks[0] + ranks[1]), alone)
 
 
-def test_workers_of_a_loader_draw_what_one_process_draws(alone):
+def test_workers_of_a_loader_share_what_one_process_draws(alone):
     loader = DataLoader(stream(), batch_size=None, num_workers=2)
     assert_same(rows_of(draw(loader, 4)), alone)
 

@@ -139,7 +139,7 @@ def test_listening_receivers_find_symbols_but_not_the_carrier(receiver, least, m
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_labels_are_those_of_the_grid(protocol):
+def test_labels_match_the_grid(protocol):
     fields = {"full_load": 1.0, "snrs_db": (10, 20), "channels": ("exponential", "TDL-C"), "chunk_size": 16}
     recipe = recipe_of(protocol, duration_s=10e-3, **fields)
     rows, batch = recipe.rows(0, 3), draw_recordings(recipe, 0, 3)

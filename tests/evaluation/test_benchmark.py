@@ -178,7 +178,7 @@ def test_presets_have_their_documented_sizes():
     assert all(PRESETS["full"].shots[name] == task.shots for name, task in TASKS.items())
 
 
-def test_the_bound_is_that_of_the_rows_tested():
+def test_the_bound_is_computed_for_the_tested_rows():
     assert num_elements("WiFi", 128, 128) == 128 * 52 and num_elements("LTE", 128, 128) == 128 * 128
     bound = ModulationBound(16, 24, trials=4)
     rows = rows_for_testing(TASKS["modulation-wifi"], LABELS, 80)

@@ -27,7 +27,7 @@ def draw_powers(modulation, snr_db, shape, generator):
 
 
 @pytest.mark.parametrize("noise_power", [3.0, 1e-3])
-def test_log_likelihood_is_that_of_a_noncentral_chi_square(noise_power):
+def test_log_likelihood_matches_a_noncentral_chi_square(noise_power):
     power, gains = draw_powers("16QAM", -10 * math.log10(noise_power), (3, 50), seeded())
     levels, weights = power_levels("16QAM")
     found = log_likelihood(power, gains, noise_power, levels, weights)

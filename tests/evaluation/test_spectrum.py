@@ -30,7 +30,7 @@ def test_known_frames_are_standardized_whatever_follows():
     torch.testing.assert_close(found.std(dim=(2, 3), correction=0), torch.ones(16, 1), rtol=1e-4, atol=0)
 
 
-def test_levels_of_noise_vary_as_theory_says():
+def test_the_error_of_noise_matches_theory():
     """A spectrogram of noise alone, normalized by its own deviation, has an error of one."""
     iq = torch.randn(4, 20_000, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
     levels = SpectrogramFeatureExtractor(normalization="none").spectrogram(iq)
@@ -55,7 +55,7 @@ def test_the_linear_forecast_continues_periodic_signals():
     assert min(errors["last frame"], errors["mean of the known frames"]) > 0.5
 
 
-def test_local_means_are_those_of_scipy():
+def test_local_means_match_scipy():
     values = noise(2, 4)
     statistics = local_statistics(values)
     assert statistics.shape[:3] == (2, 32, 40)

@@ -51,7 +51,7 @@ def test_classes_are_balanced_and_match_their_names(task):
                 assert name == f"{LABELS['snr_db'][row]:g}+{mobility}"
 
 
-def test_tasks_are_those_of_the_paper():
+def test_tasks_match_the_paper():
     assert len(TASKS["joint-lte"].classes) == len(TASKS["joint-mixed"].classes) == 14
     assert TASKS["joint-lte"].shots == (5, 10, 20, 50, 100, 200, 400)
     assert TASKS["joint-mixed"].shots == (100, 200, 400, 800, 1600, 3200)
@@ -92,7 +92,7 @@ def test_the_fingerprint_depends_on_the_labels():
     assert fingerprint(changed) != fingerprint(LABELS)
 
 
-def test_what_cannot_be_split_is_an_error():
+def test_impossible_splits_are_errors():
     task = TASKS["joint-lte"]
     with pytest.raises(ValueError, match=r"joint-lte has \d+ training rows .* and 1000 a class were asked for"):
         rows_for_training(task, LABELS, 1000, 0)

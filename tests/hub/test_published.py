@@ -61,7 +61,7 @@ def assert_nothing_left(target):
 
 
 @pytest.mark.parametrize("use_cls_token", [True, False])
-def test_embedding_is_the_published_one(save, target, spectrogram, use_cls_token):
+def test_embedding_matches_the_published_model(save, target, spectrogram, use_cls_token):
     state = random_expert()
     convert(save(state), target, use_cls_token=use_cls_token)
     model = LwmSpectroModel.from_pretrained(target)
@@ -70,7 +70,7 @@ def test_embedding_is_the_published_one(save, target, spectrogram, use_cls_token
 
 
 @pytest.mark.parametrize("use_cls_token", [True, False])
-def test_masked_reconstruction_is_the_published_one(save, target, spectrogram, use_cls_token):
+def test_masked_reconstruction_matches_the_published_model(save, target, spectrogram, use_cls_token):
     state = random_expert(seed=1)
     convert(save(state), target, use_cls_token=use_cls_token)
     model = LwmSpectroForPreTraining.from_pretrained(target)
@@ -414,7 +414,7 @@ def test_foreign_file_in_a_folder_is_reported(published_folder, save, target):
 
 
 @pytest.mark.parametrize("use_cls_token", [True, False])
-def test_demo_data_tells_which_cls_option_is_right(published_folder, save, target, spectrogram, use_cls_token):
+def test_demo_data_shows_which_cls_option_is_right(published_folder, save, target, spectrogram, use_cls_token):
     decibels = torch.from_numpy(spectrogram)[:, None] * 12 - 70
     scaled = (spectrogram - spectrogram.mean((1, 2), keepdims=True)) / spectrogram.std((1, 2), keepdims=True)
     chosen = random_router()(torch.from_numpy(scaled)[:, None]).argmax(dim=1).tolist()
@@ -501,7 +501,7 @@ def test_bundle_of_another_form(published_folder, target, change, message):
         convert(published_folder, target)
 
 
-# Where from, where to -----------------------------------------------------------------------------------------------
+# Sources and targets ------------------------------------------------------------------------------------------------
 
 
 def test_hub_name(published_folder, target, monkeypatch):

@@ -277,7 +277,7 @@ def test_export_of_a_folder_keeps_its_files(tmp_path, mixture, extractor):
     ]
 
 
-def test_export_again_is_the_same(tmp_path, encoder, extractor):
+def test_exporting_an_export_changes_nothing(tmp_path, encoder, extractor):
     first = export(encoder, tmp_path / "first", feature_extractor=extractor)
     second = export(first, tmp_path / "second")
     assert {path.name: path.read_bytes() for path in first.iterdir()} == {

@@ -65,7 +65,7 @@ def test_cells_are_found_and_cut_into_symbols_at_any_rate(spacing_hz, likeliest)
 
 def test_packets_are_found_in_a_part_of_the_channel():
     iq = open_recording(RECORDINGS / "wifi_11a_16qam_36mbps.sigmf-meta").read()
-    part = resample_poly(iq * np.exp(0.4j * np.arange(len(iq))), 1, 5)  # 4 MHz of 20, beside the middle
+    part = resample_poly(iq * np.exp(0.4j * np.arange(len(iq))), 1, 5)  # 4 MHz of 20, off center
     evidence = listen(np.tile(part, 8), 4e6, PROTOCOLS).evidence
     assert evidence.argmax() == 0 and evidence[0] > 1
 
@@ -216,7 +216,7 @@ def test_frames_are_as_many_symbols_apart_as_the_recording_allows(milliseconds, 
         assert (heard.frame_step_s, heard.spacing_hz) == (pytest.approx(4e-6 * step), 312_500)
         needed = required_samples(40e6, SPACING_WIFI_HZ, 128, step)
         assert step == 1 or needed <= 2 * len(iq) < 2 * needed + needed * (step == 8)
-        # All symbols that there are occur.
+        # All available symbols are used.
         num_symbols = len(np.unique(heard.frames.reshape(128, 128), axis=0))
         assert num_symbols == pytest.approx(min(128, milliseconds * 250 / step), abs=2)
 

@@ -283,7 +283,7 @@ def test_codes_agree_with_sionna():
         (dict(allocation=run_of(25, 1, 3) | run_of(25, 6, 1), type_0=False), "gaps"),
     ],
 )
-def test_what_the_standard_cannot_express_is_an_error(change, message):
+def test_settings_outside_the_standard_are_errors(change, message):
     with pytest.raises(ValueError, match=message):
         lte.transmit(lte.Downlink(**{"num_rb": 25, "num_subframes": 1, "cell_id": 1, **change}), seeded(0))
 

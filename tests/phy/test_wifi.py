@@ -353,6 +353,6 @@ def test_annex_i_signal_symbol_in_time():
     )
 
 
-def test_pilot_polarity_is_that_of_the_standard():
+def test_pilot_polarity_matches_the_standard():
     expected = [1.0 if sign == "+" else -1.0 for sign in wifi_receiver.POLARITY]
     assert wifi.pilot_polarity().tolist() == expected

@@ -14,7 +14,7 @@ def test_rows_start_later_and_mirror_about_dc():
     assert torch.equal(views[0], values[0])
     assert torch.equal(views[1], values[1].roll(-4, 1))
     mirrored = values[2].roll(-8, 1)
-    # DC, the bin right of the middle, stays; k bins above it is where k below was.
+    # DC, the bin right of the middle, stays; the bin k above it comes from the bin k below.
     assert torch.equal(views[2][..., 12], mirrored[..., 12])
     assert torch.equal(views[2][..., 13:], mirrored[..., 1:12].flip(-1))
 

@@ -105,7 +105,7 @@ def test_mask_noise_is_uniform_and_belongs_to_the_sample():
 
 
 @pytest.mark.parametrize("strategy", ["token", "drop"])
-def test_operations_are_those_of_the_matrix_products(strategy):
+def test_operation_counts_match_the_matrix_products(strategy):
     config = LwmSpectroConfig(num_frames=32, num_freq_bins=16, num_hidden_layers=2, mask_strategy=strategy)
     patches, width, inner = config.num_patches, config.hidden_size, config.intermediate_size
     visible = patches - config.num_masked_patches if strategy == "drop" else patches

@@ -186,7 +186,7 @@ def test_probes_of_many_rows_hold_out_some_of_each_class(counts):
     assert (probe.predict(embeddings).argmax(1) == labels).float().mean() > 0.9
 
 
-def test_a_probe_of_two_classes_is_a_layer_too():
+def test_a_probe_of_two_classes_gives_a_layer():
     labels = torch.arange(20) % 2
     embeddings = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)) + labels[:, None]
     probe = LogisticProbe(seed=0)

@@ -143,7 +143,7 @@ def test_impossible_widths_are_errors():
             widen_encoder(expert(), width)
 
 
-def test_a_new_decoder_leaves_embeddings_as_they_are():
+def test_a_new_decoder_leaves_embeddings_unchanged():
     before, values = expert(mask_strategy="drop"), torch.randn(2, 1, 16, 16)
     after = copying_decoder(before, 2)
     assert (before.config.decoder_num_copy_heads, after.config.decoder_num_copy_heads) == (0, 2)

@@ -313,7 +313,7 @@ def test_a_max_grad_norm_of_zero_disables_clipping(tmp_path):
         replace(SETTINGS, max_grad_norm=-1)
 
 
-def test_the_schedule_is_that_of_table_1():
+def test_the_schedule_matches_table_1():
     table = PretrainingSettings()
     warmup = table.warmup_epochs / table.max_epochs
     assert table.learning_rate_at(0) == 0 and table.learning_rate_at(warmup / 2) == pytest.approx(2.5e-4)
