@@ -466,7 +466,7 @@ class TestSegment:
     @pytest.fixture
     def carriers(self, tiny_segmenter, captures):
         answer = pipeline("iq-segmentation", model=str(tiny_segmenter))(str(captures / "a.sigmf-meta"))
-        assert answer["carriers"], "untrained weights tell something"
+        assert answer["carriers"], "untrained weights find something"
         return [{**found, "center_hz": found["center_hz"] + 2.412e9} for found in answer["carriers"]]
 
     @pytest.fixture

@@ -124,7 +124,7 @@ def test_base_loads_into_head_and_back(name, tmp_path):
     head = build(name)
     base_class = type(head.base_model)
     base, problems = reloaded(head, tmp_path / "head", base_class)
-    assert problems == {}, "a head's weights are nothing to report when only the encoder is wanted"
+    assert problems == {}, "the weights of a head need no report when only the encoder is wanted"
     for key, value in head.base_model.state_dict().items():
         torch.testing.assert_close(base.state_dict()[key], value, rtol=0, atol=0)
     again, problems = reloaded(base, tmp_path / "base", type(head))
@@ -297,7 +297,7 @@ def test_frozen_modules_keep_their_running_statistics(kind, tmp_path):
         optimizer.step()
     after = adapted.base_model.model.state_dict()
     changed = {key for key, value in before.items() if key in after and (value != after[key]).any()}
-    assert not changed, "buffers of what is frozen"
+    assert not changed, "buffers of frozen modules"
     # So an adapter, which stores no buffers, restores exactly what was trained.
     adapted.eval().save_pretrained(tmp_path)
     again = peft.PeftModel.from_pretrained(model, tmp_path).eval()

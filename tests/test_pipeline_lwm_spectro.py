@@ -181,7 +181,7 @@ class TestSymbols:
         monkeypatch.setattr(listening, "listen", listen)
         lengths = {"segment_ms": 1e3 * DENSE / RATE, "window_ms": 2e3 * DENSE / RATE}
         classify([noise(4 * DENSE), noise(DENSE)], sampling_rate=RATE, **lengths)
-        assert known == [None, {0.0: 1}, None, {0.0: 3}, None], "of each window anew"
+        assert known == [None, {0.0: 1}, None, {0.0: 3}, None], "each window starts anew"
 
     def test_symbols_in_one_segment_count_for_the_window(self, classify, noise, monkeypatch):
         evidence = iter([-2.0, 6.0, -2.0, -2.0])  # the same for all protocols

@@ -109,7 +109,7 @@ def test_datasets_reads_what_was_written(built, tmp_path, with_card):
         np.testing.assert_array_equal(train[name], plain[name].numpy(), name)
         assert [row[name] for row in streamed] == rows["train"][name][:]
     assert {row["scenario"] for row in streamed} == {"munich", "exponential", "none"}
-    assert set(rows["test"]["scenario"]) <= {"florence", "none"}, "no other city, and this one nowhere else"
+    assert set(rows["test"]["scenario"]) <= {"florence", "none"}, "testing is in this city alone, training never"
     for row in streamed:
         assert np.asarray(row["iq"]).shape == (16 * 128, 2)
         assert (row["scenario"] == "none") == (row["snr_db"] == -math.inf) == (row["mobility"] == -1)

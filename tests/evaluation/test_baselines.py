@@ -84,7 +84,7 @@ def test_stored_features_equal_the_models_embeddings(checkpoint, store):
     for representation in checkpoint.representations:
         direct = checkpoint.embed(SPECTROGRAMS[rows], representation)
         torch.testing.assert_close(store.rows(representation, rows), direct, rtol=1e-4, atol=1e-5)
-    assert checkpoint.model.config.num_experts_per_sample == 1, "as it was"
+    assert checkpoint.model.config.num_experts_per_sample == 1, "restored"
 
 
 def test_features_are_computed_once(checkpoint, tmp_path, monkeypatch):

@@ -299,7 +299,7 @@ def test_bad_files_are_errors(tmp_path):
         read_json_lines(path)
     assert read_json_lines(tmp_path / "none.jsonl") == []
     path.write_text('{"kind": "score"}\n{"kind": "sc')
-    assert read_json_lines(path) == [{"kind": "score"}], "what a killed run left half"
+    assert read_json_lines(path) == [{"kind": "score"}], "a line cut off by a killed run is left out"
 
 
 def test_the_script_writes_page_and_pictures(tmp_path, monkeypatch):

@@ -208,7 +208,7 @@ def test_answers_are_removed_from_an_exchange(upsampling, answer_db):
     noise = 10**-2.0
     assert alone[is_answer].abs().square().mean() == pytest.approx(noise, rel=0.1)
     assert torch.equal(alone[is_data], iq[is_data]) and alone.shape == iq.shape
-    assert not torch.equal(alone[is_answer][:80], alone[is_answer][80:160]), "not one symbol over and over"
+    assert not torch.equal(alone[is_answer][:80], alone[is_answer][80:160]), "not a repeated symbol"
 
 
 def test_long_or_unsolicited_packets_are_no_answers():
@@ -307,7 +307,7 @@ def test_the_station_that_sends_for_longest_is_kept(upward):
 def test_carriers_that_agree_are_one_station():
     iq, own, others = taking_turns(1, True, 0.0)
     changed = of_one_station(iq, 20e6)[0] != iq
-    assert changed[own].float().mean() < 0.05 and changed[others].float().mean() < 0.6, "what is left out are answers"
+    assert changed[own].float().mean() < 0.05 and changed[others].float().mean() < 0.6, "only answers are removed"
 
 
 def test_the_station_that_sent_for_longer_before_is_kept():

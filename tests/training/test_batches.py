@@ -89,7 +89,7 @@ def test_classes_of_one_label():
     }
     found = {name: class_labels(batch, name).tolist() for name in LABELS}
     assert found["modulation"] == [1, -100, 4, -100] and found["mobility"] == [0, 2, -100, -100]
-    assert found["snr_db"] == [0, 6, -100, -100], "7 dB is not of the grid, and noise has no SNR"
+    assert found["snr_db"] == [0, 6, -100, -100], "7 dB is not on the grid, and noise has no SNR"
     assert all(max(classes) < LABELS[name] for name, classes in found.items())
 
 
