@@ -164,7 +164,7 @@ def test_quantized_layers_do_not_set_the_dtype():
 def test_the_benchmark_reports_what_each_part_predicts(tmp_path, monkeypatch, capsys):
     script = Path(__file__).parents[1] / "benchmarks" / "levels.py"
     monkeypatch.syspath_prepend(str(script.parent))  # as python does for a script
-    options = ["--recipes", "paper", "--protocols", "WiFi", "--num", "64", "--num-fit", "192"]
+    options = ["--recipes", "paper", "--protocols", "WiFi", "--num", "32", "--num-fit", "64"]
     monkeypatch.setattr(sys, "argv", [script.name, *options, "--out", str(tmp_path / "table.json")])
     runpy.run_path(str(script), run_name="__main__")
     found = json.loads((tmp_path / "table.json").read_text())
