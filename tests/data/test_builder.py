@@ -87,7 +87,8 @@ def test_datasets_reads_what_was_written(built, tmp_path, with_card):
     shutil.copytree(built.folder, folder)
     if with_card:
         write_card(folder)
-    rows = load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+    cache = str(tmp_path / "cache")
+    rows = load_dataset(str(folder), cache_dir=cache)
     assert {name: len(split) for name, split in rows.items()} == {"train": 14, "test": 6}
     features = rows["train"].features
     assert features["input_values"].shape == (2, 16, 128) and features["input_values"].dtype == "float16"
@@ -99,7 +100,7 @@ def test_datasets_reads_what_was_written(built, tmp_path, with_card):
     ):
         assert features[name].names == list(names)
     assert features["index"].dtype == "int64" and features["sampling_rate"].dtype == "float64"
-    streamed = list(load_dataset(str(folder), split="train", streaming=True))
+    streamed = list(load_dataset(str(folder), split="train", streaming=True, cache_dir=cache))
     plain = load_spectrograms(folder, "train")
     assert features["resolution"].length == 2 and plain["resolution"].shape == (14, 2)
     assert plain["input_values"].shape == (14, 2, 16, 128) and plain["input_values"].dtype == torch.float16
@@ -115,11 +116,11 @@ def test_datasets_reads_what_was_written(built, tmp_path, with_card):
         assert (row["scenario"] == "none") == (row["snr_db"] == -math.inf) == (row["mobility"] == -1)
 
 
-def test_a_row_is_reproducible_from_recipe_seed_and_index(built, front_end):
+def test_a_row_is_reproducible_from_recipe_seed_and_index(built, front_end, tmp_path):
     record = json.loads((built.folder / builder.RECORD).read_text())
     recipe = Recipe.from_dict(record["splits"]["train"]["recipe"])
-    row = load_dataset("parquet", data_files=str(built.paths[2]), split="train", streaming=True)
-    row = list(row)[1]
+    files = {"data_files": str(built.paths[2]), "cache_dir": str(tmp_path)}
+    row = list(load_dataset("parquet", **files, split="train", streaming=True))[1]
     assert row["index"] == 9 and row["seed"] == split_seed(7, "train")
     chunk, number = divmod(row["index"], recipe.chunk_size)
     batch = draw_recordings(recipe, chunk, row["seed"])
