@@ -101,7 +101,8 @@ def test_raw_samples_need_a_type_and_a_rate(app, tmp_path):
         app.classify(None, "", None)
 
 
-def test_the_page_has_both_buttons_and_the_shipped_recordings(app):
+def test_the_page_has_both_buttons_and_the_shipped_recordings(app, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     page = app.build()
     texts = [block.value for block in page.blocks.values() if isinstance(block, gradio.Button)]
     assert "What is it?" in texts and "Who sends where?" in texts
