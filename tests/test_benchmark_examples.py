@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 
 from lwm_spectro_hf.data.recordings import open_recording, write_sigmf
+from radioml_files import modulated, python2_pickle
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-sys.path += [str(EXAMPLES), str(Path(__file__).parent / "data")]
+
+
+@pytest.fixture(autouse=True)
+def examples_can_be_imported(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
 
 
 @pytest.fixture
@@ -28,8 +33,6 @@ def run(monkeypatch, tiny_checkpoint):
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    from radioml_files import modulated, python2_pickle
-
     path = tmp_path_factory.mktemp("radioml") / "RML2016.10a_dict.pkl"
     path.write_bytes(python2_pickle(modulated(("BPSK", "QPSK", "WBFM"), (-20, 18), 12, 128)))
     return path
