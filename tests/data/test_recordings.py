@@ -12,13 +12,9 @@ import sigmf
 from scipy.io import wavfile
 
 from lwm_spectro_hf.data.recordings import open_recording, write_sigmf
+from seeds import bounded_noise
 
 RATE = 20e6
-
-
-def noise(count: int, seed: int = 0) -> np.ndarray:
-    generator = np.random.default_rng(seed)
-    return (generator.uniform(-1, 1, count) + 1j * generator.uniform(-1, 1, count)).astype(np.complex64)
 
 
 def write_pair(folder, data: bytes, name="recording", captures=None, annotations=None, **info):
@@ -38,7 +34,7 @@ def write_pair(folder, data: bytes, name="recording", captures=None, annotations
 
 def test_a_tilde_means_the_home_directory(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    iq = noise(300)
+    iq = bounded_noise(300)
     assert write_sigmf("~/own", iq, RATE) == tmp_path / "own.sigmf-meta"
     recording = open_recording("~/own.sigmf-meta")
     np.testing.assert_array_equal(recording.read(np.int16(200), np.int8(100)), iq[200:])
@@ -46,7 +42,7 @@ def test_a_tilde_means_the_home_directory(tmp_path, monkeypatch):
 
 class TestSigMF:
     def test_round_trip(self, tmp_path):
-        iq = noise(500)
+        iq = bounded_noise(500)
         part = {"core:sample_start": 100, "core:sample_count": 9}
         annotations = [{"core:label": "LTE", "lwm:protocol": "LTE"}, part]
         path = write_sigmf(
@@ -82,21 +78,21 @@ class TestSigMF:
         np.testing.assert_array_equal(theirs.read_samples(), iq)
 
     def test_any_of_its_names_opens_it(self, tmp_path):
-        write_sigmf(tmp_path / "cell", noise(50), RATE)
+        write_sigmf(tmp_path / "cell", bounded_noise(50), RATE)
         for name in ("cell", "cell.sigmf-meta", "cell.sigmf-data"):
-            np.testing.assert_array_equal(open_recording(str(tmp_path / name)).read(), noise(50))
+            np.testing.assert_array_equal(open_recording(str(tmp_path / name)).read(), bounded_noise(50))
 
     def test_writing_again_replaces_and_failing_leaves_nothing(self, tmp_path):
-        write_sigmf(tmp_path / "cell", noise(50), RATE)
-        write_sigmf(tmp_path / "cell", noise(80, seed=1), RATE)
+        write_sigmf(tmp_path / "cell", bounded_noise(50), RATE)
+        write_sigmf(tmp_path / "cell", bounded_noise(80, seed=1), RATE)
         with pytest.raises(ValueError, match="not valid SigMF metadata"):
-            write_sigmf(tmp_path / "cell", noise(20), RATE, description=7)
-        np.testing.assert_array_equal(open_recording(tmp_path / "cell").read(), noise(80, seed=1))
+            write_sigmf(tmp_path / "cell", bounded_noise(20), RATE, description=7)
+        np.testing.assert_array_equal(open_recording(tmp_path / "cell").read(), bounded_noise(80, seed=1))
         assert len(list(tmp_path.iterdir())) == 2
 
     def test_annotations_are_checked(self, tmp_path):
         marks = [{"core:sample_start": np.int64(5), "core:sample_count": np.int32(10), "lwm:snr_db": np.float32(2.5)}]
-        recording = open_recording(write_sigmf(tmp_path / "cell", noise(50), RATE, marks))
+        recording = open_recording(write_sigmf(tmp_path / "cell", bounded_noise(50), RATE, marks))
         expected = {"core:sample_start": 5, "core:sample_count": 10, "lwm:snr_db": 2.5}
         assert recording.annotations == [expected]
         for mark, message in (
@@ -108,7 +104,7 @@ class TestSigMF:
             ),
         ):
             with pytest.raises(ValueError, match=message):
-                write_sigmf(tmp_path / "other", noise(50), RATE, [mark])
+                write_sigmf(tmp_path / "other", bounded_noise(50), RATE, [mark])
 
     @pytest.mark.parametrize("wrong", [np.ones(5), np.ones((2, 5), np.complex64), np.ones(0, np.complex64)])
     def test_only_complex_samples_are_written(self, wrong, tmp_path):
@@ -138,7 +134,7 @@ class TestSigMF:
         np.testing.assert_allclose(open_recording(path).read(), np.array([-1 + 1j, 1 - 1j]) * almost_one, rtol=1e-6)
 
     def test_channels(self, tmp_path):
-        two = np.stack([noise(40), noise(40, seed=1)], axis=1)
+        two = np.stack([bounded_noise(40), bounded_noise(40, seed=1)], axis=1)
         path = write_pair(tmp_path, two.tobytes(), num_channels=2)
         np.testing.assert_array_equal(open_recording(path, channel=1).read(5, 30), two[5:35, 1])
         for channel, found in ((None, "none was chosen"), (2, "`channel=2` was asked for")):
@@ -146,7 +142,7 @@ class TestSigMF:
                 open_recording(path, channel=channel)
 
     def test_header_and_trailing_bytes_are_skipped(self, tmp_path):
-        iq = noise(40)
+        iq = bounded_noise(40)
         captures = [{"core:sample_start": 0, "core:header_bytes": 12, "core:frequency": 1e9}]
         path = write_pair(tmp_path, b"h" * 12 + iq.tobytes() + b"t" * 3, captures=captures, trailing_bytes=3)
         recording = open_recording(path)
@@ -154,7 +150,7 @@ class TestSigMF:
         assert recording.center_frequency_hz == 1e9
 
     def test_archive_is_read_in_place(self, tmp_path):
-        iq = noise(300)
+        iq = bounded_noise(300)
         pair = write_sigmf(tmp_path / "cell", iq, RATE, [{"core:label": "LTE"}])
         sigmf.fromfile(pair).archive(tmp_path / "packed.sigmf")
         recording = open_recording(tmp_path / "packed.sigmf")
@@ -162,7 +158,7 @@ class TestSigMF:
         assert recording.annotations[0]["core:label"] == "LTE"
 
     def test_the_rate_may_be_given_if_the_metadata_lacks_it(self, tmp_path):
-        path = write_pair(tmp_path, noise(9).tobytes(), sample_rate=None)
+        path = write_pair(tmp_path, bounded_noise(9).tobytes(), sample_rate=None)
         assert open_recording(path, sampling_rate=5e6).sampling_rate == 5e6
 
 
@@ -192,12 +188,12 @@ class TestOtherFiles:
     @pytest.mark.parametrize("suffix", [".cf32", ".cfile", ".fc32"])
     def test_a_suffix_may_name_the_type(self, suffix, tmp_path):
         path = tmp_path / f"recording{suffix}"
-        path.write_bytes(noise(20).tobytes())
-        np.testing.assert_array_equal(open_recording(path, sampling_rate=RATE).read(), noise(20))
+        path.write_bytes(bounded_noise(20).tobytes())
+        np.testing.assert_array_equal(open_recording(path, sampling_rate=RATE).read(), bounded_noise(20))
 
     @pytest.mark.parametrize("kind", ["<c8", ">c8", "<c16", "pairs", "int16 pairs"])
     def test_npy(self, kind, tmp_path):
-        iq = noise(50)
+        iq = bounded_noise(50)
         pairs = iq.view(np.float32).reshape(-1, 2)
         stored = {"pairs": pairs, "int16 pairs": np.round(pairs * 32768 * 0.99).astype(np.int16)}
         array = stored[kind] if kind in stored else iq.astype(kind)
@@ -211,7 +207,7 @@ class TestOtherFiles:
         "kind, offset, scale", [("u1", 128, 2**7), ("i2", 0, 2**15), ("i4", 0, 2**31), ("f4", 0, 1), ("f8", 0, 1)]
     )
     def test_wav(self, kind, offset, scale, tmp_path):
-        iq = noise(60)
+        iq = bounded_noise(60)
         iq = iq / np.abs(iq.view(np.float32)).max()
         stored = (iq.view(np.float32).reshape(-1, 2).astype(float) * 0.9 * scale + offset).astype(kind)
         wavfile.write(tmp_path / "recording.wav", 2_400_000, stored)
@@ -246,7 +242,7 @@ class TestOtherFiles:
 
 class TestReading:
     def test_parts_are_read(self, tmp_path):
-        iq = noise(100)
+        iq = bounded_noise(100)
         recording = open_recording(write_sigmf(tmp_path / "cell", iq, RATE))
         np.testing.assert_array_equal(recording.read(90), iq[90:])
         np.testing.assert_array_equal(recording.read(count=7), iq[:7])
@@ -257,7 +253,7 @@ class TestReading:
 
     @pytest.mark.parametrize(("hop", "starts"), [(None, [0, 30, 60]), (10, [0, 10, 20, 30, 40, 50, 60, 70])])
     def test_windows_cover_the_recording(self, hop, starts, tmp_path):
-        iq = noise(100)
+        iq = bounded_noise(100)
         recording = open_recording(write_sigmf(tmp_path / "cell", iq, RATE))
         windows = list(recording.windows(30, hop))
         assert [start for start, _ in windows] == starts
@@ -265,15 +261,15 @@ class TestReading:
             np.testing.assert_array_equal(window, iq[start : start + 30])
 
     def test_wrong_windows_are_errors(self, tmp_path):
-        recording = open_recording(write_sigmf(tmp_path / "cell", noise(100), RATE))
+        recording = open_recording(write_sigmf(tmp_path / "cell", bounded_noise(100), RATE))
         with pytest.raises(ValueError, match="100 samples, fewer than one window of 101. Take a shorter"):
             recording.windows(101)
         with pytest.raises(ValueError, match="Expected positive"):
             recording.windows(10, 0)
 
     def test_a_recording_can_be_pickled(self, tmp_path):
-        recording = open_recording(write_sigmf(tmp_path / "cell", noise(100), RATE))
-        np.testing.assert_array_equal(pickle.loads(pickle.dumps(recording)).read(), noise(100))
+        recording = open_recording(write_sigmf(tmp_path / "cell", bounded_noise(100), RATE))
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(recording)).read(), bounded_noise(100))
 
     @pytest.mark.parametrize("suffix", [".sigmf-meta", ".npy", ".ci16"])
     def test_two_gigabytes_are_read_in_constant_memory(self, suffix, tmp_path):
@@ -315,7 +311,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("name", ["../cell.bin", "/etc/passwd", "folder/cell.bin", ".."])
     def test_data_must_be_beside_their_metadata(self, name, tmp_path):
-        path = write_sigmf(tmp_path / "cell", noise(50), RATE)
+        path = write_sigmf(tmp_path / "cell", bounded_noise(50), RATE)
         metadata = json.loads(path.read_text())
         metadata["global"]["core:dataset"] = name
         path.write_text(json.dumps(metadata))
@@ -323,7 +319,7 @@ class TestErrors:
             open_recording(path)
 
     def test_captures_of_several_frequencies_have_no_common_one(self, tmp_path):
-        path = write_sigmf(tmp_path / "cell", noise(50), RATE, center_frequency_hz=2.4e9)
+        path = write_sigmf(tmp_path / "cell", bounded_noise(50), RATE, center_frequency_hz=2.4e9)
         metadata = json.loads(path.read_text())
         for frequency, expected in ((2.4e9, 2.4e9), (5.2e9, None)):
             second = {"core:sample_start": 25, "core:frequency": frequency}
@@ -332,9 +328,9 @@ class TestErrors:
 
     def test_a_file_that_becomes_shorter_is_named(self, tmp_path):
         path = tmp_path / "cell.cf32"
-        path.write_bytes(noise(500).tobytes())
+        path.write_bytes(bounded_noise(500).tobytes())
         recording = open_recording(path, sampling_rate=RATE)
-        path.write_bytes(noise(100).tobytes())
+        path.write_bytes(bounded_noise(100).tobytes())
         with pytest.raises(ValueError, match="cell.cf32 is shorter than when it was opened"):
             recording.read(300, 100)
 
@@ -348,7 +344,7 @@ class TestErrors:
             open_recording(tmp_path)
 
     def test_sigmf_half_missing(self, tmp_path):
-        path = write_pair(tmp_path, noise(10).tobytes())
+        path = write_pair(tmp_path, bounded_noise(10).tobytes())
         data = path.with_suffix(".sigmf-data")
         kept = data.read_bytes()
         data.unlink()
@@ -360,16 +356,16 @@ class TestErrors:
             open_recording(data)
 
     def test_named_dataset_missing(self, tmp_path):
-        path = write_pair(tmp_path, noise(10).tobytes(), dataset="other.bin")
+        path = write_pair(tmp_path, bounded_noise(10).tobytes(), dataset="other.bin")
         path.with_suffix(".sigmf-data").unlink()
         with pytest.raises(FileNotFoundError, match="other.bin.* Put that file beside"):
             open_recording(path)
-        (tmp_path / "other.bin").write_bytes(noise(10).tobytes())
-        np.testing.assert_array_equal(open_recording(path).read(), noise(10))
+        (tmp_path / "other.bin").write_bytes(bounded_noise(10).tobytes())
+        np.testing.assert_array_equal(open_recording(path).read(), bounded_noise(10))
 
     def test_truncated_within_a_sample(self, tmp_path):
         with pytest.raises(ValueError, match="77 bytes .*not a multiple of the 8 bytes of a sample: truncated.*again"):
-            open_recording(write_pair(tmp_path, noise(10).tobytes()[:-3]))
+            open_recording(write_pair(tmp_path, bounded_noise(10).tobytes()[:-3]))
         raw = tmp_path / "recording.ci16"
         raw.write_bytes(bytes(41))
         with pytest.raises(ValueError, match="41 bytes .*not a multiple of the 4 bytes"):
@@ -384,11 +380,11 @@ class TestErrors:
     )
     def test_truncated_before_the_last_mark(self, marks, tmp_path):
         with pytest.raises(ValueError, match="is truncated: it holds 10 samples, but .* reach to sample 11. Copy"):
-            open_recording(write_pair(tmp_path, noise(10).tobytes(), **marks))
+            open_recording(write_pair(tmp_path, bounded_noise(10).tobytes(), **marks))
 
     def test_a_wrong_hash_is_an_error(self, tmp_path):
-        path = write_sigmf(tmp_path / "cell", noise(10), RATE)
-        path.with_suffix(".sigmf-data").write_bytes(noise(9).tobytes())
+        path = write_sigmf(tmp_path / "cell", bounded_noise(10), RATE)
+        path.with_suffix(".sigmf-data").write_bytes(bounded_noise(9).tobytes())
         with pytest.raises(ValueError, match="72 bytes .* do not match 'core:sha512'.*truncated.*check_hash=False"):
             open_recording(path)
         assert open_recording(path, check_hash=False).num_samples == 9
@@ -396,14 +392,14 @@ class TestErrors:
     def test_empty(self, tmp_path):
         raw = tmp_path / "recording.cf32"
         raw.write_bytes(b"")
-        np.save(tmp_path / "recording.npy", noise(0))
+        np.save(tmp_path / "recording.npy", bounded_noise(0))
         for path in (raw, tmp_path / "recording.npy", write_pair(tmp_path, b"")):
             with pytest.raises(ValueError, match="holds no samples. Expected at least one"):
                 open_recording(path, sampling_rate=RATE)
 
     @pytest.mark.parametrize("text", ["{", "", "\xff\xfe"])
     def test_invalid_json(self, text, tmp_path):
-        path = write_pair(tmp_path, noise(10).tobytes())
+        path = write_pair(tmp_path, bounded_noise(10).tobytes())
         path.write_text(text, encoding="latin-1")
         with pytest.raises(ValueError, match="not valid JSON .*Expected SigMF metadata: correct it"):
             open_recording(path)
@@ -413,7 +409,7 @@ class TestErrors:
         [[], {"captures": []}, {"global": []}, {"global": {}, "captures": {}}, {"global": {}, "annotations": [1]}],
     )
     def test_not_sigmf(self, metadata, tmp_path):
-        path = write_pair(tmp_path, noise(10).tobytes())
+        path = write_pair(tmp_path, bounded_noise(10).tobytes())
         path.write_text(json.dumps(metadata))
         with pytest.raises(ValueError, match="not SigMF metadata. Expected an object with 'global'"):
             open_recording(path)
@@ -443,17 +439,17 @@ class TestErrors:
         ],
     )
     def test_wrong_metadata(self, info, message, tmp_path):
-        path = write_pair(tmp_path, noise(10).tobytes(), **info)
+        path = write_pair(tmp_path, bounded_noise(10).tobytes(), **info)
         with pytest.raises(ValueError, match=message):
             open_recording(path)
 
     def test_arguments_that_contradict_the_file(self, tmp_path):
-        path = write_pair(tmp_path, noise(10).tobytes())
+        path = write_pair(tmp_path, bounded_noise(10).tobytes())
         with pytest.raises(ValueError, match="metadata says 20,000,000 Hz, but `sampling_rate=1,000` was given"):
             open_recording(path, sampling_rate=1e3)
         with pytest.raises(ValueError, match="names the sample type. Leave out `dtype='cf32'`"):
             open_recording(path, dtype="cf32")
-        np.save(tmp_path / "recording.npy", noise(10))
+        np.save(tmp_path / "recording.npy", bounded_noise(10))
         with pytest.raises(ValueError, match="names its sample type. Leave out `dtype='cf32'`"):
             open_recording(tmp_path / "recording.npy", dtype="cf32", sampling_rate=RATE)
         with pytest.raises(ValueError, match="only SigMF and .mat files have channels"):
@@ -461,7 +457,7 @@ class TestErrors:
 
     def test_raw_without_type_or_rate(self, tmp_path):
         path = tmp_path / "recording.bin"
-        path.write_bytes(noise(10).tobytes())
+        path.write_bytes(bounded_noise(10).tobytes())
         with pytest.raises(ValueError, match="suffix '.bin' does not tell what the file holds.*`dtype='ci16'"):
             open_recording(path, sampling_rate=RATE)
         with pytest.raises(ValueError, match="sampling rate is not known"):
@@ -493,7 +489,7 @@ class TestErrors:
 
     def test_broken_npy_files_and_objects_are_errors(self, tmp_path):
         path = tmp_path / "recording.npy"
-        np.save(path, noise(1000))
+        np.save(path, bounded_noise(1000))
         path.write_bytes(path.read_bytes()[:-80])
         with pytest.raises(ValueError, match="not a whole .npy file .*save it again"):
             open_recording(path, sampling_rate=RATE)
@@ -505,7 +501,7 @@ class TestErrors:
             open_recording(path, sampling_rate=RATE)
 
     def test_broken_archive(self, tmp_path):
-        pair = write_sigmf(tmp_path / "cell", noise(3000), RATE)
+        pair = write_sigmf(tmp_path / "cell", bounded_noise(3000), RATE)
         path = tmp_path / "packed.sigmf"
         with tarfile.open(path, "w") as archive:
             archive.add(pair, "packed.sigmf-meta")
