@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from lwm_spectro_hf.channel import scenarios
 from lwm_spectro_hf.channel.scenarios import (
     HELD_OUT_SCENARIOS,
     SHIPPED_FOLDER,
@@ -258,8 +257,7 @@ def test_a_scenario_without_paths_is_an_error(copied):
         load_scenario(copied)
 
 
-def test_deepmimos_configuration_is_restored():
-    scenarios._load.cache_clear()
+def test_deepmimos_configuration_is_restored(copied):
     before = deepmimo.config.get("scenarios_folder")
-    load_scenario("florence")
+    load_scenario(copied)
     assert deepmimo.config.get("scenarios_folder") == before

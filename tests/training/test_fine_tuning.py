@@ -248,17 +248,17 @@ def test_the_joint_objective_routes_as_inference_does(rows, tmp_path):
     assert modes and not any(modes)
 
 
-def test_joint_masks_differ_between_processes_and_are_reproducible(rows, tmp_path):
+def test_joint_masks_differ_between_processes_and_are_reproducible(rows, tmp_path, monkeypatch):
     start = pretrained()
     joint, asked = JointClassifier(build_classifier(start, "kind", LABELS), start, 0.5, 0.25), []
     seen = joint.forward
     joint.forward = lambda **inputs: asked.append(inputs.get("noise")) or seen(**inputs)
-    trainer, batch = tuner(joint, rows, tmp_path, augmented=True), rows.__getitems__(list(range(24)))
+    batch = rows.__getitems__(list(range(24)))
     for process in (0, 1, 0):
-        trainer._drawn = (-1, 0)
-        trainer.args.distributed_state.process_index = process
-        trainer.compute_loss(joint.train(), batch)
-    trainer.args.distributed_state.process_index = 0
+        trainer = tuner(joint, rows, tmp_path, augmented=True)
+        with monkeypatch.context() as patched:
+            patched.setattr(trainer.args.distributed_state, "process_index", process)
+            trainer.compute_loss(joint.train(), batch)
     assert asked[0].shape == (24, start.config.num_patches)
     assert torch.equal(asked[0], asked[2]) and not torch.equal(asked[0], asked[1])
     trainer.compute_loss(joint.eval(), batch)
