@@ -444,7 +444,7 @@ def test_useless_demo_data_is_reported(published_folder, save, target, tmp_path)
     assert not (tmp_path / "executed").exists()
 
 
-def test_demo_data_is_compared_without_cls_if_positions_lack():
+def test_demo_data_is_compared_without_cls_if_positions_are_too_few():
     experts = [LwmSpectroForPreTraining(tiny_config(max_position_embeddings=24)) for _ in range(3)]
     model = LwmSpectroMoEForPreTraining.from_experts(experts, router_type="cnn").eval()
     samples = [{"data": torch.randn(1, 16, 24), "moe_embedding": torch.randn(32)}]
