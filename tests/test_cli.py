@@ -185,7 +185,7 @@ class TestClassify:
         complaints = result.err.splitlines()
         assert len(complaints) == 3
         for path in (missing, bad, empty):
-            assert sum(f"lwm-spectro: error: {path}" in line or str(path) in line for line in complaints) == 1
+            assert sum(line.startswith("lwm-spectro: error: ") and str(path) in line for line in complaints) == 1
 
     def test_debug_raises_the_original_error(self, spectro, tmp_path):
         with pytest.raises(FileNotFoundError):

@@ -74,7 +74,7 @@ def test_files_of_the_same_name_are_refused(app, tmp_path):
     for path in paths:
         path.parent.mkdir()
         path.write_bytes(b"")
-    with pytest.raises(gradio.Error, match="one name|2 recordings"):
+    with pytest.raises(gradio.Error, match="2 recordings"):
         app.classify([str(path) for path in paths], "cf32", 1.0)
     pair = [str(path.with_name("b.sigmf-data")) for path in paths] + [str(paths[0])]
     with pytest.raises(gradio.Error, match="Two of the uploaded files have one name"):
