@@ -268,16 +268,16 @@ def test_baselines_are_fitted_to_the_same_rows_on_any_number_of_processes(data):
         assert sorted(one["index"].tolist()) == sorted(two["index"].tolist())
 
 
-def test_unknown_configuration_fields_are_refused(tmp_path, monkeypatch):
+def test_unknown_configuration_fields_are_refused(tmp_path, data, monkeypatch):
     (tmp_path / "wrong.json").write_text('{"hiden_size": 32}')
-    options = ["--protocol", "LTE", "--tiny", "--config", tmp_path / "wrong.json", "--device", "cpu"]
+    options = ["--protocol", "LTE", "--tiny", "--data", data, "--mix", 2, *SMALL, "--config", tmp_path / "wrong.json"]
     with pytest.raises(SystemExit, match="wrong.json has 'hiden_size', which LwmSpectroConfig has not"):
         call(monkeypatch, "run_pretraining.py", *options, "--out", tmp_path / "x")
     (tmp_path / "wrong.json").write_text('{"hidden_size": 32')
     with pytest.raises(SystemExit, match="wrong.json is damaged, or no JSON"):
         call(monkeypatch, "run_pretraining.py", *options, "--out", tmp_path / "x")
     with pytest.raises(SystemExit, match="--minutes is -1.0; expected 0 at least"):
-        call(monkeypatch, "run_pretraining.py", *options[:3], "--minutes", -1, "--device", "cpu", "--out", tmp_path)
+        call(monkeypatch, "run_pretraining.py", *options[:3], "--minutes", -1, "--out", tmp_path)
 
 
 def test_inconsistent_options_are_named(tmp_path, monkeypatch):
