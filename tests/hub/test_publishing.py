@@ -308,7 +308,9 @@ def test_only_weights_with_a_head_get_a_pipeline(tmp_path, mixture, extractor):
     assert "AutoModel" in read_json(folder / "config.json")["auto_map"]
 
 
-def test_the_snippet_of_a_card_works(tmp_path, mixture, extractor):
+def test_the_snippet_of_a_card_works(tmp_path, mixture, extractor, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])  # to which the folder of these modules is added
     folder = export(mixture, tmp_path / "hub", feature_extractor=extractor)
     snippet = re.search(r"```python\n(.*?)```", render(str(folder), {}), re.DOTALL)[1]
     assert snippet == re.search(
