@@ -5,11 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from lwm_spectro_hf import SpectrogramFeatureExtractor
 from tiny_models import build
 
 SAMPLING_RATE = 1e6
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    """Weights and values that a test draws without a generator are the same whichever tests ran before."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +36,7 @@ def tiny_checkpoint(tmp_path_factory, tiny_extractor) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_segmenter(tmp_path_factory) -> Path:
-    """A folder with an untrained network that segments, for recordings of 1 Msps."""
+    """A folder with an untrained segmenter for recordings of 1 Msps."""
     folder = tmp_path_factory.mktemp("segmenter")
     build("conv-lstm-segmentation-one").save_pretrained(folder)
     grid = {"num_frames": 16, "num_freq_bins": 24, "fft_size": 24}

@@ -1,4 +1,4 @@
-"""The scripts that judge a checkpoint by data of others, each run as a user would on files of the same format."""
+"""The scripts that evaluate a checkpoint on other people's data, run as a user would on files of the same format."""
 
 import json
 import sys
@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 
 from lwm_spectro_hf.data.recordings import open_recording, write_sigmf
+from radioml_files import modulated, python2_pickle
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-sys.path += [str(EXAMPLES), str(Path(__file__).parent / "data")]
+
+
+@pytest.fixture(autouse=True)
+def examples_can_be_imported(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
 
 
 @pytest.fixture
@@ -28,8 +33,6 @@ def run(monkeypatch, tiny_checkpoint):
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    from radioml_files import modulated, python2_pickle
-
     path = tmp_path_factory.mktemp("radioml") / "RML2016.10a_dict.pkl"
     path.write_bytes(python2_pickle(modulated(("BPSK", "QPSK", "WBFM"), (-20, 18), 12, 128)))
     return path
@@ -48,7 +51,7 @@ class TestRadioML:
         assert list(results["accuracy"]) == ["pretrained", "random weights", "spectrogram"]
         for scores in results["accuracy"].values():
             assert list(scores["by_snr"]) == ["-20", "18"] and list(scores["few_shot"]) == ["1", "4"]
-            # As many examples at each SNR: the accuracy over all is the mean.
+            # Each SNR has the same number of examples, so the overall accuracy is the mean.
             assert scores["linear_probe"] == pytest.approx(np.mean(list(scores["by_snr"].values())), abs=0.01)
         # Tones of three frequencies: the spectrogram tells them apart unless noise drowns them.
         assert results["accuracy"]["spectrogram"]["by_snr"]["18"] == 100
@@ -69,14 +72,14 @@ class TestRadioML:
         assert set(cells[train]) == set(cells[test]) == set(range(50))
         assert len(test) == 50 * min(max(1, round(4 * share)), 3)
 
-    def test_no_examples_of_that_snr(self, run, path, tmp_path):
+    def test_an_snr_without_examples_is_an_error(self, run, path, tmp_path):
         pytest.importorskip("sklearn")
         with pytest.raises(SystemExit, match="no examples at 30 dB or above"):
             run("run_radioml", "--file", path, "--min-snr-db", 30, "--out", tmp_path)
 
 
 class TestRecordings:
-    def test_verdicts_beside_the_truth(self, run, noise, tmp_path, capsys):
+    def test_verdicts_are_listed_beside_the_truth(self, run, noise, tmp_path, capsys):
         for name, protocol in (("a", "LTE"), ("b", "none"), ("c", "WiFi")):
             write_sigmf(tmp_path / name, noise(2000), 1e6, [{"lwm:protocol": protocol}])
         write_sigmf(tmp_path / "silent", 0 * noise(500), 1e6, [{"lwm:protocol": "5G", "lwm:modulation": "QPSK"}])
@@ -84,7 +87,7 @@ class TestRecordings:
         results = json.loads((tmp_path / "out.json").read_text())
         rows = {row["file"].split(".")[0]: row for row in results["recordings"]}
         assert [row["true_protocol"] for row in rows.values()] == ["LTE", None, "WiFi", "5G"]
-        # The same samples, so the same verdict, which cannot be right for both; silence has none.
+        # All three hold the same samples and get the same verdict, right for at most one; silence gets none.
         assert rows["a"]["protocol"] == rows["b"]["protocol"] == rows["c"]["protocol"]
         assert rows["silent"]["protocol"] is None
         scores = results["accuracy"]
@@ -98,7 +101,7 @@ def test_cross_simulator(run, monkeypatch, tmp_path, capsys):
     pytest.importorskip("py3gpp")
     import cross_simulator
 
-    # TorchSig is no test dependency, and py3gpp takes its time.
+    # TorchSig is not a test dependency, and py3gpp is slow.
     simulators = {"5G": ("py3gpp", partial(cross_simulator.nr_recording, num_slots=1))}
     monkeypatch.setattr(cross_simulator, "SIMULATORS", simulators)
     run("cross_simulator", "--num", 1, "--snr-db", 20, "--out", tmp_path / "out.json")
@@ -108,7 +111,7 @@ def test_cross_simulator(run, monkeypatch, tmp_path, capsys):
     assert f"5G, py3gpp      {told:<8}     100" in capsys.readouterr().out
 
 
-def test_cross_simulator_without_any(run, monkeypatch):
+def test_cross_simulator_needs_a_simulator(run, monkeypatch):
     import cross_simulator
 
     monkeypatch.setattr(cross_simulator, "SIMULATORS", {"5G": ("no_such_simulator", None)})
@@ -130,8 +133,8 @@ def test_received_has_the_snr_in_the_occupied_band():
     assert 10 * np.log10(1 / (noise_power * 0.25)) == pytest.approx(10, abs=0.1)
 
 
-def test_demo_recordings_are_what_the_generator_makes(monkeypatch, tmp_path):
-    """Whoever runs the script again gets the recordings that ship, so that their labels and README stay true."""
+def test_demo_recordings_can_be_generated_again(monkeypatch, tmp_path):
+    """Running the script again gives the shipped recordings, so that their labels and README stay true."""
     monkeypatch.setattr(sys, "argv", ["make_demo_recordings", "--out", str(tmp_path)])
     __import__("make_demo_recordings").main()
     made = sorted(tmp_path.glob("*.sigmf-meta"))
@@ -141,6 +144,6 @@ def test_demo_recordings_are_what_the_generator_makes(monkeypatch, tmp_path):
         assert shipped.sampling_rate == recording.sampling_rate
         expected = shipped.read()
         apart = np.abs(recording.read() - expected) / np.abs(expected).max()
-        # Sums by another number of threads have other last bits, with which a converter may round otherwise.
+        # With another number of threads sums differ in their last bits, so the converter may round differently.
         assert np.mean(apart > 1e-3) < 1e-3 and apart.max() < 2 / 2**7
         assert shipped.annotations == recording.annotations

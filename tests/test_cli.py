@@ -1,4 +1,4 @@
-"""The command `lwm-spectro`, run in this process; what it prints is compared with the pipeline."""
+"""The command `lwm-spectro`, run in this process; its output is compared with the pipeline's."""
 
 import csv
 import io
@@ -30,7 +30,7 @@ RATE = 1e6
 
 @pytest.fixture
 def captures(tmp_path, noise, write_sigmf):
-    """A folder with two SigMF recordings, one of them silent, and a .npy file that says no rate."""
+    """A folder with two SigMF recordings, one of them silent and in a subfolder, and a file that is no recording."""
     folder = tmp_path / "captures"
     (folder / "more").mkdir(parents=True)
     write_sigmf(folder / "a", noise(5000))
@@ -60,7 +60,7 @@ def assert_is_verdict(record, verdict):
 
 
 class TestClassify:
-    def test_json_is_what_the_pipeline_says(self, spectro, captures, tiny_checkpoint):
+    def test_json_equals_the_pipelines_answer(self, spectro, captures, tiny_checkpoint):
         result = spectro("classify", captures, "--json")
         assert result.code == 0
         heard, silent = map(json.loads, result.out.splitlines())
@@ -72,7 +72,7 @@ class TestClassify:
         assert silent["protocol"] is None and silent["protocol_score"] == 0
         assert silent["verdict"] == "no signal" and "verdict" not in heard
 
-    def test_symbols_are_looked_for_unless_it_should_be_blind(self, spectro, captures, monkeypatch):
+    def test_symbols_are_searched_unless_blind(self, spectro, captures, monkeypatch):
         rates = []
         monkeypatch.setattr(
             "lwm_spectro_hf.phy.listening.listen",
@@ -82,18 +82,18 @@ class TestClassify:
         assert not rates
         assert spectro("classify", captures, "--json").out == blind.out and set(rates) == {1e6}
 
-    def test_a_rate_for_those_of_a_folder_that_do_not_say_theirs(self, spectro, captures, noise):
+    def test_a_rate_applies_to_files_of_a_folder_without_one(self, spectro, captures, noise):
         np.save(captures / "b.npy", noise(5000))
         assert spectro("classify", captures, "--json").code == 2
         result = spectro("classify", captures, "--json", "--sampling-rate", "2e6")
         records = map(json.loads, result.out.splitlines())
         durations = {Path(record["file"]).name: record["duration_s"] for record in records}
         assert result.code == 0 and durations["a.sigmf-meta"] == 5e-3 and durations["b.npy"] == 2.5e-3
-        # A file that is named by itself is not overruled in silence.
+        # For a file that is named directly, a contradiction is an error.
         named = spectro("classify", captures / "a.sigmf-meta", "--sampling-rate", "2e6")
         assert named.code == 2 and "says 1,000,000 Hz" in named.err
 
-    def test_windows(self, spectro, captures, tiny_checkpoint):
+    def test_each_window_has_a_record(self, spectro, captures, tiny_checkpoint):
         result = spectro("classify", captures / "a.sigmf-meta", "--json", "--window-ms", "2")
         records = [json.loads(line) for line in result.out.splitlines()]
         assert [(record["start_s"], record["duration_s"]) for record in records] == [
@@ -105,7 +105,7 @@ class TestClassify:
         for record, verdict in zip(records, classify(captures / "a.sigmf-meta", window_ms=2), strict=True):
             assert_is_verdict(record, verdict)
 
-    def test_a_few_segments(self, spectro, write_sigmf, noise, tiny_checkpoint, tmp_path):
+    def test_max_segments_reaches_the_pipeline(self, spectro, write_sigmf, noise, tiny_checkpoint, tmp_path):
         meta = write_sigmf(tmp_path / "long", noise(90_000))
         record = json.loads(spectro("classify", meta, "--json", "--max-segments", "2").out)
         classify = pipeline("iq-classification", model=str(tiny_checkpoint), device="cpu")
@@ -114,7 +114,7 @@ class TestClassify:
         assert verdict["protocol_score"] != classify(meta)["protocol_score"]
         assert record["duration_s"] == 0.09
 
-    def test_csv_has_the_same_numbers(self, spectro, captures):
+    def test_csv_equals_json(self, spectro, captures):
         records = [json.loads(line) for line in spectro("classify", captures, "--json").out.splitlines()]
         rows = list(csv.DictReader(io.StringIO(spectro("classify", captures, "--csv").out)))
         for record in records:
@@ -124,7 +124,7 @@ class TestClassify:
         assert rows == as_text
 
     @pytest.mark.parametrize("form", ["--csv", "--json"])
-    def test_silence_comes_first_of_a_model_without_a_router(self, form, tmp_path, noise, tiny_extractor, capsys):
+    def test_silent_files_have_all_columns_without_a_router(self, form, tmp_path, noise, tiny_extractor, capsys):
         build("classification").save_pretrained(tmp_path / "model")
         tiny_extractor.save_pretrained(tmp_path / "model")
         np.save(tmp_path / "a.npy", np.zeros(3000, np.complex64))
@@ -138,14 +138,14 @@ class TestClassify:
         assert main(["classify", str(tmp_path / "a.npy"), *options]) == 0
         assert "no signal" in capsys.readouterr().out.splitlines()[1]
 
-    def test_table(self, spectro, captures):
+    def test_the_table_has_a_row_for_each_file(self, spectro, captures):
         header, heard, silent = spectro("classify", captures).out.splitlines()
         assert header.split() == ["file", "duration", "protocol", "modulation", "snr", "mobility"]
         assert heard.startswith("a.sigmf-meta") and "5 ms" in heard and "-5 dB 100 %" in heard
         assert silent.startswith("silent.sigmf-meta") and "no signal" in silent
         assert heard.index("5 ms") == header.index("duration")
 
-    def test_where_no_symbols_were_found_the_table_says_so(self, spectro, captures, monkeypatch):
+    def test_the_table_marks_answers_without_symbols(self, spectro, captures, monkeypatch):
         found = [np.full(3, 2.0), np.full(3, -2.0)]
         monkeypatch.setattr("lwm_spectro_hf.phy.listening.listen", lambda *args, before=None: Heard(found[0], []))
         assert "*" not in spectro("classify", captures).out
@@ -170,16 +170,12 @@ class TestClassify:
         ]
         assert cells == [" ".join(record["also_found"]), ""]
 
-    def test_names_that_are_equal_are_shown_with_their_folders(self, spectro, captures, noise, write_sigmf):
+    def test_equal_names_are_shown_with_their_folders(self, spectro, captures, noise, write_sigmf):
         write_sigmf(captures / "more" / "a", noise(3000))
         rows = spectro("classify", captures).out.splitlines()
         assert rows[1].startswith(str(captures / "a.sigmf-meta"))
 
-    def test_both_files_of_a_sigmf_recording_are_one(self, spectro, captures):
-        result = spectro("classify", captures / "a.sigmf-data", captures / "a.sigmf-meta", "--json")
-        assert len(result.out.splitlines()) == 1
-
-    def test_raw_and_npy_files_need_to_be_told_what_they_are(self, spectro, captures, noise, tmp_path):
+    def test_raw_and_npy_files_need_type_and_rate(self, spectro, captures, noise, tmp_path):
         expected = json.loads(spectro("classify", captures / "a.sigmf-meta", "--json").out)
         (tmp_path / "dump.bin").write_bytes(noise(5000).tobytes())
         np.save(tmp_path / "dump.npy", noise(5000))
@@ -190,7 +186,7 @@ class TestClassify:
             assert {**json.loads(line), "file": expected["file"]} == expected
         assert spectro("classify", tmp_path / "dump.bin").code == 2
 
-    def test_a_bad_file_costs_a_line_and_the_exit_code_but_not_the_others(self, spectro, captures, tmp_path):
+    def test_a_bad_file_does_not_stop_the_others(self, spectro, captures, tmp_path):
         bad = captures / "bad.sigmf-meta"
         bad.write_text("{")
         missing = tmp_path / "missing.npy"
@@ -205,13 +201,13 @@ class TestClassify:
         complaints = result.err.splitlines()
         assert len(complaints) == 3
         for path in (missing, bad, empty):
-            assert sum(f"lwm-spectro: error: {path}" in line or str(path) in line for line in complaints) == 1
+            assert sum(line.startswith("lwm-spectro: error: ") and str(path) in line for line in complaints) == 1
 
-    def test_debug_shows_where(self, spectro, tmp_path):
+    def test_debug_raises_the_original_error(self, spectro, tmp_path):
         with pytest.raises(FileNotFoundError):
             spectro("classify", tmp_path / "missing.npy", "--debug")
 
-    def test_a_model_that_is_not_there_is_one_line(self, captures, capsys, tmp_path):
+    def test_a_missing_model_gives_one_line(self, captures, capsys, tmp_path):
         assert main(["classify", str(captures), "--model", str(tmp_path / "nowhere")]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert "nowhere: there is no such folder here" in line
@@ -234,18 +230,18 @@ class TestClassify:
         assert output.read_text() == before
         assert os.listdir(output.parent) == [output.name]
 
-    def test_a_picture_on_the_side(self, spectro, captures, tmp_path):
+    def test_a_picture_is_written_beside_the_output(self, spectro, captures, tmp_path):
         result = spectro("classify", captures, "--json", "--plot", tmp_path / "captures.png")
         assert result.code == 0 and len(result.out.splitlines()) == 2
         assert (tmp_path / "captures.png").read_bytes().startswith(b"\x89PNG")
         assert spectro("classify", captures, "--plot", "x.png", "--window-ms", "1").code == 2
 
     @pytest.mark.parametrize("device", ["no-such-device", "meta"])
-    def test_a_device_that_cannot_compute_is_a_users_mistake(self, spectro, captures, device):
+    def test_unusable_devices_are_refused(self, spectro, captures, device):
         result = spectro("classify", captures, "--device", device)
         assert result.code == 2 and f"--device {device} cannot compute here" in result.err
 
-    def test_a_config_that_cannot_be_is_named(self, captures, tiny_checkpoint, tmp_path, capsys):
+    def test_an_invalid_config_is_named(self, captures, tiny_checkpoint, tmp_path, capsys):
         shutil.copytree(tiny_checkpoint, tmp_path / "model")
         path = tmp_path / "model" / "config.json"
         config = json.loads(path.read_text())
@@ -256,11 +252,11 @@ class TestClassify:
         assert main(["export", str(tmp_path / "model"), "--output", str(tmp_path / "hub")]) == 2
         assert "error: `hidden_size` = " in capsys.readouterr().err and not (tmp_path / "hub").exists()
 
-    def test_one_recording_under_all_its_names_is_one(self, spectro, captures):
+    def test_all_names_of_one_recording_count_once(self, spectro, captures):
         names = [captures / f"a{suffix}" for suffix in ("", ".sigmf-data", ".sigmf-meta")]
         assert len(spectro("classify", *names, "--json").out.splitlines()) == 1
 
-    def test_a_picture_that_cannot_be_written_is_refused_before_the_work(self, spectro, captures):
+    def test_unknown_picture_formats_are_refused_first(self, spectro, captures):
         result = spectro("classify", captures, "--plot", "picture.xyz")
         assert result.code == 2 and not result.out and "--plot picture.xyz: expected a name that ends in" in result.err
         result = spectro("plot", captures, "--no-verdict", "--output", "picture.xyz")
@@ -323,21 +319,21 @@ class TestClassify:
             error = capsys.readouterr().err
             assert "is of the type 'bert'. Expected '" in error and len(error.splitlines()) == 1
 
-    def test_a_channel_of_a_file_that_has_none_is_an_error(self, spectro, captures):
+    def test_a_channel_needs_a_file_with_channels(self, spectro, captures):
         np.save(captures / "b.npy", np.ones(3000, np.complex64))
         result = spectro("classify", captures / "b.npy", "--channel", 1)
         assert result.code == 2 and "channel" in result.err
-        # That of a folder is for those of its files that have some.
+        # For a folder, it applies only to files that have channels.
         assert spectro("classify", captures, "--channel", 0, "--sampling-rate", 1e6).code == 0
 
-    def test_a_reader_that_has_enough_is_no_error(self, captures, tiny_checkpoint, monkeypatch):
+    def test_a_closed_pipe_is_no_error(self, captures, tiny_checkpoint, monkeypatch):
         reader, writer = os.pipe()
         os.close(reader)
         with os.fdopen(writer, "w") as closed:
             monkeypatch.setattr(sys, "stdout", closed)
             assert main(["classify", str(captures), "--json", "--model", str(tiny_checkpoint)]) == 0
 
-    def test_heads_without_weights_say_nothing(self, tiny_checkpoint, captures, tmp_path, capsys):
+    def test_heads_without_weights_are_left_out(self, tiny_checkpoint, captures, tmp_path, capsys):
         folder = tmp_path / "part"
         shutil.copytree(tiny_checkpoint, folder)
         weights = load_file(folder / "model.safetensors")
@@ -356,7 +352,7 @@ class TestClassify:
         assert "there are no weights for its heads (modulation)" in capsys.readouterr().err
         assert main(["embed", str(captures), "--json", "--model", str(tmp_path / "expert")]) == 0
 
-    def test_a_channel_of_several(self, spectro, noise, write_sigmf, tmp_path):
+    def test_a_channel_is_chosen(self, spectro, noise, write_sigmf, tmp_path):
         meta = write_sigmf(tmp_path / "two", np.stack([noise(3000), noise(3000, 1)], 1).flatten())
         content = json.loads(meta.read_text())
         content["global"]["core:num_channels"] = 2
@@ -376,13 +372,13 @@ class TestClassify:
         )
         assert second == [alone, alone]
 
-    def test_a_folder_is_no_file_to_write(self, spectro, captures, tmp_path, monkeypatch):
-        monkeypatch.setattr(cli, "_load_pipeline", None)  # nothing is loaded, let alone heard
+    def test_output_to_a_folder_is_refused_first(self, spectro, captures, tmp_path, monkeypatch):
+        monkeypatch.setattr(cli, "_load_pipeline", None)  # fails before a model is loaded
         for option in ("--output", "--plot"):
             result = spectro("classify", captures, "--json", option, tmp_path)
             assert result.code == 2 and f"{option} {tmp_path} is a folder" in result.err
 
-    def test_a_bug_on_one_recording_costs_that_one(self, spectro, captures, monkeypatch):
+    def test_a_bug_on_one_recording_spares_the_others(self, spectro, captures, monkeypatch):
         found = cli._Files.open
 
         def broken(files, path):
@@ -394,7 +390,7 @@ class TestClassify:
         result = spectro("classify", captures, "--json")
         assert result.code == 1 and "a bug" in result.err and "silent" in json.loads(result.out)["file"]
 
-    def test_suffixes_may_be_in_capitals(self, spectro, noise, tmp_path):
+    def test_suffixes_may_be_uppercase(self, spectro, noise, tmp_path):
         np.save(tmp_path / "a.npy", noise(5000))
         (tmp_path / "a.npy").rename(tmp_path / "A.NPY")
         result = spectro("classify", tmp_path, "--json", "--sampling-rate", 1e6, "--dtype", "ci16")
@@ -402,11 +398,11 @@ class TestClassify:
 
 
 class TestParts:
-    """Of a band: one that is named, and the carriers in it."""
+    """Parts of a band: one given by `--band`, and the carriers found in it."""
 
     @pytest.fixture
-    def wide(self, tmp_path, noise, write_sigmf, monkeypatch, tiny_segmenter):
-        """Two carriers at ±250 kHz, the upper one twice as loud, which the segmenter finds; 2.412 GHz."""
+    def wide(self, tmp_path, noise, write_sigmf, monkeypatch):
+        """A recording at 2.412 GHz with carriers at ±250 kHz, the upper twice as loud; the segmenter finds both."""
         time = np.arange(8000) / RATE
         parts = [np.convolve(noise(8000, seed), np.ones(8) / 8, "same") for seed in (0, 1)]
         moved = [part * np.exp(2j * np.pi * hz * time) for part, hz in zip(parts, (-250e3, 250e3), strict=True)]
@@ -416,7 +412,7 @@ class TestParts:
         segment.path = write_sigmf(tmp_path / "wide", (moved[0] + 2 * moved[1]).astype(np.complex64))
         return segment
 
-    def test_a_band_is_listened_to_as_a_recording_of_its_own(self, spectro, wide, tiny_checkpoint):
+    def test_a_band_is_classified_like_a_recording_of_its_own(self, spectro, wide, tiny_checkpoint):
         record = json.loads(spectro("classify", wide.path, "--json", "--band", 2.41225e9, 100e3).out)
         classify = pipeline("iq-classification", model=str(tiny_checkpoint), device="cpu")
         band = Band(open_recording(wide.path), 250e3, 100e3)
@@ -427,7 +423,7 @@ class TestParts:
         assert result.code == 2 and "a band around 250,000 Hz was asked for" in result.err
         assert spectro("embed", wide.path, "--json", "--band", 2.41225e9, 100e3).code == 0
 
-    def test_the_middle_may_be_negative(self, spectro, wide, noise, write_sigmf, tmp_path):
+    def test_the_center_of_a_band_may_be_negative(self, spectro, noise, tmp_path):
         np.save(tmp_path / "wide.npy", noise(8000))
         for number in ("-2.5e5", "-250000", "-.25e6"):
             result = spectro(
@@ -435,7 +431,7 @@ class TestParts:
             )
             assert result.code == 0 and json.loads(result.out)["center_hz"] == -250e3
 
-    def test_of_long_recordings_as_much_is_looked_at_as_is_listened_to(self, spectro, captures, monkeypatch):
+    def test_max_segments_limits_the_segmenter_too(self, spectro, captures, monkeypatch):
         asked = []
         monkeypatch.setattr(
             cli, "_load_segmenter", lambda *_: lambda _, **options: asked.append(options) or {"carriers": []}
@@ -460,14 +456,14 @@ class TestParts:
         windows = spectro("classify", wide.path, "--carriers", "--json", "--window-ms", 4).out.splitlines()
         assert [json.loads(line)["start_s"] for line in windows] == pytest.approx([0.0, 0.004, 0.0, 0.004], abs=1e-5)
 
-    def test_without_carriers_all_of_the_band_is_listened_to(self, spectro, wide):
+    def test_without_carriers_the_whole_band_is_classified(self, spectro, wide):
         whole = json.loads(spectro("classify", wide.path, "--json").out)
         wide.found = []
         record = json.loads(spectro("classify", wide.path, "--json", "--carriers").out)
         assert record == {**whole, "center_hz": None, "bandwidth_hz": None}
         assert spectro("classify", wide.path, "--carriers").out.splitlines()[1].split()[1:3] == ["-", "-"]
 
-    def test_carriers_of_a_part_of_the_band(self, spectro, wide):
+    def test_carriers_are_searched_within_a_band(self, spectro, wide):
         wide.found = [{"center_hz": 0.0, "bandwidth_hz": 100e3, "label": "LTE"}]
         record = json.loads(spectro("classify", wide.path, "--json", "--carriers", "--band", 2.41225e9, 400e3).out)
         assert record["center_hz"] == 2.41225e9 and record["bandwidth_hz"] == 100e3
@@ -486,7 +482,7 @@ class TestSegment:
     @pytest.fixture
     def carriers(self, tiny_segmenter, captures):
         answer = pipeline("iq-segmentation", model=str(tiny_segmenter))(str(captures / "a.sigmf-meta"))
-        assert answer["carriers"], "untrained weights tell something"
+        assert answer["carriers"], "untrained weights find something"
         return [{**found, "center_hz": found["center_hz"] + 2.412e9} for found in answer["carriers"]]
 
     @pytest.fixture
@@ -498,7 +494,7 @@ class TestSegment:
 
         return run
 
-    def test_formats_say_what_the_pipeline_says(self, segment, captures, carriers):
+    def test_every_format_equals_the_pipelines_answer(self, segment, captures, carriers):
         result = segment(captures, "--json")
         assert result.code == 0
         heard, silent = map(json.loads, result.out.splitlines())
@@ -524,11 +520,11 @@ class TestSegment:
         result = segment(tmp_path / "a.npy", "--sampling-rate", "30.72")
         assert result.code == 2 and "is the rate in Hz?" in result.err
 
-    def test_a_picture_shows_what_is_sent(self, segment, captures, tmp_path):
+    def test_a_picture_is_written(self, segment, captures, tmp_path):
         result = segment(captures, "--plot", tmp_path / "bands.png")
         assert result.code == 0 and (tmp_path / "bands.png").read_bytes().startswith(b"\x89PNG")
 
-    def test_a_bad_file_costs_a_line_and_the_exit_code_but_not_the_others(self, segment, captures):
+    def test_a_bad_file_does_not_stop_the_others(self, segment, captures):
         (captures / "a.sigmf-data").write_bytes(b"1234")
         result = segment(captures, "--json")
         assert result.code == 2 and len(result.out.splitlines()) == 1
@@ -536,7 +532,7 @@ class TestSegment:
 
 
 class TestEmbed:
-    def test_arrays_are_what_the_pipeline_says(self, spectro, captures, tiny_checkpoint, tmp_path):
+    def test_arrays_equal_the_pipelines_embeddings(self, spectro, captures, tiny_checkpoint, tmp_path):
         result = spectro("embed", captures, "--npz", tmp_path / "embeddings.npz")
         assert result.code == 0
         arrays = np.load(tmp_path / "embeddings.npz", allow_pickle=False)
@@ -550,7 +546,7 @@ class TestEmbed:
         np.testing.assert_allclose(arrays["embeddings"][0], expected, atol=1e-5)
         assert np.isnan(arrays["embeddings"][1]).all()
 
-    def test_text_has_the_same_numbers(self, spectro, captures, tmp_path):
+    def test_json_and_csv_equal_the_arrays(self, spectro, captures, tmp_path):
         command = ["embed", captures, "--window-ms", "1"]
         spectro(*command, "--npz", tmp_path / "embeddings.npz")
         arrays = np.load(tmp_path / "embeddings.npz")
@@ -564,7 +560,7 @@ class TestEmbed:
         columns = [float(rows[3][f"embedding_{index}"]) for index in range(len(expected))]
         np.testing.assert_allclose(columns, expected, rtol=1e-6)
 
-    def test_it_must_be_told_what_to_write(self, spectro, captures):
+    def test_an_output_format_is_required(self, spectro, captures):
         result = spectro("embed", captures)
         assert result.code == 2 and "--npz" in result.err
 
@@ -606,13 +602,13 @@ class TestHub:
         assert found["use_cls_token"] is False and found["input_shape"] == (64, 128) and found["overwrite"] is True
         assert found["revision"] == "v1"
 
-    def test_a_file_that_is_no_checkpoint_is_one_line(self, spectro, tmp_path):
+    def test_a_file_that_is_not_a_checkpoint_gives_one_line(self, spectro, tmp_path):
         (tmp_path / "expert.pth").write_bytes(b"nothing")
         result = spectro("convert", tmp_path / "expert.pth", "--output", tmp_path / "out")
         assert result.code == 2 and len(result.err.splitlines()) == 1 and "expert.pth" in result.err
         assert not (tmp_path / "out").exists()
 
-    def test_publish_says_where_it_went(self, spectro, monkeypatch):
+    def test_publish_prints_the_address(self, spectro, monkeypatch):
         def publish(folder, repo_id, **options):
             assert options == {"private": True, "revision": None, "commit_message": "Upload the model"}
             return f"address of {repo_id} from {folder}"
@@ -634,7 +630,7 @@ class TestGrammar:
         assert result.returncode == 0, result.stderr
         assert "examples:" in result.stdout
 
-    def test_every_command_teaches_with_examples_that_parse(self):
+    def test_examples_in_every_help_parse(self):
         parser = build_parser()
         commands = parser._subparsers._group_actions[0].choices
         assert set(commands) == set(cli.COMMANDS)
@@ -654,7 +650,7 @@ class TestGrammar:
             build_parser().parse_args(command)
 
     @pytest.mark.parametrize("option", [["--window-ms", "0"], ["--sampling-rate", "fast"], ["--batch-size", "-1"]])
-    def test_wrong_numbers_are_refused_at_once(self, option, capsys):
+    def test_wrong_numbers_are_refused(self, option, capsys):
         with pytest.raises(SystemExit) as end:
             main(["classify", "x.npy", *option])
         assert end.value.code == 2 and option[0] in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`lwm-spectro generate`: what is asked for is what is in the files; what is wrong is told in a line."""
+"""`lwm-spectro generate`: files hold what the options ask for, and mistakes give one line."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def recipe_of(*arguments):
     return cli._recipe_of(build_parser().parse_args(["generate", "--out", "x", *map(str, arguments)]))
 
 
-def test_the_examples_of_the_help_are_right(tmp_path, monkeypatch, small):
+def test_examples_in_the_help_parse(tmp_path, monkeypatch, small):
     monkeypatch.chdir(tmp_path)
     small.rename("my-recipe.yaml")
     text = GENERATE[1].replace("\\\n", " ")
@@ -72,12 +72,12 @@ def test_options_narrow_the_recipe(small):
     assert recipe_of("--recipe", small, "--spacing-khz", 15).protocols == ("LTE",)
 
 
-def test_few_recordings_have_all_protocols(small):
+def test_small_data_sets_hold_all_protocols(small):
     assert recipe_of("--num", 1000).chunk_size == 32 and recipe_of("--recipe", small, "--num", 5).chunk_size == 2
     few = recipe_of("--num", 20)
     drawn = [few.rows(chunk).protocol for chunk in range(20 // few.chunk_size)]
     assert {drawn.count(protocol) * few.chunk_size for protocol in few.protocols} <= {6, 7}
-    few = recipe_of("--num", 60)  # and six of another city to test on
+    few = recipe_of("--num", 60)  # with six more from another city for testing
     assert {few.rows(chunk).protocol for chunk in range(6 // few.chunk_size)} == set(few.protocols)
 
 
@@ -156,7 +156,7 @@ def test_the_picture_of_the_balance_counts_labels():
     assert lengths["static"] == pytest.approx(400, abs=10), "all that have no fading, and a third of the others"
 
 
-def test_pictures_of_cities(tmp_path):
+def test_delay_profiles_of_cities_are_drawn():
     from lwm_spectro_hf.data.figures import draw_delay_profiles
 
     assert len(draw_delay_profiles(["munich", "florence"]).axes) == 2
@@ -184,7 +184,7 @@ def test_pictures_of_cities(tmp_path):
         (("--receiver", "blind", "--duration-ms", 5), "--duration-ms is for recordings of --receiver native"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(generate, tmp_path, monkeypatch, arguments, message):
+def test_mistakes_give_one_line(generate, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     result = generate("--out", "set", "--num", 2, *arguments)
     assert result.code == 2 and not result.out
@@ -204,7 +204,7 @@ def test_what_is_wrong_is_told_in_one_line(generate, tmp_path, monkeypatch, argu
         ("--out", "x", "--spacing-khz", "60"),
     ],
 )
-def test_grammar(arguments, capsys):
+def test_wrong_usage_is_refused(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["generate", *arguments])
     assert stop.value.code == 2 and "error: " in capsys.readouterr().err.splitlines()[-1]
@@ -214,7 +214,7 @@ def test_grammar(arguments, capsys):
     "option, value, message",
     [("--num", "0", "'0' is not a whole number above 0"), ("--duration-ms", "-1", "'-1' is not a number above 0")],
 )
-def test_numbers_that_cannot_be_are_named(option, value, message, capsys):
+def test_numbers_out_of_range_are_named(option, value, message, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["generate", "--out", "x", option, value])
     assert f"argument {option}: {message}" in capsys.readouterr().err

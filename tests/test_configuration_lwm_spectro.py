@@ -101,7 +101,7 @@ def test_contradictions_of_the_mixture_are_named(fields, message):
         LwmSpectroMoEConfig(**fields)
 
 
-def test_a_mixture_has_a_configuration_of_its_own():
+def test_a_mixture_copies_the_experts_configuration():
     config = LwmSpectroConfig(name_or_path="somewhere")
     mixture = LwmSpectroMoEConfig(expert_config=config)
     mixture.expert_config.classifier_type = "linear"
@@ -109,14 +109,14 @@ def test_a_mixture_has_a_configuration_of_its_own():
     assert (config.name_or_path, mixture.expert_config.name_or_path) == ("somewhere", "")
 
 
-def test_one_patch_at_least_stays_visible():
+def test_at_least_one_patch_stays_visible():
     config = LwmSpectroConfig(num_frames=8, num_freq_bins=8, mask_ratio=0.99, mask_strategy="drop")
     assert config.num_patches == 4 and config.num_masked_patches == 3
     config = MaskedConvLstmConfig(num_frames=16, num_freq_bins=8, segment_frames=4, forecast_frames=8, mask_ratio=0.99)
     assert config.num_patches == 8 and config.num_masked_patches == 7
 
 
-def test_heads_of_one_encoder_and_of_a_mixture_have_their_labels_in_order():
+def test_heads_list_their_labels_in_order():
     config = LwmSpectroConfig(task_name="device", id2label={0: "a", 1: "b"})
     assert config.heads == {"device": ["a", "b"]} and config.encoder_config is config
     config = LwmSpectroMoEConfig(id2label={0: "QPSK", 1: "16QAM"}, additional_tasks={"snr_db": ["0", "5", "10"]})
@@ -127,16 +127,16 @@ def test_heads_of_one_encoder_and_of_a_mixture_have_their_labels_in_order():
     ]
     assert config.encoder_config is config.expert_config
     own = LwmSpectroMoEConfig(task_name="protocol", id2label={0: "5G", 1: "LTE"})
-    assert own.heads == {"protocol": ["5G", "LTE"]}  # a head that was trained to tell it knows better than the router
+    assert own.heads == {"protocol": ["5G", "LTE"]}  # a head trained for the protocol comes before the router
 
 
 @pytest.mark.parametrize("name", ["hidden_size", "patch_size", "num_hidden_layers"])
-def test_fields_of_the_experts_are_not_taken_for_those_of_a_mixture(name):
+def test_expert_fields_are_refused_at_the_top_level(name):
     with pytest.raises(ValueError, match=f"`{name}` is a field of the experts, .* expected it in `expert_config`"):
         LwmSpectroMoEConfig(**{name: 8})
 
 
-def test_the_router_is_initialized_as_the_mixture_says():
+def test_the_router_has_the_initializer_range_of_the_mixture():
     assert LwmSpectroMoEConfig(initializer_range=0.5).router_config.initializer_range == 0.5
 
 
@@ -158,13 +158,13 @@ def test_json_round_trip_through_auto_config(config, tmp_path):
     assert again.to_json_string() == config.to_json_string()
 
 
-def test_every_architecture_field_of_an_expert_is_kept():
+def test_expert_fields_survive_a_round_trip():
     config = LwmSpectroMoEConfig(expert_config=LwmSpectroConfig(num_hidden_layers=3))
     assert config.expert_config.num_hidden_layers == 3
     assert LwmSpectroMoEConfig.from_dict(config.to_dict()).expert_config.num_hidden_layers == 3
 
 
-def test_router_sees_the_grid_of_the_experts():
+def test_the_router_has_the_grid_of_the_experts():
     expert = LwmSpectroConfig(num_frames=32, num_freq_bins=64, num_channels=2)
     router = LwmSpectroMoEConfig(expert_config=expert, router_patch_size=8).router_config
     assert (router.num_patches, router.patch_dim) == (4 * 8, 2 * 8 * 8)
@@ -188,6 +188,6 @@ def test_auto_map_names_classes_that_exist(config):
         assert hasattr(importlib.import_module(f"lwm_spectro_hf.{module}"), name)
 
 
-def test_auto_map_of_a_stranger_is_an_error():
+def test_auto_map_of_a_foreign_configuration_is_an_error():
     with pytest.raises(ValueError, match="LwmSpectroConfig, LwmSpectroMoEConfig"):
         auto_map_for(PreTrainedConfig())

@@ -1,4 +1,4 @@
-"""How answers of several views are read and combined."""
+"""How the answers of several views are combined."""
 
 import numpy as np
 import pytest
@@ -7,14 +7,14 @@ import torch
 from lwm_spectro_hf.evidence_lwm_spectro import Evidence, marginal, quantities, view_weights
 
 
-def test_a_view_that_says_nothing_has_no_weight_and_a_sure_one_has_all():
+def test_uniform_views_have_weight_zero_and_certain_ones_weight_one():
     probabilities = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0]])
     weights = view_weights(probabilities.log())
     expected = [0, 1, 1 - np.log(2) / np.log(3)]
     np.testing.assert_allclose(weights, expected, atol=2e-6)
 
 
-def test_it_is_the_weighted_geometric_mean():
+def test_views_are_combined_by_a_weighted_geometric_mean():
     protocol = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]])
     modulation = np.array([[0.9, 0.1], [0.4, 0.6]])
     evidence = Evidence()
@@ -32,9 +32,9 @@ def test_it_is_the_weighted_geometric_mean():
         np.testing.assert_allclose(evidence.probabilities()[name], mean / mean.sum(), rtol=1e-6)
 
 
-def test_views_that_all_say_nothing_are_averaged_plainly():
+def test_uninformative_views_are_averaged_with_equal_weights():
     evidence = Evidence()
-    modulation = torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.9, 0.1]])  # as sure of one as of the other
+    modulation = torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.9, 0.1]])  # all equally certain
     evidence.add({"protocol": torch.full((3, 3), 1 / 3).log(), "modulation": modulation.log()})
     mean = modulation.prod(dim=0) ** (1 / 3)
     np.testing.assert_allclose(evidence.probabilities()["modulation"], mean / mean.sum(), rtol=1e-5)
@@ -50,7 +50,7 @@ def test_a_view_can_stand_for_several():
     torch.testing.assert_close(one.probabilities(), several.probabilities())
 
 
-def test_a_view_that_another_expert_answered_counts_for_nothing_but_the_protocol():
+def test_an_untrusted_view_counts_for_the_protocol_only():
     protocol = torch.tensor([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1]]).log()
     modulation = torch.tensor([[0.9, 0.1], [0.4, 0.6]]).log()
     evidence, plain = Evidence(), Evidence()
@@ -61,8 +61,8 @@ def test_a_view_that_another_expert_answered_counts_for_nothing_but_the_protocol
     torch.testing.assert_close(told["protocol"], plain.probabilities()["protocol"])
 
 
-def test_noise_is_known_by_what_the_view_itself_says():
-    """Prefixes make every view sure of the protocol, but what is told of all else is of the packet."""
+def test_other_heads_are_weighted_by_the_routers_own_certainty():
+    """Prefixes make every view certain of the protocol; other heads must still follow the packet, not the noise."""
     protocol = torch.tensor([[0.98, 0.01, 0.01]] * 3).log()
     noise, packet = torch.tensor([0.9, 0.1]).log(), torch.tensor([0.1, 0.9]).log()
     snr_db = torch.stack([noise, noise, packet])
@@ -73,18 +73,18 @@ def test_noise_is_known_by_what_the_view_itself_says():
         assert found["snr_db"].argmax() == right and found["protocol"][0] == pytest.approx(0.98, abs=1e-3)
 
 
-def test_modulation_is_told_by_symbols_alone_where_there_are_any():
+def test_modulation_comes_from_symbol_views_if_there_are_any():
     protocol = torch.tensor([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1]]).log()
     modulation = torch.tensor([[0.9, 0.1], [0.4, 0.6]]).log()
     symbols = torch.tensor([False, True])
     for blind, expected in (((), modulation[1]), (("modulation",), modulation[0])):
         evidence = Evidence(blind)
         evidence.add({"protocol": protocol, "modulation": modulation}, of_symbols=symbols)
-        evidence.add({"protocol": protocol[:1], "modulation": modulation[:1]})  # a segment without any
+        evidence.add({"protocol": protocol[:1], "modulation": modulation[:1]})  # a segment without symbols
         torch.testing.assert_close(evidence.probabilities()["modulation"], expected.exp())
 
 
-def test_views_spread_over_time_tell_whether_anything_changes_and_nothing_else():
+def test_views_spread_over_time_decide_only_static_or_not():
     views = {"protocol": [[0.9, 0.1], [0.9, 0.1]], "mobility": [[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]]}
     views = {name: torch.tensor(value).log() for name, value in views.items()}
     evidence, plain = Evidence(still={"mobility": 0}), Evidence()
@@ -97,7 +97,7 @@ def test_views_spread_over_time_tell_whether_anything_changes_and_nothing_else()
     torch.testing.assert_close(evidence.embedding(), plain.embedding())
 
 
-def test_what_comes_again_is_believed_less_of_what_changes():
+def test_repeated_symbols_count_less_for_mobility():
     mobility = torch.tensor([[0.8, 0.1, 0.1]])
     told = {}
     for distinct in (1.0, 0.5):
@@ -109,10 +109,10 @@ def test_what_comes_again_is_believed_less_of_what_changes():
     torch.testing.assert_close(told[0.5]["snr_db"], mobility[0])
 
 
-def test_what_was_heard_most_surely_is_kept():
+def test_the_strongest_symbol_evidence_is_kept():
     evidence = Evidence()
     assert evidence.heard is None
-    for heard in ([-2.0, 0.0, -1.0], [-1.0, 0.0, -2.0]):  # 0: not looked for
+    for heard in ([-2.0, 0.0, -1.0], [-1.0, 0.0, -2.0]):  # 0: not searched for
         evidence.add({"protocol": torch.full((1, 3), 1 / 3).log()}, heard=torch.tensor(heard))
     assert evidence.heard.tolist() == [-1, -torch.inf, -1]
 
@@ -127,7 +127,7 @@ def test_other_protocols_have_the_share_of_segments_in_which_they_were_found():
     assert evidence.also_found("5G") == {} and evidence.also_found(None) is None
 
 
-def test_views_of_symbols_do_not_count_for_heads_that_never_saw_any():
+def test_symbol_views_do_not_count_for_heads_trained_blindly():
     views = {"protocol": torch.tensor([[0.9, 0.1], [0.9, 0.1]]), "device": torch.tensor([[0.2, 0.8], [0.99, 0.01]])}
     views = {name: values.log() for name, values in views.items()}
     both, blind = Evidence(), Evidence(blind=["device"])
@@ -151,7 +151,7 @@ def test_joint_labels_are_marginalized():
 
 
 @pytest.mark.parametrize("labels", [["001", "010"], ["1e5", "100000"], ["+5", "5"]])
-def test_names_that_look_like_numbers_stay_as_they_are(labels):
+def test_labels_that_only_look_like_numbers_stay_text(labels):
     assert list(quantities("unit", labels)["unit"]) == labels
 
 

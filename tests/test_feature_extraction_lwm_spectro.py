@@ -105,8 +105,8 @@ class TestSpectrogram:
         assert torch.equal(automatic, small(hop_length=hop)(iq, return_tensors="pt").input_values)
 
     @pytest.mark.parametrize("hop_length", ["auto", 20])
-    def test_the_resolution_is_where_tones_and_bursts_are_found(self, hop_length):
-        """A burst a time later, and a tone a frequency higher, are as many frames and bins further."""
+    def test_the_resolution_matches_the_place_of_tones_and_bursts(self, hop_length):
+        """A burst three steps later, with a tone three steps higher, is three frames and three bins further."""
         extractor, rate = small(hop_length=hop_length, fft_size=16), 2e6
         step_s, step_hz = extractor.resolution(1000, rate).tolist()
         iq = np.zeros((2, 1000), complex)
@@ -116,7 +116,7 @@ class TestSpectrogram:
         peaks = [np.unravel_index(row[0].argmax(), row[0].shape) for row in extractor(iq)["input_values"]]
         assert np.subtract(peaks[1], peaks[0]).tolist() == [3, 3]
 
-    def test_the_resolution_comes_with_a_known_rate(self):
+    def test_the_resolution_is_returned_if_the_rate_is_known(self):
         extractor = small()
         outputs = extractor([noise(200), noise(400), noise(200)], sampling_rate=1e6, return_tensors="pt")
         assert outputs.keys() == set(extractor.model_input_names)
@@ -190,7 +190,7 @@ class TestNormalization:
         for row in (0, 2):
             assert torch.equal(values[row : row + 1], extractor(iq[row], return_tensors="pt").input_values)
 
-    def test_a_flat_spectrogram_does_not_become_rounding_noise(self):
+    def test_a_flat_spectrogram_stays_flat(self):
         impulses = np.zeros(12 * 16, dtype=np.complex64)
         impulses[5::16] = 0.3
         assert np.abs(small(hop_length=16)(impulses)["input_values"][0]).max() < 0.01
@@ -263,7 +263,7 @@ class TestBatching:
         assert torch.equal(extractor.spectrogram(iq, hop_length=16)[3:], values[3:])
 
 
-def test_rates_may_be_of_any_type():
+def test_the_rate_may_be_any_type_of_number():
     extractor, iq = SpectrogramFeatureExtractor(sampling_rate=1e6), noise(20_000)
     for rate in (1e6, np.float32(1e6), np.array(1e6), torch.tensor(1e6)):
         assert extractor(iq, sampling_rate=rate, return_tensors="pt").resolution.shape == (1, 2)

@@ -1,4 +1,4 @@
-"""Files that appear whole, whatever is where they should go."""
+"""Files and folders are written whole or not at all, whatever is in their place."""
 
 import json
 import os
@@ -31,14 +31,14 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     assert path.read_bytes() == b"new" and os.listdir(path.parent) == ["file"]
 
 
-def test_what_went_wrong_is_said_although_the_file_aside_is_gone(tmp_path):
+def test_the_original_error_survives_a_missing_temporary_file(tmp_path):
     with pytest.raises(ZeroDivisionError), whole_file(tmp_path / "file"):
         for path in tmp_path.iterdir():
-            path.unlink()  # as one does who tidies up
+            path.unlink()  # as a cleanup job would
         raise ZeroDivisionError
 
 
-def test_a_link_goes_on_pointing_where_it_does(tmp_path):
+def test_writing_to_a_symlink_keeps_the_link(tmp_path):
     target, link = tmp_path / "there" / "target", tmp_path / "link"
     write(target, b"old")
     link.symlink_to(target)
@@ -84,7 +84,7 @@ def test_an_interruption_between_two_renames_loses_nothing(interrupted, tmp_path
     assert os.listdir(tmp_path) == ["folder"] and os.listdir(folder) == ["old"]
 
 
-def test_what_others_may_read_they_may_read_in_folders_too(tmp_path):
+def test_files_in_a_new_folder_have_default_permissions(tmp_path):
     (tmp_path / "plain").write_bytes(b"")
     with whole_folder(tmp_path / "folder") as folder:
         (folder / "weights").write_bytes(b"")
@@ -92,7 +92,7 @@ def test_what_others_may_read_they_may_read_in_folders_too(tmp_path):
     assert (tmp_path / "folder" / "weights").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_modes_stay_and_links_to_folders_too(tmp_path):
+def test_permissions_and_folder_links_are_kept(tmp_path):
     path, target, link = tmp_path / "private", tmp_path / "target", tmp_path / "link"
     write(path, b"old")
     path.chmod(0o600)
@@ -113,7 +113,7 @@ def test_modes_stay_and_links_to_folders_too(tmp_path):
     assert os.listdir(tmp_path / "later") == ["new"]
 
 
-def test_lines_of_json_are_read_up_to_where_a_run_stopped(tmp_path):
+def test_json_lines_ignore_a_truncated_last_line(tmp_path):
     path = tmp_path / "lines.jsonl"
     whole = [{"name": "caf\u00e9 \u2028"}, {"n": 2}]
     text = "\n\n".join(json.dumps(line, ensure_ascii=False) for line in whole).encode() + b"\n"

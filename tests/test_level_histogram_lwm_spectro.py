@@ -16,7 +16,7 @@ from tiny_models import LEVELS, build, inputs_for, main_output, tiny_config
 
 
 def packet(num_channels=2):
-    """Noise, and in it three loud frames that fill eight of ten bins, each bin at a level of its own."""
+    """Noise with three loud frames that fill eight of ten bins, each bin at its own level."""
     generator = torch.Generator().manual_seed(0)
     values = 0.3 * torch.randn(2, num_channels, 12, 10, generator=generator) - 6
     levels = torch.linspace(-0.5, 0.5, 8)
@@ -25,7 +25,7 @@ def packet(num_channels=2):
 
 
 def written_out(values, visible, num_bins):
-    """The histogram of one spectrogram, by NumPy."""
+    """The histogram of one spectrogram, written out in NumPy."""
     values, visible = values.numpy().astype(np.float64), visible.numpy()
     frames = np.array([np.mean(row[seen]) for row, seen in zip(values[0], visible, strict=True)])
     bins = np.array([np.mean(row[seen]) for row, seen in zip(values[0].T, visible.T, strict=True)])
@@ -49,7 +49,7 @@ def written_out(values, visible, num_bins):
 
 
 @pytest.mark.parametrize("num_channels", [1, 2, 3])
-def test_histogram_is_that_of_the_occupied_part(num_channels):
+def test_the_histogram_counts_the_occupied_part(num_channels):
     values, visible = packet(num_channels), torch.rand(2, 12, 10, generator=torch.Generator().manual_seed(1)) < 0.8
     visible[:, 4] = visible[:, :, 3] = True
     found = level_histogram(values, visible, 6)
@@ -61,18 +61,18 @@ def test_histogram_is_that_of_the_occupied_part(num_channels):
     torch.testing.assert_close(whole[:, -3:], torch.tensor([0.2, 0.25, 0.8]).expand(2, 3))
 
 
-def test_a_gain_does_not_show():
+def test_gain_does_not_matter():
     values, visible = packet(), torch.ones(2, 12, 10, dtype=torch.bool)
     torch.testing.assert_close(level_histogram(values + 3, visible, 4), level_histogram(values, visible, 4))
 
 
 def occupied(levels):
-    """Quiet edges around the levels of `(128, 128)`, so that all the rest is loud."""
+    """The levels `(128, 128)` with quiet edges, so that all the rest counts as loud."""
     return F.pad(levels.expand(1, 2, 128, 128), (1, 1, 1, 1), value=-20)[..., :128, :128]
 
 
 def test_fading_shows_in_its_own_part():
-    """A channel that moves by five times what is between two levels, in time and in frequency."""
+    """A channel that varies by five times the distance of two levels changes hardly more than its own part."""
     levels = 0.2 * (torch.rand(128, 128, generator=torch.Generator().manual_seed(0)) < 0.5)
     fading = torch.sin(torch.linspace(0, 3, 128))[:, None] + torch.cos(torch.linspace(0, 2, 128))
     visible = torch.ones(1, 128, 128, dtype=torch.bool)
@@ -82,14 +82,14 @@ def test_fading_shows_in_its_own_part():
     assert difference[400:].view(5, 20).sum(1).min() > 0.8
 
 
-def test_what_moves_in_frequency_alone_is_no_movement():
+def test_frequency_selectivity_alone_is_no_movement():
     visible = torch.ones(1, 128, 128, dtype=torch.bool)
     found = level_histogram(occupied(torch.cos(torch.linspace(0, 9, 128))), visible, 20)[0, 400:-3].square()
-    # The quiet edges are no part of any mean; zero is the lower edge of the eleventh bin, and sums round.
+    # Quiet edges enter no mean. Zero lies between the tenth and the eleventh bin, so rounding may put it in either.
     torch.testing.assert_close(found.view(5, 20)[:, 9:11].sum(1), torch.ones(5))
 
 
-def test_what_is_masked_does_not_count():
+def test_masked_patches_do_not_count():
     model = build("pretraining-levels")
     inputs = inputs_for(model)
     mask = model(**inputs).mask
@@ -118,7 +118,7 @@ def test_levels_are_added_to_the_embedding_and_to_nothing_else():
     assert without.levels is None
 
 
-def test_statistics_are_those_of_all_rows_and_one_row_is_enough():
+def test_running_statistics_work_from_single_rows():
     generator = torch.Generator().manual_seed(0)
     norm = LwmSpectroLevelNorm(3, momentum=0.01)
     rows = 2 + 0.1 * torch.randn(4000, 3, generator=generator)
@@ -137,8 +137,8 @@ def test_statistics_are_those_of_all_rows_and_one_row_is_enough():
     torch.testing.assert_close(first.running_mean, rows[:100].mean(0))
 
 
-def test_quantized_layers_are_not_asked_for_a_type_to_compute_in():
-    class Quantized(torch.nn.Module):  # as bitsandbytes keeps weights: whole numbers, and how large their unit is
+def test_quantized_layers_do_not_set_the_dtype():
+    class Quantized(torch.nn.Module):  # like those of bitsandbytes: integer weights and a scale
         def __init__(self, linear):
             super().__init__()
             self.unit = linear.weight.detach().abs().amax(1, keepdim=True) / 127
@@ -161,10 +161,10 @@ def test_quantized_layers_are_not_asked_for_a_type_to_compute_in():
         assert (found - exact).norm() < 0.05 * exact.norm()
 
 
-def test_the_benchmark_says_what_each_part_knows(tmp_path, monkeypatch, capsys):
+def test_the_benchmark_reports_what_each_part_predicts(tmp_path, monkeypatch, capsys):
     script = Path(__file__).parents[1] / "benchmarks" / "levels.py"
     monkeypatch.syspath_prepend(str(script.parent))  # as python does for a script
-    options = ["--recipes", "paper", "--protocols", "WiFi", "--num", "64", "--num-fit", "192"]
+    options = ["--recipes", "paper", "--protocols", "WiFi", "--num", "32", "--num-fit", "64"]
     monkeypatch.setattr(sys, "argv", [script.name, *options, "--out", str(tmp_path / "table.json")])
     runpy.run_path(str(script), run_name="__main__")
     found = json.loads((tmp_path / "table.json").read_text())

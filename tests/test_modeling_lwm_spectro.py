@@ -72,7 +72,7 @@ def test_patch_projection_is_a_strided_convolution():
 
 
 @pytest.mark.parametrize("shape", [(2, 16, 24), (2, 1, 24, 16), (2, 2, 16, 24), (1, 16, 24, 1)])
-def test_wrong_shape_names_what_was_found_and_what_is_expected(shape):
+def test_wrong_shapes_name_found_and_expected(shape):
     with pytest.raises(ValueError) as error:
         build("model")(torch.zeros(shape))
     assert str(shape) in str(error.value)
@@ -83,7 +83,7 @@ def test_wrong_shape_names_what_was_found_and_what_is_expected(shape):
 
 
 def test_encoder_is_torchs_post_norm_transformer():
-    """The same weights in `nn.TransformerEncoderLayer(norm_first=False)`, which others wrote."""
+    """The same weights give the same output in `nn.TransformerEncoderLayer(norm_first=False)`."""
     model = build("model")
     values = inputs_for(model)["input_values"]
     hidden_states = model.embeddings(values)
@@ -136,7 +136,7 @@ def test_published_input_is_a_constant_cls_patch_before_the_spectrogram():
 # Masked modeling
 
 
-def test_the_noise_decides_what_is_masked():
+def test_patches_of_lowest_noise_are_masked():
     config = tiny_config(mask_ratio=0.25)
     noise = torch.rand(3, 24)
     mask = draw_mask(config, torch.zeros(3, 1, 16, 24), noise=noise)
@@ -163,7 +163,7 @@ def test_dropping_needs_rows_that_mask_equally_many():
         model(inputs_for(model)["input_values"], bool_masked_pos=mask)
 
 
-def test_an_encoder_alone_says_that_it_needs_a_mask_token():
+def test_an_encoder_alone_needs_a_mask_token():
     model = LwmSpectroForPreTraining(tiny_config()).lwm_spectro
     values, mask = torch.randn(2, 1, 16, 24), torch.arange(24).expand(2, -1) < 8
     with pytest.raises(ValueError, match="`bool_masked_pos` needs the `mask_token`"):
@@ -205,8 +205,8 @@ def test_published_mask_is_a_constant_in_input_space():
 @pytest.mark.parametrize(
     "name", [f"pretraining{kind}" for kind in ("", "-drop", "-published", "-copying", "-inpainting")]
 )
-def test_hidden_pixels_do_not_reach_the_output(name):
-    """Whatever is under the mask: no embedding or reconstruction depends on it, only the loss does."""
+def test_masked_values_do_not_reach_the_output(name):
+    """Only the loss depends on masked values, neither the embedding nor the reconstruction."""
     model = build(name)
     inputs = inputs_for(model)
     outputs = model(**inputs)
@@ -257,7 +257,7 @@ def test_dropping_encodes_the_visible_tokens_only():
 
 
 def test_a_stem_keeps_patches_apart():
-    """No convolution crosses the border of a patch: else what is masked would show in its neighbours."""
+    """No convolution crosses the border of a patch, or masked patches would leak into their neighbours."""
     model = build("pretraining-stem")
     values = inputs_for(model)["input_values"]
     embed = model.lwm_spectro.embeddings.projection
@@ -270,7 +270,7 @@ def test_a_stem_keeps_patches_apart():
 
 
 def test_cells_of_a_stem_are_squares_of_the_patch():
-    """With everything behind it made the identity, the stem sums over squares of neighbouring frames and bins."""
+    """With all later layers made the identity, the stem sums over squares of neighbouring frames and bins."""
     config = tiny_config(num_channels=1, patch_size=8, stem_num_channels=1, stem_num_layers=0, hidden_size=4)
     stem = LwmSpectroPatchStem(config).eval()
     stem.out_proj = nn.Identity()
@@ -328,7 +328,7 @@ def test_means_of_frames_and_bins_are_the_additive_model():
     assert (found - expected)[hidden].square().mean() < 0.02 * expected[hidden].var()
 
 
-def test_what_nobody_saw_is_at_the_level():
+def test_means_are_zero_if_everything_is_masked():
     config = tiny_config(num_channels=1)
     mask = torch.ones(1, 24, dtype=torch.bool)
     for part in frame_and_bin_means(torch.full((1, 24, 16), 3.0), mask, config):
@@ -336,7 +336,7 @@ def test_what_nobody_saw_is_at_the_level():
 
 
 def test_a_copying_decoder_can_repeat_pilots():
-    """Pilots on every other bin of some frames: no mean of a frame or a bin shows them, the next patch does."""
+    """Pilots of alternating sign vanish in means of frames and bins, but can be copied from the next patch."""
     config = tiny_config(**{**COPYING, "num_channels": 1})
     model = LwmSpectroForPreTraining(config).eval()
     frame, bin_ = torch.arange(16)[:, None], torch.arange(24)
@@ -353,8 +353,8 @@ def test_a_copying_decoder_can_repeat_pilots():
     assert after < 0.02 * before
 
 
-def test_an_inpainting_decoder_takes_cells_apart_and_puts_them_together():
-    """Sums of a frame's and a bin's part, of which each is zero in the mean of a cell, come through as they were."""
+def test_an_inpainting_decoder_restores_additive_cells():
+    """Sums of frame and bin terms that have zero mean in each cell pass unchanged."""
     inpainting = LwmSpectroForPreTraining(tiny_config(**INPAINTING, patch_size=8)).decoder.inpainting
     frames, bins = torch.randn(2, 2, 4, 4, 6, 1, 1), torch.randn(2, 2, 4, 1, 6, 4, 1)
     frames, bins = frames - frames.mean(3, keepdim=True), bins - bins.mean(5, keepdim=True)
@@ -365,8 +365,8 @@ def test_an_inpainting_decoder_takes_cells_apart_and_puts_them_together():
     torch.testing.assert_close(inpainting.sums_in_cells(cells), patches)
 
 
-def test_an_inpainting_decoder_learns_what_drifts_from_patch_to_patch():
-    """Waves along both axes at once: each frame and each bin has the mean zero, and no patch is like another."""
+def test_an_inpainting_decoder_learns_smooth_variation():
+    """Products of waves along both axes: every frame and bin has zero mean, and no two patches are alike."""
     config = tiny_config(**{**INPAINTING, "num_channels": 1, "num_frames": 32, "num_freq_bins": 32})
     model = LwmSpectroForPreTraining(config)
     for parameter in model.decoder.inpainting.conv_out.parameters():
@@ -393,7 +393,6 @@ def test_mask_ratio_zero_gives_no_reconstruction_loss():
 
 
 def test_contrastive_loss_is_equation_19_written_out():
-    torch.manual_seed(0)
     z = F.normalize(torch.randn(6, 5), dim=-1)
     labels, tau = [0, 1, 0, 2, 1, 0], 0.2
     total, anchors = 0.0, 0
@@ -513,7 +512,7 @@ def test_mixture_weighs_the_chosen_experts(k):
         torch.testing.assert_close(outputs.pooler_output[row], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_truth_can_take_the_place_of_the_router():
+def test_expert_index_overrides_the_router():
     model = build("moe-model")
     runs = runs_of(model)
     outputs = model(inputs_for(model)["input_values"], expert_index=torch.tensor([1, 1, 0, 1]))
@@ -563,7 +562,7 @@ def fourier_coordinates(resolution, num_frames=32, num_bins=48):
     return seen[0]
 
 
-def test_fourier_routers_know_frequencies_and_delays_whatever_the_resolution():
+def test_fourier_coordinates_do_not_depend_on_the_resolution():
     """What repeats every 8 frames of 1 ms is at the same coordinates as what repeats every 4 frames of 2 ms."""
     fine, coarse = fourier_coordinates(torch.tensor([[1e-3, 60e3], [2e-3, 15e3]]))
     torch.testing.assert_close(fine[:6, 4], coarse[:6, 8])  # 125 Hz
@@ -584,8 +583,7 @@ def test_fourier_routers_do_without_a_resolution():
 @pytest.mark.parametrize(
     "head", [LwmSpectroMoEModel, LwmSpectroMoEForPreTraining, LwmSpectroMoEForSequenceClassification]
 )
-def test_mixtures_tell_their_router_the_resolution(head):
-    torch.manual_seed(0)
+def test_mixtures_pass_the_resolution_to_their_router(head):
     model = head(tiny_moe_config(router_type="fourier")).eval()
     values, resolution = torch.randn(2, 1, 16, 24), torch.tensor([[1e-3, 15e3], [4e-6, 312.5e3]])
     router = model.base_model.router
@@ -595,7 +593,7 @@ def test_mixtures_tell_their_router_the_resolution(head):
 
 
 @pytest.mark.parametrize("head", [LwmSpectroModel, LwmSpectroForPreTraining, LwmSpectroForSequenceClassification])
-def test_a_single_encoder_takes_all_that_an_extractor_gives(head):
+def test_a_single_encoder_accepts_and_ignores_the_resolution(head):
     model, values = head(tiny_config()).eval(), torch.randn(1, 1, 16, 24)
     noise = {"noise": torch.rand(1, model.config.num_patches)} if head is LwmSpectroForPreTraining else {}
     first = model(values, **noise)[0]
@@ -603,7 +601,7 @@ def test_a_single_encoder_takes_all_that_an_extractor_gives(head):
 
 
 def test_powers_show_fourier_routers_a_lattice_that_levels_hide():
-    """Noise that is 15 % stronger on a lattice: the line is worth more samples in the transform of its powers."""
+    """For noise that is 15 % stronger on a lattice, the line is clearer in powers than in levels."""
     config = tiny_moe_config(expert={"num_frames": 64, "num_freq_bins": 64}, router_type="fourier")
     router = LwmSpectroMoERouter(config).eval()
     seen = []
@@ -618,8 +616,8 @@ def test_powers_show_fourier_routers_a_lattice_that_levels_hide():
     assert 1.3 < signal[1] / signal[0] < 2
 
 
-def test_within_the_occupied_band_a_narrow_lattice_stands_out():
-    """A carrier in a fifth of the band, 5 dB over the noise: what the lattice is worth, over what is beside it."""
+def test_a_narrow_lattice_stands_out_in_the_occupied_band():
+    """For a carrier in a fifth of the band, 5 dB above the noise, the line is clearer in the occupied band alone."""
     config = tiny_moe_config(
         expert={"num_frames": 64, "num_freq_bins": 80}, router_type="fourier", router_occupied_band=True
     )
@@ -634,10 +632,10 @@ def test_within_the_occupied_band_a_narrow_lattice_stands_out():
     line, rest = seen[0][:, :, 16, 10], seen[0][:, :, 24:30].flatten(2)
     signal = line.square().mean(0) / rest.square().mean((0, 2)) - 1
     assert seen[0].shape[1] == 2 + 12 + 2
-    assert 3 < signal[14] / signal[0] < 5 and signal[15] > signal[1] > 0  # of levels all noise is alike, of powers not
+    assert 3 < signal[14] / signal[0] < 5 and signal[15] > signal[1] > 0  # all noise has equal spread in levels
 
 
-def test_training_hides_spectrograms_from_a_fourier_router_but_not_their_transforms():
+def test_dropout_hides_spectrograms_but_not_their_transforms():
     router = LwmSpectroMoERouter(tiny_moe_config(router_type="fourier", router_dropout_prob=1.0))
     router.train()(torch.randn(4, 1, 16, 24)).square().sum().backward()
     assert router.encoder[0].weight.grad.abs().max() == 0
@@ -655,7 +653,6 @@ def test_fourier_router_of_a_constant_spectrogram_is_finite(occupied_band):
 
 
 def test_mixture_from_trained_experts():
-    torch.manual_seed(0)
     experts = [LwmSpectroForPreTraining(tiny_config()).eval() for _ in range(3)]
     router = LwmSpectroMoERouter(tiny_moe_config())
     options = {"router_hidden_size": 32, "router_num_attention_heads": 2, "router_intermediate_size": 32}
@@ -674,7 +671,7 @@ def test_mixture_from_trained_experts():
     assert bare.experts[1].embeddings.projection.weight is not experts[1].lwm_spectro.embeddings.projection.weight
 
 
-def test_an_expert_is_taken_out_of_a_mixture():
+def test_an_expert_is_extracted_from_a_mixture():
     mixture = build("moe-pretraining")
     inputs = inputs_for(mixture)
     expert = mixture.expert("LTE").eval()
@@ -707,7 +704,7 @@ def test_mixture_pretraining_joins_the_losses_of_its_experts():
     patches = patchify(inputs["input_values"], 4)
     distance = (outputs.reconstruction - patches).square().sum(-1)[outputs.mask].mean()
     torch.testing.assert_close(outputs.reconstruction_loss, distance)
-    # The rows of expert 2 are compared among themselves; the one row of expert 0 has nothing to be compared with.
+    # Rows are contrasted within their expert: those of expert 2 with each other, the single row of expert 0 with none.
     rows = [0, 2, 3]
     contrastive = supervised_contrastive_loss(outputs.projection[rows], labels[rows], 0.2) * 3 / 4
     torch.testing.assert_close(outputs.contrastive_loss, contrastive)
@@ -744,7 +741,7 @@ def test_router_loss_moves_the_router_only():
 
 
 @pytest.mark.parametrize("name", ["moe-pretraining", "moe-classification"])
-def test_a_router_without_labels_is_held_for_that_call_alone(name):
+def test_router_statistics_are_kept_only_in_calls_without_labels(name):
     model = build(name).train()
     model.base_model.router = LwmSpectroMoERouter(tiny_moe_config(router_type="cnn")).train()
     inputs, statistics = inputs_for(model), model.base_model.router.encoder[1]
@@ -752,7 +749,7 @@ def test_a_router_without_labels_is_held_for_that_call_alone(name):
     assert int(statistics.num_batches_tracked) == 0 and statistics.training
     model(**inputs, protocol_labels=torch.tensor([0, 1, 2, 0]))
     assert int(statistics.num_batches_tracked) == 1
-    statistics.eval()  # as those do who keep the statistics of pretraining
+    statistics.eval()  # as when the statistics of pretraining are kept
     model(**inputs)
     assert not statistics.training
 
@@ -764,7 +761,7 @@ def test_a_frozen_router_stays_in_evaluation_mode():
     assert model.classifier.training and not any(part.training for part in model.base_model.router.modules())
 
 
-def test_an_expert_taken_out_is_in_the_mode_of_the_mixture():
+def test_an_extracted_expert_shares_the_training_mode():
     model = build("moe-pretraining")
     for mode in (False, True):
         expert = model.train(mode).expert("LTE")
@@ -774,7 +771,7 @@ def test_an_expert_taken_out_is_in_the_mode_of_the_mixture():
 
 
 @pytest.mark.parametrize("name", ["moe-model", "moe-pretraining"])
-def test_mixtures_refuse_what_they_cannot_take(name):
+def test_mixtures_refuse_invalid_inputs(name):
     model = build(name)
     inputs = inputs_for(model)
     chosen = "expert_index" if name == "moe-model" else "protocol_labels"

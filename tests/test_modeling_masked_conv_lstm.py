@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import save_file
 from torch import nn
 from transformers import (
@@ -31,7 +32,7 @@ from lwm_spectro_hf.patches_lwm_spectro import patches_to_values
 from tiny_models import build, inputs_for, tiny_conv_lstm_config
 
 
-def test_defaults_are_those_of_the_paper():
+def test_defaults_match_the_paper():
     config = MaskedConvLstmConfig()
     assert (config.num_hidden_layers, config.hidden_size, config.kernel_size, config.mask_ratio) == (5, 64, 3, 0.2)
     model = MaskedConvLstmForPreTraining(config)
@@ -55,14 +56,13 @@ def test_defaults_are_those_of_the_paper():
     ],
 )
 def test_wrong_configurations_say_what_is_wrong(wrong, message):
-    with pytest.raises(Exception, match=message):
+    with pytest.raises(StrictDataclassError, match=message):
         tiny_conv_lstm_config(**wrong)
 
 
 def test_on_a_single_cell_the_layer_is_an_lstm():
     """With kernels of one value there is nothing of a convolution left, so PyTorch's LSTM must give the same."""
     config = tiny_conv_lstm_config(kernel_size=1)
-    torch.manual_seed(0)
     layer, lstm = MaskedConvLstmLayer(config, input_size=5), nn.LSTM(5, config.hidden_size, batch_first=True)
     same = (
         (layer.input_conv.weight, lstm.weight_ih_l0),
@@ -80,7 +80,7 @@ def test_on_a_single_cell_the_layer_is_an_lstm():
     torch.testing.assert_close(found[..., 0, 0], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_patches_become_the_values_they_cover():
+def test_patch_masks_expand_to_the_values_they_cover():
     config = tiny_conv_lstm_config()
     mask = torch.rand(3, config.num_patches) < 0.4
     patches = mask[..., None].expand(-1, -1, config.patch_size**2).float()
@@ -89,8 +89,8 @@ def test_patches_become_the_values_they_cover():
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
-def test_cells_and_values_are_at_the_same_place(stride):
-    """What a value of the output is made from, with kernels of one cell, is the square of values that it lies in."""
+def test_outputs_are_aligned_with_inputs(stride):
+    """With kernels of one cell, an output value depends only on the square of inputs that it lies in."""
     config = tiny_conv_lstm_config(embedding_stride=stride, kernel_size=1)
     embeddings, head = MaskedConvLstmEmbeddings(config), MaskedConvLstmHead(config, 2)
     layer = MaskedConvLstmLayer(config, embeddings.num_outputs)
@@ -107,7 +107,7 @@ def test_cells_and_values_are_at_the_same_place(stride):
 
 
 @pytest.mark.parametrize("name", ["conv-lstm-pretraining", "conv-lstm-pretraining-stride"])
-def test_masked_values_are_not_looked_at(name):
+def test_masked_values_do_not_reach_the_output(name):
     model = build(name)
     inputs = inputs_for(model)
     with torch.no_grad():
@@ -129,7 +129,7 @@ def test_the_loss_is_the_mean_square_of_masked_values():
     assert model(inputs["input_values"], bool_masked_pos=nothing).loss == 0
 
 
-def test_forecasts_do_not_see_the_future_and_see_the_past():
+def test_forecasts_see_the_past_but_not_the_future():
     model = build("conv-lstm-forecasting")
     values = inputs_for(model)["input_values"]
     known = model.config.num_frames - model.config.forecast_frames
@@ -148,7 +148,7 @@ def test_forecasts_do_not_see_the_future_and_see_the_past():
     assert expected.mask.sum() == len(values) * model.config.forecast_frames * model.config.num_freq_bins
 
 
-def test_forecasts_have_the_unit_of_what_they_continue():
+def test_forecasts_follow_level_and_scale_of_the_input():
     model = build("conv-lstm-forecasting")
     known = inputs_for(model)["input_values"][:, :, : model.config.num_frames - model.config.forecast_frames]
     with torch.no_grad():
@@ -167,7 +167,7 @@ def test_wrong_shapes_say_what_is_expected():
         model.forecast(torch.zeros(1, 2, 16, 24))
 
 
-def test_segmentation_skips_what_is_not_known():
+def test_segmentation_ignores_unknown_labels():
     model = build("conv-lstm-segmentation")
     values = inputs_for(model)["input_values"]
     labels = torch.randint(3, (len(values), *values.shape[2:]))
@@ -179,7 +179,7 @@ def test_segmentation_skips_what_is_not_known():
     assert model(values, labels=torch.full_like(labels, -100)).loss == 0
 
 
-def test_what_a_narrower_receiver_does_not_see_is_not_looked_at():
+def test_values_outside_the_received_band_are_ignored():
     model = build("conv-lstm-segmentation")
     values = inputs_for(model)["input_values"]
     mask = torch.zeros(len(values), 16, 24, dtype=torch.bool)
@@ -189,12 +189,12 @@ def test_what_a_narrower_receiver_does_not_see_is_not_looked_at():
         expected = model(values, mask=mask).logits
         torch.testing.assert_close(model(other, mask=mask).logits, expected, rtol=0, atol=0)
         torch.testing.assert_close(model(other, mask=mask.long()).logits, expected, rtol=0, atol=0)
-        # And what it sees has no unit.
+        # Level and scale of the visible values do not matter either.
         torch.testing.assert_close(model(5 * other - 70, mask=mask).logits, expected, rtol=1e-3, atol=1e-4)
         assert (model(values).logits - expected).abs().max() > 0
 
 
-def test_values_are_relative_to_what_is_shown():
+def test_values_are_standardized_by_the_visible_ones():
     values = 3 * torch.randn(2, 2, 16, 24, generator=torch.Generator().manual_seed(0)) - 40
     mask = torch.rand(2, 16, 24, generator=torch.Generator().manual_seed(1)) < 0.4
     found, mean, std = standardize(values, mask)
@@ -226,7 +226,7 @@ def test_a_pretrained_network_serves_every_task(tmp_path):
 
 
 def test_trainer_learns_to_segment(tmp_path):
-    """Loud values are one class, quiet ones another: a few steps are enough to tell most of them."""
+    """Loud and quiet values are two classes, which a few steps separate almost completely."""
     model = build("conv-lstm-segmentation")
     values = torch.randn(16, 2, 16, 24, generator=torch.Generator().manual_seed(3))
     rows = [{"input_values": row, "labels": (row.sum(0) > 0).long()} for row in values]
@@ -257,15 +257,14 @@ def test_it_compiles_as_one_graph():
 
 
 @pytest.mark.parametrize("passes", [1, 2])
-def test_with_two_passes_the_first_segment_knows_the_last(passes):
-    torch.manual_seed(0)
+def test_a_second_pass_lets_the_first_segment_see_the_last(passes):
     model = MaskedConvLstmModel(tiny_conv_lstm_config(num_passes=passes)).eval()
     values = inputs_for(model)["input_values"].requires_grad_()
     outputs = model(values).last_hidden_state
     assert outputs.shape[1] == 4
     outputs[:, 0].square().sum().backward()
     assert (values.grad[:, :, -4:].abs().max() > 0) == (passes == 2)
-    # What is known is what one pass over the same segments twice would know.
+    # Two passes equal one pass over the segments repeated twice.
     again = MaskedConvLstmModel(tiny_conv_lstm_config(num_frames=16 * passes)).eval()
     again.load_state_dict(model.state_dict())
     with torch.no_grad():
@@ -273,8 +272,8 @@ def test_with_two_passes_the_first_segment_knows_the_last(passes):
     torch.testing.assert_close(outputs, expected)
 
 
-def test_what_happened_first_is_remembered():
-    """Cells begin with open forget gates: what the first segment shows still reaches the last."""
+def test_early_segments_are_remembered():
+    """Forget gates start open, so the first segment still reaches the last."""
     model = build("conv-lstm-model")
     values = inputs_for(model)["input_values"].requires_grad_()
     model(values).last_hidden_state[:, -1].square().sum().backward()
@@ -282,8 +281,8 @@ def test_what_happened_first_is_remembered():
     assert first > 0.01 * last
 
 
-def test_a_copy_on_another_device_computes(monkeypatch):
-    """As `DataParallel` makes them, copies have no parameters, and so no `dtype`."""
+def test_data_parallel_copies_compute(monkeypatch):
+    """Copies made by `DataParallel` have no parameters, and hence no `dtype`."""
     model = build("conv-lstm-segmentation")
     expected = model(**inputs_for(model)).logits
     monkeypatch.setattr(type(model.base_model), "dtype", property(lambda self: next(iter([]))))

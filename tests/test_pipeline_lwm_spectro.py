@@ -67,7 +67,7 @@ def assert_same(one, other):
 
 class TestBounds:
     @pytest.mark.parametrize("num_samples", [1, 99, 149, 151, 1000, 1049, 12345])
-    def test_segments_cover_everything_and_are_alike(self, num_samples):
+    def test_segments_cover_the_recording_in_equal_lengths(self, num_samples):
         bounds = [segment[:2] for segment in segment_bounds(0, num_samples, 100)]
         assert bounds == [segment[2:] for segment in segment_bounds(0, num_samples, 100, max_segments=10**6)]
         assert bounds[0][0] == 0 and bounds[-1][1] == num_samples
@@ -91,7 +91,7 @@ class TestBounds:
         assert list(window_bounds(249, 100)) == [(0, 100), (100, 200)]
         assert list(window_bounds(30, 100)) == [(0, 30)]
 
-    def test_windows_leave_out_a_last_one_that_is_too_short(self):
+    def test_windows_leave_out_a_last_one_below_the_needed_length(self):
         assert list(window_bounds(1700, 300))[-2:] == [(1200, 1500), (1500, 1700)]
         assert list(window_bounds(1700, 300, needed=255))[-1] == (1200, 1500)
         assert list(window_bounds(200, 300, needed=255)) == [(0, 200)]
@@ -107,7 +107,7 @@ class TestViews:
         classify(iq)
         assert [len(piece) for piece in listened] == [len(iq)]
 
-    def test_a_long_one_as_a_whole_and_in_dense_views(self, classify, listened, noise):
+    def test_a_long_recording_is_seen_whole_and_in_dense_views(self, classify, listened, noise):
         iq = noise(5 * DENSE + 7)
         classify(iq)
         whole, *dense = listened
@@ -117,7 +117,7 @@ class TestViews:
         for piece, start in zip(dense, starts, strict=True):
             np.testing.assert_array_equal(piece, iq[start : start + DENSE])
 
-    def test_no_more_than_asked_for(self, classify, listened, noise):
+    def test_max_views_limits_the_views(self, classify, listened, noise):
         iq = noise(50 * DENSE)
         classify(iq, max_views=4)
         assert [len(piece) for piece in listened] == [len(iq), DENSE, DENSE, DENSE]
@@ -139,7 +139,7 @@ class TestViews:
 class TestSymbols:
     @pytest.fixture
     def heard(self, monkeypatch):
-        """What `listen` is asked, and its answer, which a test may change."""
+        """Records the calls of `listen`, and gives an answer that a test may change."""
         heard = types.SimpleNamespace(calls=[], evidence=np.array([-2.0, 6.0, 1.0]), frames=[])
         heard.frame_step_s = heard.spacing_hz = np.nan
 
@@ -150,7 +150,7 @@ class TestSymbols:
         monkeypatch.setattr(listening, "listen", listen)
         return heard
 
-    def test_prefixes_multiply_what_the_router_says(self, classify, heard, noise):
+    def test_symbol_evidence_multiplies_the_routers_probabilities(self, classify, heard, noise):
         iq = noise(DENSE)
         answer = classify(iq, sampling_rate=RATE)
         router = (model_outputs(classify, iq).router_logits[0] + torch.from_numpy(heard.evidence)).softmax(-1)
@@ -159,19 +159,19 @@ class TestSymbols:
         assert answer["protocol"] == names[router.argmax()]
         assert heard.calls == [(DENSE, RATE, names, 16, 24)]
 
-    def test_it_is_said_whether_symbols_of_that_protocol_were_found(self, classify, heard, noise):
+    def test_symbols_found_refers_to_the_predicted_protocol(self, classify, heard, noise):
         iq = noise(DENSE)
         told = classify(iq)["protocol"]
         place = list(classify.model.config.expert_names).index(told)
         for value, found in ((6.0, True), (-0.1, False), (0.0, None)):
-            # Where a name is told for the router's sake, other symbols do not count.
+            # The router decides the protocol here, so evidence of other protocols does not count.
             heard.evidence = np.where(np.arange(3) == place, value, -2.0 if value else 1e-9)
             answer = classify(iq, sampling_rate=RATE)
             assert (answer["protocol"], answer["symbols_found"]) == (told, found)
         assert classify(iq)["symbols_found"] is None
         assert classify(np.zeros(DENSE, np.complex64), sampling_rate=RATE)["symbols_found"] is None
 
-    def test_who_was_listened_to_is_told_to_what_follows(self, classify, noise, monkeypatch):
+    def test_stations_are_passed_on_to_the_next_segment(self, classify, noise, monkeypatch):
         known = []
 
         def listen(*args, before=None):
@@ -181,10 +181,10 @@ class TestSymbols:
         monkeypatch.setattr(listening, "listen", listen)
         lengths = {"segment_ms": 1e3 * DENSE / RATE, "window_ms": 2e3 * DENSE / RATE}
         classify([noise(4 * DENSE), noise(DENSE)], sampling_rate=RATE, **lengths)
-        assert known == [None, {0.0: 1}, None, {0.0: 3}, None], "of each window anew"
+        assert known == [None, {0.0: 1}, None, {0.0: 3}, None], "each window starts anew"
 
-    def test_symbols_anywhere_in_a_window_are_symbols(self, classify, noise, monkeypatch):
-        evidence = iter([-2.0, 6.0, -2.0, -2.0])  # of all protocols alike
+    def test_symbols_in_one_segment_count_for_the_window(self, classify, noise, monkeypatch):
+        evidence = iter([-2.0, 6.0, -2.0, -2.0])  # the same for all protocols
         monkeypatch.setattr(
             listening, "listen", lambda *args, before=None: listening.Heard(np.full(3, next(evidence)), [])
         )
@@ -203,7 +203,7 @@ class TestSymbols:
         assert classify(noise(DENSE))["also_found"] is None
 
     @pytest.mark.parametrize("labels", [["5G", "LTE", "WiFi"], ["LTE", "WiFi"]])
-    def test_they_count_for_the_class_of_that_name(self, tiny_extractor, heard, noise, labels):
+    def test_symbol_evidence_is_matched_to_classes_by_name(self, tiny_extractor, heard, noise, labels):
         config = tiny_moe_config(task_name="protocol", id2label=dict(enumerate(labels)), additional_tasks={})
         model = LwmSpectroMoEForSequenceClassification(config).eval()
         own = IQClassificationPipeline(model, feature_extractor=tiny_extractor, device="cpu")
@@ -213,7 +213,7 @@ class TestSymbols:
         expected = {name: score * math.exp(known.get(name, 0)) for name, score in blind.items()}
         assert told == pytest.approx({name: value / sum(expected.values()) for name, value in expected.items()})
 
-    def test_symbols_that_were_found_count_as_much_as_all_blind_views(self, classify, heard, listened, noise):
+    def test_symbol_views_count_as_much_as_all_blind_views(self, classify, heard, listened, noise):
         iq, heard.frames = noise(2 * DENSE), [noise(DENSE, 1), noise(DENSE, 2)]
         answer = classify(iq, sampling_rate=RATE)
         views = [iq, iq[:DENSE], iq[DENSE:], *heard.frames]
@@ -223,23 +223,21 @@ class TestSymbols:
         routed = torch.cat([output.router_logits for output in outputs]).log_softmax(-1)
         router = (routed + torch.from_numpy(heard.evidence).float()).log_softmax(-1)
         stands_for = torch.tensor([1, 1, 1, 1.5, 1.5])
-        # What a view says of all else counts by how sure it is of the protocol without the prefixes.
+        # For other heads, a view counts by the router's certainty without the evidence.
         weights, sure = view_weights(router) * stands_for, view_weights(routed) * stands_for
-        # Prefixes overrule the router here: what another expert has said counts for less.
+        # Evidence overrules the router here, so the answers of the expert it chose are down-weighted.
         trust = (router - routed)[torch.arange(len(views)), routed.argmax(-1)].exp().clamp(max=1)
         assert trust.min() < 0.5
         modulation = torch.cat([output.logits for output in outputs]).log_softmax(-1)
         for values, score, counted in (
             (router, "protocol_score", weights),
-            # Which only symbols show.
+            # Only symbol views count for modulation.
             (modulation, "modulation_score", (sure * trust * view_weights(modulation)) * torch.arange(5).ge(3)),
         ):
             mean = (counted @ values / counted.sum()).softmax(-1)
             assert answer[score] == pytest.approx(mean.max().item(), abs=1e-5)
 
-    def test_movement_is_told_by_symbols_from_all_over_adjoining_segments(
-        self, classify, listened, noise, monkeypatch
-    ):
+    def test_mobility_uses_symbols_from_adjoining_segments(self, classify, listened, noise, monkeypatch):
         segment_ms = 1e3 * DENSE / RATE
         monkeypatch.setattr(pipeline_lwm_spectro, "SPREAD_MS", 2 * segment_ms)
         pieces = [noise(DENSE, seed).reshape(4, -1) for seed in range(1, 8)]
@@ -257,14 +255,14 @@ class TestSymbols:
         joined = np.concatenate([pieces[0], pieces[2]])
         expected = [joined[::2], joined[1::2], pieces[1], pieces[3], pieces[4]]
         expected = [view.ravel() for view in expected]
-        spread = [listened[place] for place in (2, 3, 4, 7, 8)]  # behind the segments' own
+        spread = [listened[place] for place in (2, 3, 4, 7, 8)]  # after the views of the segments themselves
         for piece, view in zip(spread, expected, strict=True):
             np.testing.assert_array_equal(piece, view)
         outputs = [model_outputs(classify, view) for view in expected]
         joint = torch.cat([output.additional_logits["snr_db+mobility"] for output in outputs]).log_softmax(-1)
         weights = view_weights(torch.cat([output.router_logits for output in outputs]).log_softmax(-1))
         counted = weights * view_weights(joint)
-        still = (counted @ joint / counted.sum()).softmax(-1)[0].item()  # one SNR, static or vehicular
+        still = (counted @ joint / counted.sum()).softmax(-1)[0].item()  # one SNR: static, vehicular
         assert answer["mobility_scores"]["static"] == pytest.approx(still, abs=1e-5)
 
     def test_segments_that_do_not_adjoin_are_not_joined(self, classify, listened, noise, monkeypatch):
@@ -284,7 +282,7 @@ class TestSymbols:
             whole = [np.array_equal(view, pieces.ravel()) for view in views]
             assert all(whole) == ("max_segments" in options)
 
-    def test_the_model_is_told_the_resolution_of_every_view(self, classify, heard, noise, monkeypatch):
+    def test_the_model_gets_the_resolution_of_every_view(self, classify, heard, noise):
         told = []
         hook = lambda module, args, kwargs: told.append(kwargs.get("resolution"))  # noqa: E731
         handle = classify.model.register_forward_pre_hook(hook, with_kwargs=True)
@@ -297,7 +295,7 @@ class TestSymbols:
         torch.testing.assert_close(told[0], torch.stack([*views, torch.tensor([71e-6, 15e3])]))
         assert told[1] is None
 
-    def test_nobody_listens_without_a_rate_or_when_told_not_to(self, classify, heard, noise, monkeypatch):
+    def test_symbols_are_not_searched_without_a_rate_or_if_disabled(self, classify, heard, noise, monkeypatch):
         iq = noise(DENSE)
         blind = classify(iq)
         assert_same(blind, classify(iq, sampling_rate=RATE, synchronize=False))
@@ -311,7 +309,7 @@ class TestSymbols:
         with pytest.raises(ValueError, match="needs the sampling rate"):
             classify(iq, synchronize=True)
 
-    def test_without_the_package_it_listens_blindly(self, classify, heard, noise, monkeypatch):
+    def test_without_the_package_views_are_blind(self, classify, heard, noise, monkeypatch):
         def missing(name):
             raise ModuleNotFoundError(name)
 
@@ -324,7 +322,7 @@ class TestSymbols:
 
 
 class TestAnswer:
-    def test_one_view_is_the_model_itself(self, classify, noise):
+    def test_one_view_gives_the_models_answer(self, classify, noise):
         iq = noise(DENSE)
         answer = classify(iq)
         outputs = model_outputs(classify, iq)
@@ -369,7 +367,7 @@ class TestAnswer:
             for one, other in zip(alone, classify(recordings, batch_size=batch_size), strict=True):
                 assert_same(one, other)
 
-    def test_no_power_no_protocol(self, classify):
+    def test_silence_has_no_protocol(self, classify):
         answer = classify(np.zeros(5 * DENSE, np.complex64), return_embedding=True)
         assert answer["verdict"] == "no signal"
         assert answer["protocol"] is None and answer["protocol_score"] == 0
@@ -401,11 +399,11 @@ class TestAnswer:
         classify(noise(5000), sampling_rate=RATE, segment_ms=1, max_segments=2, on_progress=done.append)
         assert done == [2500] * 2
 
-    def test_a_few_segments_are_listened_to(self, classify, noise):
+    def test_max_segments_reads_only_those_segments(self, classify, noise):
         iq = noise(9000)
         few = classify(iq, sampling_rate=RATE, segment_ms=1, max_segments=2, window_ms=4.5)
         assert [answer["start_s"] for answer in few] == [0, 4.5e-3]
-        # Windows of four segments each, of which the second and the last are heard; the rest may be anything.
+        # Windows of four segments each, of which the second and the last are read; the rest may hold anything.
         heard = np.full_like(iq, 1e3)
         for start in (1125, 3375, 4500 + 1125, 4500 + 3375):
             heard[start : start + 1125] = iq[start : start + 1125]
@@ -430,7 +428,7 @@ class TestAnswer:
 
 
 class TestInputs:
-    def test_every_form_of_the_same_samples(self, classify, noise, tmp_path, write_sigmf):
+    def test_every_form_of_input_gives_the_same_answer(self, classify, noise, tmp_path, write_sigmf):
         iq = noise(3 * DENSE)
         expected = classify(iq)
         np.save(tmp_path / "recording.npy", iq)
@@ -446,14 +444,14 @@ class TestInputs:
             sigmf,
             str(sigmf),
         ):
-            assert_same(classify(form, synchronize=False), expected)  # some say their rate
+            assert_same(classify(form, synchronize=False), expected)  # no search, since only some forms have a rate
         assert_same(classify(tmp_path / "recording.npy", sampling_rate=RATE, synchronize=False), expected)
 
-    def test_columns_of_whole_numbers_are_samples(self, classify, noise):
+    def test_integer_columns_are_samples(self, classify, noise):
         pairs = np.round(1000 * noise(DENSE).view(np.float32).reshape(-1, 2)).astype(np.int16)
         assert_same(classify(pairs), classify(pairs.astype(np.float32)))
 
-    def test_rates_of_any_type_of_number_and_mappings_of_any_type(self, classify, noise):
+    def test_rates_and_mappings_may_be_of_any_type(self, classify, noise):
         iq = noise(DENSE)
         expected = classify(iq, sampling_rate=RATE)
         for rate in (np.float32(RATE), np.int64(RATE), torch.tensor(RATE), int(RATE)):
@@ -465,13 +463,13 @@ class TestInputs:
         for answer, item in zip(classify(inputs), inputs, strict=True):
             assert_same(answer, classify(item))
 
-    def test_a_sample_that_is_no_number_is_found_wherever_it_is(self, classify, noise):
+    def test_nan_is_found_in_any_segment(self, classify, noise):
         iq = noise(30 * DENSE)
         iq[20 * DENSE + 7] = np.nan
         with pytest.raises(ValueError, match=f"NaN or infinite, the first at sample {20 * DENSE + 7}"):
             classify(iq, sampling_rate=RATE, segment_ms=2)
 
-    def test_many_in_the_form_they_came_in(self, classify, noise):
+    def test_batches_of_every_form_give_one_answer_each(self, classify, noise):
         batch = np.stack([noise(DENSE, seed) for seed in range(3)])
         expected = [classify(iq) for iq in batch]
         lists = [batch, torch.from_numpy(batch), list(batch), {"iq": batch, "sampling_rate": RATE}]
@@ -481,7 +479,7 @@ class TestInputs:
                 assert_same(answer, wanted)
         assert classify([]) == []
 
-    def test_generators_are_not_exhausted_at_once(self, classify, noise):
+    def test_generators_are_read_lazily(self, classify, noise):
         drawn = []
 
         def recordings():
@@ -493,7 +491,7 @@ class TestInputs:
         next(answers)
         assert len(drawn) <= 3
 
-    def test_options_can_be_given_when_the_pipeline_is_made(self, tiny_checkpoint, noise):
+    def test_options_can_be_given_to_the_constructor(self, tiny_checkpoint, noise):
         windowed = pipeline(
             "iq-classification", model=str(tiny_checkpoint), device="cpu", window_ms=1, sampling_rate=RATE
         )
@@ -535,7 +533,7 @@ class TestInputs:
             classify("recording.sigmf-meta")
 
 
-def test_data_sets_of_items_are_many_inputs(classify, noise):
+def test_data_sets_give_one_answer_for_each_item(classify, noise):
     class Items(torch.utils.data.Dataset):
         def __len__(self):
             return 3
@@ -553,7 +551,7 @@ def test_data_sets_of_items_are_many_inputs(classify, noise):
     assert_same(classify(list(noise(DENSE)), sampling_rate=RATE), expected[0])
 
 
-def test_an_adapted_model_is_heard_with(tiny_extractor, noise):
+def test_peft_models_work_in_the_pipeline(tiny_extractor, noise):
     peft = pytest.importorskip("peft")
     model = build("moe-classification")
     expected = IQClassificationPipeline(model, feature_extractor=tiny_extractor, device="cpu")(noise(DENSE))
@@ -564,7 +562,7 @@ def test_an_adapted_model_is_heard_with(tiny_extractor, noise):
 
 
 @pytest.mark.parametrize(("option", "value"), [("top_k", 1.5), ("max_views", 2.5), ("sampling_rate", [1e6, 1e6])])
-def test_options_that_are_no_such_numbers_are_named(classify, noise, option, value):
+def test_options_of_wrong_types_are_named(classify, noise, option, value):
     with pytest.raises(ValueError, match=f"`{option}=.*is not usable. Expected a"):
         classify(noise(DENSE), **{option: value})
 
@@ -579,7 +577,7 @@ def test_options_may_be_numbers_of_any_type(classify, noise):
 
 class TestHeads:
     @pytest.mark.parametrize("kind", ["classification", "classification-levels"])
-    def test_an_encoder_alone_tells_its_task_only(self, tiny_extractor, noise, kind):
+    def test_a_single_encoder_answers_its_own_task_only(self, tiny_extractor, noise, kind):
         model = build(kind)
         windows = ["boxcar", "hamming"][: model.config.num_channels]
         settings = {**tiny_extractor.to_dict(), "window_function": windows, "feature_size": None}
@@ -594,12 +592,12 @@ class TestHeads:
         np.testing.assert_allclose(answer["embedding"], embedding, atol=1e-5)
 
     @pytest.mark.parametrize("kind", ["regression", "multi_label_classification"])
-    def test_heads_that_tell_no_class_are_refused(self, tiny_extractor, kind):
+    def test_heads_without_classes_are_refused(self, tiny_extractor, kind):
         model = LwmSpectroForSequenceClassification(tiny_config(problem_type=kind))
         with pytest.raises(ValueError, match=f"one class of each head.*{kind}.*logits"):
             IQClassificationPipeline(model, feature_extractor=tiny_extractor, device="cpu")
 
-    def test_an_encoder_whose_task_is_the_protocol_tells_it(self, tiny_extractor, noise):
+    def test_a_single_encoder_may_predict_the_protocol(self, tiny_extractor, noise):
         config = tiny_config(task_name="protocol", id2label={0: "WiFi", 1: "LTE", 2: "5G"})
         model = LwmSpectroForSequenceClassification(config).eval()
         classify = IQClassificationPipeline(model, feature_extractor=tiny_extractor, device="cpu")
@@ -617,60 +615,56 @@ def test_registering_again_changes_nothing():
 
 
 class TestGaps:
-    """Samples that a receiver has lost, and zeros that stand for them."""
-
-    RATE = 1e6
+    """Lost samples, and the zeros written for them."""
 
     def periodic(self, noise, num_periods=40):
-        """The same 500 samples over and over: half a millisecond is what gaps are filled from."""
+        """The same 500 samples repeated, since gaps are filled from half a millisecond away."""
         return np.tile(noise(500), num_periods)
 
-    def test_a_recording_without_gaps_is_left_as_it_is(self, noise):
+    def test_recordings_without_gaps_are_unchanged(self, noise):
         iq = noise(20_000)
-        iq[700:740] = 0  # shorter than 128 samples, and any two values in a row may be alike
-        assert without_gaps(iq, self.RATE) is iq
+        iq[700:740] = 0  # not yet a gap, which has at least 128 samples
+        assert without_gaps(iq, RATE) is iq
         for short in (iq[:0], iq[:1], np.zeros(100, np.complex64)):
-            assert without_gaps(short, self.RATE) is short
+            assert without_gaps(short, RATE) is short
 
     @pytest.mark.parametrize("value", [0, -0.5 - 0.5j])
-    def test_gaps_are_filled_from_half_milliseconds_away(self, noise, value):
+    def test_gaps_are_filled_from_half_a_millisecond_away(self, noise, value):
         expected = self.periodic(noise)
         iq = expected.copy()
         for start, stop in ((900, 1700), (5000, 5200), (19_000, 19_200)):
             iq[start:stop] = value
         before = iq.copy()
-        np.testing.assert_array_equal(without_gaps(iq, self.RATE), expected)
-        np.testing.assert_array_equal(iq, before)  # it is somebody else's
+        np.testing.assert_array_equal(without_gaps(iq, RATE), expected)
+        np.testing.assert_array_equal(iq, before)  # the caller's array is not changed
 
     def test_gaps_at_the_ends_are_cut_off(self, noise):
         iq = noise(20_000)
         iq[:6000] = iq[18_000:] = 0
-        for rate in (self.RATE, None):
+        for rate in (RATE, None):
             np.testing.assert_array_equal(without_gaps(iq, rate), iq[6000:18_000])
-        assert without_gaps(iq, self.RATE, shortest=12_001) is iq
+        assert without_gaps(iq, RATE, shortest=12_001) is iq
 
-    def test_where_nothing_fits_it_stays(self, noise):
+    def test_gaps_that_cannot_be_filled_stay(self, noise):
         iq = noise(20_000)
         iq[100:9000] = iq[9100:19_000] = 0  # more than half
-        np.testing.assert_array_equal(without_gaps(iq, self.RATE), iq)
+        np.testing.assert_array_equal(without_gaps(iq, RATE), iq)
         iq = noise(2000)
-        iq[600:1500] = 0  # half a millisecond away there is no place as long
-        np.testing.assert_array_equal(without_gaps(iq, self.RATE), iq)
+        iq[600:1500] = 0  # no stretch as long half a millisecond away
+        np.testing.assert_array_equal(without_gaps(iq, RATE), iq)
 
-    def test_a_constant_is_silence(self, tiny_checkpoint):
-        classify = pipeline("iq-classification", model=str(tiny_checkpoint))
-        assert classify(np.full(5000, 0.3 - 0.1j, np.complex64), sampling_rate=1e6)["verdict"] == "no signal"
+    def test_a_constant_is_silence(self, classify):
+        assert classify(np.full(5000, 0.3 - 0.1j, np.complex64), sampling_rate=RATE)["verdict"] == "no signal"
 
     @pytest.mark.filterwarnings("error")
     @pytest.mark.parametrize("scale", [1e-18, 1e20, 3e37])
-    def test_the_scale_of_a_recording_changes_nothing(self, scale, noise):
+    def test_gaps_are_found_at_any_scale(self, scale, noise):
         iq = noise(20_000) * np.float32(scale)
-        assert without_gaps(iq, self.RATE) is iq
+        assert without_gaps(iq, RATE) is iq
         iq[5000:6000] = iq[18_000:] = 0
-        assert len(without_gaps(iq, self.RATE)) == 18_000 and without_gaps(iq, self.RATE).all()
+        assert len(without_gaps(iq, RATE)) == 18_000 and without_gaps(iq, RATE).all()
 
-    def test_zeros_around_a_recording_change_nothing(self, tiny_checkpoint, noise):
-        classify = pipeline("iq-classification", model=str(tiny_checkpoint))
+    def test_zeros_around_a_recording_change_nothing(self, classify, noise):
         iq, zeros = noise(8000), np.zeros(4000, np.complex64)
-        expected = classify(iq, sampling_rate=1e6)
-        assert classify(np.concatenate([zeros, iq, zeros]), sampling_rate=1e6) == expected
+        expected = classify(iq, sampling_rate=RATE)
+        assert classify(np.concatenate([zeros, iq, zeros]), sampling_rate=RATE) == expected

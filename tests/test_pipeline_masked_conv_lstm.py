@@ -1,4 +1,4 @@
-"""Pipeline `"iq-segmentation"`: what is told is where it is, whatever the rate and length of a recording."""
+"""Pipeline `"iq-segmentation"`: carriers are found where they are, at any rate and length of a recording."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 
 
 class Loud(torch.nn.Module):
-    """In place of the network: what is shown and 20 dB over the noise is LTE."""
+    """Replaces the network: visible values 20 dB above the noise are LTE."""
 
     def __init__(self, model):
         super().__init__()
@@ -87,7 +87,7 @@ def test_a_burst_is_found_when_it_is(segment):
     assert answer["carriers"][0]["share_of_time"] == pytest.approx(60 / 298, abs=0.02)
 
 
-def test_what_is_not_recorded_is_hidden(segment):
+def test_values_outside_the_recording_are_hidden(segment):
     iq = band(60 * HOP + 64, 0.5 * RATE, -50e3, 50e3, 40)
     segment(iq, sampling_rate=0.5 * RATE)
     (hidden,) = segment.model.hidden
@@ -102,7 +102,7 @@ def test_silence_is_nothing(segment):
     assert segment.model.hidden[0].all()
 
 
-def test_files_lists_and_windows_of_any_number(folder, write_sigmf, tmp_path):
+def test_files_and_lists_give_one_answer_each(folder, write_sigmf, tmp_path):
     pipe = pipeline("iq-segmentation", model=str(folder), batch_size=2)
     iq = [band(length, RATE, 0, 1e5, 20, seed=length) for length in (2000, 9000, 30_000)]
     files = [write_sigmf(tmp_path / f"{len(part)}", part, RATE) for part in iq]
@@ -114,7 +114,7 @@ def test_files_lists_and_windows_of_any_number(folder, write_sigmf, tmp_path):
             assert one["carriers"] == other["carriers"]
 
 
-def test_what_is_wrong_is_said(folder, tmp_path):
+def test_wrong_inputs_are_named(folder):
     pipe = pipeline("iq-segmentation", model=str(folder))
     with pytest.raises(ValueError, match="needs the sampling rate"):
         pipe(np.ones(5000, np.complex64))
@@ -138,9 +138,9 @@ def test_what_is_wrong_is_said(folder, tmp_path):
 
 
 @pytest.mark.parametrize("length, new_rate", [(1000, 2.0), (999, 0.5), (1001, 1.0), (1000, 0.731)])
-def test_resampling_is_that_of_scipy(length, new_rate):
+def test_resampling_matches_scipy(length, new_rate):
     iq = torch.randn(length, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
-    # Scipy shares the bin at half the rate between both sides; nothing may be there.
+    # scipy splits the bin at half the rate between both sides, so that bin must be empty.
     spectrum = torch.fft.fft(iq)
     spectrum[torch.fft.fftfreq(length).abs() > 0.45 * min(1.0, new_rate)] = 0
     iq = torch.fft.ifft(spectrum)
@@ -157,7 +157,7 @@ def test_pieces_cover_the_band_and_overlap():
     assert _centers(RATE, RATE, 8e3) == _centers(1e5, RATE, 8e3) == _centers(1.001 * RATE, RATE, 8e3) == [0.0]
 
 
-def test_each_recording_has_one_answer_whatever_its_rate(segment):
+def test_each_recording_has_one_answer_at_any_rate(segment):
     iq = [band(200 * HOP, RATE, 0, 100e3, 40, seed) for seed in range(3)]
     for rate in (1.0005 * RATE, 1.005 * RATE, 1.02 * RATE):
         assert len(segment(iq, sampling_rate=rate)) == 3
@@ -166,27 +166,27 @@ def test_each_recording_has_one_answer_whatever_its_rate(segment):
 def test_carriers_are_runs_of_bins():
     labels = np.zeros((100, 41), np.uint8)
     labels[:, 5:15] = 1
-    labels[:3, 15] = 1  # now and then it looks wider
+    labels[:3, 15] = 1  # briefly wider
     labels[50:, 25:35] = 2
-    labels[0, 38] = 1  # a single value is nothing
-    labels[:2, 18:24] = 1  # nor are two frames
-    labels[10:15, 6:10] = 2  # nor is what a larger one was taken for now and then
+    labels[0, 38] = 1  # a single value is ignored
+    labels[:2, 18:24] = 1  # and so are two frames
+    labels[10:15, 6:10] = 2  # and a brief confusion within a larger carrier
     first, second = find_carriers(labels, LABELS, 10.0)
     assert first == {"label": "LTE", "center_hz": -105.0, "bandwidth_hz": 100.0, "share_of_time": 1.0}
     assert second == {"label": "5G", "center_hz": 95.0, "bandwidth_hz": 100.0, "share_of_time": 0.5}
 
 
-def test_what_sends_for_a_moment_of_a_long_recording_is_found():
+def test_short_transmissions_in_long_recordings_are_found():
     labels = np.zeros((100_050, 41), np.uint8)
     labels[60_000:60_100, 5:15] = 1
-    labels[-2:, 20:30] = 2  # two frames of an unfinished stretch are nothing
+    labels[-2:, 20:30] = 2  # two frames of an incomplete stretch are ignored
     assert not find_carriers(labels, LABELS, 10.0)
     (found,) = find_carriers(labels, LABELS, 10.0, stretch=128)
     assert found["label"] == "LTE" and found["bandwidth_hz"] == 100.0
     assert found["share_of_time"] == pytest.approx(100 / 100_050)
 
 
-def test_a_few_stretches_of_a_long_recording(segment):
+def test_max_stretches_limits_what_is_read(segment):
     stretch = 128 * HOP
     iq = band(10 * stretch, RATE, 0.1 * RATE, 0.1 * RATE + 120e3, 40)
     iq[: 7 * stretch] = band(7 * stretch, RATE, -0.3 * RATE, -0.3 * RATE + 120e3, 40)

@@ -1,4 +1,4 @@
-"""Pictures: what is where on them, and that any recording can be drawn."""
+"""Pictures: everything is in its place, and any recording can be drawn."""
 
 import io
 import subprocess
@@ -33,7 +33,7 @@ VERDICT = {
 
 
 class Memory:
-    """A recording in memory, which counts what is read of it."""
+    """A recording in memory that counts the samples read."""
 
     sampling_rate = RATE
 
@@ -46,7 +46,7 @@ class Memory:
         return self.iq[start : start + count]
 
 
-def test_a_tone_is_where_it_should_be_in_time_and_frequency():
+def test_tones_are_drawn_at_their_time_and_frequency():
     iq = 1e-3 * np.exp(0.1j * np.arange(100_000)).astype(np.complex64)
     iq[50_000:] += np.exp(2j * np.pi * 0.25 * np.arange(50_000))  # a quarter of the rate, in the second half
     power_db = display_spectrogram(Memory(iq), num_rows=100, fft_size=64)
@@ -71,7 +71,7 @@ def test_short_recordings_can_be_drawn(num_samples, noise):
     draw([Picture(power_db, num_samples / RATE, RATE)])
 
 
-def test_silence_and_nothing():
+def test_silence_is_drawn_and_empty_input_refused():
     assert np.isfinite(display_spectrogram(Memory(np.zeros(1000, np.complex64)))).all()
     with pytest.raises(ValueError, match="1 sample"):
         display_spectrogram(Memory(np.ones(1, np.complex64)))
@@ -109,7 +109,7 @@ def test_names_and_labels_are_no_formulas(noise):
         draw([Picture(power_db, 1e-3, RATE, title="$_^{$", **said)]).savefig(io.BytesIO(), format="png")
 
 
-def test_words():
+def test_verdicts_are_put_into_words():
     assert describe(VERDICT) == "LTE 93 %, QPSK 60 %, SNR -5 dB 40 %"
     assert describe({"protocol": None, "protocol_score": 0.0, "verdict": "no signal"}) == "no signal"
     assert describe({}) == ""
@@ -121,13 +121,13 @@ def test_words():
     assert describe({**VERDICT, "also_found": others}) == f"{describe(VERDICT)}, also WiFi, 5G 6.2 %"
 
 
-def test_no_state_of_pyplot_is_touched():
-    # The file alone: importing the package would import PyTorch first, which takes a while.
+def test_pyplot_is_not_imported():
+    # Only this file is run, because importing the package would import PyTorch, which is slow.
     program = "import runpy, sys; runpy.run_path(sys.argv[1]); assert 'matplotlib.pyplot' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", program, plotting.__file__]).returncode == 0
 
 
-def test_segments_are_drawn_beside_what_is_seen():
+def test_segments_are_drawn_beside_the_spectrogram():
     values = np.random.default_rng(0).normal(size=(2, 16, 20))
     values[:, :4] = np.nan  # hidden
     columns = {"seen": values, "sent": np.tile(np.arange(20) // 5, (2, 16, 1))}
@@ -141,7 +141,7 @@ def test_segments_are_drawn_beside_what_is_seen():
     assert colors.cmap(colors.norm(2))[:3] == pytest.approx(to_rgb(PROTOCOL_COLORS["LTE"]), abs=0.01)
 
 
-def test_samples_that_are_no_numbers_are_not_drawn(tmp_path, noise):
+def test_samples_that_are_not_finite_are_refused(tmp_path, noise):
     iq = noise(5000)
     iq[2500] = np.nan
     np.save(tmp_path / "broken.npy", iq)
@@ -149,7 +149,7 @@ def test_samples_that_are_no_numbers_are_not_drawn(tmp_path, noise):
         display_spectrogram(open_recording(tmp_path / "broken.npy", sampling_rate=RATE))
 
 
-def test_answers_of_carriers_beside_each_other_do_not_cover_one_another(noise):
+def test_labels_of_adjacent_carriers_do_not_overlap(noise):
     carriers = [{**VERDICT, "center_hz": center, "bandwidth_hz": 50e3} for center in (60e3, 0.0, -60e3)]
     picture = Picture(display_spectrogram(Memory(noise(5000))), 5e-3, RATE, carriers=carriers)
     figure = draw([picture])
@@ -160,7 +160,7 @@ def test_answers_of_carriers_beside_each_other_do_not_cover_one_another(noise):
     assert not any(one.overlaps(other) for place, one in enumerate(boxes) for other in boxes[:place])
 
 
-def test_carriers_have_edges_and_answers_where_they_are(noise):
+def test_carriers_are_drawn_with_edges_and_labels(noise):
     carriers = [{**VERDICT, "center_hz": 2.4001e9, "bandwidth_hz": 200e3}]
     picture = Picture(display_spectrogram(Memory(noise(5000))), 5e-3, RATE, 2.4e9, carriers=carriers)
     (axis,) = [axis for axis in draw([picture]).subfigs[0].axes if axis.get_images()]

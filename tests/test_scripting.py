@@ -1,4 +1,4 @@
-"""What scripts say of users' mistakes."""
+"""How scripts report mistakes of their users, and which devices they accept."""
 
 import pytest
 import torch
@@ -9,22 +9,22 @@ from lwm_spectro_hf.training.loop import DivergedError
 
 
 @pytest.mark.parametrize("kind", [ValueError, FileNotFoundError, ImportError, DivergedError])
-def test_what_a_user_can_mend_is_one_line(kind):
+def test_user_errors_become_one_line(kind):
     with pytest.raises(SystemExit, match="^error: nothing there$"), one_line_errors():
         raise kind("nothing there")
 
 
-def test_a_wrong_configuration_says_what_is_wrong_with_it():
+def test_configuration_errors_become_one_line():
     with pytest.raises(SystemExit, match="^error: `router_occupied_band` is for a router of type"), one_line_errors():
         LwmSpectroMoEConfig(router_type="cnn", router_occupied_band=True)
 
 
-def test_what_is_nobodys_mistake_stays_visible():
+def test_bugs_keep_their_traceback():
     with pytest.raises(KeyError), one_line_errors():
         raise KeyError("nothing there")
 
 
-def test_a_gpu_is_taken_where_there_is_one(monkeypatch):
+def test_a_gpu_is_used_if_present(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert [computes_on_gpu(name) for name in (None, "cuda", "cpu")] == [True, True, False]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -33,7 +33,7 @@ def test_a_gpu_is_taken_where_there_is_one(monkeypatch):
         computes_on_gpu("cuda")
 
 
-def test_devices_that_cannot_compute_are_named():
+def test_unusable_devices_are_refused():
     assert usable_device(None) is None and usable_device("cpu") == torch.device("cpu")
     for name in ("meta", "no-such-device"):
         with pytest.raises(ValueError, match=f"--device {name} cannot compute here; expected cpu"):

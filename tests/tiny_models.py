@@ -35,7 +35,7 @@ INPAINTING = {**COPYING, "decoder_num_inpainting_channels": 6}
 
 
 def tiny_config(**kwargs) -> LwmSpectroConfig:
-    """16 frames x 24 bins, so 4 x 6 = 24 patches: not square, so that no test passes with the axes confused."""
+    """16 frames x 24 bins, so 4 x 6 = 24 patches: not square, so that swapped axes make tests fail."""
     small = {"num_frames": 16, "num_freq_bins": 24, "hidden_size": 32, "num_hidden_layers": 2}
     small |= {"num_attention_heads": 2, "intermediate_size": 64, "projection_size": 16, "classifier_hidden_size": 8}
     return LwmSpectroConfig(**{**small, "id2label": LABELS, **kwargs})
@@ -110,7 +110,7 @@ def inputs_for(model: torch.nn.Module, batch: int = 4) -> dict[str, torch.Tensor
 
 
 def main_output(outputs) -> torch.Tensor:
-    """What the model is for: logits, a reconstruction, or the tokens."""
+    """The model's main output: logits, a reconstruction, or tokens."""
     for name in ("logits", "reconstruction", "last_hidden_state"):
         if outputs.get(name) is not None:
             return outputs[name]

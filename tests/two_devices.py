@@ -1,4 +1,4 @@
-"""Finds on a CPU what would fail on a GPU: operations that mix tensors of the host and of the device."""
+"""Finds on a CPU what would fail on a GPU: operations that mix tensors of host and device."""
 
 import traceback
 
@@ -15,20 +15,20 @@ _FACTORIES = {
 } | {torch.fft.fftfreq, torch.fft.rfftfreq}  # fmt: skip
 
 
-DEVICE = torch.device("cpu:0")  # to PyTorch the same as the host, "cpu", and yet another name
+DEVICE = torch.device("cpu:0")  # for PyTorch the same as "cpu", the host, but under another name
 
 
 class DeviceGenerator(torch.Generator):
-    """A generator that says that it is on the device."""
+    """A generator that claims to be on the device."""
 
     device = DEVICE
 
 
 class TwoDevices(TorchFunctionMode):
-    """Plays a machine with a GPU: a tensor made with `device=DEVICE` is there, any other one on the host.
+    """Simulates a machine with a GPU: tensors made with `device=DEVICE` are on the device, all others on the host.
 
-    A tensor that comes of host tensors alone is on the host until `.to(DEVICE)`. Mixing is an error, as it is on a
-    GPU, but for numbers (zero dimensions) and for indexing a device tensor by a host tensor, which PyTorch allows.
+    Results of host tensors alone stay on the host until `.to(DEVICE)`. Mixing is recorded where it is an error on a
+    GPU: not for tensors without dimensions, nor for indexing a device tensor by a host tensor, which PyTorch allows.
 
     Attributes:
         mixes (`list[str]`): Where host and device tensors met.
@@ -55,7 +55,7 @@ class TwoDevices(TorchFunctionMode):
             self._mark(result, there)
         elif func is torch.Tensor.to and (named or len(tensors) > 1):
             self._mark(result, named[-1] == DEVICE if named else self._is_there(tensors[1]))
-        elif func == torch.Tensor.data.__set__:  # so modules are moved
+        elif func == torch.Tensor.data.__set__:  # this is how modules move
             self._mark(args[0], self._is_there(args[1]))
         elif func is torch.Tensor.cpu:
             self._mark(result, False)
@@ -70,7 +70,7 @@ class TwoDevices(TorchFunctionMode):
         return result
 
     def _check(self, name, args, tensors):
-        if name in ("copy_", "_has_compatible_shallow_copy_type"):  # from one to the other, or not about values
+        if name in ("copy_", "_has_compatible_shallow_copy_type"):  # copies across, or uses no values
             return
         if name == "__getitem__" and self._is_there(tensors[0]):
             return

@@ -1,4 +1,4 @@
-"""Cities that are drawn: the same for a seed, no two buildings in one place, streets between them."""
+"""Drawn cities: reproducible, without overlapping buildings, with streets between them."""
 
 import numpy as np
 import pytest
@@ -44,12 +44,12 @@ def test_sixteen_cities_differ_and_a_seed_gives_one():
     assert np.array_equal(first, again) and not np.array_equal(first[:5], other[:5])
 
 
-def test_a_prism_is_closed_to_the_outside():
+def test_a_prism_is_closed_and_faces_outward():
     building = draw_city(CITY_PLANS["suburb_brick"], seed=1)[0]
     vertices, triangles = prism(building)
     corners = vertices[triangles]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]) / 2
-    # The areas of a closed surface add up to nothing: what is missing is the floor.
+    # The area vectors of a closed surface add up to zero; only the floor is missing.
     np.testing.assert_allclose(normals.sum(0), [0, 0, area(building.footprint)], atol=1e-9)
     outward = corners.mean(1) - vertices.mean(0)
     assert ((normals * outward).sum(1) > 0).all()

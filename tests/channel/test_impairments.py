@@ -14,10 +14,7 @@ from lwm_spectro_hf.channel.impairments import (
     quantize,
     receive,
 )
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+from seeds import seeded
 
 
 def tone(cycles_per_sample, num_samples):
@@ -39,14 +36,14 @@ def test_clock_offset_is_a_longer_sampling_interval(num_samples):
     assert error_db(clock_offset(samples, ppm)[:, inside], expected[:, inside]) < -45
 
 
-def test_clock_offset_of_none_changes_nothing():
+def test_zero_clock_offset_changes_nothing():
     samples = tone([0.2, -0.1], 3000)
     assert error_db(clock_offset(samples, torch.zeros(2))[:, 50:-50], samples[:, 50:-50]) < -60
 
 
 def test_phase_noise_has_its_power_and_memory():
     num, rate, corner = 20_000, 1e6, 5e3
-    out = phase_noise(torch.ones(100, num, dtype=torch.complex64), rate, torch.full((100,), 2.0), corner, generator())
+    out = phase_noise(torch.ones(100, num, dtype=torch.complex64), rate, torch.full((100,), 2.0), corner, seeded())
     torch.testing.assert_close(out.abs(), torch.ones(100, num), atol=1e-5, rtol=0)
     phase = torch.rad2deg(out.angle())
     assert abs(float(phase.square().mean().sqrt()) - 2) < 0.03
@@ -55,10 +52,10 @@ def test_phase_noise_has_its_power_and_memory():
         assert abs(covariance / 4 - np.exp(-2 * np.pi * corner * lag / rate)) < 0.03
 
 
-def test_noise_has_the_power_that_was_asked():
+def test_noise_has_the_requested_power():
     snr_db = torch.linspace(-5, 25, 10_000)
     samples = tone(np.full(10_000, 0.1), 64)
-    noise = add_noise(samples, 10 ** (-snr_db / 10), generator()) - samples
+    noise = add_noise(samples, 10 ** (-snr_db / 10), seeded()) - samples
     measured = -10 * (noise.abs().square().mean(1) * 10 ** (snr_db / 10)).mean().log10()
     assert abs(float(measured)) < 0.02
     assert abs(float((noise.real * noise.imag).mean())) < 1e-2 * float(noise.abs().square().mean())
@@ -73,7 +70,7 @@ def receive_tone(offset_hz, num_samples, noise=0.0, tone_hz=1e6, filter_probabil
         occupied_hz=6e6,
         offset_hz=torch.full((batch_size,), offset_hz),
         noise_power=torch.full((batch_size,), noise),
-        generator=generator(),
+        generator=seeded(),
         filter_probability=filter_probability,
     )
 
@@ -104,14 +101,14 @@ def test_filter_of_the_carrier_leaves_no_noise_beside_it():
     assert suppression.max() < 10**-9.5
 
 
-def test_mixer_adds_the_leakage_and_image_that_were_asked():
-    out = imperfect_mixer(tone(0.1, 20_000), torch.tensor([-10.0]), torch.tensor([-20.0]), generator())
+def test_mixer_adds_the_requested_leakage_and_image():
+    out = imperfect_mixer(tone(0.1, 20_000), torch.tensor([-10.0]), torch.tensor([-20.0]), seeded())
     spectrum = 20 * np.log10(np.abs(np.fft.fft(out[0].numpy()) / 20_000) + 1e-9)
     assert abs(spectrum[2000]) < 0.1 and abs(spectrum[0] + 10) < 0.1 and abs(spectrum[-2000] + 20) < 0.1
 
 
 def test_converter_has_its_levels_and_noise():
-    samples = torch.randn(2, 50_000, dtype=torch.complex64, generator=generator())
+    samples = torch.randn(2, 50_000, dtype=torch.complex64, generator=seeded())
     out = quantize(samples, torch.tensor([3, 8]))
     largest = torch.view_as_real(samples).abs().amax((1, 2))
     assert len(out[0].real.unique()) <= 7

@@ -1,4 +1,4 @@
-"""Power-delay profiles against Sionna's copy of the tables and against what was asked."""
+"""Power-delay profiles against Sionna's copy of the tables and the requested delay spreads."""
 
 import json
 from importlib import resources
@@ -10,7 +10,7 @@ import torch
 from lwm_spectro_hf.channel.profiles import exponential_profile, tdl_profile
 
 
-def test_tables_are_those_of_sionna():
+def test_tables_match_sionna():
     models = pytest.importorskip("sionna.phy.channel.tr38901.models")
     tables = json.loads(resources.files("lwm_spectro_hf.channel").joinpath("tables", "tdl.json").read_text())
     assert list(tables) == list("ABCDE")
@@ -30,14 +30,14 @@ def test_tdl_profile_merges_the_rows_of_the_first_tap(name, num_taps, k_db):
 
 
 @pytest.mark.parametrize("name", "ABCDE")
-def test_tdl_profile_has_the_delay_spread_that_was_asked(name):
+def test_tdl_profile_has_the_requested_delay_spread(name):
     profile = tdl_profile(name, torch.tensor([100e-9]))
     mean = (profile.powers * profile.delays_s).sum()
     spread = (profile.powers * (profile.delays_s - mean).square()).sum().sqrt()
     assert abs(float(spread) - 100e-9) < 1e-9  # the tables are rounded
 
 
-DEVIATION = 0.825  # of an exponential distribution of mean 1 without its last fiftieth
+DEVIATION = 0.825  # standard deviation of an exponential distribution of mean 1 without its upper 2 %
 
 
 def test_unknown_profile_is_named():
@@ -58,7 +58,7 @@ def test_exponential_profile_decays_with_its_delay_spread():
     np.testing.assert_allclose(np.diff(np.log(histogram)), -0.5 * DEVIATION, atol=0.05)
 
 
-def test_the_delay_spread_of_an_exponential_profile_is_the_one_asked_for():
+def test_exponential_profile_has_the_requested_delay_spread():
     # With many taps, the first ones are aligned already.
     profile = exponential_profile(torch.full((400,), 1e-6), torch.zeros(400), torch.Generator().manual_seed(0), 400)
     mean = (profile.powers * profile.delays_s).sum() / profile.powers.sum()

@@ -1,4 +1,4 @@
-"""Tracing, where Sionna RT and LLVM are installed."""
+"""Ray tracing, where Sionna RT and LLVM are installed."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from lwm_spectro_hf.channel.scenarios import load_scenario  # noqa: E402
 TINY = Tracing(num_users=12, num_stations=2, num_rays=2000, batch_users=20, max_depth=3, max_paths=5)
 
 
-def test_a_city_is_traced_twice_the_same(tmp_path):
+def test_tracing_is_reproducible(tmp_path):
     told = []
     first = trace_scenario("estate_concrete", tmp_path / "first", TINY, log=told.append)
     again = trace_scenario("estate_concrete", tmp_path / "again", TINY, log=told.append)
@@ -30,6 +30,6 @@ def test_a_city_is_traced_twice_the_same(tmp_path):
             np.testing.assert_array_equal(np.load(file)[name], np.load(again / file.name)[name])
 
 
-def test_a_city_that_is_not_known(tmp_path):
+def test_unknown_cities_are_an_error(tmp_path):
     with pytest.raises(ValueError, match="no city 'atlantis'.*munich.*oldtown_brick"):
         trace_scenario("atlantis", tmp_path, TINY)

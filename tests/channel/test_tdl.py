@@ -1,4 +1,4 @@
-"""Fading statistics against their closed forms, and samples against sums that need no filter."""
+"""Fading statistics against their closed forms, and samples against direct sums without filters."""
 
 import numpy as np
 import pytest
@@ -82,14 +82,14 @@ def test_moved_tap_has_the_jakes_spectrum():
         assert abs((spectrum * shift**order).sum() / spectrum.sum() - moment) < 0.02
 
 
-def test_tap_powers_are_those_of_the_profile():
+def test_tap_powers_match_the_profile():
     num = 10_000
     profile = tdl_profile("A", torch.full((num,), 100e-9))
     channel = TappedDelayLine.draw(profile, torch.full((num,), 400.0), torch.Generator().manual_seed(0))
-    gains = channel.tap_gains(0.02 * torch.arange(4).expand(num, -1))  # far apart: as good as so many more draws
+    gains = channel.tap_gains(0.02 * torch.arange(4).expand(num, -1))  # far enough apart to be independent
     error_db = 10 * (gains.abs().square().mean((0, 2)) / profile.powers[0]).log10()
     assert error_db.abs().max() < 0.1
-    # An exponential distribution, as Rayleigh fading has it: 1 - exp(-0.1) of it lies below a tenth.
+    # Power under Rayleigh fading is exponentially distributed: 1 - exp(-0.1) of it lies below a tenth.
     power = gains[:, 1].abs().square() / profile.powers[:, 1, None]
     assert abs(float((power < 0.1).float().mean()) - (1 - np.exp(-0.1))) < 0.005
 
@@ -117,7 +117,7 @@ def test_apply_is_the_sum_of_delayed_and_fading_waves(rate, doppler_hz, rician_k
         gains[:, tap] * tone_sum(frequency, amplitude * np.exp(-2j * np.pi * frequency * delays[:, tap, None]), num)
         for tap in range(delays.shape[1])
     )
-    inside = slice(150, -100)  # the samples begin and end, the waves do not
+    inside = slice(150, -100)  # away from the ends, beyond which only the waves go on
     result = channel.apply(as_samples(samples), rate, start_s).numpy()
     assert error_db(result[:, inside], expected[:, inside]) < -45
 
@@ -166,7 +166,7 @@ def test_doppler_of_a_direct_wave_moves_a_tone():
 
 
 @pytest.mark.parametrize("name", ["D", "E"])
-def test_the_direct_wave_of_a_3gpp_profile_has_its_shift(name):
+def test_the_direct_wave_of_a_3gpp_profile_has_its_doppler_shift(name):
     profile = tdl_profile(name, torch.full((3,), 100e-9))
     channel = TappedDelayLine.draw(profile, torch.full((3,), DOPPLER_HZ), torch.Generator().manual_seed(0))
     # TR 38.901, clause 7.7.2: the peak in the Doppler spectrum of the first tap is at 0.7 f_D.

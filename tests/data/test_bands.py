@@ -1,4 +1,4 @@
-"""Parts of a band: what lies within them stays, what lies beside them is gone, and pieces join without a seam."""
+"""Parts of a band: signals inside are kept, signals outside are removed, and pieces join without a seam."""
 
 import runpy
 from dataclasses import replace
@@ -16,7 +16,7 @@ from lwm_spectro_hf.data.scenes import SceneRecipe, draw_scenes
 from lwm_spectro_hf.resources import default_checkpoint, default_segmenter, demo_recordings
 
 RATE = 20e6
-# From the middle, width: rates of an eighth, of parts of 32, and the same one.
+# Center and width: their rates are an eighth, some 32nds, and all of that of the recording.
 BANDS = [(2e6, 1.7e6), (-8e6, 1.4e6), (3e6, 9e6), (-1e6, 13e6), (0.0, 17e6)]
 
 
@@ -41,7 +41,7 @@ def widest_fall(bandwidth_hz):
 
 
 @pytest.mark.parametrize("center_hz, bandwidth_hz", BANDS)
-def test_tones_within_stay_as_they_are(center_hz, bandwidth_hz, recording_of):
+def test_tones_inside_are_unchanged(center_hz, bandwidth_hz, recording_of):
     for place in (-0.49, 0.1, 0.49):
         band = Band(recording_of(tone(center_hz + place * bandwidth_hz, 40_000)), center_hz, bandwidth_hz)
         assert (band.center_hz, band.bandwidth_hz) == (center_hz, bandwidth_hz)
@@ -51,8 +51,8 @@ def test_tones_within_stay_as_they_are(center_hz, bandwidth_hz, recording_of):
         assert np.abs(band.read() - expected)[middle].max() < 0.01  # a tenth of a decibel
 
 
-@pytest.mark.parametrize("bandwidth_hz", np.linspace(0.3e6, 15e6, 25))  # whatever the ratio of rates is
-def test_tones_beside_are_gone(bandwidth_hz, recording_of):
+@pytest.mark.parametrize("bandwidth_hz", np.linspace(0.3e6, 15e6, 25))  # for any ratio of rates
+def test_tones_outside_are_removed(bandwidth_hz, recording_of):
     center_hz = 0.4e6
     for side in (-1, 1):
         beside_hz = bandwidth_hz / 2 + 1.02 * widest_fall(bandwidth_hz)
@@ -62,8 +62,8 @@ def test_tones_beside_are_gone(bandwidth_hz, recording_of):
 
 
 @pytest.mark.parametrize("center_hz, bandwidth_hz", [(9e6, 4e6), (5e6, 17e6), (10e6, 20e6), (-9.9e6, 2e6)])
-def test_what_was_not_recorded_is_not_in_it(center_hz, bandwidth_hz, recording_of):
-    """Of a band beyond an edge of the recording the rest is left, and the other edge does not come in."""
+def test_bands_are_clipped_to_the_recording(center_hz, bandwidth_hz, recording_of):
+    """A band beyond an edge of the recording ends there, and the other edge does not alias into it."""
     side = np.sign(center_hz)
     low, high = sorted((center_hz - side * bandwidth_hz / 2, side * RATE / 2))
     other = recording_of(tone(-side * 9.6e6, 40_000) + 0.01 * tone(side * 9.2e6, 40_000))
@@ -75,13 +75,13 @@ def test_what_was_not_recorded_is_not_in_it(center_hz, bandwidth_hz, recording_o
     assert np.abs(band.read() - expected)[middle].max() < 0.001
 
 
-def test_it_is_what_filtering_and_decimating_gives(recording_of, noise):
+def test_a_band_equals_filtering_and_decimating(recording_of, noise):
     iq = noise(30_000)
     band = Band(recording_of(iq), 2e6, 1.7e6)
     assert band.sampling_rate == RATE / 8 and band.num_samples == 3750
     taps = firwin(801, 1.0e6, fs=RATE)
     reference = lfilter(taps, 1, np.pad(iq * tone(-2e6, len(iq)), (0, 400)))[400::8]
-    # Two filters for one band: what they pass differs at its edges alone.
+    # The two filters differ only at the edges of the band.
     error = level_db((band.read() - reference)[100:-100]) - level_db(reference)
     assert error < -10
     spectra = [np.fft.fft(part[100:-100]) for part in (band.read(), reference)]
@@ -100,7 +100,7 @@ def test_pieces_join_without_a_seam(center_hz, bandwidth_hz, recording_of, noise
     assert whole.dtype == np.complex64 and len(band.read(5, 0)) == 0
 
 
-def test_all_of_the_band_is_the_recording(recording_of, noise):
+def test_the_full_band_equals_the_recording(recording_of, noise):
     recording = recording_of(noise(1000))
     assert np.array_equal(Band(recording, 0.0, RATE).read(3, 500), recording.read(3, 500))
 
@@ -110,12 +110,12 @@ def test_a_band_is_no_wider_than_the_recording(recording_of, noise):
     assert Band(recording, 0.0, 3 * recording.sampling_rate).bandwidth_hz == recording.sampling_rate
 
 
-def test_where_its_middle_is(recording_of, noise):
+def test_a_band_has_the_absolute_center_frequency(recording_of, noise):
     assert Band(recording_of(noise(1000)), 2e6, 1e6).center_frequency_hz == 2e6
     assert Band(recording_of(noise(1000), center_frequency_hz=2.4e9), 2e6, 1e6).center_frequency_hz == 2.402e9
 
 
-def test_what_cannot_be(recording_of, noise):
+def test_impossible_bands_are_errors(recording_of, noise):
     recording = recording_of(noise(1000), center_frequency_hz=2.4e9)
     for width in (0.0, float("inf"), float("nan")):
         with pytest.raises(ValueError, match=f"wide.*width of the band is {width:g} Hz; expected a finite number"):
@@ -137,7 +137,7 @@ def test_what_cannot_be(recording_of, noise):
         band.read(10, 70)
 
 
-def test_samples_that_are_no_numbers_are_named_by_their_place_in_the_recording(recording_of, noise):
+def test_nan_is_named_by_its_place_in_the_recording(recording_of, noise):
     iq = noise(9000)
     iq[4321] = np.nan
     with pytest.raises(ValueError, match="NaN or infinite, the first at sample 4321"):
@@ -151,9 +151,9 @@ def test_long_reads_are_filtered_in_parts(recording_of, noise, monkeypatch):
     assert Band(recording, 3e6, 9e6).read() == pytest.approx(whole, abs=1e-5)
 
 
-def test_carriers_are_told_apart(recording_of, noise):
+def test_carriers_within_others_are_dropped(recording_of, noise):
     recording = recording_of(noise(1000))
-    # The second and fourth are parts of others; the last lies around another that is narrower.
+    # The second and the fourth are parts of others; the last contains a narrower one.
     found = [(0.0, 8e6), (2e6, 5e6), (-6e6, 3e6), (-7e6, 2e6), (8e6, 1e6), (7e6, 4e6)]
     found = [{"center_hz": center, "bandwidth_hz": width, "label": "LTE"} for center, width in found]
     bands = carriers_of(recording, {"carriers": found})
@@ -162,7 +162,7 @@ def test_carriers_are_told_apart(recording_of, noise):
 
 
 @pytest.mark.parametrize("center_hz, shared", [(0.0, 2e6), (2e6, 2e6), (4e6, 1e6), (5e6, 0.0), (6e6, -1e6)])
-def test_what_two_share(center_hz, shared, recording_of, noise):
+def test_shared_bandwidth_of_two_bands(center_hz, shared, recording_of, noise):
     recording = recording_of(noise(1000))
     assert shared_hz(Band(recording, 0.0, 8e6), Band(recording, center_hz, 2e6)) == shared
 
@@ -174,8 +174,8 @@ def test_rates_have_small_ratios(recording_of, noise):
         assert ratio.numerator == 1 or ratio.denominator <= 32
 
 
-def test_a_carrier_is_listened_to_as_a_recording_of_all_of_its_channel():
-    """Not at the rate of its subcarriers alone, at which WiFi's symbols would be those of a part."""
+def test_a_carrier_is_classified_like_its_whole_channel():
+    """Its band has the rate of the whole channel; at a lower one, WiFi would look like a part of a channel."""
     (path,) = (path for path in demo_recordings().glob("wifi*.sigmf-meta"))
     recording = open_recording(path)
     classify = pipeline("iq-classification", model=str(default_checkpoint()))
@@ -184,8 +184,8 @@ def test_a_carrier_is_listened_to_as_a_recording_of_all_of_its_channel():
     assert tuned["modulation_score"] > 0.9
 
 
-def test_carriers_beside_each_other_are_told_one_by_one():
-    """All of a band tells one of its carriers at most."""
+def test_adjacent_carriers_are_classified_one_by_one():
+    """Classifying the whole band would find at most one of them."""
     benchmark = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "carriers.py"))
     recipe = SceneRecipe(replace(SceneRecipe().transmissions, chunk_size=2), presence=1.0, snrs_db=(20.0, 25.0))
     scenes = draw_scenes(recipe, 3, seed=1)

@@ -1,4 +1,4 @@
-"""Data sets on disk: whole shards, the same bytes however they were made, read by others; SigMF and NumPy files."""
+"""Data sets on disk: whole shards, reproducible to the byte, readable by `datasets`; SigMF and NumPy files."""
 
 import json
 import math
@@ -91,7 +91,8 @@ def test_datasets_reads_what_was_written(built, tmp_path, with_card):
     shutil.copytree(built.folder, folder)
     if with_card:
         write_card(folder)
-    rows = load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+    cache = str(tmp_path / "cache")
+    rows = load_dataset(str(folder), cache_dir=cache)
     assert {name: len(split) for name, split in rows.items()} == {"train": 14, "test": 6}
     features = rows["train"].features
     assert features["input_values"].shape == (2, 16, 128) and features["input_values"].dtype == "float16"
@@ -103,7 +104,7 @@ def test_datasets_reads_what_was_written(built, tmp_path, with_card):
     ):
         assert features[name].names == list(names)
     assert features["index"].dtype == "int64" and features["sampling_rate"].dtype == "float64"
-    streamed = list(load_dataset(str(folder), split="train", streaming=True))
+    streamed = list(load_dataset(str(folder), split="train", streaming=True, cache_dir=cache))
     plain = load_spectrograms(folder, "train")
     assert features["resolution"].length == 2 and plain["resolution"].shape == (14, 2)
     assert plain["input_values"].shape == (14, 2, 16, 128) and plain["input_values"].dtype == torch.float16
@@ -113,17 +114,17 @@ def test_datasets_reads_what_was_written(built, tmp_path, with_card):
         np.testing.assert_array_equal(train[name], plain[name].numpy(), name)
         assert [row[name] for row in streamed] == rows["train"][name][:]
     assert {row["scenario"] for row in streamed} == {"munich", "exponential", "none"}
-    assert set(rows["test"]["scenario"]) <= {"florence", "none"}, "no other city, and this one nowhere else"
+    assert set(rows["test"]["scenario"]) <= {"florence", "none"}, "testing is in this city alone, training never"
     for row in streamed:
         assert np.asarray(row["iq"]).shape == (16 * 128, 2)
         assert (row["scenario"] == "none") == (row["snr_db"] == -math.inf) == (row["mobility"] == -1)
 
 
-def test_recordings_are_made_again_from_recipe_seed_and_index(built, front_end):
+def test_a_row_is_reproducible_from_recipe_seed_and_index(built, front_end, tmp_path):
     record = json.loads((built.folder / builder.RECORD).read_text())
     recipe = Recipe.from_dict(record["splits"]["train"]["recipe"])
-    row = load_dataset("parquet", data_files=str(built.paths[2]), split="train", streaming=True)
-    row = list(row)[1]
+    files = {"data_files": str(built.paths[2]), "cache_dir": str(tmp_path)}
+    row = list(load_dataset("parquet", **files, split="train", streaming=True))[1]
     assert row["index"] == 9 and row["seed"] == split_seed(7, "train")
     chunk, number = divmod(row["index"], recipe.chunk_size)
     batch = draw_recordings(recipe, chunk, row["seed"])
@@ -141,7 +142,7 @@ def test_bytes_do_not_depend_on_the_number_of_processes(built, build, tmp_path):
     assert names_in(tmp_path / "two") == names_in(built.folder)
 
 
-def test_a_killed_build_goes_on_with_what_is_there(built, build, tmp_path):
+def test_a_killed_build_resumes(built, build, tmp_path):
     folder = tmp_path / "killed"
     shutil.copytree(built.folder, folder)
     paths = [folder / "data" / path.name for path in built.paths]
@@ -151,7 +152,7 @@ def test_a_killed_build_goes_on_with_what_is_there(built, build, tmp_path):
         path.unlink()
     (paths[1].parent / f".{paths[1].name}.abc123").write_bytes(half)  # what `kill -9` leaves
     threads = torch.get_num_threads()
-    torch.set_num_threads(2)  # nor do bytes depend on these
+    torch.set_num_threads(2)  # bytes do not depend on the number of threads
     try:
         assert build(folder) == paths and torch.get_num_threads() == 2
     finally:
@@ -161,7 +162,7 @@ def test_a_killed_build_goes_on_with_what_is_there(built, build, tmp_path):
     assert load_spectrograms(folder, "train")["index"].tolist() == list(range(14))
 
 
-def test_what_is_not_whole_is_not_read(built, build, tmp_path):
+def test_incomplete_or_damaged_shards_are_refused(built, tmp_path):
     folder = tmp_path / "half"
     shutil.copytree(built.folder, folder)
     path = folder / "data" / built.paths[1].name
@@ -184,7 +185,7 @@ def test_samples_alone_are_no_spectrograms(build, tmp_path):
     assert len(load_labels(tmp_path, "train")["scenario"]) == 14
 
 
-def test_folders_in_the_home_directory(built, monkeypatch):
+def test_a_tilde_means_the_home_directory(built, monkeypatch):
     monkeypatch.setenv("HOME", str(built.folder.parent))
     assert len(load_labels(f"~/{built.folder.name}", "test")["scenario"]) == 6
 
@@ -210,7 +211,7 @@ def test_an_error_in_the_middle_leaves_whole_shards_only(built, build, tmp_path,
     assert bytes_of(build(folder)) == bytes_of(built.paths)
 
 
-def test_no_space_is_said_before_the_work(build, tmp_path, monkeypatch):
+def test_lack_of_space_is_reported_first(build, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
     monkeypatch.setattr(builder, "_write_shard", None)
     for write in (
@@ -240,7 +241,7 @@ def test_another_data_set_in_the_folder_is_refused(built, build, change, what):
     assert names_in(built.folder) == before
 
 
-def test_wrong_requests_are_told(build, tmp_path):
+def test_wrong_requests_are_errors(build, tmp_path):
     with pytest.raises(ValueError, match="contents is .*'audio'.*spectrogram, iq"):
         build(tmp_path, contents=("audio",))
     with pytest.raises(ValueError, match="shard_size is 3; expected a multiple of .* 2"):
@@ -299,8 +300,8 @@ def test_workers_end_when_the_build_is_killed(tmp_path):
     assert killed.returncode == -signal.SIGKILL, killed.stderr
 
 
-def test_data_sets_of_one_name_are_told_apart(build, tmp_path, monkeypatch):
-    """`datasets` keeps what it read by the name of a folder and what its card says."""
+def test_data_sets_of_one_name_are_not_mixed_up(tmp_path, monkeypatch):
+    """`datasets` caches by the name of a folder and its card."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     for parent, snr_db in (("a", 5.0), ("b", 15.0)):
         folder = tmp_path / parent / "same"
@@ -309,7 +310,7 @@ def test_data_sets_of_one_name_are_told_apart(build, tmp_path, monkeypatch):
             assert set(read(str(folder))["train"]["snr_db"]) == {snr_db}
 
 
-def test_a_held_out_city_is_no_training_data_as_a_folder_either(tmp_path):
+def test_a_held_out_city_given_as_a_folder_is_not_trained_on(tmp_path):
     folder = tmp_path / "florence"
     splits = splits_by_city(RECIPE.narrowed(channels=("munich", str(folder))), 100)
     assert splits["train"].recipe.channels == ("munich",) and splits["test"].recipe.channels == (str(folder),)
@@ -327,7 +328,7 @@ def test_splits_by_city():
     assert splits_by_city(RECIPE.narrowed(channels=("florence",)), 100)["test"].num == 100
 
 
-def test_the_card_says_what_is_in_it(built, tmp_path):
+def test_the_card_describes_the_data(built, tmp_path):
     folder = tmp_path / "my-set"
     shutil.copytree(built.folder, folder)
     (folder / "figures").mkdir()
@@ -390,7 +391,7 @@ class TestSigMF:
         "none": set(),
     }
 
-    def test_files_are_valid_and_say_all(self, tmp_path):
+    def test_files_are_valid_and_fully_labelled(self, tmp_path):
         paths = builder.write_recordings(tmp_path, self.NATIVE, 8, 3)
         assert len(set(paths)) == 8 and {path.name.split("-")[0] for path in paths} == set(self.PARAMETERS)
         for index, path in enumerate(paths):
@@ -422,7 +423,7 @@ class TestSigMF:
         assert carrier_hz > 0
         assert recording.center_frequency_hz == (carrier_hz if receiver == "native" else None)
 
-    def test_files_that_are_there_are_kept_and_others_refused(self, tmp_path, monkeypatch):
+    def test_existing_files_are_kept_and_other_settings_refused(self, tmp_path, monkeypatch):
         first = builder.write_recordings(tmp_path, self.NATIVE, 3)
         kept = first[0].stat().st_mtime_ns
         first[1].unlink()
@@ -441,7 +442,7 @@ class TestSigMF:
 
 
 class TestArrays:
-    def test_columns_are_those_of_parquet(self, built, front_end, tmp_path):
+    def test_columns_match_those_of_parquet(self, built, front_end, tmp_path):
         path = tmp_path / "new" / "set.npz"
         assert builder.write_arrays(path, RECIPE, 5, split_seed(7, "train"), front_end, BOTH) == path
         plain = load_spectrograms(built.folder, "train")

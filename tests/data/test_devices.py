@@ -1,4 +1,4 @@
-"""The generator keeps to the device that it is given: shown on a CPU that plays a machine with a GPU."""
+"""The generator stays on the device that it is given, checked on a CPU that simulates a machine with a GPU."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ def device(monkeypatch):
 
 @pytest.mark.parametrize("receiver", ["synchronous", "blind", "listening"])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_nothing_on_the_host_meets_the_device(protocol, receiver, device):
+def test_host_and_device_tensors_are_not_mixed(protocol, receiver, device):
     recipe = Recipe(
         protocols=(protocol,),
         receivers={receiver: 1.0},
@@ -47,8 +47,8 @@ def test_scenes_are_made_on_the_device(device):
 
 
 @pytest.mark.parametrize("protocol, most, growth", [("WiFi", 4_000, 1.3), ("LTE", 6_000, 1.3), ("5G", 14_000, 2.2)])
-def test_a_larger_chunk_takes_hardly_more_operations(protocol, most, growth, monkeypatch):
-    """What a GPU is told must not grow with the rows; 5G alone has more kinds of code blocks in more rows."""
+def test_larger_chunks_take_hardly_more_operations(protocol, most, growth, monkeypatch):
+    """The operations of a GPU must not grow with the rows; only 5G has more kinds of code blocks in more rows."""
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
     from operations import operations
 
@@ -57,7 +57,7 @@ def test_a_larger_chunk_takes_hardly_more_operations(protocol, most, growth, mon
     assert few <= many < min(growth * few, most)
 
 
-def test_a_mix_is_found():
+def test_mixes_are_detected():
     with TwoDevices() as watched:
         there, here = torch.ones(3, device=DEVICE), torch.ones(3)
         there[torch.arange(2)] + 1.0

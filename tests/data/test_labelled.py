@@ -81,7 +81,7 @@ def test_rows_come_with_their_resolution(tmp_path):
     assert found.dtype == torch.float32 and found[:, 0].tolist() == pytest.approx(1e-6 * task.train.rows[[1, 0]])
 
 
-def test_rows_without_a_channel_are_told_apart(tmp_path):
+def test_rows_without_a_channel_are_split_one_by_one(tmp_path):
     data = write(tmp_path / "data", train=rows(user=[-1] * 40, scenario=["none"] * 40))
     assert len(load_task(data, "kind", validation_share=0).test) == 8
     data = write(tmp_path / "one", train=rows(user=[7] * 40))
@@ -90,7 +90,7 @@ def test_rows_without_a_channel_are_told_apart(tmp_path):
 
 
 def test_pieces_of_a_recording_stay_together(tmp_path):
-    """Each recording is of one class: of each class some are for testing, and some stay."""
+    """Recordings, each of one class, are divided among the splits class by class, and never cut."""
     recording = [f"{row % 2}-{row // 8}" for row in range(40)]  # five of each class
     task = load_task(write(tmp_path / "data", train=rows(recording=recording)), "kind", validation_share=0.3)
     parts = [{recording[row] for row in part.rows} for part in (task.train, task.validation, task.test)]
@@ -105,12 +105,12 @@ def test_pieces_of_a_recording_stay_together(tmp_path):
     assert set(one.test.labels.tolist()) == {0} and "so test has none of it" in one.notes[1]
     with pytest.raises(TaskError, match="Each class has one recording or channel alone: none is left for test"):
         load_task(write(tmp_path / "two", train=rows(recording=["a", "b"] * 20)), "kind")
-    # Each row of its own, where it is not said; and by itself, where it is what is to be told.
+    # Rows are split one by one if their recording is unknown, or if it is the label.
     assert len(load_task(write(tmp_path / "none", train=rows(recording=[""] * 40)), "kind").test) == 8
     assert len(load_task(write(tmp_path / "told", train=rows(recording=["a", "b"] * 20)), "recording").test) == 8
 
 
-def test_given_splits_are_kept_and_what_has_no_class_is_left_out(tmp_path):
+def test_given_splits_are_kept_and_unlabelled_rows_left_out(tmp_path):
     test = rows(6).remove_columns("kind").add_column("kind", ["b", "c", "a", "", "b", "c"])
     train = rows(protocol=["LTE", "LTE", "5G", "5G"] * 10)
     data = write(tmp_path / "data", train=train, test=test)
@@ -157,7 +157,7 @@ def test_iq_becomes_the_spectrograms_of_the_extractor(tmp_path, noise):
         (("input_values",), ["blind", "native"] * 2, True),
     ],
 )
-def test_what_was_heard_blindly_is_known(columns, receivers, blind):
+def test_blind_data_are_recognized(columns, receivers, blind):
     shown = {"iq": [[[0.0, 1.0]] * 8] * 4, "input_values": [[[[0.0, 1.0]]]] * 4}
     table = Dataset.from_dict({name: shown[name] for name in columns})
     extractor = SpectrogramFeatureExtractor(num_frames=4, num_freq_bins=8, fft_size=8)
@@ -169,7 +169,7 @@ def test_what_was_heard_blindly_is_known(columns, receivers, blind):
         assert LabelledSpectrograms(kind, np.arange(4), np.zeros(4, int), extractor).is_blind == blind
 
 
-def test_a_row_that_makes_no_spectrogram_is_named(tmp_path):
+def test_a_row_that_makes_no_spectrogram_is_named():
     iq = [np.ones((64, 2), np.float32).tolist() for _ in range(6)]
     iq[2][5] = [float("nan"), 0.0]
     iq[4] = iq[4][:10]
@@ -183,14 +183,14 @@ def test_a_row_that_makes_no_spectrogram_is_named(tmp_path):
     assert rows.__getitems__([0, 3])["input_values"].shape == (2, 1, 4, 8)
 
 
-def test_who_sends_may_be_the_label(tmp_path):
+def test_the_user_may_be_the_label(tmp_path):
     data = write(tmp_path, train=rows(user=[f"radio {row % 2}" for row in range(40)]))
     task = load_task(data, "user")
     assert task.labels == ["radio 0", "radio 1"]
     assert set(task.train.labels.tolist()) == set(task.test.labels.tolist()) == {0, 1}
 
 
-def test_what_makes_no_task_says_why(tmp_path):
+def test_unusable_labels_and_splits_are_named(tmp_path):
     values = [[0.0, row] for row in range(40)]
     data = write(tmp_path / "data", train=rows(pair=values, same=["x"] * 40, few=["a"] * 37 + ["b"] * 3))
     for label, message in (

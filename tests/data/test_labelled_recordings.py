@@ -1,4 +1,4 @@
-"""Recordings with their truth: from the metadata, or from a file beside them; whatever is missing is named."""
+"""Labelled recordings: labels come from the metadata or from a file beside them, and missing ones are named."""
 
 import json
 
@@ -33,7 +33,7 @@ def test_reads_what_the_generator_writes(tmp_path):
     assert {item.protocol for item in found} == {"LTE", "WiFi", None}
 
 
-def test_metadata(tmp_path):
+def test_labels_come_from_the_metadata(tmp_path):
     parts = [{"lwm:protocol": "5G", "lwm:modulation": name, "core:sample_count": 9} for name in ("QPSK", "16QAM")]
     write_sigmf(tmp_path / "two", IQ, 1e6, parts)
     write_sigmf(tmp_path / "deep" / "wifi.6.5mbps", IQ, 1e6, global_info={"lwm:protocol": "wifi"})
@@ -43,7 +43,7 @@ def test_metadata(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["csv", "json"])
-def test_labels_beside_the_recordings(tmp_path, kind):
+def test_labels_come_from_a_file(tmp_path, kind):
     write_sigmf(tmp_path / "a.6.5mbps", IQ, 1e6)
     write_sigmf(tmp_path / "deep" / "b", IQ, 1e6)
     write_sigmf(tmp_path / "c", IQ, 1e6, [{"lwm:protocol": "LTE", "lwm:modulation": "QPSK"}])
@@ -55,18 +55,18 @@ def test_labels_beside_the_recordings(tmp_path, kind):
     (tmp_path / f"labels.{kind}").write_text("\ufeff" * (kind == "csv") + text)
     expected = {"a.6.5mbps": ("WiFi", "BPSK"), "b": (None, None), "c": ("5G", "64QAM")}
     assert truths(open_labelled_recordings(tmp_path)) == expected
-    # Named, the file may lie anywhere.
+    # A file that is given by name may be anywhere.
     moved = (tmp_path / f"labels.{kind}").rename(tmp_path / f"truth.{kind}")
     assert truths(open_labelled_recordings(tmp_path, moved)) == expected
 
 
-def test_columns_that_a_file_leaves_out_stay_those_of_the_metadata(tmp_path):
+def test_missing_columns_are_taken_from_the_metadata(tmp_path):
     write_sigmf(tmp_path / "c", IQ, 1e6, [{"lwm:protocol": "LTE", "lwm:modulation": "QPSK"}])
     (tmp_path / "labels.csv").write_text("file,protocol,comment\nc,5G,moved\n")
     assert truths(open_labelled_recordings(tmp_path)) == {"c": ("5G", "QPSK")}
 
 
-def test_missing_folders_and_recordings(tmp_path):
+def test_missing_folders_and_recordings_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder"):
         open_labelled_recordings(tmp_path / "nothing")
     with pytest.raises(ValueError, match="no recordings. Expected SigMF"):
@@ -98,21 +98,21 @@ def test_missing_folders_and_recordings(tmp_path):
         ("labels.json", '{"a": {"protocol": ["LTE"]}}', "is unknown"),
     ],
 )
-def test_labels_that_are_wrong(tmp_path, name, text, message):
+def test_wrong_labels_are_errors(tmp_path, name, text, message):
     write_sigmf(tmp_path / "a", IQ, 1e6)
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
         open_labelled_recordings(tmp_path)
 
 
-def test_labels_that_are_no_text(tmp_path):
+def test_labels_must_be_utf_8(tmp_path):
     write_sigmf(tmp_path / "a", IQ, 1e6)
     (tmp_path / "labels.csv").write_bytes(b"file,protocol\n\xff\xfe,LTE\n")
     with pytest.raises(ValueError, match="in UTF-8"):
         open_labelled_recordings(tmp_path)
 
 
-def test_two_recordings_of_one_name(tmp_path):
+def test_two_recordings_of_one_name_are_an_error(tmp_path):
     write_sigmf(tmp_path / "a", IQ, 1e6, [{"lwm:protocol": "LTE"}])
     (tmp_path / "a.sigmf").write_bytes(b"")
     with pytest.raises(ValueError, match="has both a.sigmf.* and a.sigmf"):

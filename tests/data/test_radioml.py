@@ -1,4 +1,4 @@
-"""RadioML files: what is read is what was written, nothing in a pickle runs, and a damaged file says why."""
+"""RadioML files: they are read exactly, nothing in a pickle is executed, and damage is named."""
 
 import codecs
 import io
@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from radioml_files import modulated, python2_pickle, write_2018
 
 from lwm_spectro_hf import SpectrogramFeatureExtractor
 from lwm_spectro_hf.data.radioml import (
@@ -22,6 +21,7 @@ from lwm_spectro_hf.data.radioml import (
     load_radioml_2018,
     radioml_spectrograms,
 )
+from radioml_files import modulated, python2_pickle, write_2018
 
 CELLS = modulated(("QPSK", "8PSK", "AM-DSB"), (-20, 0, 18), per_cell=4, num_samples=128)
 EXTRACTOR = SpectrogramFeatureExtractor(window_function=["boxcar", "general_hamming:0.72"], hop_length=64)
@@ -87,7 +87,7 @@ class Test2016:
         with pytest.raises(FileNotFoundError, match="RML2016.10a_dict.pkl"):
             load_radioml_2016(tmp_path / "nothing.pkl")
 
-    def test_class_names_are_the_files_own(self, tmp_path):
+    def test_class_names_of_the_file_cannot_be_replaced(self, tmp_path):
         with pytest.raises(ValueError, match="class_names"):
             load_radioml(tmp_path / "a.pkl", ["QPSK"])
 
@@ -141,7 +141,7 @@ class Payload:
 
 
 def hostile(folder: Path) -> dict[str, bytes]:
-    """Pickles that would do something if they were believed, by what they try."""
+    """Malicious pickles, by what they attempt."""
     mark = str(folder / "executed")
     command = f"touch {mark}"
     array = CELLS["QPSK", 0]
@@ -183,7 +183,7 @@ def hostile(folder: Path) -> dict[str, bytes]:
 def test_hostile_pickles_are_refused_and_execute_nothing(tmp_path, name):
     path = tmp_path / "RML2016.10a_dict.pkl"
     path.write_bytes(hostile(tmp_path)[name])
-    codecs.lookup("raw_unicode_escape")  # of text in protocol 0; its first use imports it, which is no harm
+    codecs.lookup("raw_unicode_escape")  # used for text in protocol 0; its first use imports it, which is harmless
     events = []
     watched = ("exec", "compile", "import", "os.system", "subprocess.Popen", "pickle.find_class")
 
@@ -191,7 +191,7 @@ def test_hostile_pickles_are_refused_and_execute_nothing(tmp_path, name):
         if events is not None and event in watched:
             events.append((event, arguments))
 
-    sys.addaudithook(watch)  # cannot be taken away again: it falls silent instead
+    sys.addaudithook(watch)  # hooks cannot be removed, so this one is silenced below
     try:
         with pytest.raises(ValueError, match="not a pickle of labelled arrays") as caught:
             load_radioml_2016(path)
@@ -204,7 +204,7 @@ def test_hostile_pickles_are_refused_and_execute_nothing(tmp_path, name):
         assert f"{os.system.__module__}.system" in str(caught.value)
     if name == "eval":
         pickle.loads(path.read_bytes())["QPSK", 0].close()
-        assert (tmp_path / "executed").exists()  # so it would have, had it been believed
+        assert (tmp_path / "executed").exists()  # proves that the payload works
 
 
 class Test2018:
@@ -276,7 +276,7 @@ class Test2018:
         with pytest.raises(ValueError, match=message):
             load_radioml_2018(path)
 
-    def test_samples_of_other_files_are_not_read(self, path, tmp_path):
+    def test_external_links_are_not_followed(self, path, tmp_path):
         import h5py
 
         other = path.rename(tmp_path / "private.hdf5")
@@ -286,7 +286,7 @@ class Test2018:
         with pytest.raises(ValueError, match="'X' is missing, or not stored in the file"):
             load_radioml_2018(path)
 
-    def test_a_shape_without_samples_is_not_believed(self, path):
+    def test_a_huge_shape_is_refused(self, path):
         import h5py
 
         with h5py.File(path, "w") as file:
@@ -306,7 +306,7 @@ class Test2018:
             examples.read()
 
 
-def test_balanced_rows_take_as_many_of_each_modulation_and_snr(tmp_path):
+def test_balanced_rows_have_equal_numbers_of_each_modulation_and_snr(tmp_path):
     path = tmp_path / "a.pkl"
     path.write_bytes(pickle.dumps(CELLS | {("QPSK", 40): CELLS["QPSK", 0][:1]}, 2))
     examples = load_radioml_2016(path)
@@ -320,7 +320,7 @@ def test_balanced_rows_take_as_many_of_each_modulation_and_snr(tmp_path):
 
 
 class TestFraming:
-    def test_short_examples_are_set_between_zeros(self):
+    def test_short_examples_are_padded_with_zeros(self):
         iq = torch.from_numpy(CELLS["QPSK", 18].astype(np.float32))
         iq = torch.complex(iq[:, 0], iq[:, 1])
         values = radioml_spectrograms(iq, EXTRACTOR, window_samples=128)
@@ -333,7 +333,7 @@ class TestFraming:
         expected = SpectrogramFeatureExtractor(window_function=EXTRACTOR.window_function)(long, return_tensors="pt")
         assert torch.equal(radioml_spectrograms(long.numpy(), EXTRACTOR, 128), expected.input_values)
 
-    def test_a_short_window_tells_times_apart(self):
+    def test_short_windows_resolve_time(self):
         # A tone that jumps half way through: a short window sees one, then the other.
         samples = torch.arange(128)
         iq = torch.exp(2j * torch.pi * torch.where(samples < 64, -0.25, 0.25) * samples)[None]

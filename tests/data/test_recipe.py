@@ -1,4 +1,4 @@
-"""Recipes: an even walk over the grid, files that are read back, and mistakes that are told at once."""
+"""Recipes: an even walk over the grid, files that are read back, and mistakes that fail at once."""
 
 import json
 import math
@@ -49,7 +49,7 @@ def test_labels_are_balanced_at_any_point_and_exactly_over_each_round(protocol):
         assert max(counts.values()) - min([counts[label] for label in set(labels)]) <= 1
 
 
-def test_no_place_comes_twice_with_the_same_labels_before_the_grid_is_through():
+def test_the_whole_grid_comes_before_any_repetition():
     recipe = Recipe(protocols=("LTE",), **SMALL)
     total = 4 * 3 * 2 * 3 * 7
     for seed in (0, 1):
@@ -70,7 +70,7 @@ def test_protocols_take_turns_and_the_share_of_noise_is_exact():
     assert max(counts[name] for name in PROTOCOLS) - min(counts[name] for name in PROTOCOLS) <= 1
     for part in range(0, 1000, 5):
         assert protocols[part : part + 5].count(None) == 1
-    # Chunks of noise cost the protocols none of their rows.
+    # Chunks of noise do not take rows away from the protocols.
     quiet = Recipe(**SMALL)
     assert walk(recipe, 1000, protocol="LTE")[0][:100] == walk(quiet, 1000, protocol="LTE")[0][:100]
     assert {recipe.rows(chunk).protocol for chunk in range(20)} == {*PROTOCOLS, None}
@@ -78,13 +78,13 @@ def test_protocols_take_turns_and_the_share_of_noise_is_exact():
 
 
 @pytest.mark.parametrize("share", [0.07, 0.29, 1 / 3])
-def test_shares_that_have_no_exact_binary_number_are_kept_too(share):
+def test_shares_without_exact_binary_value_are_kept(share):
     recipe = Recipe(noise_share=share, chunk_size=1)
     count = sum(recipe.rows(chunk).protocol is None for chunk in range(300))
     assert count == round(300 * share)
 
 
-def test_seeds_depend_on_all_their_parts_and_are_the_same_tomorrow():
+def test_seeds_depend_on_all_parts_and_never_change():
     assert stable_seed("rows", 0, 1) == 7317770346247200583
     assert stable_seed("rows", np.int64(0), np.int32(1)) == stable_seed("rows", 0, 1)
     assert len({stable_seed("rows", 0, 1), stable_seed("rows", 1, 0), stable_seed("setting", 0, 1)}) == 3
@@ -134,7 +134,7 @@ class TestNarrowed:
         assert Recipe().narrowed(("LTE",), ("QPSK",), (0.2,)).modes["LTE"] == (("QPSK", 0.2),)
         assert Recipe().narrowed(("WiFi", "LTE"), ("BPSK", "QPSK"), (0.5,)).modes["LTE"] == (("QPSK", 0.5),)
 
-    def test_other_fields_are_replaced_where_they_are_given(self):
+    def test_given_fields_are_replaced(self):
         recipe = preset("paper").narrowed(snrs_db=(20,), mobilities=None, full_load=0.0)
         assert recipe.snrs_db == (20,) and recipe.full_load == 0.0
         assert recipe.mobilities == preset("paper").mobilities and recipe.modes == preset("paper").modes
@@ -156,12 +156,12 @@ class TestNarrowed:
             ({"full_load": 2.0}, "full_load is 2.0; expected a share"),
         ],
     )
-    def test_what_does_not_exist_is_an_error(self, arguments, message):
+    def test_unknown_choices_are_errors(self, arguments, message):
         with pytest.raises(ValueError, match=message):
             Recipe().narrowed(**arguments)
 
 
-def test_offered_modes_hold_those_of_the_grid():
+def test_offered_modes_include_those_of_the_grid():
     for protocol in PROTOCOLS:
         for name, rate in MODES[protocol]:
             assert any(other == name and abs(rate - value) <= 0.05 for other, value in offered_modes(protocol))
@@ -245,7 +245,7 @@ def test_bad_recipes_fail_at_once(tmp_path, fields, message):
         ("a\x00b", "neither YAML nor JSON"),
     ],
 )
-def test_files_that_are_no_recipes(tmp_path, text, message):
+def test_files_that_are_not_recipes_are_errors(tmp_path, text, message):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(ValueError, match=rf"(?s){message}"):

@@ -1,4 +1,4 @@
-"""Recordings on disk: what is read is what was written, in constant memory, and a bad file says why."""
+"""Recordings on disk: they are read exactly and in constant memory, and errors name the cause."""
 
 import errno
 import json
@@ -14,13 +14,9 @@ import sigmf
 from scipy.io import wavfile
 
 from lwm_spectro_hf.data.recordings import open_recording, write_sigmf
+from seeds import bounded_noise
 
 RATE = 20e6
-
-
-def noise(count: int, seed: int = 0) -> np.ndarray:
-    generator = np.random.default_rng(seed)
-    return (generator.uniform(-1, 1, count) + 1j * generator.uniform(-1, 1, count)).astype(np.complex64)
 
 
 def write_pair(folder, data: bytes, name="recording", captures=None, annotations=None, **info):
@@ -43,15 +39,15 @@ def test_a_full_disk_is_called_so(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
         with pytest.raises(OSError) as caught:
-            write_sigmf(tmp_path / "large", noise(10_000), RATE)
+            write_sigmf(tmp_path / "large", bounded_noise(10_000), RATE)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert caught.value.errno == errno.EFBIG and not list(tmp_path.iterdir())
 
 
-def test_the_home_folder_has_its_short_name(tmp_path, monkeypatch):
+def test_a_tilde_means_the_home_directory(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    iq = noise(300)
+    iq = bounded_noise(300)
     assert write_sigmf("~/own", iq, RATE) == tmp_path / "own.sigmf-meta"
     recording = open_recording("~/own.sigmf-meta")
     np.testing.assert_array_equal(recording.read(np.int16(200), np.int8(100)), iq[200:])
@@ -59,7 +55,7 @@ def test_the_home_folder_has_its_short_name(tmp_path, monkeypatch):
 
 class TestSigMF:
     def test_round_trip(self, tmp_path):
-        iq = noise(500)
+        iq = bounded_noise(500)
         part = {"core:sample_start": 100, "core:sample_count": 9}
         annotations = [{"core:label": "LTE", "lwm:protocol": "LTE"}, part]
         path = write_sigmf(
@@ -89,27 +85,27 @@ class TestSigMF:
             "lwm:protocol": "LTE",
         }
 
-        # Another reader agrees, and finds nothing to complain about.
+        # Another reader agrees, and finds the files valid.
         theirs = sigmf.fromfile(path)
         theirs.validate()
         np.testing.assert_array_equal(theirs.read_samples(), iq)
 
     def test_any_of_its_names_opens_it(self, tmp_path):
-        write_sigmf(tmp_path / "cell", noise(50), RATE)
+        write_sigmf(tmp_path / "cell", bounded_noise(50), RATE)
         for name in ("cell", "cell.sigmf-meta", "cell.sigmf-data"):
-            np.testing.assert_array_equal(open_recording(str(tmp_path / name)).read(), noise(50))
+            np.testing.assert_array_equal(open_recording(str(tmp_path / name)).read(), bounded_noise(50))
 
     def test_writing_again_replaces_and_failing_leaves_nothing(self, tmp_path):
-        write_sigmf(tmp_path / "cell", noise(50), RATE)
-        write_sigmf(tmp_path / "cell", noise(80, seed=1), RATE)
+        write_sigmf(tmp_path / "cell", bounded_noise(50), RATE)
+        write_sigmf(tmp_path / "cell", bounded_noise(80, seed=1), RATE)
         with pytest.raises(ValueError, match="not valid SigMF metadata"):
-            write_sigmf(tmp_path / "cell", noise(20), RATE, description=7)
-        np.testing.assert_array_equal(open_recording(tmp_path / "cell").read(), noise(80, seed=1))
+            write_sigmf(tmp_path / "cell", bounded_noise(20), RATE, description=7)
+        np.testing.assert_array_equal(open_recording(tmp_path / "cell").read(), bounded_noise(80, seed=1))
         assert len(list(tmp_path.iterdir())) == 2
 
     def test_annotations_are_checked(self, tmp_path):
         marks = [{"core:sample_start": np.int64(5), "core:sample_count": np.int32(10), "lwm:snr_db": np.float32(2.5)}]
-        recording = open_recording(write_sigmf(tmp_path / "cell", noise(50), RATE, marks))
+        recording = open_recording(write_sigmf(tmp_path / "cell", bounded_noise(50), RATE, marks))
         expected = {"core:sample_start": 5, "core:sample_count": 10, "lwm:snr_db": 2.5}
         assert recording.annotations == [expected]
         for mark, message in (
@@ -121,7 +117,7 @@ class TestSigMF:
             ),
         ):
             with pytest.raises(ValueError, match=message):
-                write_sigmf(tmp_path / "other", noise(50), RATE, [mark])
+                write_sigmf(tmp_path / "other", bounded_noise(50), RATE, [mark])
 
     @pytest.mark.parametrize("wrong", [np.ones(5), np.ones((2, 5), np.complex64), np.ones(0, np.complex64)])
     def test_only_complex_samples_are_written(self, wrong, tmp_path):
@@ -151,7 +147,7 @@ class TestSigMF:
         np.testing.assert_allclose(open_recording(path).read(), np.array([-1 + 1j, 1 - 1j]) * almost_one, rtol=1e-6)
 
     def test_channels(self, tmp_path):
-        two = np.stack([noise(40), noise(40, seed=1)], axis=1)
+        two = np.stack([bounded_noise(40), bounded_noise(40, seed=1)], axis=1)
         path = write_pair(tmp_path, two.tobytes(), num_channels=2)
         np.testing.assert_array_equal(open_recording(path, channel=1).read(5, 30), two[5:35, 1])
         for channel, found in ((None, "none was chosen"), (2, "`channel=2` was asked for")):
@@ -159,7 +155,7 @@ class TestSigMF:
                 open_recording(path, channel=channel)
 
     def test_header_and_trailing_bytes_are_skipped(self, tmp_path):
-        iq = noise(40)
+        iq = bounded_noise(40)
         captures = [{"core:sample_start": 0, "core:header_bytes": 12, "core:frequency": 1e9}]
         path = write_pair(tmp_path, b"h" * 12 + iq.tobytes() + b"t" * 3, captures=captures, trailing_bytes=3)
         recording = open_recording(path)
@@ -167,15 +163,15 @@ class TestSigMF:
         assert recording.center_frequency_hz == 1e9
 
     def test_archive_is_read_in_place(self, tmp_path):
-        iq = noise(300)
+        iq = bounded_noise(300)
         pair = write_sigmf(tmp_path / "cell", iq, RATE, [{"core:label": "LTE"}])
         sigmf.fromfile(pair).archive(tmp_path / "packed.sigmf")
         recording = open_recording(tmp_path / "packed.sigmf")
         np.testing.assert_array_equal(recording.read(7, 200), iq[7:207])
         assert recording.annotations[0]["core:label"] == "LTE"
 
-    def test_rate_may_be_given_where_the_metadata_has_none(self, tmp_path):
-        path = write_pair(tmp_path, noise(9).tobytes(), sample_rate=None)
+    def test_the_rate_may_be_given_if_the_metadata_lacks_it(self, tmp_path):
+        path = write_pair(tmp_path, bounded_noise(9).tobytes(), sample_rate=None)
         assert open_recording(path, sampling_rate=5e6).sampling_rate == 5e6
 
 
@@ -205,12 +201,12 @@ class TestOtherFiles:
     @pytest.mark.parametrize("suffix", [".cf32", ".cfile", ".fc32"])
     def test_a_suffix_may_name_the_type(self, suffix, tmp_path):
         path = tmp_path / f"recording{suffix}"
-        path.write_bytes(noise(20).tobytes())
-        np.testing.assert_array_equal(open_recording(path, sampling_rate=RATE).read(), noise(20))
+        path.write_bytes(bounded_noise(20).tobytes())
+        np.testing.assert_array_equal(open_recording(path, sampling_rate=RATE).read(), bounded_noise(20))
 
     @pytest.mark.parametrize("kind", ["<c8", ">c8", "<c16", "pairs", "int16 pairs"])
     def test_npy(self, kind, tmp_path):
-        iq = noise(50)
+        iq = bounded_noise(50)
         pairs = iq.view(np.float32).reshape(-1, 2)
         stored = {"pairs": pairs, "int16 pairs": np.round(pairs * 32768 * 0.99).astype(np.int16)}
         array = stored[kind] if kind in stored else iq.astype(kind)
@@ -224,7 +220,7 @@ class TestOtherFiles:
         "kind, offset, scale", [("u1", 128, 2**7), ("i2", 0, 2**15), ("i4", 0, 2**31), ("f4", 0, 1), ("f8", 0, 1)]
     )
     def test_wav(self, kind, offset, scale, tmp_path):
-        iq = noise(60)
+        iq = bounded_noise(60)
         iq = iq / np.abs(iq.view(np.float32)).max()
         stored = (iq.view(np.float32).reshape(-1, 2).astype(float) * 0.9 * scale + offset).astype(kind)
         wavfile.write(tmp_path / "recording.wav", 2_400_000, stored)
@@ -235,7 +231,7 @@ class TestOtherFiles:
         wavfile.write(tmp_path / "silence.wav", 2_400_000, np.full((60, 2), offset, kind))
         assert not open_recording(tmp_path / "silence.wav").read().any()
 
-    def test_wav_with_what_else_a_program_says_of_it(self, tmp_path):
+    def test_wav_with_extra_chunks(self, tmp_path):
         wavfile.write(tmp_path / "plain.wav", 2_000_000, np.arange(20, dtype=np.int16).reshape(10, 2))
         whole = (tmp_path / "plain.wav").read_bytes()
         path = tmp_path / "baseband.wav"
@@ -252,14 +248,14 @@ class TestOtherFiles:
             ("capture_at_5_Hz", None),
         ],
     )
-    def test_the_name_of_a_wav_may_tell_the_carrier(self, name, frequency_hz, tmp_path):
+    def test_the_name_of_a_wav_may_give_the_frequency(self, name, frequency_hz, tmp_path):
         wavfile.write(tmp_path / f"{name}.wav", 2_000_000, np.zeros((10, 2), np.int16))
         assert open_recording(tmp_path / f"{name}.wav").center_frequency_hz == frequency_hz
 
 
 class TestReading:
-    def test_parts(self, tmp_path):
-        iq = noise(100)
+    def test_parts_are_read(self, tmp_path):
+        iq = bounded_noise(100)
         recording = open_recording(write_sigmf(tmp_path / "cell", iq, RATE))
         np.testing.assert_array_equal(recording.read(90), iq[90:])
         np.testing.assert_array_equal(recording.read(count=7), iq[:7])
@@ -269,24 +265,24 @@ class TestReading:
                 recording.read(start, count)
 
     @pytest.mark.parametrize(("hop", "starts"), [(None, [0, 30, 60]), (10, [0, 10, 20, 30, 40, 50, 60, 70])])
-    def test_windows(self, hop, starts, tmp_path):
-        iq = noise(100)
+    def test_windows_cover_the_recording(self, hop, starts, tmp_path):
+        iq = bounded_noise(100)
         recording = open_recording(write_sigmf(tmp_path / "cell", iq, RATE))
         windows = list(recording.windows(30, hop))
         assert [start for start, _ in windows] == starts
         for start, window in windows:
             np.testing.assert_array_equal(window, iq[start : start + 30])
 
-    def test_wrong_windows(self, tmp_path):
-        recording = open_recording(write_sigmf(tmp_path / "cell", noise(100), RATE))
+    def test_wrong_windows_are_errors(self, tmp_path):
+        recording = open_recording(write_sigmf(tmp_path / "cell", bounded_noise(100), RATE))
         with pytest.raises(ValueError, match="100 samples, fewer than one window of 101. Take a shorter"):
             recording.windows(101)
         with pytest.raises(ValueError, match="Expected positive"):
             recording.windows(10, 0)
 
     def test_a_recording_can_be_pickled(self, tmp_path):
-        recording = open_recording(write_sigmf(tmp_path / "cell", noise(100), RATE))
-        np.testing.assert_array_equal(pickle.loads(pickle.dumps(recording)).read(), noise(100))
+        recording = open_recording(write_sigmf(tmp_path / "cell", bounded_noise(100), RATE))
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(recording)).read(), bounded_noise(100))
 
     @pytest.mark.parametrize("suffix", [".sigmf-meta", ".npy", ".ci16"])
     def test_two_gigabytes_are_read_in_constant_memory(self, suffix, tmp_path):
@@ -317,31 +313,26 @@ class TestReading:
 class TestErrors:
     """Each says what was found, what was expected and what to do."""
 
-    @pytest.mark.parametrize("name", ["nothing", "nothing.sigmf-meta", "nothing.sigmf-data", "nothing.sigmf"])
-    def test_a_name_that_nothing_has(self, name, tmp_path):
-        with pytest.raises(FileNotFoundError, match="There is no recording .*nothing"):
-            open_recording(tmp_path / name)
-
     @pytest.mark.parametrize("begin", [b"RIFF", b"PK\x03\x04", b"\x1f\x8b\x08", b"MATLAB 5.0", b"\x93NUMPY"])
     def test_containers_are_not_taken_for_samples(self, begin, tmp_path):
         path = tmp_path / "recording.dat"
         path.write_bytes(begin + bytes(64 - len(begin)))
         with pytest.raises(ValueError, match="would be taken for samples"):
             open_recording(path, dtype="ci8", sampling_rate=1e6)
-        path.rename(path.with_suffix(".cs8"))  # whose suffix says that nothing else is in it
+        path.rename(path.with_suffix(".cs8"))  # a suffix that promises raw samples
         assert len(open_recording(path.with_suffix(".cs8"), sampling_rate=1e6)) == 32
 
     @pytest.mark.parametrize("name", ["../cell.bin", "/etc/passwd", "folder/cell.bin", ".."])
-    def test_data_lie_beside_their_metadata(self, name, tmp_path):
-        path = write_sigmf(tmp_path / "cell", noise(50), RATE)
+    def test_data_must_be_beside_their_metadata(self, name, tmp_path):
+        path = write_sigmf(tmp_path / "cell", bounded_noise(50), RATE)
         metadata = json.loads(path.read_text())
         metadata["global"]["core:dataset"] = name
         path.write_text(json.dumps(metadata))
         with pytest.raises(ValueError, match="'core:dataset' is .*name of a file beside it"):
             open_recording(path)
 
-    def test_captures_of_several_frequencies_have_none_in_common(self, tmp_path):
-        path = write_sigmf(tmp_path / "cell", noise(50), RATE, center_frequency_hz=2.4e9)
+    def test_captures_of_several_frequencies_have_no_common_one(self, tmp_path):
+        path = write_sigmf(tmp_path / "cell", bounded_noise(50), RATE, center_frequency_hz=2.4e9)
         metadata = json.loads(path.read_text())
         for frequency, expected in ((2.4e9, 2.4e9), (5.2e9, None)):
             second = {"core:sample_start": 25, "core:frequency": frequency}
@@ -350,21 +341,23 @@ class TestErrors:
 
     def test_a_file_that_becomes_shorter_is_named(self, tmp_path):
         path = tmp_path / "cell.cf32"
-        path.write_bytes(noise(500).tobytes())
+        path.write_bytes(bounded_noise(500).tobytes())
         recording = open_recording(path, sampling_rate=RATE)
-        path.write_bytes(noise(100).tobytes())
+        path.write_bytes(bounded_noise(100).tobytes())
         with pytest.raises(ValueError, match="cell.cf32 is shorter than when it was opened"):
             recording.read(300, 100)
 
-    def test_missing(self, tmp_path):
-        for name in ("none.npy", "none.bin", "none", "none.sigmf"):
-            with pytest.raises(FileNotFoundError, match=f"no recording .*{name}. Expected SigMF"):
-                open_recording(tmp_path / name)
+    @pytest.mark.parametrize("suffix", ["", ".npy", ".bin", ".sigmf", ".sigmf-meta", ".sigmf-data"])
+    def test_missing(self, suffix, tmp_path):
+        with pytest.raises(FileNotFoundError, match=f"no recording .*none{suffix}. Expected SigMF"):
+            open_recording(tmp_path / f"none{suffix}")
+
+    def test_folder(self, tmp_path):
         with pytest.raises(ValueError, match="is a folder. Expected one recording"):
             open_recording(tmp_path)
 
     def test_sigmf_half_missing(self, tmp_path):
-        path = write_pair(tmp_path, noise(10).tobytes())
+        path = write_pair(tmp_path, bounded_noise(10).tobytes())
         data = path.with_suffix(".sigmf-data")
         kept = data.read_bytes()
         data.unlink()
@@ -376,16 +369,16 @@ class TestErrors:
             open_recording(data)
 
     def test_named_dataset_missing(self, tmp_path):
-        path = write_pair(tmp_path, noise(10).tobytes(), dataset="other.bin")
+        path = write_pair(tmp_path, bounded_noise(10).tobytes(), dataset="other.bin")
         path.with_suffix(".sigmf-data").unlink()
         with pytest.raises(FileNotFoundError, match="other.bin.* Put that file beside"):
             open_recording(path)
-        (tmp_path / "other.bin").write_bytes(noise(10).tobytes())
-        np.testing.assert_array_equal(open_recording(path).read(), noise(10))
+        (tmp_path / "other.bin").write_bytes(bounded_noise(10).tobytes())
+        np.testing.assert_array_equal(open_recording(path).read(), bounded_noise(10))
 
     def test_truncated_within_a_sample(self, tmp_path):
         with pytest.raises(ValueError, match="77 bytes .*not a multiple of the 8 bytes of a sample: truncated.*again"):
-            open_recording(write_pair(tmp_path, noise(10).tobytes()[:-3]))
+            open_recording(write_pair(tmp_path, bounded_noise(10).tobytes()[:-3]))
         raw = tmp_path / "recording.ci16"
         raw.write_bytes(bytes(41))
         with pytest.raises(ValueError, match="41 bytes .*not a multiple of the 4 bytes"):
@@ -400,11 +393,11 @@ class TestErrors:
     )
     def test_truncated_before_the_last_mark(self, marks, tmp_path):
         with pytest.raises(ValueError, match="is truncated: it holds 10 samples, but .* reach to sample 11. Copy"):
-            open_recording(write_pair(tmp_path, noise(10).tobytes(), **marks))
+            open_recording(write_pair(tmp_path, bounded_noise(10).tobytes(), **marks))
 
-    def test_hash(self, tmp_path):
-        path = write_sigmf(tmp_path / "cell", noise(10), RATE)
-        path.with_suffix(".sigmf-data").write_bytes(noise(9).tobytes())
+    def test_a_wrong_hash_is_an_error(self, tmp_path):
+        path = write_sigmf(tmp_path / "cell", bounded_noise(10), RATE)
+        path.with_suffix(".sigmf-data").write_bytes(bounded_noise(9).tobytes())
         with pytest.raises(ValueError, match="72 bytes .* do not match 'core:sha512'.*truncated.*check_hash=False"):
             open_recording(path)
         assert open_recording(path, check_hash=False).num_samples == 9
@@ -412,14 +405,14 @@ class TestErrors:
     def test_empty(self, tmp_path):
         raw = tmp_path / "recording.cf32"
         raw.write_bytes(b"")
-        np.save(tmp_path / "recording.npy", noise(0))
+        np.save(tmp_path / "recording.npy", bounded_noise(0))
         for path in (raw, tmp_path / "recording.npy", write_pair(tmp_path, b"")):
             with pytest.raises(ValueError, match="holds no samples. Expected at least one"):
                 open_recording(path, sampling_rate=RATE)
 
     @pytest.mark.parametrize("text", ["{", "", "\xff\xfe"])
     def test_invalid_json(self, text, tmp_path):
-        path = write_pair(tmp_path, noise(10).tobytes())
+        path = write_pair(tmp_path, bounded_noise(10).tobytes())
         path.write_text(text, encoding="latin-1")
         with pytest.raises(ValueError, match="not valid JSON .*Expected SigMF metadata: correct it"):
             open_recording(path)
@@ -429,7 +422,7 @@ class TestErrors:
         [[], {"captures": []}, {"global": []}, {"global": {}, "captures": {}}, {"global": {}, "annotations": [1]}],
     )
     def test_not_sigmf(self, metadata, tmp_path):
-        path = write_pair(tmp_path, noise(10).tobytes())
+        path = write_pair(tmp_path, bounded_noise(10).tobytes())
         path.write_text(json.dumps(metadata))
         with pytest.raises(ValueError, match="not SigMF metadata. Expected an object with 'global'"):
             open_recording(path)
@@ -459,17 +452,17 @@ class TestErrors:
         ],
     )
     def test_wrong_metadata(self, info, message, tmp_path):
-        path = write_pair(tmp_path, noise(10).tobytes(), **info)
+        path = write_pair(tmp_path, bounded_noise(10).tobytes(), **info)
         with pytest.raises(ValueError, match=message):
             open_recording(path)
 
     def test_arguments_that_contradict_the_file(self, tmp_path):
-        path = write_pair(tmp_path, noise(10).tobytes())
+        path = write_pair(tmp_path, bounded_noise(10).tobytes())
         with pytest.raises(ValueError, match="metadata says 20,000,000 Hz, but `sampling_rate=1,000` was given"):
             open_recording(path, sampling_rate=1e3)
         with pytest.raises(ValueError, match="names the sample type. Leave out `dtype='cf32'`"):
             open_recording(path, dtype="cf32")
-        np.save(tmp_path / "recording.npy", noise(10))
+        np.save(tmp_path / "recording.npy", bounded_noise(10))
         with pytest.raises(ValueError, match="names its sample type. Leave out `dtype='cf32'`"):
             open_recording(tmp_path / "recording.npy", dtype="cf32", sampling_rate=RATE)
         with pytest.raises(ValueError, match="only SigMF and .mat files have channels"):
@@ -477,7 +470,7 @@ class TestErrors:
 
     def test_raw_without_type_or_rate(self, tmp_path):
         path = tmp_path / "recording.bin"
-        path.write_bytes(noise(10).tobytes())
+        path.write_bytes(bounded_noise(10).tobytes())
         with pytest.raises(ValueError, match="suffix '.bin' does not tell what the file holds.*`dtype='ci16'"):
             open_recording(path, sampling_rate=RATE)
         with pytest.raises(ValueError, match="sampling rate is not known"):
@@ -507,9 +500,9 @@ class TestErrors:
         with pytest.raises(ValueError, match="Fortran order. Expected C order"):
             open_recording(tmp_path / "recording.npy", sampling_rate=RATE)
 
-    def test_npy_that_is_broken_or_holds_objects(self, tmp_path):
+    def test_broken_npy_files_and_objects_are_errors(self, tmp_path):
         path = tmp_path / "recording.npy"
-        np.save(path, noise(1000))
+        np.save(path, bounded_noise(1000))
         path.write_bytes(path.read_bytes()[:-80])
         with pytest.raises(ValueError, match="not a whole .npy file .*save it again"):
             open_recording(path, sampling_rate=RATE)
@@ -522,7 +515,7 @@ class TestErrors:
             open_recording(path, sampling_rate=RATE)
 
     def test_broken_archive(self, tmp_path):
-        pair = write_sigmf(tmp_path / "cell", noise(3000), RATE)
+        pair = write_sigmf(tmp_path / "cell", bounded_noise(3000), RATE)
         path = tmp_path / "packed.sigmf"
         with tarfile.open(path, "w") as archive:
             archive.add(pair, "packed.sigmf-meta")
@@ -536,7 +529,7 @@ class TestErrors:
         with pytest.raises(ValueError, match="not a SigMF archive"):
             open_recording(path)
 
-    def test_wav_that_is_no_baseband_or_broken(self, tmp_path):
+    def test_wrong_or_broken_wav_files_are_errors(self, tmp_path):
         path = tmp_path / "recording.wav"
         for array, message in ((np.zeros(10, np.int16), "1 channel"), (np.zeros((10, 4), np.int16), "4 channel")):
             wavfile.write(path, 48_000, array)

@@ -1,4 +1,4 @@
-"""Scenes: what is labelled is what is sent, at the SNR that was asked for."""
+"""Scenes: labels match what is sent, at the requested SNR."""
 
 import json
 from dataclasses import replace
@@ -21,7 +21,7 @@ def recipe(presence=1.0, snr_db=(30.0, 30.0), chunk_size=2, pieces=0.0, max_spur
 
 
 def power(drawn) -> torch.Tensor:
-    """Of each value of the spectrograms, relative to noise, whose power is 1 [linear]."""
+    """Power of each value of the spectrograms relative to the noise [linear]."""
     extractor = scene_extractor()
     hop = round(float(extractor.resolution(drawn.iq.shape[1], 1.0)[0]))
     frames = drawn.iq.unfold(1, extractor.fft_size, hop)[:, : extractor.num_frames]
@@ -39,7 +39,7 @@ def test_the_same_seed_gives_the_same_scenes():
 
 
 def test_labelled_values_are_loud_and_others_are_noise():
-    # At most 15 dB, or mirror images of the mixer would be seen, where nothing was sent.
+    # At most 15 dB, or mirror images of the mixer would show where nothing was sent.
     loud = recipe(snr_db=(15.0, 15.0), full_load=1.0, channels=("none",))
     drawn = [draw_scenes(loud, chunk, 0) for chunk in range(3)]
     for number in range(1, len(SCENE_LABELS)):
@@ -48,24 +48,24 @@ def test_labelled_values_are_loud_and_others_are_noise():
         assert chosen.median() > 10, SCENE_LABELS[number]
     quiet = []
     for part in drawn:
-        # The window reaches two bins beyond a carrier, and beyond zero, where local oscillators leak.
+        # The window spreads carriers, and the leakage of local oscillators at zero, over two bins on either side.
         used = (part.labels > 0).any(1)
         used[:, 64] = True
         near = torch.nn.functional.max_pool1d(used.float(), 5, 1, 2) > 0
         quiet.append(power(part).mT[~near])
     quiet = torch.cat(quiet)
     assert quiet.mean() == pytest.approx(1.0, rel=0.1)
-    assert quiet.median() == pytest.approx(np.log(2), rel=0.1)  # of noise of power 1
+    assert quiet.median() == pytest.approx(np.log(2), rel=0.1)  # the median of noise of power 1
 
 
 @pytest.mark.parametrize("protocol, full_load", [("LTE", 1.0), ("WiFi", 0.0), ("5G", 1.0)])
-def test_snr_is_that_in_the_band_of_the_carrier_while_it_sends(protocol, full_load):
+def test_snr_is_that_in_the_carriers_band_while_it_sends(protocol, full_load):
     asked = 12.0
     loud = recipe(snr_db=(asked, asked), chunk_size=4, protocols=(protocol,), full_load=full_load, channels=("none",))
     drawn = draw_scenes(loud, 0, 3)
     found = []
     for row, labels in zip(power(drawn), drawn.labels, strict=True):
-        # Bins at the edge belong to the carrier in part only, and frames of a pause in nothing but name.
+        # Bins at the edge lie only partly in the carrier, and labelled frames may be pauses.
         inside = (labels > 0).any(0)
         inside = inside & inside.roll(1) & inside.roll(-1)
         inside[62:67] = False  # where local oscillators leak
@@ -76,8 +76,8 @@ def test_snr_is_that_in_the_band_of_the_carrier_while_it_sends(protocol, full_lo
     assert drawn.snr_db.isnan().sum() == 8
 
 
-def test_carriers_lie_beside_each_other():
-    """Each bin holds one protocol at most, and everything that was sent is seen."""
+def test_carriers_do_not_overlap():
+    """Each bin holds at most one protocol, and everything that is sent is labelled."""
     for chunk in range(4):
         drawn = draw_scenes(recipe(), chunk, 1)
         for labels, snr_db in zip(drawn.labels, drawn.snr_db, strict=True):
@@ -94,8 +94,8 @@ def test_an_empty_band_is_noise():
     assert middle.mean() == pytest.approx(1.0, rel=0.05)
 
 
-def test_in_pieces_of_wider_recordings_oscillators_leak_anywhere():
-    """Of an empty band nothing is left but noise and leakage, in one bin and those beside it."""
+def test_in_pieces_of_wider_recordings_leakage_may_be_anywhere():
+    """An empty band holds only noise and leakage, the latter in one bin and its neighbours."""
     places = []
     for pieces in (0.0, 1.0):
         empty = [draw_scenes(recipe(presence=0.0, pieces=pieces, chunk_size=8), chunk, 0) for chunk in range(2)]
@@ -106,11 +106,11 @@ def test_in_pieces_of_wider_recordings_oscillators_leak_anywhere():
     assert places[0] == {64} and len(places[1]) > 2
 
 
-def test_spurs_are_tones_that_last_and_that_no_one_sends():
+def test_spurs_are_steady_tones_without_labels():
     clean, spoiled = (power(draw_scenes(recipe(presence=0.0, max_spurs=most, chunk_size=8), 0, 0)) for most in (0, 4))
     levels = spoiled.mean(1) - clean.mean(1)
     assert levels.max() > 100 * clean[:, :, 66:].mean()
-    # As many as asked for at most; a tone fills its bin and, in this window, the two beside it.
+    # At most the requested number; a tone fills its bin and, with this window, the two beside it.
     peaks = (levels > 20) & (levels >= levels.roll(1, 1)) & (levels >= levels.roll(-1, 1))
     assert 0 < peaks.sum(1).max() <= 4 and peaks.sum(1).min() < 4
     row, place = divmod(int(levels.argmax()), levels.shape[1])
@@ -152,7 +152,7 @@ def test_a_band_too_narrow_for_any_carrier_is_an_error():
         draw_scenes(replace(recipe(), sampling_rate=1e6), 0)
 
 
-def test_a_build_is_read_by_datasets_and_goes_on_where_it_stopped(tmp_path):
+def test_a_build_is_read_by_datasets_and_resumes(tmp_path):
     small = recipe()
     paths = build_scenes(tmp_path, 6, 2, seed=4, recipe=small, shard_size=4)
     assert [path.name[:5] for path in paths] == ["train", "train", "test-"]

@@ -1,4 +1,4 @@
-"""The endless stream: ranks and workers share what one alone would draw, and it goes on where it was."""
+"""The endless stream: ranks and workers share what one process would draw, and it resumes where it stopped."""
 
 import pytest
 import torch
@@ -53,17 +53,17 @@ def test_batches(alone):
     assert sorted(alone) == list(range(16)) and {int(row["protocol"]) for row in alone.values()} == {-1, 0, 1}
 
 
-def test_ranks_together_draw_what_one_draws(alone):
+def test_ranks_share_what_one_process_draws(alone):
     ranks = [draw(stream(rank=rank, num_replicas=2), 2) for rank in range(2)]
     assert_same(rows_of(ranks[0] + ranks[1]), alone)
 
 
-def test_workers_of_a_loader_draw_what_one_process_draws(alone):
+def test_workers_of_a_loader_share_what_one_process_draws(alone):
     loader = DataLoader(stream(), batch_size=None, num_workers=2)
     assert_same(rows_of(draw(loader, 4)), alone)
 
 
-def test_the_state_goes_on(alone):
+def test_the_stream_resumes_from_its_state(alone):
     first = stream()
     begun = draw(first, 1)
     state = first.state_dict()
@@ -88,17 +88,17 @@ def test_the_state_goes_on(alone):
         ({"chunks_per_batch": 0}, "chunks_per_batch is 0; expected at least 1"),
     ],
 )
-def test_wrong_options_are_told(options, message):
+def test_wrong_options_are_errors(options, message):
     with pytest.raises(ValueError, match=message):
         stream(**options)
 
 
-def test_a_city_that_is_not_there_is_told_before_the_first_batch():
+def test_unknown_cities_are_errors_before_the_first_batch():
     with pytest.raises(ValueError, match="No scenario 'atlantis'"):
         GeneratedSpectrograms(RECIPE.narrowed(channels=("atlantis",)))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_device_that_is_not_there_is_named():
+def test_missing_devices_are_named():
     with pytest.raises(ValueError, match="device is 'cuda', and there is none here; expected 'cpu'"):
         GeneratedSpectrograms(Recipe(), device="cuda")

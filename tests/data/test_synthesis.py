@@ -1,4 +1,4 @@
-"""Recordings: repeatable, labelled as asked, at the SNR that was asked, in the shape that each receiver promises."""
+"""Generated recordings: reproducible, with the requested labels and SNR, in the shape of their receiver."""
 
 import dataclasses
 import math
@@ -23,7 +23,7 @@ def recipe_of(protocol=None, receiver="native", **fields):
 
 
 def test_other_stations_have_a_level_of_their_own():
-    """Without fading, whatever answers is as loud as the data, or is another station."""
+    """Without fading, answers are as loud as the data unless they come from another station."""
     spread_db = []
     for share in (0.0, 1.0):
         recipe = recipe_of("WiFi", channels=("none",), snrs_db=(math.inf,), full_load=1.0, answers_apart=share)
@@ -42,7 +42,7 @@ def test_other_stations_have_a_level_of_their_own():
 
 
 @pytest.mark.parametrize("receiver", RECEIVERS)
-def test_the_same_seed_and_chunk_give_the_same_bytes_and_no_other(receiver):
+def test_seed_and_chunk_determine_the_bytes(receiver):
     for chunk, protocol in enumerate(PROTOCOLS):
         recipe = recipe_of(receiver=receiver)
         state = torch.get_rng_state()
@@ -60,13 +60,13 @@ def test_the_same_seed_and_chunk_give_the_same_bytes_and_no_other(receiver):
             assert other.iq.shape != first.iq.shape or not torch.equal(other.iq, first.iq)
 
 
-# At which receivers of the standard record 20 MHz of WiFi, 6 resource blocks of LTE and 25 of 5G.
+# Rates at which receivers of each standard record 20 MHz of WiFi, 6 resource blocks of LTE and 25 of 5G.
 BLIND_RATES_HZ = {"WiFi": {20e6}, "LTE": {1.92e6, 3.84e6}, "5G": {5.76e6, 7.68e6}}
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("receiver", RECEIVERS)
-def test_receivers_make_what_they_promise(protocol, receiver):
+def test_receivers_have_their_rates_and_lengths(protocol, receiver):
     recipe = recipe_of(protocol, receiver, native_rate=0.5, contiguous_view=0.5)
     spacing = 312.5e3 if protocol == "WiFi" else 15e3
     native = {"WiFi": 20e6, "LTE": 1.92e6, "5G": 5.76e6}[protocol]
@@ -92,7 +92,7 @@ def test_receivers_make_what_they_promise(protocol, receiver):
 
 
 def test_receivers_of_lte_and_5g_have_the_same_rates():
-    """Else the rate would tell which of them it is, as it does for no one who records them."""
+    """Otherwise the rate would reveal the protocol, which it does not in real recordings."""
 
     def rates(protocol, num_rb):
         recipe = recipe_of(protocol, "blind", native_rate=1.0, resource_blocks={protocol: (num_rb,)}, chunk_size=1)
@@ -104,7 +104,7 @@ def test_receivers_of_lte_and_5g_have_the_same_rates():
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_receivers_of_a_part_of_the_carrier_have_it_in_most_of_their_band(protocol):
+def test_partial_bands_are_mostly_filled_by_the_carrier(protocol):
     clear = {"snrs_db": (math.inf,), "channels": ("none",), "full_load": 1.0, "native_rate": 0.5}
     recipe = recipe_of(protocol, "blind", partial_band=1.0, contiguous_view=1.0, chunk_size=8, **clear)
     recipe = dataclasses.replace(recipe, resource_blocks={"LTE": (50,), "5G": ((15, 52),)})
@@ -120,17 +120,17 @@ def test_receivers_of_a_part_of_the_carrier_have_it_in_most_of_their_band(protoc
     assert min(places) < -1 and max(places) > 1  # either side of the carrier is reached
 
 
-def test_a_carrier_that_is_narrower_than_any_rate_is_heard_whole():
+def test_carriers_narrower_than_any_rate_are_recorded_whole():
     batch = draw_recordings(recipe_of("LTE", "blind", partial_band=1.0), 0)
     assert batch.sampling_rate > batch.bandwidth_hz
 
 
 @pytest.mark.parametrize("receiver, least, most", [("synchronous", 0, 1), ("listening", 8, 64)])
-def test_who_listens_hears_the_symbols_and_does_not_know_the_carrier(receiver, least, most):
+def test_listening_receivers_find_symbols_but_not_the_carrier(receiver, least, most):
     recipe = recipe_of("LTE", receiver, snrs_db=(40,), full_load=1.0, channels=("none",), chunk_size=16)
     frames = draw_recordings(recipe, 0).iq.unflatten(1, (-1, recipe.fft_size))
     power = torch.fft.fft(frames).abs().square().mean(1)
-    # Of whole symbols nothing is left beside the 72 subcarriers of the carrier, wherever they are.
+    # Whole symbols have no power beside the carrier's 72 subcarriers, wherever these are.
     loud = power > 0.1 * power.quantile(0.9, dim=1, keepdim=True)
     bins = torch.fft.fftfreq(recipe.fft_size, 1 / recipe.fft_size)
     middle = (loud * bins).sum(1) / loud.sum(1)
@@ -139,7 +139,7 @@ def test_who_listens_hears_the_symbols_and_does_not_know_the_carrier(receiver, l
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_labels_are_those_of_the_grid(protocol):
+def test_labels_match_the_grid(protocol):
     fields = {"full_load": 1.0, "snrs_db": (10, 20), "channels": ("exponential", "TDL-C"), "chunk_size": 16}
     recipe = recipe_of(protocol, duration_s=10e-3, **fields)
     rows, batch = recipe.rows(0, 3), draw_recordings(recipe, 0, 3)
@@ -158,7 +158,7 @@ def test_labels_are_those_of_the_grid(protocol):
     assert batch.channel.tolist() == rows.channel and set(batch.user.tolist()) == {NO_LABEL}
 
 
-def test_users_are_spread_over_all_that_a_city_has():
+def test_users_are_spread_over_the_whole_city():
     recipe = recipe_of("LTE", channels=("munich", "TDL-A"), users=10, duration_s=1e-3, chunk_size=64)
     rows, batch = recipe.rows(0), draw_recordings(recipe, 0)
     every = len(load_scenario("munich")) // 10
@@ -167,7 +167,7 @@ def test_users_are_spread_over_all_that_a_city_has():
     assert int(batch.user.max()) > 7.5 * every
 
 
-def test_channels_that_are_not_there_are_told_before_the_work():
+def test_unknown_channels_are_errors_before_the_work():
     with pytest.raises(ValueError, match="No scenario 'atlantis'.*munich"):
         check_channels(recipe_of("LTE", channels=("munich", "atlantis")))
     with pytest.raises(ValueError, match="wants 1000000 users a city, and scenario 'munich' has .* set users to"):
@@ -212,7 +212,7 @@ def test_snr_of_elements_in_use_is_exact():
 
 
 @pytest.mark.parametrize("channels", [("none",), ("none", "TDL-D")])
-def test_a_path_without_fading_is_that_of_a_terminal_at_rest(channels):
+def test_channels_without_fading_count_as_static(channels):
     recipe = recipe_of("LTE", channels=channels, mobilities=("vehicular",), snrs_db=(math.inf,), antenna_ports=(1,))
     batch = draw_recordings(dataclasses.replace(recipe, chunk_size=8), 0, 3)
     still = batch.channel == channels.index("none")
@@ -220,13 +220,13 @@ def test_a_path_without_fading_is_that_of_a_terminal_at_rest(channels):
     assert bool((batch.speed_mps[still] == 0).all() and (batch.doppler_hz[still] == 0).all())
     assert {MOBILITIES[index] for index in batch.mobility[still].tolist()} == {"static"}
     assert {MOBILITIES[index] for index in batch.mobility[~still].tolist()} <= {"vehicular"}
-    # The cyclic prefix comes again with the same phase, which 24 Hz would turn by 0.01.
+    # The cyclic prefix repeats with the same phase, which a shift of 24 Hz would turn by 0.01.
     size = round(batch.sampling_rate / 15e3)
     prefix = batch.iq[:, : size // 16].conj() * batch.iq[:, size : size + size // 16]
     assert float(prefix[still].sum(1).angle().abs().max()) < 0.01
 
 
-def test_what_cannot_be_heard_has_no_label():
+def test_signals_far_below_the_noise_have_no_label():
     batch = draw_recordings(recipe_of("WiFi", snrs_db=(-30,), full_load=1.0), 0)
     assert set(batch.protocol.tolist()) == set(batch.modulation.tolist()) == {NO_LABEL}
     assert batch.snr_db.tolist() == [-30] * 4
@@ -234,7 +234,7 @@ def test_what_cannot_be_heard_has_no_label():
 
 @pytest.mark.parametrize("receiver", RECEIVERS)
 @pytest.mark.parametrize("snrs_db", [(0, 20), (math.inf,)])
-def test_noise_has_no_label_and_is_no_silence(receiver, snrs_db):
+def test_noise_has_power_but_no_label(receiver, snrs_db):
     recipe = recipe_of(receiver=receiver, noise_share=1.0, snrs_db=snrs_db, mobilities=("vehicular",))
     batch = draw_recordings(recipe, 0)
     for name in ("protocol", "modulation", "mobility", "channel", "user"):

@@ -1,4 +1,4 @@
-"""A pool that nobody had to generate: labels as the generator draws them, spectrograms of noise."""
+"""A made-up pool: labels as the generator draws them, spectrograms of noise."""
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ def pool_labels(num: int = TINY.num_rows, seed: int = 0) -> dict[str, np.ndarray
 
 
 def pool_spectrograms(labels: dict[str, np.ndarray], num_channels: int = 1) -> torch.Tensor:
-    """16 frames x 24 bins, whose level tells the SNR and the modulation, for whoever looks."""
+    """16 frames x 24 bins of noise, whose level depends on SNR and modulation."""
     num = len(labels["index"])
     noise = torch.randn(num, num_channels, 16, 24, generator=torch.Generator().manual_seed(0))
     level = torch.from_numpy(labels["snr_db"] / 10 + labels["modulation"])

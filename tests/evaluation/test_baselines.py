@@ -1,4 +1,4 @@
-"""The benchmark's models: each learns, repeats itself, and is what it says it is."""
+"""The benchmark's models: each learns, is reproducible, and trains what it should."""
 
 import json
 import shutil
@@ -39,9 +39,9 @@ def fit_and_predict(name, checkpoint, store, budget=BUDGET, imagenet=None):
     return model, model.predict(store.rows(entry.representation, torch.arange(24, 34)))
 
 
-# EfficientNet's padding is planned for squares of a multiple of 32.
+# EfficientNet's padding is made for squares whose side is a multiple of 32.
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "efficientnet-b0"])
-def test_every_model_fits_predicts_and_repeats_itself(name, checkpoint, store):
+def test_every_model_fits_predicts_and_is_reproducible(name, checkpoint, store):
     torch.manual_seed(1)
     model, logits = fit_and_predict(name, checkpoint, store)
     assert logits.shape == (10, 4) and bool(logits.isfinite().all())
@@ -52,17 +52,17 @@ def test_every_model_fits_predicts_and_repeats_itself(name, checkpoint, store):
 
 
 @pytest.mark.parametrize("name", ["lwm-probe", "lwm-knn", "statistics", "raw-knn"])
-def test_classical_models_find_what_is_plain(name, checkpoint, store):
+def test_classical_models_learn_separable_classes(name, checkpoint):
     labels = torch.arange(40) % 2
     inputs = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)) + 4 * labels[:, None]
     model = MODELS[name].make(Setting(2, 0, BUDGET, checkpoint))
     model.fit(inputs[:20], labels[:20])
     logits = model.predict(inputs[20:])
-    # Of two classes scikit-learn gives two columns of probabilities, too.
+    # For two classes, scikit-learn also gives two columns of probabilities.
     assert (logits.argmax(1) == labels[20:]).float().mean() > 0.9
 
 
-def test_one_shot_a_class_is_enough_for_a_probe(checkpoint):
+def test_one_shot_of_each_class_fits_a_probe(checkpoint):
     model = MODELS["lwm-probe"].make(Setting(3, 0, BUDGET, checkpoint))
     model.fit(torch.eye(3), torch.arange(3))
     assert model.predict(torch.eye(3)).argmax(1).tolist() == [0, 1, 2]
@@ -77,14 +77,14 @@ def test_networks_learn(name, checkpoint):
     assert (model.predict(values.half()).argmax(1) == labels).float().mean() > 0.9
 
 
-def test_what_is_kept_gives_what_the_model_gives(checkpoint, store):
-    """Experts run on every row, and mixing comes after pooling; the model does it the other way round."""
+def test_stored_features_equal_the_models_embeddings(checkpoint, store):
+    """Stored features run all experts and mix after pooling; the model mixes before pooling."""
     rows = torch.arange(7)
     assert checkpoint.representations == ("top-1", "mixture", "expert WiFi", "expert LTE", "expert 5G")
     for representation in checkpoint.representations:
         direct = checkpoint.embed(SPECTROGRAMS[rows], representation)
         torch.testing.assert_close(store.rows(representation, rows), direct, rtol=1e-4, atol=1e-5)
-    assert checkpoint.model.config.num_experts_per_sample == 1, "as it was"
+    assert checkpoint.model.config.num_experts_per_sample == 1, "restored"
 
 
 def test_features_are_computed_once(checkpoint, tmp_path, monkeypatch):
@@ -132,7 +132,7 @@ def test_other_settings_are_another_checkpoint(checkpoint, tiny_checkpoint, tmp_
     assert digest(lambda config: config.update(transformers_version="9", task_name="other")) == checkpoint.digest
 
 
-def test_statistics_see_level_spread_and_how_fast_it_changes():
+def test_statistics_measure_level_spread_and_correlation():
     generator = torch.Generator().manual_seed(0)
     white = torch.randn(5, 2, 16, 24, generator=generator)
     still = white[:, :, :1].expand(-1, -1, 16, -1) + 0.1 * white
@@ -160,7 +160,7 @@ def test_fine_tuning_starts_from_the_checkpoint_and_leaves_the_router(checkpoint
 @pytest.mark.parametrize(
     "still", (Budget(steps=1, batch_size=8, learning_rates=(0.0,)), Budget(steps=2, fitted_steps=0, batch_size=8))
 )
-def test_fine_tuning_of_one_protocol_is_of_its_expert_and_starts_from_the_probe(checkpoint, store, still):
+def test_fine_tuning_starts_from_the_probe_of_its_expert(checkpoint, store, still):
     train, test = torch.arange(24), torch.arange(24, 34)
     for expert, kind in (("LTE", "expert LTE"), (None, TOP1)):
         probe = MODELS["lwm-probe"].make(Setting(4, 0, still, checkpoint))
@@ -206,7 +206,7 @@ def test_efficientnet_takes_a_square_spectrogram():
     assert {module.momentum for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)} == {0.1}
 
 
-def test_models_are_those_that_task_and_checkpoint_have(checkpoint, tmp_path, tiny_extractor):
+def test_models_depend_on_task_and_checkpoint(checkpoint, tmp_path, tiny_extractor):
     mixed, _ = models_for(["lwm-expert-probe", "raw-knn"], TASKS["joint-mixed"], checkpoint)
     assert list(mixed) == ["lwm-expert-probe-wifi", "lwm-expert-probe-lte", "lwm-expert-probe-5g", "raw-knn"]
     single, _ = models_for(["lwm-expert-probe"], TASKS["joint-lte"], checkpoint)
@@ -235,5 +235,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path, tiny_extractor):
         Checkpoint(tmp_path)
 
 
-def test_statistics_are_kept_too(store):
-    assert store.rows(STATISTICS, torch.arange(5)).shape == (5, 8 * 8)
+def test_statistics_are_stored_too(store):
+    found = store.rows(STATISTICS, torch.arange(5))
+    assert found.shape == (5, 8 * 8)
+    torch.testing.assert_close(found, statistics(SPECTROGRAMS[:5].float()), rtol=1e-3, atol=1e-3)

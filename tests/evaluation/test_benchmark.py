@@ -1,4 +1,4 @@
-"""The benchmark: what was run is not run again, the same seeds give the same table, the report says what is there."""
+"""The benchmark: finished cells are not run again, the same seeds give the same table, and the report shows it."""
 
 import json
 import runpy
@@ -67,7 +67,7 @@ def test_every_cell_has_a_result_and_the_same_seeds_give_the_same_table(prepare)
     assert table_of(prepare(out="again").run()) == table_of(lines)
 
 
-def test_a_stopped_run_goes_on_where_it_was(prepare, monkeypatch, tmp_path):
+def test_a_stopped_run_resumes(prepare, monkeypatch, tmp_path):
     started = prepare()
     real, calls = started.score, []
 
@@ -93,18 +93,18 @@ def test_a_stopped_run_goes_on_where_it_was(prepare, monkeypatch, tmp_path):
     assert last.run() == lines
 
 
-def test_other_weights_run_again_what_starts_from_them(prepare, checkpoint, monkeypatch):
+def test_new_weights_rerun_what_starts_from_them(prepare, checkpoint, monkeypatch):
     ran = []
     for digest in ("first", "second"):
         monkeypatch.setattr(checkpoint, "digest", digest)
         benchmark = prepare(models=("lwm-finetuned", "lwm-scratch", "cnn-wu"))
         monkeypatch.setattr(benchmark, "score", lambda cell: ran.append(cell.name) or {})
         benchmark.run()
-    # Two seeds at N = 2, and at N = 3, where the preset does no more than fine-tune.
+    # Two seeds at N = 2 and at N = 3, where the preset only fine-tunes.
     assert ran == ["lwm-finetuned", "lwm-scratch", "cnn-wu"] * 2 + ["lwm-finetuned"] * 2 + ["lwm-finetuned"] * 4
 
 
-def test_too_few_rows_are_said_or_refused(prepare):
+def test_too_few_rows_are_reported_or_refused(prepare):
     reasons = prepare().left_out
     assert any(reason.startswith("joint-lte: N = 1000: the pool has") for reason in reasons)
     assert any("cnn-wu at N = 3: not part of the preset 'tiny'" in reason for reason in reasons)
@@ -114,7 +114,7 @@ def test_too_few_rows_are_said_or_refused(prepare):
     assert {cell.shots for cell in asked.cells} == {3} and {cell.name for cell in asked.cells} >= {"cnn-wu"}
 
 
-def test_splits_are_told_and_compared_with_those_published(prepare, monkeypatch, tmp_path):
+def test_splits_are_written_and_compared_with_published_ones(prepare, monkeypatch, tmp_path):
     benchmark = prepare()
     benchmark.run()
     splits = json.loads((tmp_path / "out" / "splits.json").read_text())
@@ -134,7 +134,7 @@ def test_splits_are_told_and_compared_with_those_published(prepare, monkeypatch,
     assert benchmark.differences() == []
 
 
-def test_splits_hold_what_all_calls_trained_on(prepare, tmp_path):
+def test_splits_accumulate_over_calls(prepare, tmp_path):
     path = tmp_path / "out" / "splits.json"
     prepare(("joint-lte", "modulation-wifi")).run()
     both = json.loads(path.read_text())
@@ -158,7 +158,7 @@ def test_imagenet_weights_change_only_the_networks_that_have_them(prepare, monke
     assert ran == ["raw-knn", "cnn-wu"] * 2, "two seeds, once"
 
 
-def test_what_is_published_are_splits_of_presets():
+def test_published_splits_belong_to_presets():
     published = json.loads(module.PUBLISHED_SPLITS.read_text())
     receivers = ("synchronous", "blind")
     pools = {f"{name} {Pool(preset.num_rows, by).name}" for name, preset in PRESETS.items() for by in receivers}
@@ -168,7 +168,7 @@ def test_what_is_published_are_splits_of_presets():
         assert all(len(digest) == 16 for digest in (splits["labels"], *splits["tasks"].values()))
 
 
-def test_presets_keep_to_what_was_promised():
+def test_presets_have_their_documented_sizes():
     assert PRESETS["quick"].num_rows <= 6000 and PRESETS["standard"].num_rows <= 30_000
     assert [PRESETS[name].seeds for name in ("quick", "standard", "full")] == [3, 5, 5]
     for preset in PRESETS.values():
@@ -178,19 +178,19 @@ def test_presets_keep_to_what_was_promised():
     assert all(PRESETS["full"].shots[name] == task.shots for name, task in TASKS.items())
 
 
-def test_the_bound_is_that_of_the_rows_tested():
+def test_the_bound_is_computed_for_the_tested_rows():
     assert num_elements("WiFi", 128, 128) == 128 * 52 and num_elements("LTE", 128, 128) == 128 * 128
     bound = ModulationBound(16, 24, trials=4)
     rows = rows_for_testing(TASKS["modulation-wifi"], LABELS, 80)
     found = bound.record(TASKS["modulation-wifi"], LABELS, rows)
     assert found["num_elements"] == {"WiFi": 384} and found["trials"] == 4
-    # BPSK and QPSK tie: no more than three of four can be told.
+    # BPSK and QPSK tie, so that at most three of four can be right.
     assert 0.25 <= found["accuracy"] <= 0.75 and found["per_snr"]["25"] > found["per_snr"]["-5"]
     assert bound.record(TASKS["modulation-wifi"], LABELS, rows) == found
 
 
-def test_the_bound_of_several_protocols_knows_who_sends_what_how_often():
-    # Balanced over five classes of three protocols, BPSK is WiFi's alone: there it is sent three times as often.
+def test_the_bound_uses_how_often_each_protocol_sends_each_class():
+    # With classes balanced over all protocols, WiFi sends BPSK, which only it has, three times as often as QPSK.
     names = ["BPSK"] * 6 + ["QPSK"] * 2 + ["QPSK"] * 4 + ["16QAM"] * 6
     senders = ["WiFi"] * 8 + ["LTE"] * 10
     labels = {
@@ -241,7 +241,7 @@ def test_tables_are_rendered_beside_the_paper():
     assert "- joint-lte: N = 400: too few\n" in page
 
 
-def test_snr_and_mobility_are_told_apart():
+def test_snr_and_mobility_are_scored_separately():
     confusion = [[3, 1, 0, 0], [0, 4, 0, 0], [2, 0, 2, 0], [0, 0, 1, 3]]
     classes = ["-5+pedestrian", "-5+vehicular", "0+pedestrian", "0+vehicular"]
     measured = {"confusion": confusion, "classes": classes, "mobility_per_doppler": {"0 to 10 Hz": 0.75}}
@@ -259,7 +259,7 @@ def test_bounds_are_beside_the_best_of_each_kind():
     assert "| LWM-FINETUNED | 25.0 ± 0.0 | 75.0 ± 0.0 | 70.0 ± 14.1 |" in page and "LTE 384 resource elements" in page
 
 
-def test_checkpoints_and_architectures_are_told_apart_and_other_budgets_left_out():
+def test_checkpoints_and_architectures_have_their_own_rows():
     scratch = [
         score("lwm-scratch", 5, 0, macro_f1, None, architecture=name) for macro_f1, name in ((0.1, "a"), (0.2, "b"))
     ]
@@ -274,7 +274,7 @@ def test_checkpoints_and_architectures_are_told_apart_and_other_budgets_left_out
     assert "6 steps of 8 rows" in page and "LWM-FINETUNED" not in page
 
 
-def test_steps_are_told_where_something_was_trained():
+def test_steps_are_reported_only_for_trained_models():
     probes = [score(name, 5, 0, 0.5) for name in ("lwm-probe", "lwm-expert-probe-lte")]
     assert "steps of" not in render(probes)
     assert "; 5 steps of 8 rows; " in render([*probes, LINES[0]])
@@ -299,10 +299,10 @@ def test_bad_files_are_errors(tmp_path):
         read_json_lines(path)
     assert read_json_lines(tmp_path / "none.jsonl") == []
     path.write_text('{"kind": "score"}\n{"kind": "sc')
-    assert read_json_lines(path) == [{"kind": "score"}], "what a killed run left half"
+    assert read_json_lines(path) == [{"kind": "score"}], "a line cut off by a killed run is left out"
 
 
-def test_the_script_writes_page_and_pictures(tmp_path, monkeypatch, capsys):
+def test_the_script_writes_page_and_pictures(tmp_path, monkeypatch):
     bound = {"kind": "bound", "task": "joint-lte", "accuracy": 0.8, "per_snr": {"0": 0.7, "5": 1.0}, "trials": 9}
     lines = [*LINES, LINES[0] | bound | {"num_elements": {"LTE": 384}}]
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

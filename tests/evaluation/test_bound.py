@@ -1,4 +1,4 @@
-"""The likelihood bound against scipy's densities and the figures that were measured before this code."""
+"""The likelihood bound against scipy's densities and figures that were measured before this code existed."""
 
 import math
 
@@ -13,12 +13,9 @@ from lwm_spectro_hf.evaluation.bound import (
     power_levels,
     scale_free_log_likelihood,
 )
+from seeds import seeded
 
 FOUR = ("QPSK", "16QAM", "64QAM", "256QAM")
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def draw_powers(modulation, snr_db, shape, generator):
@@ -30,7 +27,7 @@ def draw_powers(modulation, snr_db, shape, generator):
 
 
 @pytest.mark.parametrize("noise_power", [3.0, 1e-3])
-def test_log_likelihood_is_that_of_a_noncentral_chi_square(noise_power):
+def test_log_likelihood_matches_a_noncentral_chi_square(noise_power):
     power, gains = draw_powers("16QAM", -10 * math.log10(noise_power), (3, 50), seeded())
     levels, weights = power_levels("16QAM")
     found = log_likelihood(power, gains, noise_power, levels, weights)
@@ -41,12 +38,12 @@ def test_log_likelihood_is_that_of_a_noncentral_chi_square(noise_power):
     torch.testing.assert_close(found, torch.log(torch.as_tensor(density)).sum(1), rtol=1e-4, atol=1e-2)
 
 
-def test_who_knows_what_is_sent_more_often_decides_ties_for_it():
+def test_priors_decide_ties():
     equal = likelihood_bound(("BPSK", "QPSK"), (5,), 20, seeded(), num_trials=8)
     told = likelihood_bound(("BPSK", "QPSK"), (5,), 20, seeded(), prior=(2, 1), num_trials=8)
     assert equal.accuracy == pytest.approx(0.5) and told.accuracy == pytest.approx(2 / 3)
     assert equal.confusion.tolist() == [[0.5, 0.5]] * 2 and told.confusion.tolist() == [[1, 0]] * 2
-    # Of one element, with unequal classes: the integral of the larger product of prior and density.
+    # For one element and unequal classes: the integral of the larger product of prior and density.
     noise_power, prior = 10**-1.5, (0.8, 0.2)
     levels = [tuple(part.double().numpy() for part in power_levels(name)) for name in ("QPSK", "256QAM")]
 
@@ -117,10 +114,10 @@ def test_joint_targets():
     for known in (True, False):
         joint = run["joint", known]
         assert joint.classes == tuple((name, snr_db) for name in modulations for snr_db in snrs_db)
-        # The pair is hardest; at 25 dB both parts are plain.
+        # The pair is hardest; at 25 dB both parts are certain.
         assert joint.accuracy <= min(run["snr_db", known].accuracy, run["modulation", known].accuracy) + 1e-9
         assert joint.confusion[2, 2] == joint.confusion[5, 5] == 1
-    # With the signal's power known the mean power gives the noise away; up to a factor, what is left is the shape.
+    # With the signal's power known, the mean power reveals the noise; up to a factor, only the shape is left.
     assert run["snr_db", True].accuracy > 0.97
     assert 0.6 < run["snr_db", False].accuracy < run["snr_db", True].accuracy
 

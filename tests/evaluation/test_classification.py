@@ -1,4 +1,4 @@
-"""Scores are those of scikit-learn, over the classes that there are."""
+"""Scores equal those of scikit-learn, over the classes that occur."""
 
 import numpy as np
 import pytest

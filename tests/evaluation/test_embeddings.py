@@ -18,7 +18,7 @@ def rows(num=240, seed=0):
     return {"raw": noise, "told": told}, {"snr_db": snr, "modulation": modulation}, generator.integers(0, 40, num)
 
 
-def test_what_a_feature_tells_is_found_and_what_it_does_not_is_not():
+def test_scores_are_high_only_for_informative_features():
     features, labels, channels = rows()
     labels["modulation"][:40] = -1  # unknown
     scores = neighbour_scores(features, labels, channels, num=200, draws=3)
@@ -33,7 +33,7 @@ def test_what_a_feature_tells_is_found_and_what_it_does_not_is_not():
 
 
 def test_neighbours_are_of_other_channels():
-    # The channel is all that the feature tells, and the label is the channel's: within a channel it would be perfect.
+    # Feature and label depend on the channel alone, so neighbours within a channel would be perfect.
     generator = np.random.default_rng(0)
     channels = np.repeat(np.arange(60), 4)
     label = generator.integers(0, 2, 60)[channels]

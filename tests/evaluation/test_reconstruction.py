@@ -1,4 +1,4 @@
-"""Baselines of masked reconstruction, on spectrograms that each of them can or cannot know."""
+"""Baselines of masked reconstruction, on spectrograms that each of them can or cannot predict."""
 
 import json
 import runpy
@@ -38,13 +38,13 @@ def test_the_error_counts_masked_patches_alone():
     assert masked_error(lambda values, mask: patches + ~mask[..., None], [(values, mask)], 4) == 0.0
 
 
-def test_the_mean_is_that_of_what_is_seen():
+def test_the_mean_is_that_of_visible_patches():
     values, mask = batch(torch.randn(2, 2, 32, 24, generator=torch.Generator().manual_seed(0)))
     expected = torch.stack([patchify(values, 4)[row][~mask[row]].mean(0) for row in range(2)])
     torch.testing.assert_close(mean_of_visible(values, mask, 4)[:, 7], expected)
 
 
-def test_interpolation_finds_a_plane_and_reads_nothing_that_is_hidden():
+def test_interpolation_restores_a_plane_from_visible_patches():
     frame, bin_ = torch.arange(32.0)[:, None], torch.arange(24.0)
     plane = torch.stack([frame + 2 * bin_, 5 - frame * 0.5 + 0 * bin_]).expand(1, 2, 32, 24)
     mask = torch.zeros(8, 6, dtype=torch.bool)
@@ -57,14 +57,14 @@ def test_interpolation_finds_a_plane_and_reads_nothing_that_is_hidden():
         interpolated(unpatchify(hidden, 4, 32, 24).nan_to_num(1e6), mask, 4), interpolated(plane, mask, 4)
     )
     assert bool(interpolated(plane, mask, 4).isfinite().all())
-    # One patch alone is seen: all that can be said is what it holds.
+    # A single visible patch is enough for finite values.
     mask = torch.ones(1, 48, dtype=torch.bool)
     mask[0, 10] = False
     assert bool(interpolated(plane, mask, 4).isfinite().all())
 
 
-def test_the_linear_predictor_learns_what_neighbours_tell():
-    """Where every patch is that above it, and that is mostly seen, little is left to guess."""
+def test_the_linear_predictor_learns_from_neighbours():
+    """Every patch equals the one above it, which is mostly visible, so little error is left."""
     config = LwmSpectroConfig(num_frames=32, num_freq_bins=24, num_channels=2, mask_ratio=0.1)
     generator = torch.Generator().manual_seed(0)
     column = torch.randn(320, 2, 1, 4, 1, 24, generator=generator)
@@ -90,7 +90,7 @@ def test_models_are_scored_the_same_way():
 
 
 def test_large_patches_predict_by_their_averages():
-    """A plane is told by averages as well; 16 x 16 values a patch would be more weights than there are samples."""
+    """Averages are enough for a plane; all 16 x 16 values would need more weights than there are samples."""
     config = LwmSpectroConfig(num_frames=64, num_freq_bins=48, patch_size=16, mask_ratio=0.25)
     generator = torch.Generator().manual_seed(0)
     slopes = torch.randn(64, 2, 1, 1, generator=generator)

@@ -22,7 +22,7 @@ def noise(num=16, seed=0, num_frames=32, num_bins=40):
     return torch.randn(num, 1, num_frames, num_bins, generator=torch.Generator().manual_seed(seed))
 
 
-def test_what_is_known_has_no_mean_and_unit_deviation_whatever_follows():
+def test_known_frames_are_standardized_whatever_follows():
     values = 7 * noise() - 60
     values[:, :, KNOWN:] += 100
     found = standardized(values, KNOWN)[:, :, :KNOWN]
@@ -30,15 +30,15 @@ def test_what_is_known_has_no_mean_and_unit_deviation_whatever_follows():
     torch.testing.assert_close(found.std(dim=(2, 3), correction=0), torch.ones(16, 1), rtol=1e-4, atol=0)
 
 
-def test_levels_of_noise_vary_as_theory_says():
-    """A spectrogram of noise alone, normalized by its own deviation, is all error."""
+def test_the_error_of_noise_matches_theory():
+    """A spectrogram of noise alone, normalized by its own deviation, has an error of one."""
     iq = torch.randn(4, 20_000, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
     levels = SpectrogramFeatureExtractor(normalization="none").spectrogram(iq)
     assert noise_error(levels.std(dim=(1, 2, 3))) == pytest.approx(1.0, abs=0.02)
 
 
 def test_forecasts_of_noise_have_the_errors_of_theory():
-    """Of white noise of unit variance: 2 by its last value, 1 + 1 / n by the mean of n, 1 by what knows its mean."""
+    """For white noise of unit variance: 2 by its last value, 1 + 1 / n by the mean of n, 1 by its true mean."""
     errors = forecast_errors(noise(64, 1), noise(64, 2), KNOWN, lambda known: torch.zeros_like(known[:, :, :8]))
     assert errors["last frame"] == pytest.approx(2.0, rel=0.02)
     assert errors["mean of the known frames"] == pytest.approx(1 + 1 / KNOWN, rel=0.02)
@@ -46,7 +46,7 @@ def test_forecasts_of_noise_have_the_errors_of_theory():
     assert errors["model"] == pytest.approx(1.0, rel=0.02)
 
 
-def test_the_linear_forecast_continues_what_repeats():
+def test_the_linear_forecast_continues_periodic_signals():
     generator = torch.Generator().manual_seed(3)
     period = torch.randn(40, 1, 6, 40, generator=generator)
     values = period.repeat(1, 1, 6, 1)[:, :, :32]
@@ -55,7 +55,7 @@ def test_the_linear_forecast_continues_what_repeats():
     assert min(errors["last frame"], errors["mean of the known frames"]) > 0.5
 
 
-def test_local_means_are_those_of_scipy():
+def test_local_means_match_scipy():
     values = noise(2, 4)
     statistics = local_statistics(values)
     assert statistics.shape[:3] == (2, 32, 40)

@@ -19,7 +19,7 @@ def test_a_card_shows_the_figures_of_the_run():
     assert "two cores" in card and "Many." in card
 
 
-def test_departures_from_the_paper_are_those_of_the_configuration():
+def test_departures_from_the_paper_come_from_the_configuration():
     rows = departures(LwmSpectroMoEConfig(additional_tasks={"snr_db": ["0"]})).splitlines()
     assert rows == ["| field | here | paper |", "| --- | --- | --- |"], "the defaults are the paper's"
     config = LwmSpectroMoEConfig(expert_config={"patch_size": 16, "level_num_bins": 20}, router_type="fourier")

@@ -1,4 +1,4 @@
-"""The importer of the published checkpoints, against the formulas evaluated a second time in float64."""
+"""The importer of the published checkpoints, against the formulas evaluated independently in float64."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def spectrogram():
 
 @pytest.fixture
 def save(tmp_path):
-    """Save what `torch.save` takes into the source folder, under a published name."""
+    """`save(content, name)`: saves it by `torch.save` in the source folder, and returns the path."""
 
     def save(content, name="LTE_expert.pth", **kwargs):
         path = tmp_path / "source" / name
@@ -61,7 +61,7 @@ def assert_nothing_left(target):
 
 
 @pytest.mark.parametrize("use_cls_token", [True, False])
-def test_embedding_is_the_published_one(save, target, spectrogram, use_cls_token):
+def test_embedding_matches_the_published_model(save, target, spectrogram, use_cls_token):
     state = random_expert()
     convert(save(state), target, use_cls_token=use_cls_token)
     model = LwmSpectroModel.from_pretrained(target)
@@ -70,7 +70,7 @@ def test_embedding_is_the_published_one(save, target, spectrogram, use_cls_token
 
 
 @pytest.mark.parametrize("use_cls_token", [True, False])
-def test_masked_reconstruction_is_the_published_one(save, target, spectrogram, use_cls_token):
+def test_masked_reconstruction_matches_the_published_model(save, target, spectrogram, use_cls_token):
     state = random_expert(seed=1)
     convert(save(state), target, use_cls_token=use_cls_token)
     model = LwmSpectroForPreTraining.from_pretrained(target)
@@ -113,7 +113,7 @@ def test_wrappers_and_prefixes(save, target, wrapper, prefix):
     assert torch.equal(loaded.embeddings.projection.weight, state["embedding.proj.weight"])
 
 
-def test_heads_are_a_choice(save, target, spectrogram):
+def test_the_number_of_heads_can_be_chosen(save, target, spectrogram):
     state = random_expert()
     convert(save(state), target, num_attention_heads=4)
     expected = Reference(state, heads=4).embedding(patches(spectrogram))
@@ -126,7 +126,7 @@ def test_opens_as_a_classifier(save, target):
     convert(save(random_expert()), target)
     _, info = LwmSpectroForSequenceClassification.from_pretrained(target, output_loading_info=True)
     assert not info["unexpected_keys"]
-    assert all(key.startswith("classifier.") for key in info["missing_keys"])
+    assert info["missing_keys"] and all(key.startswith("classifier.") for key in info["missing_keys"])
 
 
 def test_channel_model_interleaves_real_and_imaginary_parts(save, target):
@@ -149,7 +149,7 @@ def test_channel_model_interleaves_real_and_imaginary_parts(save, target):
     assert not (target / "preprocessor_config.json").exists()
 
 
-def test_grid_that_is_no_square_has_to_be_told(save, target):
+def test_grids_that_are_not_square_need_input_shape(save, target):
     path = save(random_expert(element=32, positions=33))
     with pytest.raises(ConversionError, match="33 rows.*input_shape"):
         convert(path, target)
@@ -204,7 +204,7 @@ def test_wrong_shape(save, target, key):
     assert_nothing_left(target)
 
 
-def test_all_problems_at_once(save, target):
+def test_all_problems_are_named_at_once(save, target):
     state = random_expert()
     del state["linear.bias"]
     state["extra"] = torch.ones(1)
@@ -219,7 +219,7 @@ def test_values_that_are_not_finite(save, target):
         convert(save(state), target)
 
 
-def test_values_that_are_no_floating_point_numbers(save, target):
+def test_values_that_are_not_floating_point(save, target):
     state = random_expert()
     state["norm.bias"] = state["norm.bias"].long()
     state["name"] = "LTE"
@@ -328,7 +328,7 @@ def test_each_expert_of_the_mixture_keeps_its_decoder(published_folder, target, 
     assert_close(output.reconstruction[torch.from_numpy(mask)], expected)
 
 
-def test_what_the_bundle_says_about_its_task(published_folder, target, caplog):
+def test_the_task_is_taken_from_the_bundle(published_folder, target, caplog):
     report = convert(published_folder, target)
     config = LwmSpectroMoEModel.from_pretrained(target).config
     assert config.task_name == "snr_db+mobility"
@@ -391,7 +391,7 @@ def test_experts_that_differ(save, target):
         convert(paths, target, untrained_router=True)
 
 
-def test_of_several_bundles_checkpoint_is_taken_or_the_one_asked_for(published_folder, save, target):
+def test_one_of_several_bundles_is_chosen(published_folder, save, target):
     save(random_bundle(random_router(seed=1), ORDER), "checkpoints/moe_checkpoint.pth")
     report = convert(published_folder, target)
     assert "checkpoints/checkpoint.pth was taken" in report.left_out["checkpoints/moe_checkpoint.pth"]
@@ -414,7 +414,7 @@ def test_foreign_file_in_a_folder_is_reported(published_folder, save, target):
 
 
 @pytest.mark.parametrize("use_cls_token", [True, False])
-def test_demo_data_tells_which_cls_option_is_right(published_folder, save, target, spectrogram, use_cls_token):
+def test_demo_data_shows_which_cls_option_is_right(published_folder, save, target, spectrogram, use_cls_token):
     decibels = torch.from_numpy(spectrogram)[:, None] * 12 - 70
     scaled = (spectrogram - spectrogram.mean((1, 2), keepdims=True)) / spectrogram.std((1, 2), keepdims=True)
     chosen = random_router()(torch.from_numpy(scaled)[:, None]).argmax(dim=1).tolist()
@@ -436,7 +436,7 @@ def test_demo_data_tells_which_cls_option_is_right(published_folder, save, targe
     assert right < TOLERANCE < 1e-3 < wrong
 
 
-def test_demo_data_that_is_of_no_use(published_folder, save, target, tmp_path):
+def test_useless_demo_data_is_reported(published_folder, save, target, tmp_path):
     save([{"data": torch.zeros(1, 4, 4)}], "demo_data.pt")
     assert any("nothing was compared" in note for note in convert(published_folder, target).notes)
     save([Exploit(tmp_path / "executed")], "demo_data.pt")
@@ -444,7 +444,7 @@ def test_demo_data_that_is_of_no_use(published_folder, save, target, tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-def test_demo_data_are_compared_with_what_the_table_of_positions_has_room_for():
+def test_demo_data_is_compared_without_cls_if_positions_are_too_few():
     experts = [LwmSpectroForPreTraining(tiny_config(max_position_embeddings=24)) for _ in range(3)]
     model = LwmSpectroMoEForPreTraining.from_experts(experts, router_type="cnn").eval()
     samples = [{"data": torch.randn(1, 16, 24), "moe_embedding": torch.randn(32)}]
@@ -477,12 +477,12 @@ def test_router_of_another_structure(published_folder, target, change, message):
     assert_nothing_left(target)
 
 
-@pytest.mark.parametrize("key", ["router_state_dict", "comm_to_idx"])
-def test_bundle_that_lacks_a_part(published_folder, target, key):
+@pytest.mark.parametrize(("key", "message"), [("router_state_dict", "no task bundle"), ("comm_to_idx", "comm_to_idx")])
+def test_bundle_that_lacks_a_part(published_folder, target, key, message):
     bundle = random_bundle(random_router(), ORDER)
     del bundle[key]
     torch.save(bundle, published_folder / "checkpoints" / "checkpoint.pth")
-    with pytest.raises(ConversionError, match="comm_to_idx|no task bundle"):
+    with pytest.raises(ConversionError, match=message):
         convert(published_folder, target)
 
 
@@ -501,7 +501,7 @@ def test_bundle_of_another_form(published_folder, target, change, message):
         convert(published_folder, target)
 
 
-# Where from, where to -----------------------------------------------------------------------------------------------
+# Sources and targets ------------------------------------------------------------------------------------------------
 
 
 def test_hub_name(published_folder, target, monkeypatch):

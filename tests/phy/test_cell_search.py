@@ -30,7 +30,7 @@ def downlink(module, num_ms, snr_db, full=1.0, seed=3):
         beside = round(num_ms * 960)
         samples = torch.fft.ifft(torch.fft.ifftshift(torch.nn.functional.pad(spectrum, (beside, beside)), dim=1))
     samples = samples / samples.abs().square().mean().sqrt()
-    # In the whole band there is as much more noise as the carrier leaves of it.
+    # The SNR is that in the carrier, and noise fills the whole band.
     return samples + 10 ** (-snr_db / 20) * math.sqrt(7.68 / 4.5) * noise(*samples.shape)
 
 
@@ -49,7 +49,7 @@ def test_the_carrier_may_be_anywhere(offset_hz):
     assert lte_evidence(turned, 7.68e6).item() > 4
 
 
-def test_one_signal_is_enough_and_none_in_a_short_recording_says_little():
+def test_one_signal_is_enough_and_short_recordings_say_little():
     iq = downlink(lte, 20, 20)
     assert lte_evidence(iq[:, : 6 * 7680], 7.68e6).item() > 4
     least = {num_ms: lte_evidence(noise(1, num_ms * 7680), 7.68e6).item() for num_ms in (1, 2, 10)}
@@ -64,17 +64,17 @@ def test_recordings_of_a_batch_do_not_mix():
     assert together.tolist() == pytest.approx([lte_evidence(row[None], 7.68e6).item() for row in batch], abs=1e-3)
 
 
-def test_what_comes_again_is_no_surprise_unless_it_is_the_signal():
-    """Reference signals are the same in every half frame, and so is what they have in common with any waveform."""
+def test_repetition_alone_is_no_evidence():
+    """Reference signals repeat in every half frame, and so does their correlation with any waveform."""
     again = noise(70, 512, seed=5).repeat(4, 1)
     assert _surprise(again) < 5
     assert _surprise(noise(280, 512, seed=5)) < 5
 
 
-def test_surprise_is_what_is_to_be_expected_of_noise():
-    """The best of all places is as far out as the best of so many draws from gamma distributions."""
+def test_surprise_is_calibrated_on_noise():
+    """The best of all places is as rare as the best of as many draws from gamma distributions."""
     found = [float(_surprise(noise(140, 128, seed=seed))) for seed in range(20)]
-    # Places overlap, so that there are fewer than are counted: on the average somewhat below zero.
+    # Places overlap, so fewer are independent than are counted: the mean is somewhat below zero.
     assert -4 < np.mean(found) < 1 and max(found) < 5
     sums, together = torch.tensor([0.0, 0.3, 10.0, 25.0, 60.0]), torch.tensor([1, 2, 8])[:, None]
     expected = -gamma.logsf(sums.numpy(), together.numpy())
@@ -82,7 +82,7 @@ def test_surprise_is_what_is_to_be_expected_of_noise():
     np.testing.assert_allclose(rareness, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_recordings_are_told_apart(request):
+def test_demo_recordings_are_told_apart(request):
     recordings = request.config.rootpath / "examples/recordings"
     recording = open_recording(recordings / "lte_1.4mhz_10ms.sigmf-meta")
     lte_, nr_ = listen(recording.read(), recording.sampling_rate, ("LTE", "5G")).evidence

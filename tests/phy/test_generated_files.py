@@ -1,4 +1,4 @@
-"""What `lwm-spectro generate --format sigmf` writes, received with no more than the parameters in its annotation."""
+"""Files of `lwm-spectro generate --format sigmf`, decoded with only the parameters in their annotations."""
 
 from fractions import Fraction
 
@@ -8,7 +8,7 @@ import pytest
 import sigmf
 import wifi_receiver
 from test_lte import SIZES, decode
-from test_nr import find_cell, receive_transport_block
+from test_nr import data_slot, find_cell, receive_transport_block
 
 from lwm_spectro_cli import main
 from lwm_spectro_hf.phy import nr
@@ -66,7 +66,7 @@ def test_wifi_files_are_decoded_at_every_rate(tmp_path, rate_mbps):
     for samples, label in generate(tmp_path, "--protocol", "WiFi", *options, "--num", 2, "--seed", rate_mbps):
         assert label["modulation"] == mode.modulation
         assert label["code_rate"] == pytest.approx(float(mode.code_rate), abs=1e-6)
-        # Decoders in blocks want idle time before the first packet and after the last one.
+        # Decoders that work in blocks need idle time before the first packet and after the last one.
         quiet = np.abs(samples) < 0.1
         assert quiet[:400].all() and quiet[-400:].all()
         packets = list(packets_of(samples))
@@ -81,7 +81,7 @@ def test_wifi_files_are_decoded_at_every_rate(tmp_path, rate_mbps):
             )
             # The most that gr-ieee802-11 and FutureSDR take.
             assert len(packet.psdu) <= 1528 and packet.num_samples <= 540 * 80
-            # Fewer, and their decoders get the end of some frames wrong.
+            # With fewer bits of padding, their decoders get the end of some frames wrong.
             sent = mode if packet.mcs is None else HT_MODES[packet.mcs]
             assert sent.pad_bits(len(packet.psdu)) >= 16
             found += 1
@@ -114,7 +114,7 @@ def test_lte_files_are_decoded(tmp_path, modulation, code_rate, num_rb):
                 continue  # beside the broadcast channel there is no room for a transport block
             assert block_is_right
             assert grant[1] == list(range(num_rb))
-            # Nothing but data and control is in subframe 3; others may take a lower scheme for want of room.
+            # Subframe 3 holds only data and control; others may take a lower scheme for lack of room.
             assert grant[2] == label["mcs"] if subframe == 3 else grant[2] <= label["mcs"]
             order, _ = lte_receiver.modulation_and_size(grant[2], num_rb, qam_256, False, SIZES)
             assert order == BITS[modulation]
@@ -125,16 +125,10 @@ def test_nr_files_are_decoded(tmp_path):
     ((samples, told),) = generate(tmp_path, "--protocol", "5G", *options, "--duration-ms", 10, "--num", 1)
     assert told["sampling_rate"] == 5.76e6 and len(samples) == 57_600
     numerology = nr.numerology(25, 15e3)
-    fft_size, bins = numerology.fft_size, numerology.bins(300).numpy() % numerology.fft_size
     first = 12 * told["ssb_first_rb"] + told["ssb_shift"]
     _, cell_id, _ = find_cell(samples, numerology, 300, first)
     assert cell_id == told["cell_id"]
-    lengths = [(144 + 16 * (i % 7 == 0)) * fft_size // 2048 + fft_size for i in range(140)]
     blocks = {i // 2 for i in range(8) if told["ssb_bitmap"] >> (7 - i) & 1}
-    tracking = (told["tracking_slot"] - 10 * told["frame_number"]) % 40
-    taken = blocks | {5 + block for block in blocks} | {tracking, (tracking + 1) % 40}
-    slot = min(set(range(10)) - taken)
-    starts = np.cumsum(lengths)[14 * slot : 14 * slot + 14] - fft_size
-    grid = np.stack([np.fft.fft(samples[s : s + fft_size], norm="ortho")[bins] for s in starts])
+    slot, grid = data_slot(samples, numerology, told, blocks)
     assert told["modulation"] == "64QAM"
     assert abs(receive_transport_block(grid, told, told["slot"] + slot, "64QAM") - 0.65) < 0.06

@@ -1,4 +1,4 @@
-"""Cyclic prefixes and preambles as evidence of a standard, and the symbols that a recording is then heard by."""
+"""Cyclic prefixes and preambles as evidence of a standard, and the views of symbols cut out of a recording."""
 
 from pathlib import Path
 
@@ -42,73 +42,73 @@ def wide_cell():
     "name, sampling_rate, likeliest",
     [("wifi_11a_16qam_36mbps", 20e6, {"WiFi"}), ("lte_1.4mhz_10ms", 1.92e6, {"LTE", "5G"})],
 )
-def test_recordings_are_told_by_their_symbols(name, sampling_rate, likeliest):
+def test_demo_recordings_are_recognized_by_their_symbols(name, sampling_rate, likeliest):
     iq = open_recording(RECORDINGS / f"{name}.sigmf-meta").read()
     evidence = dict(zip(PROTOCOLS, listen(iq, sampling_rate, PROTOCOLS).evidence, strict=True))
     assert {protocol for protocol, value in evidence.items() if value > 2} == likeliest
 
 
 @pytest.mark.parametrize("spacing_hz, likeliest", [(15e3, {"LTE", "5G"}), (30e3, {"5G"})])
-def test_cells_are_told_at_any_rate_and_heard_by_their_symbols(spacing_hz, likeliest):
+def test_cells_are_found_and_cut_into_symbols_at_any_rate(spacing_hz, likeliest):
     native_hz = 128 * spacing_hz
     iq = cell(spacing_hz, 300)
     for up, down in ((1, 1), (125, 48)):  # the second is 2.6 times the rate: 5 or 10 Msps
         heard = listen(1e-3 * resample_poly(iq, up, down) + 0.1, native_hz * up / down, PROTOCOLS)
         evidence = dict(zip(PROTOCOLS, heard.evidence, strict=True))
         assert {protocol for protocol, value in evidence.items() if value > 2} == likeliest
-        # Of a symbol that is cut out as it was sent nothing is left outside of its 72 subcarriers but noise.
+        # A symbol that is cut out exactly has only noise outside of its 72 subcarriers.
         power = np.abs(np.fft.fft(heard.frames[0].reshape(128, 128))) ** 2
         inside = np.r_[1:37, 92:128]
         assert heard.frames.dtype == np.complex64
         assert power[:, inside].mean() > 1.6 * np.delete(power, inside, axis=1)[:, 1:].mean()
 
 
-def test_receivers_of_a_part_of_the_channel_tell_packets():
+def test_packets_are_found_in_a_part_of_the_channel():
     iq = open_recording(RECORDINGS / "wifi_11a_16qam_36mbps.sigmf-meta").read()
-    part = resample_poly(iq * np.exp(0.4j * np.arange(len(iq))), 1, 5)  # 4 MHz of 20, beside the middle
+    part = resample_poly(iq * np.exp(0.4j * np.arange(len(iq))), 1, 5)  # 4 MHz of 20, off center
     evidence = listen(np.tile(part, 8), 4e6, PROTOCOLS).evidence
     assert evidence.argmax() == 0 and evidence[0] > 1
 
 
 @pytest.mark.parametrize("spacing_hz, likeliest", [(15e3, {"LTE", "5G"}), (30e3, {"5G"})])
-def test_receivers_of_a_part_of_the_carrier_tell_cells(spacing_hz, likeliest):
+def test_cells_are_found_in_a_part_of_the_carrier(spacing_hz, likeliest):
     rate = 64 * spacing_hz  # 1.08 or 2.16 MHz are occupied: 12 % of it are lost
     iq = resample_poly(cell(spacing_hz, 300, snr_db=10), 1, 2)
     evidence = dict(zip(PROTOCOLS, listen(iq, rate, PROTOCOLS).evidence, strict=True))
     assert {protocol for protocol, value in evidence.items() if value > 2} == likeliest
 
 
-def test_no_synchronization_signal_counts_less_where_the_middle_of_the_carrier_may_be_elsewhere():
+def test_a_missing_pss_counts_less_in_a_part_of_the_carrier():
     iq = cell(15e3, 300, snr_db=20)  # without any
     for part, least, most in ((iq, -2.1, -1.5), (resample_poly(iq, 1, 2), -0.6, -0.4)):
         evidence = listen(part, 1.92e6 * len(part) / len(iq), PROTOCOLS).evidence
         assert least < evidence[1] - evidence[2] < most
 
 
-def test_an_offset_louder_than_the_signal_changes_nothing():
+def test_a_loud_dc_offset_changes_nothing():
     iq = cell(15e3, 300, snr_db=20).astype(np.complex128)
     clean, offset = listen(iq, 1.92e6, PROTOCOLS), listen(iq + 30 - 20j, 1.92e6, PROTOCOLS)
     np.testing.assert_allclose(offset.evidence, clean.evidence, atol=1e-3)
     np.testing.assert_allclose(offset.frames, clean.frames, atol=1e-3)
-    # An offset repeats after any time, as prefixes do after one.
+    # An offset repeats after any lag, as prefixes do after one.
     assert (listen(np.full(100_000, 0.3 + 0.2j), 20e6, PROTOCOLS).evidence < 0).all()
 
 
-def test_leakage_at_dc_that_drifts_hides_no_prefixes():
+def test_drifting_dc_leakage_hides_no_prefixes():
     iq = cell(30e3, 300)
     time = np.arange(len(iq)) / 3.84e6
     leakage = 1e3 * np.exp(2j * np.pi * 400 * time - 200 * time)
     assert listen(iq + leakage, 3.84e6, PROTOCOLS).evidence[2] > 2
 
 
-def test_leakage_at_dc_that_ends_lower_than_it_began_is_no_cell():
+def test_decaying_dc_leakage_is_no_cell():
     iq = noise(200_000)
     iq += 300 * np.exp(-np.linspace(0, 2, len(iq)))
     assert (listen(iq, 46.08e6, PROTOCOLS).evidence < 0).all()
 
 
 @pytest.mark.parametrize("level_db", [-10, 10])
-def test_a_spur_is_taken_out_and_nothing_else(level_db):
+def test_only_spurs_are_removed(level_db):
     iq = cell(15e3, 280, snr_db=20)
     amplitude = 10 ** (level_db / 20) * np.sqrt(np.mean(np.abs(iq) ** 2))
     spurs = sum(np.exp(2j * np.pi * hertz / 1.92e6 * np.arange(len(iq)) + 1j) for hertz in (211_300.0, -530_020.0))
@@ -117,7 +117,7 @@ def test_a_spur_is_taken_out_and_nothing_else(level_db):
     spectra = (np.abs(np.fft.fft(heard.frames.reshape(2, 128, 128))) ** 2 for heard in (before, after))
     error_db = np.abs(10 * np.log10(np.divide(*spectra))).mean((0, 1))
     assert np.median(error_db) < 1.0 and (error_db > 3.0).sum() <= 12, "two of 128 subcarriers and their neighbours"
-    # Of what has no line, nothing is taken, though it repeats itself.
+    # A signal without lines is unchanged, even if it repeats.
     still = torch.from_numpy(np.tile(cell(15e3, 70, snr_db=100), 8)).to(torch.complex64)
     for samples in (still, still[:4000], torch.zeros(8000, dtype=torch.complex64), still[:1]):
         spectrum = torch.fft.fft(samples)
@@ -130,7 +130,7 @@ def test_a_narrow_carrier_is_found_anywhere_in_a_wide_recording(offset_hz):
     iq = iq * np.exp(2j * np.pi * offset_hz / 46.08e6 * np.arange(len(iq))) + 0.3 * noise(len(iq))
     heard = listen(iq, 46.08e6, PROTOCOLS)
     assert (heard.evidence[1:] > 2).all() and len(heard.frames) > 0
-    # It fills no channel of WiFi's, of which it is a part.
+    # It is too narrow for a channel of WiFi.
     assert heard.evidence[0] < 0
 
 
@@ -145,8 +145,8 @@ def test_a_few_packets_in_a_long_pause_are_found_in_a_wide_recording(offset_hz):
 
 
 @pytest.mark.parametrize("prefix", [16, 32, 64])
-def test_packets_of_other_symbols_are_told_by_their_preamble(prefix):
-    """As of 802.11ax: after the preamble that all packets have, symbols of 12.8 us with prefixes of 0.8 to 3.2 us."""
+def test_packets_of_other_symbols_are_found_by_their_preamble(prefix):
+    """As in 802.11ax: after the common preamble come symbols of 12.8 us with prefixes of 0.8 to 3.2 us."""
     psdu = torch.zeros(1, 80, dtype=torch.uint8)
     preamble = packet_samples(ppdu(psdu, 6, torch.tensor([93])))[0, :400].numpy()
     numerology = Numerology(20e6, SPACING_WIFI_HZ / 4, 256, dc_used=False)
@@ -160,14 +160,14 @@ def test_packets_of_other_symbols_are_told_by_their_preamble(prefix):
     assert listen(alone + 0.3 * noise(len(alone)), 20e6, PROTOCOLS).evidence[0] < 0
 
 
-def test_noise_silence_and_short_recordings_are_evidence_of_nothing():
+def test_noise_silence_and_short_recordings_give_no_evidence():
     heard = listen(noise(400_000), 20e6, PROTOCOLS)
     assert (heard.evidence < 0).all() and len(heard.frames) == 0
     assert np.isnan(heard.frame_step_s) and np.isnan(heard.spacing_hz)
     for short in (noise(20), noise(300)):
         heard = listen(short, 20e6, PROTOCOLS)
         assert len(heard.frames) == 0 and (heard.evidence == 0).all()
-    # Too slow for any of them, and protocols that have no such symbols.
+    # A rate too low for any protocol, and protocols without such symbols.
     assert (listen(noise(40_000), 0.8e6, PROTOCOLS).evidence == 0).all()
     assert (listen(noise(40_000), 20e6, ("LoRa", "DECT")).evidence == 0).all()
     silence = torch.zeros(2, 40_000, dtype=torch.complex64)
@@ -178,7 +178,7 @@ def test_noise_silence_and_short_recordings_are_evidence_of_nothing():
 @pytest.mark.parametrize(
     "spacing_hz, num_symbols, count", [(15e3, 100, 91), (15e3, 30, 28), (30e3, 20, 14), (15e3, 14, 13), (15e3, 10, 0)]
 )
-def test_short_cells_are_heard_over_and_over_in_whole_slots(spacing_hz, num_symbols, count):
+def test_short_cells_are_repeated_in_whole_slots(spacing_hz, num_symbols, count):
     heard = listen(cell(spacing_hz, num_symbols, snr_db=10), 128 * spacing_hz, PROTOCOLS)
     assert heard.evidence[2] > 2 > heard.evidence[0]
     assert len(heard.frames) == (count > 0)
@@ -188,7 +188,7 @@ def test_short_cells_are_heard_over_and_over_in_whole_slots(spacing_hz, num_symb
         assert heard.frame_step_s == pytest.approx(0.5e-3 / 7 * 15e3 / spacing_hz)
 
 
-def test_the_loudest_stretch_is_heard():
+def test_the_loudest_stretch_is_used():
     iq = cell(15e3, 420, snr_db=20)  # 30 ms
     iq[: len(iq) // 2] *= 0.1
     heard = listen(iq, 1.92e6, ("LTE",))
@@ -208,7 +208,7 @@ def wifi_packets(num_packets, num_symbols=30, gap=400):
 @pytest.mark.parametrize(
     "milliseconds, step", [(0.12, None), (0.2, 1), (0.4, 1), (0.7, 1), (1.4, 2), (2.5, 4), (5.0, 8)]
 )
-def test_short_recordings_are_heard_symbol_by_symbol(milliseconds, step):
+def test_frames_are_as_many_symbols_apart_as_the_recording_allows(milliseconds, step):
     iq = wifi_packets(40)[: int(milliseconds * 20e3)]
     heard = listen(iq, 20e6, PROTOCOLS)
     assert len(heard.frames) == (step is not None)
@@ -216,7 +216,7 @@ def test_short_recordings_are_heard_symbol_by_symbol(milliseconds, step):
         assert (heard.frame_step_s, heard.spacing_hz) == (pytest.approx(4e-6 * step), 312_500)
         needed = required_samples(40e6, SPACING_WIFI_HZ, 128, step)
         assert step == 1 or needed <= 2 * len(iq) < 2 * needed + needed * (step == 8)
-        # As many symbols as there are.
+        # All available symbols are used.
         num_symbols = len(np.unique(heard.frames.reshape(128, 128), axis=0))
         assert num_symbols == pytest.approx(min(128, milliseconds * 250 / step), abs=2)
 
@@ -230,7 +230,7 @@ def test_bands_are_where_the_carrier_is(offset_hz):
     heard = listen(iq, 8e6, PROTOCOLS)
     assert len(heard.frames) == 2
     whole = np.mean(np.abs(iq) ** 2)
-    for frames in heard.frames:  # all of its power, but for the prefixes and for what the edge of the band cuts off
+    for frames in heard.frames:  # all of its power except that of the prefixes and the edges of the band
         assert np.mean(np.abs(frames) ** 2) > 0.9 * whole
 
 
@@ -290,7 +290,7 @@ def test_silence_has_no_views():
 
 
 def test_views_of_cells_fall_off_at_their_edges():
-    """As those of receivers of that width do, which models have been shown."""
+    """Receivers of that width have such edges, and so have the training data."""
     frames = listen(wide_cell(), 15.36e6, PROTOCOLS).frames
     power = (np.abs(np.fft.fft(frames.reshape(-1, 128))) ** 2).mean(0)
     profile = 10 * np.log10(power / power[2:50].mean())
@@ -299,7 +299,7 @@ def test_views_of_cells_fall_off_at_their_edges():
 
 
 def test_a_clean_signal_gets_noise_28_db_below_it():
-    """QPSK has one power; what it varies by is twice its product with the noise."""
+    """QPSK has constant power, which varies only by twice its product with the noise."""
     frames = listen(cell(15e3, 280, snr_db=np.inf), 128 * 15e3, PROTOCOLS).frames
     power = np.abs(np.fft.fft(frames.reshape(-1, 128))) ** 2
     inside = power[:, 4:30]
@@ -307,15 +307,15 @@ def test_a_clean_signal_gets_noise_28_db_below_it():
     np.testing.assert_allclose(spread, (2 * 10**-2.8) ** 0.5, rtol=0.25)
 
 
-def test_views_are_no_cleaner_than_what_models_were_shown():
-    """Beside a carrier without any noise, and above the rate of the recording, there is a floor 40 dB below it."""
+def test_views_are_no_cleaner_than_training_data():
+    """Above the rate of a recording, and beside a carrier without noise, there is a floor 40 dB below the carrier."""
     packets = wifi_packets(40)
     noisy = packets + 0.3 * noise(len(packets), 5)
     for iq, beside_db, above_db in ((packets, -31, -40), (noisy, -11, -34)):  # ends of packets leak, and noise
         power = np.abs(np.fft.fft(listen(iq, 20e6, PROTOCOLS).frames[0].reshape(128, 128))) ** 2
         profile = 10 * np.log10(power.mean(0))
         inside, above = np.r_[2:26, 103:127], np.r_[40:88]
-        # The quietest frames tell.
+        # The quietest frames show the floor.
         quiet = 10 * np.log10(np.quantile(power[:, above], 0.25) / 0.288)  # of exponentially distributed powers
         assert quiet - profile[inside].mean() == pytest.approx(above_db, abs=2)
         beside = 10 * np.log10(np.quantile(power[:, 30:33], 0.25) / 0.288)
@@ -325,7 +325,7 @@ def test_views_are_no_cleaner_than_what_models_were_shown():
 
 
 @pytest.mark.parametrize("scale", [1e-18, 1e18])
-def test_the_scale_of_a_recording_changes_nothing(scale):
+def test_scale_does_not_matter(scale):
     iq = resample_poly(cell(15e3, 280, snr_db=20), 2, 1).astype(np.complex64)
     rate = 2 * 128 * 15e3
     as_it_is, scaled = (listen(part, rate, PROTOCOLS) for part in (iq, iq * np.float32(scale)))
@@ -334,7 +334,7 @@ def test_the_scale_of_a_recording_changes_nothing(scale):
     np.testing.assert_allclose(scaled.frames / np.float32(scale), as_it_is.frames, rtol=1e-3, atol=1e-4)
 
 
-def test_samples_near_the_largest_number_are_heard_as_others():
+def test_samples_near_overflow_give_the_same_evidence():
     iq = resample_poly(cell(15e3, 280, snr_db=20), 2, 1)
     iq = (iq / np.abs(iq).max()).astype(np.complex64)
     as_it_is, loud = (listen(part, 2 * 128 * 15e3, PROTOCOLS) for part in (iq, iq * np.float32(2.0**126)))
@@ -344,13 +344,13 @@ def test_samples_near_the_largest_number_are_heard_as_others():
 @pytest.mark.parametrize(
     ("num_samples", "rate"), [(300, 61.44e6), (640, 122.88e6), (1000, 16.384e6), (1000, 20.01e6), (3000, 1e300)]
 )
-def test_a_recording_too_short_at_its_rate_is_no_evidence(num_samples, rate):
+def test_a_recording_too_short_at_its_rate_gives_no_evidence(num_samples, rate):
     heard = listen(noise(num_samples), rate, PROTOCOLS)
     assert not heard.evidence.any() and not len(heard.frames)
 
 
 def test_sparse_cells_without_noise_are_not_taken_for_packets():
-    """What is narrow, and comes and goes, repeats itself more than noise does."""
+    """Narrow signals that come and go resemble themselves more than noise does."""
     numerology = Numerology(7.68e6, 15e3, 512, dc_used=False)
     generator = torch.Generator().manual_seed(0)
     bits = torch.randint(0, 2, (4, 140, 300, 2), generator=generator) * 2.0 - 1
@@ -370,14 +370,14 @@ def test_pieces_are_where_each_quarter_of_a_recording_is_loudest():
     assert list(heard.pieces) == [0] and pieces.shape == (4, 32 * 128) and pieces.dtype == np.complex64
     power = np.mean(np.abs(pieces) ** 2, axis=1)
     np.testing.assert_allclose(power / power[0], [1, 4, 9, 16], rtol=0.1)
-    # Whole symbols: of one that is cut out as it was sent nothing is left outside of its subcarriers but noise.
+    # Symbols that are cut out exactly have only noise outside of their subcarriers.
     spectrum = np.mean(np.abs(np.fft.fft(pieces.reshape(-1, 128))) ** 2, axis=0)
     inside = np.r_[1:37, 92:128]
     assert spectrum[inside].mean() > 30 * np.delete(spectrum, inside)[1:].mean()
 
 
-def test_steps_are_those_of_the_views_and_of_the_pieces():
-    # Four milliseconds of packets: enough for pieces whose frames are 32 us apart, not for all of a view's.
+def test_views_and_pieces_have_steps_of_their_own():
+    # Four milliseconds of packets are enough for pieces with frames 32 us apart, but not for such views.
     bits = torch.randint(0, 256, (1, 1500), generator=torch.Generator().manual_seed(2)).byte()
     packet = packet_samples(ppdu(bits, 24, torch.tensor([77])))[0].numpy()
     iq = np.resize(np.concatenate([packet, np.zeros(680)]), int(4.03e-3 * 20e6)) + 0.01 * noise(int(4.03e-3 * 20e6))
@@ -386,7 +386,7 @@ def test_steps_are_those_of_the_views_and_of_the_pieces():
     assert len(heard.frames) and heard.pieces
 
 
-def test_who_acknowledges_is_not_heard():
+def test_acknowledgements_are_left_out():
     data = packet_samples(ppdu(torch.zeros(1, 1500, dtype=torch.uint8), 24, torch.tensor([77])))[0].numpy()
     answer = packet_samples(ppdu(torch.zeros(1, 14, dtype=torch.uint8), 24, torch.tensor([77])))[0].numpy()
     views = []
@@ -406,7 +406,7 @@ def test_a_wide_carrier_has_pieces_of_several_bands_and_a_short_recording_none()
     assert 2 <= len(centres) <= 4 and np.abs(centres).max() < 4.5e6 and np.diff(centres).min() >= 0.9 * 1.92e6
 
 
-def test_of_a_part_of_a_cell_that_is_narrower_than_a_view_the_subcarriers_are_seen_over_and_over():
+def test_narrow_parts_of_a_cell_repeat_their_resource_blocks():
     numerology = Numerology(7.68e6, 30e3, 256, dc_used=True)
     bits = torch.randint(0, 2, (1, 300, 240, 2), generator=torch.Generator().manual_seed(3)) * 2.0 - 1
     grid = torch.view_as_complex(bits) / 2**0.5
@@ -422,6 +422,6 @@ def test_of_a_part_of_a_cell_that_is_narrower_than_a_view_the_subcarriers_are_se
     for number in (-60, -40, 3):
         one, other = (part[:, bins == place][:, 0] for place in (number, number + 60))
         assert np.abs(np.vdot(one, other)) > 0.9 * np.linalg.norm(one) * np.linalg.norm(other)
-    # A carrier that ends within the band has nothing beside it.
+    # A carrier that ends within the band is not repeated.
     _, power = spectrum(resample_poly(cell(30e3, 300, snr_db=40), 25, 32), 3e6)
     assert power[np.abs(bins) > 40].max() < 0.05 * power[np.abs(bins) < 30].mean()

@@ -9,14 +9,11 @@ import pytest
 import torch
 
 from lwm_spectro_hf.phy import lte, lte_coding, lte_control, ofdm
+from seeds import seeded
 
 TABLES = json.loads(resources.files("lwm_spectro_hf.phy").joinpath("tables", "lte.json").read_text())
 INTERLEAVERS = {size: parameters for size, *parameters in TABLES["turbo_interleaver"]}
 SIZES = TABLES["transport_block_sizes"]
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def samples_of(grid, num_rb, first_subframe=0):
@@ -26,7 +23,7 @@ def samples_of(grid, num_rb, first_subframe=0):
 
 
 def listen(samples, num_rb):
-    """Cell search, channel from the reference signal, MIB; then the subframes with it, channel undone."""
+    """Cell search, channel estimate, MIB, and a function that gives equalized subframes."""
     cell_id, start = receiver.find_cell(samples, num_rb)
     length = 15 * lte.FFT_SIZES[num_rb]
     first = receiver.demodulate(samples, start, num_rb)
@@ -42,7 +39,7 @@ def listen(samples, num_rb):
 
 
 def decode(grid, cell_id, num_rb, num_ports, resource, subframe, rnti, qam_256):
-    """Control format, grant and whether the transport block's parity holds; the grant is None where there is none."""
+    """Control format, grant (None if there is none), and whether the parity of the transport block holds."""
     cfi, errors = receiver.format_indicator(grid, cell_id, num_rb, num_ports, subframe)
     assert errors == 0
     elements, active = receiver.control_channel(grid, cell_id, num_rb, num_ports, resource, cfi, subframe)
@@ -86,7 +83,7 @@ def test_a_receiver_decodes_every_channel(name):
     resource = (1 / 6, 1 / 2, 1, 2)[case.get("phich_resource", 2)]
     assert information == (num_rb, resource, case.get("frame_number", 0), case.get("num_ports", 1))
     wanted = case.get("allocation", torch.ones(1, 1, num_rb))[0, 0].nonzero()[:, 0].tolist()
-    # Subframes 0 and 5 have the broadcast channel and the synchronisation signals in the way, 3 is a plain one.
+    # Subframes 0 and 5 also hold the broadcast channel or synchronization signals, unlike 3.
     for number in (0, 3, 5) if num_rb < 25 else (5,):
         cfi, grant, good = decode(
             subframe(number),
@@ -104,7 +101,7 @@ def test_a_receiver_decodes_every_channel(name):
         assert good, f"transport block of subframe {number}"
 
 
-def test_drawn_cells_tell_the_truth_about_themselves():
+def test_drawn_cells_match_their_parameters():
     length = 15 * lte.FFT_SIZES[6]
     batch = lte.draw(6, 24, 13 * length, seeded(5))  # from subframe 3 on
     assert batch.samples.shape == (24, 13 * length) and bool(batch.samples.isfinite().all())
@@ -115,7 +112,7 @@ def test_drawn_cells_tell_the_truth_about_themselves():
         cell_id, start, information, subframe = listen(batch.samples[row].numpy(), 6)
         if start + 2 * length > 13 * length:
             continue
-        frame = (told["frame_number"][row] + 1) % 1024  # a beginning lies before the first sample
+        frame = (told["frame_number"][row] + 1) % 1024  # the first frame begins before the first sample
         resource = (1 / 6, 1 / 2, 1, 2)[told["phich_resource"][row]]
         assert cell_id == told["cell_id"][row]
         assert information == (6, resource, frame, told["num_ports"][row])
@@ -127,8 +124,8 @@ def test_drawn_cells_tell_the_truth_about_themselves():
     assert decoded >= 3 and len(ports) > 1
 
 
-def test_asked_modulation_and_code_rate_are_in_the_grants():
-    """Aligned: MIB, control format, grant and transport block, from the first sample on."""
+def test_grants_hold_the_requested_modulation_and_code_rate():
+    """Aligned waveforms are decoded from their first sample on."""
     asked = [(0, 1 / 3), (1, 1 / 2), (2, 5 / 6), (3, 3 / 4)]
     length = 15 * lte.FFT_SIZES[6]
     modulation, rate = torch.tensor([kind for kind, _ in asked]), torch.tensor([value for _, value in asked])
@@ -154,10 +151,10 @@ def test_asked_modulation_and_code_rate_are_in_the_grants():
         assert (size + 24) / (order * elements) == pytest.approx(asked[row][1], abs=0.06)
 
 
-def test_new_data_toggles_its_indicator_where_a_process_comes_round_again():
+def test_the_new_data_indicator_toggles_when_a_process_is_reused():
     everything, mcs, blocks = torch.ones(9, 25, dtype=torch.bool), torch.zeros(9).long(), torch.arange(9)
     sent = lte_control.downlink_assignment(everything, mcs, blocks, type_0=True)
-    bits = sent[:, 1 + 13 + 5 :]  # TS 36.212, clause 5.3.3.1.2: behind type, groups and I_MCS
+    bits = sent[:, 1 + 13 + 5 :]  # TS 36.212, clause 5.3.3.1.2: after type, groups and I_MCS
     assert (bits[:, :3] @ torch.tensor([4, 2, 1]).byte()).tolist() == [*range(8), 0]
     assert bits[:, 3].tolist() == [0] * 8 + [1]
 
@@ -166,13 +163,13 @@ def test_full_rows_are_full():
     full = torch.tensor([True, False] * 8)
     length = 15 * lte.FFT_SIZES[25]
     batch = lte.draw(25, 16, 10 * length, seeded(5), full=full, code_rate=torch.full((16,), 0.8))
-    # What is left are control symbols, reference and synchronisation signals, and the broadcast channel.
+    # The rest are control symbols, reference and synchronization signals, and the broadcast channel.
     assert float(batch.data_share[full].min()) > 0.65
     assert float(batch.data_share[~full].min()) < 0.5
     assert bool((batch.code_rate <= 0.93).all())
 
 
-def test_a_waveform_is_what_it_says():
+def test_a_waveform_matches_its_description():
     length = 15 * lte.FFT_SIZES[6]
     batch = lte.draw(6, 8, 10 * length, seeded(6), num_ports=(1,))
     again = lte.draw(6, 8, 10 * length, seeded(6), num_ports=(1,))
@@ -191,16 +188,16 @@ def test_a_waveform_is_what_it_says():
 
 
 @pytest.mark.parametrize("num_ports", [1, 2, 4])
-def test_an_element_is_in_use_where_the_symbols_of_two_ports_cancel(num_ports):
+def test_elements_count_as_used_if_symbols_of_two_ports_cancel(num_ports):
     downlink = lte.Downlink(6, 10, torch.tensor([7]), num_ports=num_ports, cfi=3, other_messages=9)
     sent = lte.transmit(downlink, seeded(0))
     used, heard = sent.sent_elements[0], (sent.grid[0] != 0).sum(1)
-    # Behind the control region of four symbols, all is full of QPSK, the reference signals of all ports included.
+    # After the four control symbols, every element holds QPSK or the reference signal of some port.
     behind = torch.arange(140) % 14 >= 4
     nearby = torch.arange(140) // 14 % 5 > 0  # beside synchronization signals elements stay free
     assert used[behind & nearby].tolist() == [72] * int((behind & nearby).sum())
     assert (heard[behind & nearby].sum() < 0.9 * used[behind & nearby].sum()) == (num_ports > 1)
-    # So the power of an element, by which the noise is measured out, is one however many ports there are.
+    # So the mean power of an element, to which the noise is scaled, is one for any number of ports.
     power = sent.grid[0].abs().square().sum(1)
     assert float((power[behind & nearby] / 72).mean()) == pytest.approx(1.0, abs=0.03)
     assert used[9:11].tolist() == [72, 72]  # the broadcast channel
@@ -209,12 +206,12 @@ def test_an_element_is_in_use_where_the_symbols_of_two_ports_cancel(num_ports):
     assert (heard[control].sum() < used[control].sum()) == (num_ports > 1)
 
 
-def test_silence_is_drawn_where_nothing_is_scheduled():
+def test_nothing_is_sent_where_nothing_is_scheduled():
     nothing = torch.zeros(1, 1, 6, dtype=torch.bool)
     batch = lte.transmit(lte.Downlink(6, 2, 7, first_subframe=1, allocation=nothing), seeded(0))
     assert int(batch.data_elements.sum()) == 0 and float(batch.code_rate.sum()) == 0
     used = batch.grid.abs()[0] > 0
-    # Past the control region, the reference signal of one port alone: two symbols of every seven, on every sixth.
+    # After the control region, only reference signals of one port: two of seven symbols, every sixth subcarrier.
     assert used[2:14].sum(1).tolist() == [0, 0, 12, 0, 0, 12, 0, 0, 0, 12, 0, 0]
 
 
@@ -286,7 +283,7 @@ def test_codes_agree_with_sionna():
         (dict(allocation=run_of(25, 1, 3) | run_of(25, 6, 1), type_0=False), "gaps"),
     ],
 )
-def test_what_the_standard_cannot_express_is_an_error(change, message):
+def test_settings_outside_the_standard_are_errors(change, message):
     with pytest.raises(ValueError, match=message):
         lte.transmit(lte.Downlink(**{"num_rb": 25, "num_subframes": 1, "cell_id": 1, **change}), seeded(0))
 

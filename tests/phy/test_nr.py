@@ -9,10 +9,7 @@ from lwm_spectro_hf.phy import nr
 from lwm_spectro_hf.phy.nr_cells import Cells
 from lwm_spectro_hf.phy.nr_coding import PolarCode
 from lwm_spectro_hf.phy.ofdm import cyclic_prefix_3gpp, modulate
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
+from seeds import seeded
 
 
 def find_cell(samples, numerology, num_subcarriers, first_subcarrier):
@@ -33,6 +30,24 @@ def find_cell(samples, numerology, num_subcarriers, first_subcarrier):
     ) / np.sqrt(fft_size)
     scores = [abs(np.vdot(np.asarray(py3gpp.nrSSS(3 * g + sector)).reshape(-1), block[2, 56:183])) for g in range(336)]
     return start, 3 * int(np.argmax(scores)) + sector, block
+
+
+def broadcast_elements(block, cell_id):
+    """DMRS and PBCH elements of an SS/PBCH block `(4, 240)`."""
+    comb = np.arange(240) % 4 == cell_id % 4
+    used = np.zeros((4, 240), bool)
+    used[[1, 3]] = True
+    used[2, :48] = used[2, 192:] = True
+    return block[used & comb], block[used & ~comb]
+
+
+def read_broadcast_channel(block, cell_id, index):
+    """MIB, frame number and half frame of an SS/PBCH block, by py3gpp; checks the CRC."""
+    softbits = py3gpp.nrSymbolDemodulate(broadcast_elements(block, cell_id)[1], "QPSK", 0.1)
+    signs = 1 - 2 * np.asarray(py3gpp.nrPBCHPRBS(cell_id, index, 864))
+    _, checksum, mib, low_bits, half_frame, _ = py3gpp.nrBCHDecode(softbits * signs, 8, 8, cell_id)
+    assert checksum == 0
+    return mib, int("".join(map(str, [*mib[1:7], *low_bits])), 2), half_frame
 
 
 @pytest.mark.parametrize(
@@ -62,20 +77,12 @@ def test_py3gpp_finds_the_cell_and_reads_its_broadcast_channel_in_noise(spacing,
     for row, cell_id in enumerate(cells.cell_id.tolist()):
         start, found, block = find_cell(samples[row].numpy(), numerology, 12 * num_rb, 36 + shift)
         assert (start, found) == (int(starts[14 + 2]), cell_id)
-        # Which of the eight DMRS sequences it is tells the block; with L_max 4, the half frame too.
-        comb = np.arange(240) % 4 == cell_id % 4
-        used = np.zeros((4, 240), bool)
-        used[[1, 3]] = True
-        used[2, :48] = used[2, 192:] = True
-        received = block[used & comb]
-        channels = [np.vdot(np.asarray(py3gpp.nrPBCHDMRS(cell_id, i)).reshape(-1), received) for i in range(8)]
+        # The DMRS sequence, one of eight, gives the block and, with an L_max of 4, the half frame.
+        pilots, _ = broadcast_elements(block, cell_id)
+        channels = [np.vdot(np.asarray(py3gpp.nrPBCHDMRS(cell_id, i)).reshape(-1), pilots) for i in range(8)]
         second_half = spacing == 30e3  # slot 10 of 20
         assert int(np.argmax(np.abs(channels))) == index + 4 * second_half
-        softbits = py3gpp.nrSymbolDemodulate(block[used & ~comb], "QPSK", 0.1)
-        signs = 1 - 2 * np.asarray(py3gpp.nrPBCHPRBS(cell_id, index, 864))
-        _, checksum, mib, low_bits, half_frame, _ = py3gpp.nrBCHDecode(softbits * signs, 8, 8, cell_id)
-        assert checksum == 0
-        frame = int("".join(map(str, [*mib[1:7], *low_bits])), 2)
+        mib, frame, half_frame = read_broadcast_channel(block, cell_id, index)
         assert frame == first_slot // cells.slots_per_frame
         assert half_frame == second_half
         assert mib[7] == (spacing == 30e3)
@@ -90,6 +97,36 @@ def demap(symbols, order, noise=0.01):
     bits = (np.arange(len(points))[:, None] >> np.arange(order - 1, -1, -1)) & 1
     ratios = [distance[:, bits[:, i] == 1].min(1) - distance[:, bits[:, i] == 0].min(1) for i in range(order)]
     return np.stack(ratios, 1).reshape(-1)
+
+
+def decode_transport_block(ratios, size, rate, modulation):
+    """Bits of a transport block from its descrambled likelihood ratios, by py3gpp; checks all CRCs."""
+    info = py3gpp.nrDLSCHInfo(size, rate)
+    recovered = np.clip(py3gpp.nrRateRecoverLDPC(ratios, size, rate, 0, modulation, 1), -1e3, 1e3)
+    decoded, _ = py3gpp.nrLDPCDecode(recovered, info["BGN"], 8)
+    transport, failed = py3gpp.nrCodeBlockDesegmentLDPC(decoded, info["BGN"], size + info["L"])
+    assert not np.any(failed)
+    found, checksum = py3gpp.nrCRCDecode(transport.astype(int), info["CRC"])
+    assert checksum == 0
+    return found[:, 0]
+
+
+def symbol_lengths(fft_size):
+    """Samples of the 140 symbols of a frame with 15 kHz, prefixes included."""
+    return [(144 + 16 * (i % 7 == 0)) * fft_size // 2048 + fft_size for i in range(140)]
+
+
+def data_slot(samples, numerology, told, blocks):
+    """A slot of an aligned frame of 25 blocks with data alone: its number and grid `(14, 300)`.
+
+    `blocks` are the slots of SS/PBCH blocks in the first half frame.
+    """
+    fft_size, bins = numerology.fft_size, numerology.bins(300).numpy() % numerology.fft_size
+    tracking = (told["tracking_slot"] - 10 * told["frame_number"]) % 40
+    taken = blocks | {5 + block for block in blocks} | {tracking, (tracking + 1) % 40}
+    slot = min(set(range(10)) - taken)
+    starts = np.cumsum(symbol_lengths(fft_size))[14 * slot : 14 * slot + 14] - fft_size
+    return slot, np.stack([np.fft.fft(samples[s : s + fft_size], norm="ortho")[bins] for s in starts])
 
 
 @pytest.mark.parametrize(
@@ -141,21 +178,13 @@ def test_py3gpp_decodes_the_transport_blocks(table, mcs, groups, additional):
         ratios = demap(received + noise, order)
         seed = int(cells.rnti[row]) * 2**15 + int(cells.cell_id[row])
         ratios = ratios * (1 - 2 * np.asarray(py3gpp.nrPRBS(seed, len(ratios))))
-        recovered = py3gpp.nrRateRecoverLDPC(ratios, size, rate, 0, name, 1)
-        info = py3gpp.nrDLSCHInfo(size, rate)
-        recovered = np.clip(recovered, -1e3, 1e3)
-        decoded, _ = py3gpp.nrLDPCDecode(recovered, info["BGN"], 8)
-        transport, failed = py3gpp.nrCodeBlockDesegmentLDPC(decoded, info["BGN"], size + info["L"])
-        assert not failed
-        found, checksum = py3gpp.nrCRCDecode(transport.astype(int), info["CRC"])
-        assert checksum == 0
-        np.testing.assert_array_equal(found[:, 0], blocks.bits(grant).numpy())
+        np.testing.assert_array_equal(decode_transport_block(ratios, size, rate, name), blocks.bits(grant).numpy())
 
 
 def receive_transport_block(grid, told, slot_number, modulation):
     """py3gpp's receiver of one slot of a fully scheduled carrier of 25 blocks; checks the CRC, returns the code rate.
 
-    `grid` has shape `(14, 300)`, `told` holds what a waveform's parameters say.
+    `grid` has shape `(14, 300)`, `told` holds the parameters of a waveform.
     """
     cell_id = told["cell_id"]
     dmrs = [told["dmrs_position"], *{0: [], 1: [11], 2: [7, 11]}[told["dmrs_additional"]]]
@@ -178,23 +207,16 @@ def receive_transport_block(grid, told, slot_number, modulation):
     elements = 12 * (14 - told["control_symbols"]) - 6 * told["cdm_groups"] * len(dmrs)
     size = py3gpp.nrTBS(modulation, 1, 25, elements, rate)
     signs = 1 - 2 * np.asarray(py3gpp.nrPRBS(told["rnti"] * 2**15 + cell_id, len(data) * order))
-    info = py3gpp.nrDLSCHInfo(size, rate)
-    ratios = demap(data, order) * signs
-    recovered = np.clip(py3gpp.nrRateRecoverLDPC(ratios, size, rate, 0, modulation, 1), -1e3, 1e3)
-    decoded, _ = py3gpp.nrLDPCDecode(recovered, info["BGN"], 8)
-    transport, failed = py3gpp.nrCodeBlockDesegmentLDPC(decoded, info["BGN"], size + info["L"])
-    assert not np.any(failed)
-    assert py3gpp.nrCRCDecode(transport.astype(int), info["CRC"])[1] == 0
+    decode_transport_block(demap(data, order) * signs, size, rate, modulation)
     return rate
 
 
-def test_py3gpp_receives_an_aligned_waveform_with_no_more_than_its_parameters():
+def test_py3gpp_decodes_an_aligned_waveform_from_its_parameters():
     full, code_rate = torch.ones(2, dtype=torch.bool), torch.full((2,), 0.5)
     wave = nr.draw(
         25, 15e3, 2, 57_600, seeded(11), modulation=torch.tensor([1, 2]), code_rate=code_rate, full=full, aligned=True
     )
-    fft_size, bins = wave.numerology.fft_size, wave.numerology.bins(300).numpy() % wave.numerology.fft_size
-    lengths = [(144 + 16 * (i % 7 == 0)) * fft_size // 2048 + fft_size for i in range(140)]
+    fft_size = wave.numerology.fft_size
     for row in range(2):
         told = {name: int(value[row]) for name, value in wave.parameters.items()}
         samples = wave.samples[row].numpy()
@@ -203,22 +225,11 @@ def test_py3gpp_receives_an_aligned_waveform_with_no_more_than_its_parameters():
         index = [told["ssb_bitmap"] >> (7 - i) & 1 for i in range(8)].index(1)
         second_half = told["ssb_second_half"] if told["ssb_half_frames"] > 1 else start > 28_800
         symbol = 70 * second_half + 14 * (index // 2) + (2, 8)[index % 2]
-        assert start == sum(lengths[: symbol + 1]) - fft_size, "the timeline starts with a frame"
-        used = np.zeros((4, 240), bool)
-        used[[1, 3]] = True
-        used[2, :48] = used[2, 192:] = True
-        comb = np.arange(240) % 4 == cell_id % 4
-        softbits = py3gpp.nrSymbolDemodulate(block[used & ~comb], "QPSK", 0.1)
-        signs = 1 - 2 * np.asarray(py3gpp.nrPBCHPRBS(cell_id, index, 864))
-        _, checksum, mib, low_bits, half_frame, _ = py3gpp.nrBCHDecode(softbits * signs, 8, 8, cell_id)
-        assert checksum == 0 and half_frame == second_half
-        assert int("".join(map(str, [*mib[1:7], *low_bits])), 2) == told["frame_number"]
+        assert start == sum(symbol_lengths(fft_size)[: symbol + 1]) - fft_size, "the timeline starts with a frame"
+        _, frame, half_frame = read_broadcast_channel(block, cell_id, index)
+        assert (frame, half_frame) == (told["frame_number"], second_half)
 
-        tracking = (told["tracking_slot"] - 10 * told["frame_number"]) % 40
-        taken = {index // 2, 5 + index // 2, tracking, (tracking + 1) % 40}
-        slot = min(set(range(10)) - taken)
-        starts = np.cumsum(lengths)[14 * slot : 14 * slot + 14] - fft_size
-        grid = np.stack([np.fft.fft(samples[s : s + fft_size], norm="ortho")[bins] for s in starts])
+        slot, grid = data_slot(samples, wave.numerology, told, {index // 2})
         name = nr.MODULATIONS[int(wave.modulation[row])]
         assert abs(receive_transport_block(grid, told, told["slot"] + slot, name) - 0.5) < 0.06
 
@@ -315,8 +326,8 @@ def test_control_messages_are_found_and_decoded(level, duration, bundle, rows, p
         assert int("".join(map(str, bits[17:22])), 2) == 10, "the MCS"
 
 
-def test_the_short_format_schedules_only_what_it_implies():
-    # TS 38.214, clause 5.1.6.2: of a PDSCH scheduled by format 1_0 a terminal takes dmrs-AdditionalPosition for 2.
+def test_format_1_0_schedules_only_what_it_implies():
+    # TS 38.214, clause 5.1.6.2: with format 1_0, a terminal assumes a dmrs-AdditionalPosition of 2 for the PDSCH.
     cells = Cells(
         52, 15e3, 1, cell_id=torch.arange(4), first_slot=7, dmrs_additional=torch.arange(4), ssb_blocks=False
     )
@@ -324,12 +335,12 @@ def test_the_short_format_schedules_only_what_it_implies():
     assert length[2] == 39 and all(length[row] > 39 for row in (0, 1, 3))
 
 
-def test_new_data_toggle_their_indicator_where_a_process_comes_round_again():
+def test_the_new_data_indicator_toggles_when_a_process_is_reused():
     cells = Cells(25, 30e3, 20, cell_id=torch.tensor([3]), dmrs_additional=2, ssb_blocks=False)
     cells.allocated[0, 5] = False
     (messages,) = nr.transmit(cells, seeded(0)).control
     assert messages.slot.tolist() == [*range(5), *range(6, 20)]
-    # TS 38.212, clause 7.3.1.2.1: behind identifier, 9 bits of blocks, time and mapping come MCS, NDI, RV, process.
+    # TS 38.212, clause 7.3.1.2.1: after identifier, 9 bits of blocks, time and mapping come MCS, NDI, RV, process.
     fields = messages.payload[:, 1 + 9 + 4 + 1 + 5 :]
     assert fields[:, 0].tolist() == [0] * 16 + [1] * 3
     assert int(fields[:, 1:3].sum()) == 0, "each is sent for the first time"
@@ -342,7 +353,7 @@ def test_carriers_leave_the_edge_of_the_band_free(num_rb, spacing):
 
 
 @pytest.mark.parametrize(("carrier_hz", "maximum"), [(2.1e9, 4), (3.5e9, 8)])
-def test_how_many_blocks_a_half_frame_has_follows_from_the_carrier(carrier_hz, maximum):
+def test_the_number_of_ssb_positions_follows_from_the_carrier(carrier_hz, maximum):
     wave = nr.draw(25, 15e3, 16, 2 * 7680, seeded(1), carrier_hz=carrier_hz)
     assert wave.parameters["ssb_maximum"].unique().tolist() == [maximum]
     sent = wave.parameters["ssb_bitmap"] & (255 >> maximum)
@@ -350,7 +361,7 @@ def test_how_many_blocks_a_half_frame_has_follows_from_the_carrier(carrier_hz, m
 
 
 @pytest.mark.parametrize(("num_rb", "spacing_hz"), [(52, 15e3), (24, 30e3), (11, 30e3)])
-def test_tracking_signals_take_two_slots_that_have_room_whenever_they_come(num_rb, spacing_hz):
+def test_tracking_signals_take_two_slots_with_room(num_rb, spacing_hz):
     cells, _, told = nr.draw_cells(num_rb, spacing_hz, 128, 80, seeded(2), full=torch.arange(128) % 2 == 0)
     with_signals = 0
     for sent, number, first in zip(cells.tracking, cells.slot_number, told["tracking_slot"].tolist(), strict=True):
@@ -362,7 +373,7 @@ def test_tracking_signals_take_two_slots_that_have_room_whenever_they_come(num_r
     assert not bool((cells.tracking & (cells.downlink_symbols <= 8)).any())
 
 
-def test_more_places_for_blocks_in_time_division():
+def test_time_division_has_more_ssb_positions():
     wave = nr.draw(51, 30e3, 64, 30_720, seeded(1), carrier_hz=2.1e9)
     paired = wave.parameters["tdd_pattern"] == 0
     # TS 38.213, clause 4.1, case C: in unpaired spectrum there are eight from 1.88 GHz on.
@@ -427,7 +438,7 @@ def test_impossible_cells_are_errors():
 
 
 @pytest.mark.parametrize(("num_rb", "spacing"), [(11, 30e3), (25, 15e3), (106, 30e3)])
-def test_drawn_cells_transmit_what_they_say(num_rb, spacing):
+def test_drawn_cells_match_their_description(num_rb, spacing):
     cells, modulation, _ = nr.draw_cells(num_rb, spacing, 24, 6, seeded(num_rb))
     sent = nr.transmit(cells, seeded(0))
     assert bool(sent.grid.isfinite().all())
@@ -439,7 +450,7 @@ def test_drawn_cells_transmit_what_they_say(num_rb, spacing):
 
 
 @pytest.mark.parametrize("aligned", [False, True])
-def test_a_waveform_is_described_as_it_is(aligned):
+def test_a_waveform_matches_its_description(aligned):
     num_rb, spacing, num_samples = 24, 30e3, 30_000
     wave = nr.draw(num_rb, spacing, 12, num_samples, seeded(5), aligned=aligned)
     assert wave.samples.shape == (12, num_samples) and wave.samples.dtype == torch.complex64
@@ -458,13 +469,13 @@ def test_a_waveform_is_described_as_it_is(aligned):
         assert np.abs(np.delete(spectrum, bins, 1)).max(initial=0) < 1e-4
         power = np.abs(grid) ** 2
         busy = power > 1e-6
-        # The symbols at the ends are cut, so that the timeline holds a little more or less than they do.
+        # The symbols at the ends are cut off, so that the timeline holds a little more or less power than the others.
         assert power.sum() / busy.sum() == pytest.approx(float(wave.element_power[row]), rel=0.15)
         assert power.mean() == pytest.approx(float(wave.occupancy[row] * wave.element_power[row]), rel=0.1, abs=0.01)
         assert float(wave.data_share[row]) <= busy.mean() + 0.05
 
 
-def test_rows_that_are_asked_to_be_full_are_full():
+def test_full_rows_are_full():
     full = torch.arange(8) < 4
     cells, _, extra = nr.draw_cells(25, 15e3, 8, 20, seeded(2), full=full)
     assert bool(cells.allocated[:4].any(-1).all()), "every slot has data"

@@ -24,7 +24,7 @@ def encode(bits, num_coded, order, rate):
     return to_bits(code.encode(bits, size, num_symbols, order * ones), order).flatten(1)
 
 
-def test_mcs_tables_are_those_of_sionna():
+def test_mcs_tables_match_sionna():
     from sionna.phy.nr.utils import decode_mcs_index
 
     for number, table in nr_coding.MCS_TABLES.items():
@@ -33,7 +33,7 @@ def test_mcs_tables_are_those_of_sionna():
         np.testing.assert_allclose(rate.numpy() * 1024, [entry[1] for entry in table], rtol=1e-5)
 
 
-def test_block_sizes_are_those_of_py3gpp():
+def test_block_sizes_match_py3gpp():
     num_rb = torch.arange(1, 217, 5)
     for order, rate in sorted(set(nr_coding.MCS_TABLES[1] + nr_coding.MCS_TABLES[2])):
         for elements in (36, 96, 132, 156):
@@ -47,7 +47,7 @@ def test_block_sizes_are_those_of_py3gpp():
     ("size", "rate", "order", "num_coded"),
     [(504, 0.5, 4, 1000), (3824, 0.66, 6, 6000), (3040, 0.8, 6, 3900), (3848, 0.2, 2, 20002), (12552, 0.7, 8, 18008)],
 )
-def test_shared_channel_is_that_of_py3gpp(size, rate, order, num_coded):
+def test_shared_channel_matches_py3gpp(size, rate, order, num_coded):
     bits = random_bits(2, size)
     info = py3gpp.nrDLSCHInfo(size, rate)
     block = py3gpp.nrCRCEncode(bits[1].numpy().astype(int), info["CRC"])[:, 0]
@@ -73,7 +73,7 @@ def test_blocks_of_many_sizes_are_coded_together():
 
 
 @pytest.mark.parametrize(("size", "num_coded"), [(24, 120), (200, 700), (808, 2400)])
-def test_short_blocks_are_those_of_sionna(size, num_coded):
+def test_short_blocks_match_sionna(size, num_coded):
     # py3gpp takes a wrong lifting set where fewer than ten columns carry information.
     from sionna.phy.fec.ldpc import LDPC5GEncoder
 
@@ -85,7 +85,7 @@ def test_short_blocks_are_those_of_sionna(size, num_coded):
 
 
 @pytest.mark.parametrize("frame", [0, 10, 1023])
-def test_broadcast_channel_is_that_of_py3gpp(frame):
+def test_broadcast_channel_matches_py3gpp(frame):
     cell_id, mib = torch.tensor([321, 0]), random_bits(2, 24)
     ones = torch.ones(2, dtype=torch.int64)
     found = nr_coding.encode_broadcast(mib, frame * ones, torch.tensor([0, 1]), 0 * ones, cell_id)
@@ -95,7 +95,7 @@ def test_broadcast_channel_is_that_of_py3gpp(frame):
 
 
 @pytest.mark.parametrize(("num_bits", "num_coded"), [(41, 108), (41, 216), (70, 432), (100, 216)])
-def test_polar_code_is_that_of_sionna(num_bits, num_coded):
+def test_polar_code_matches_sionna(num_bits, num_coded):
     from sionna.phy.fec.polar import Polar5GEncoder
 
     bits = random_bits(3, num_bits)

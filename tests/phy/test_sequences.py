@@ -31,7 +31,7 @@ def test_gold_bits_agrees_with_py3gpp_for_many_seeds():
 
 
 def test_no_seeds_give_no_bits():
-    # Cells of which none has data have no pilots either.
+    # If no cell has data, there are no pilots either.
     assert gold_bits(torch.zeros(0, dtype=torch.int64), 300).shape == (0, 300)
 
 

@@ -1,4 +1,4 @@
-"""Packets of 802.11b, of direct-sequence spread spectrum, and what must not be taken for them."""
+"""Packets of 802.11b (direct-sequence spread spectrum), and signals that must not be taken for them."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def noise(num_samples, seed=0):
 
 
 def packets(num_samples, rate_mhz, snr_db, offset_hz=0.0):
-    """At `rate_mhz`, noise all the time, and in two fifths of it a packet of 200 us in every 500."""
+    """Noise at `rate_mhz`, with a packet of 200 us in every 500."""
     bits = np.random.default_rng(1).choice([-1, 1], size=num_samples // rate_mhz + 2)
     chips = np.outer(bits.cumprod(), BARKER).ravel()
     # Through a filter that lets through half of the main lobe at 10 Msps, and all of it at 44.
@@ -34,12 +34,12 @@ def evidence(iq, rate_mhz):
 
 
 @pytest.mark.parametrize("rate_mhz", [5, 10, 20, 44])
-def test_packets_are_heard_at_any_rate_and_carrier_offset(rate_mhz):
+def test_packets_are_found_at_any_rate_and_carrier_offset(rate_mhz):
     for offset_hz in (0.0, 90e3):
         assert evidence(packets(5000 * rate_mhz, rate_mhz, 5.0, offset_hz), rate_mhz) > 2
 
 
-def test_they_are_heard_below_the_noise():
+def test_packets_are_found_below_the_noise():
     assert evidence(packets(100_000, 20, -5.0), 20) == MOST
 
 
@@ -49,16 +49,16 @@ def test_they_are_heard_below_the_noise():
         noise(100_000),
         np.exp(0.7j * np.arange(100_000)) + 0.1 * noise(100_000),  # a tone
         resample_poly(noise(10_000), 10, 1) + 0.1 * noise(100_000),  # a tenth of the band
-        np.tile(noise(16), 6250) + 0.1 * noise(100_000),  # comes again every 0.8 us, as WiFi's training fields do
+        np.tile(noise(16), 6250) + 0.1 * noise(100_000),  # repeats every 0.8 us, as WiFi's training fields do
         noise(100_000) * (np.arange(100_000) % 2000 < 60) + 0.1 * noise(100_000, 1),  # short bursts
         np.zeros(100_000),
     ],
 )
-def test_nothing_else_is_taken_for_them(other):
+def test_other_signals_are_not_taken_for_packets(other):
     assert LEAST <= evidence(other, 20) < -1
 
 
-def test_too_little_says_nothing():
+def test_short_recordings_give_no_evidence():
     assert evidence(packets(1900, 20, 20.0), 20) == 0
 
 

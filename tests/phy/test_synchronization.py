@@ -1,4 +1,4 @@
-"""The compensated receiver, against what was sent: resource elements, symbol starts and carrier offsets."""
+"""The synchronized receiver against the resource elements, symbol starts and carrier offsets that were sent."""
 
 from pathlib import Path
 
@@ -17,12 +17,9 @@ from lwm_spectro_hf.phy.synchronization import (
     symbol_period_s,
     synchronize,
 )
+from seeds import seeded
 
 RECORDING = Path(__file__).parents[2] / "examples/recordings/wifi_11a_16qam_36mbps.sigmf-meta"
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def turned(samples, cycles_per_sample):
@@ -31,13 +28,13 @@ def turned(samples, cycles_per_sample):
 
 
 def noisy(samples, snr_db, seed):
-    """Noise against elements of power one, whose DFT is unitary."""
+    """Adds noise for the given SNR of resource elements of power one (unitary DFT)."""
     noise = torch.randn(samples.shape, generator=seeded(seed), dtype=torch.complex64)
     return samples + noise * 10 ** (-snr_db / 20)
 
 
 class Cell:
-    """Rows of an endless downlink of random QPSK, each heard from another sample on with another carrier offset."""
+    """Rows of a downlink of random QPSK, each starting at another sample, with another carrier offset."""
 
     def __init__(self, sampling_rate, spacing_hz, num_samples, taps, snr_db, load=1.0, batch=24):
         draw = seeded(int(10 * snr_db) + 1000)
@@ -61,13 +58,13 @@ class Cell:
         self.useful = useful - since[:, None]
 
     def symbol_and_error(self, start):
-        """The symbol that each frame is of, and by how many samples the frame starts after its useful part."""
+        """The symbol of each frame, and by how many samples the frame starts after its useful part."""
         error = start[..., None] - self.useful[:, None]
         symbol = error.abs().argmin(2)
         return symbol, error.gather(2, symbol[..., None])[..., 0]
 
     def hears_one_symbol(self, start):
-        """Whether all paths of the symbol before are over, and the symbol after has not begun."""
+        """Whether each frame is free of all paths of the symbol before, and of the symbol after."""
         error = self.symbol_and_error(start)[1]
         prefix = self.fft_size * 144 // 2048
         return (error <= 0) & (error >= max(delay for delay, _ in self.taps) - prefix)
@@ -89,17 +86,17 @@ def test_frames_are_the_transmitted_elements(sampling_rate, spacing_hz):
     channel = sum(gain * torch.exp(-2j * torch.pi * delay * bins / cell.fft_size) for delay, gain in taps)
     ramp = torch.exp(2j * torch.pi * error[..., None] * bins / cell.fft_size)
     sent = cell.grid.gather(1, symbol[..., None].expand(-1, -1, 72)) * channel * ramp
-    # One phase a frame is left over: the offset is known to a thousandth of a spacing or so.
+    # One unknown phase per frame is left, since the offset is known only to about a thousandth of a spacing.
     phase = (received * sent.conj()).sum(2, keepdim=True)
     wrong = received - sent * phase / phase.abs()
     assert 10 * torch.log10(wrong.abs().square().mean()) < -23.5
-    # The bins of the guard band hold the noise and nothing else.
+    # The bins of the guard band hold only noise.
     guard = torch.fft.fft(found.iq.unflatten(1, (128, -1)), norm="ortho")[..., 40 : cell.fft_size - 40]
     assert 10 * torch.log10(guard.abs().square().mean()) < -24
 
 
 @pytest.mark.parametrize("sampling_rate, spacing_hz", RATES)
-def test_timing_and_offset_at_5_db(sampling_rate, spacing_hz):
+def test_timing_and_offset_are_accurate_at_5_db(sampling_rate, spacing_hz):
     cell = Cell(sampling_rate, spacing_hz, required_samples(sampling_rate, spacing_hz), ((0, 1.0),), 5, batch=64)
     found = synchronize(cell.iq, sampling_rate, spacing_hz)
     assert cell.hears_one_symbol(found.start).float().mean() > 0.99
@@ -107,14 +104,14 @@ def test_timing_and_offset_at_5_db(sampling_rate, spacing_hz):
     assert error.square().mean() < 0.01**2 and error.abs().max() < 0.03
 
 
-def test_a_mostly_idle_cell_and_a_strong_spur():
+def test_mostly_idle_cells_with_a_strong_spur_are_synchronized():
     cell = Cell(1.92e6, 15e3, required_samples(1.92e6, 15e3), ((0, 1.0),), 20, load=0.1)
     found = synchronize(cell.iq + 0.5, 1.92e6, 15e3)
     assert cell.hears_one_symbol(found.start).float().mean() > 0.99
     assert ((found.cfo_hz - cell.cfo_hz[:, None]) / 15e3).square().mean() < 0.02**2
 
 
-def test_every_few_symbols_and_a_clock_that_drifts():
+def test_every_few_symbols_are_found_with_a_drifting_clock():
     step = 20
     needed = required_samples(1.92e6, 15e3, 128, step)
     cell = Cell(1.92e6, 15e3, needed + 10, ((0, 1.0),), 15, batch=4)
@@ -198,7 +195,7 @@ def test_each_wifi_packet_has_its_own_timing_and_offset(upsampling, snr_db):
 
 
 @pytest.mark.parametrize("upsampling, answer_db", [(1, 0), (2, 15), (2, -10)])
-def test_of_an_exchange_one_station_is_left(upsampling, answer_db):
+def test_answers_are_removed_from_an_exchange(upsampling, answer_db):
     rows = [exchanges(20_000 * upsampling, upsampling, seed) for seed in range(6)]
     is_answer, is_data = torch.zeros(2, len(rows), 20_000 * upsampling, dtype=torch.bool)
     for row, (samples, packets) in enumerate(rows):
@@ -211,17 +208,17 @@ def test_of_an_exchange_one_station_is_left(upsampling, answer_db):
     noise = 10**-2.0
     assert alone[is_answer].abs().square().mean() == pytest.approx(noise, rel=0.1)
     assert torch.equal(alone[is_data], iq[is_data]) and alone.shape == iq.shape
-    assert not torch.equal(alone[is_answer][:80], alone[is_answer][80:160]), "not one symbol over and over"
+    assert not torch.equal(alone[is_answer][:80], alone[is_answer][80:160]), "not a repeated symbol"
 
 
-def test_what_is_long_or_nobody_has_asked_for_is_no_answer():
+def test_long_or_unsolicited_packets_are_no_answers():
     data = wifi.packet_samples(wifi.ppdu(torch.zeros(1, 600, dtype=torch.uint8), 24, torch.tensor([77])))[0]
     short = wifi.packet_samples(wifi.ppdu(torch.zeros(1, 14, dtype=torch.uint8), 12, torch.tensor([77])))[0]
     sifs, difs = torch.zeros(320, dtype=torch.complex64), torch.zeros(1000, dtype=torch.complex64)
-    # Two data packets a SIFS apart, as from one station, and short ones after which nothing waits.
+    # Two data packets a SIFS apart, as from one station, and short ones on their own.
     iq = noisy(torch.cat([difs, data, sifs, data, difs, short, difs, short, difs])[None], 20, 1)
     assert torch.equal(of_one_station(iq, 20e6)[0], iq)
-    # A request to send and the permission, which another station gives.
+    # A request to send, and the clear to send of another station.
     iq = noisy(torch.cat([difs, short, sifs, short, sifs, data, sifs, short, difs])[None], 20, 1)
     changed = of_one_station(iq, 20e6)[0] != iq
     first = len(difs) + len(short) + len(sifs)
@@ -231,7 +228,7 @@ def test_what_is_long_or_nobody_has_asked_for_is_no_answer():
         assert torch.equal(of_one_station(iq, 20e6)[0], iq)
 
 
-def test_the_raster_goes_on_in_silence_and_without_a_burst():
+def test_the_raster_continues_in_silence_and_without_bursts():
     samples, packets = exchanges(required_samples(20e6, SPACING_WIFI_HZ), 1, 3)
     found = synchronize(samples[None], 20e6, SPACING_WIFI_HZ)
     assert int(found.start.diff().min()) > 0 and int(found.start.diff().max()) <= 80
@@ -245,7 +242,7 @@ def test_the_raster_goes_on_in_silence_and_without_a_burst():
         assert bool((alone.start.diff() == 80).all())
 
 
-def test_real_wifi_packets_begin_with_what_they_end_with():
+def test_symbols_of_real_wifi_packets_begin_with_their_end():
     recording = open_recording(RECORDING)
     iq = torch.from_numpy(recording.read())[None]
     found = synchronize(iq, recording.sampling_rate, SPACING_WIFI_HZ)
@@ -258,7 +255,7 @@ def test_real_wifi_packets_begin_with_what_they_end_with():
         turn = torch.exp(-2j * torch.pi * found.cfo_hz[0, inside] / SPACING_WIFI_HZ)[:, None]
         assert len(start) > 7
         assert (prefix - tail * turn).abs().square().mean() < 0.01 * prefix.abs().square().mean()
-    # Where frames straddle two symbols, or two packets whose gap was cut out, 24 dB.
+    # It would be -24 dB if frames straddled two symbols, or two packets.
     spectrum = torch.fft.fft(found.iq.unflatten(1, (128, -1))).abs().square()
     assert 10 * torch.log10(spectrum[..., 29:36].mean() / spectrum.mean()) < -30
     extractor = SpectrogramFeatureExtractor(num_freq_bins=64, fft_size=64, hop_length=64)
@@ -285,7 +282,7 @@ def test_wrong_input_is_refused():
 
 
 def taking_turns(seed, upward, cfo_hz, num_samples=200_000):
-    """An exchange of data both ways at 10 dB, the station `cfo_hz` off; and where it and the access point send."""
+    """An exchange of data in both directions at 10 dB, with carriers `cfo_hz` apart, and where each of both sends."""
     share = torch.full((4,), bool(upward))
     options = {"full": torch.ones(4, dtype=torch.bool), "apart": torch.ones(4, dtype=torch.bool), "two_way": share}
     sent = wifi.draw(4, num_samples, seeded(seed), high_throughput=0.0, **options)
@@ -295,7 +292,7 @@ def taking_turns(seed, upward, cfo_hz, num_samples=200_000):
 
 
 @pytest.mark.parametrize("upward", [False, True])
-def test_the_station_that_sends_for_longest_is_left(upward):
+def test_the_station_that_sends_for_longest_is_kept(upward):
     found = torch.zeros(2)
     for seed in range(4):
         iq, own, others = taking_turns(seed, upward, 60e3)
@@ -310,10 +307,10 @@ def test_the_station_that_sends_for_longest_is_left(upward):
 def test_carriers_that_agree_are_one_station():
     iq, own, others = taking_turns(1, True, 0.0)
     changed = of_one_station(iq, 20e6)[0] != iq
-    assert changed[own].float().mean() < 0.05 and changed[others].float().mean() < 0.6, "what is left out are answers"
+    assert changed[own].float().mean() < 0.05 and changed[others].float().mean() < 0.6, "only answers are removed"
 
 
-def test_who_has_sent_for_longer_before_is_listened_to():
+def test_the_station_that_sent_for_longer_before_is_kept():
     iq, own, others = taking_turns(2, True, 60e3)
     usual = of_one_station(iq, 20e6)[1]
     before = Station(usual.carrier_hz + 60e3, torch.full((4,), 0.1))
@@ -323,7 +320,7 @@ def test_who_has_sent_for_longer_before_is_listened_to():
     assert (station.airtime_s > 0.1)[heard].all()
     changed = (alone != iq)[heard]
     assert changed[own[heard]].float().mean() > 0.9 > 0.2 > changed[others[heard]].float().mean()
-    # Who does not send any more is not waited for, and where nobody does, who was heard is not forgotten.
+    # A station that no longer sends is given up; if nobody sends, the station known before is remembered.
     gone = of_one_station(iq, 20e6, Station(usual.carrier_hz - 100e3, before.airtime_s))[1]
     torch.testing.assert_close(gone.carrier_hz, usual.carrier_hz)
     silence = torch.zeros_like(iq)

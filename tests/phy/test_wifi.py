@@ -12,13 +12,10 @@ import wifi_receiver
 from lwm_spectro_hf.phy import wifi, wifi_frames, wifi_traffic
 from lwm_spectro_hf.phy.ofdm import symbols_to_samples
 from lwm_spectro_hf.phy.wifi_coding import HT_MODES, LEGACY_MODES
+from seeds import seeded
 
 RECORDING = Path(__file__).parents[2] / "examples/recordings/wifi_11a_16qam_36mbps"
 BITS = {"BPSK": 1, "QPSK": 2, "16QAM": 4, "64QAM": 6}
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def frames(num, num_bytes, seed=0):
@@ -35,7 +32,7 @@ def through_multipath(samples, seed):
 
 
 def test_the_receiver_decodes_a_real_recording():
-    # Otherwise it would prove nothing about generated packets. Where the packets start was found by correlation.
+    # Otherwise it would prove nothing about generated packets. The starts of the packets were found by correlation.
     iq = np.fromfile(RECORDING.with_suffix(".sigmf-data"), "<c8").astype(complex)
     assert json.loads(RECORDING.with_suffix(".sigmf-meta").read_text())["global"]["core:sample_rate"] == 20e6
     found = []
@@ -72,7 +69,7 @@ def test_ht_packets_are_received_at_every_scheme(mcs):
             found = wifi_receiver.receive(received)
             assert found.psdu == psdu[row].numpy().tobytes() and found.fcs_is_right
             assert (found.rate_mbps, found.mcs, found.num_samples) == (6, mcs, len(samples))
-            # To stations that know only SIGNAL, the packet ends where it ends.
+            # SIGNAL gives the true end of the packet to stations that know nothing else.
             assert found.legacy_num_samples == found.num_samples
             assert Fraction(found.code_rate) == HT_MODES[mcs].code_rate
 
@@ -126,7 +123,7 @@ def test_timeline_holds_exchanges_that_a_receiver_follows():
                     assert start - end == 16 * 20, "an acknowledgement comes after exactly SIFS"
                     assert found.psdu[4:10] == last.psdu[10:16]
                     reserved_us, answer_us = int.from_bytes(last.psdu[2:4], "little"), 16 + found.num_samples // 20
-                    # In an opportunity of 802.11n, for a SIFS and the next exchange, too.
+                    # In a transmission opportunity of 802.11n, also for a SIFS and the next exchange.
                     assert reserved_us == answer_us or last.mcs is not None and reserved_us > 2 * answer_us + 16
                     assert found.rate_mbps in (6, 12, 24)
             else:
@@ -142,7 +139,7 @@ def test_timeline_holds_exchanges_that_a_receiver_follows():
     assert num_received > 20 and num_answers > 5 and kinds == {True, False}
 
 
-def test_a_sender_waits_for_the_answer_before_it_goes_on():
+def test_a_sender_waits_for_the_answer():
     generator = seeded(4)
     options = {"modulation": None, "code_rate": None, "full": torch.ones(64, dtype=torch.bool)}
     links = wifi_traffic.draw_links(64, generator, **options, high_throughput=0.4, aligned=False)
@@ -152,11 +149,11 @@ def test_a_sender_waits_for_the_answer_before_it_goes_on():
     contending, to_one = ~links.opportunity[:, None], (links.ack >= 0)[:, None]
     lost = contending & to_one & (answer[:, :-1] == 0)
     assert lost.any() and gap[lost].min() == 16 + 9 + 20 + 34  # 10.3.2.11, and DIFS
-    assert gap[(contending & ~to_one).expand_as(gap)].min() == 34  # nobody is to answer
+    assert gap[(contending & ~to_one).expand_as(gap)].min() == 34  # no answer is expected
 
 
 @pytest.mark.parametrize("modes", [LEGACY_MODES.values(), HT_MODES])
-def test_asked_modes_are_in_the_air(modes):
+def test_requested_modes_are_sent(modes):
     modes = list(modes)
     modulation = torch.tensor([wifi.MODULATIONS.index(mode.modulation) for mode in modes])
     code_rate = torch.tensor([float(mode.code_rate) for mode in modes])
@@ -193,25 +190,25 @@ def test_full_rows_are_packets_one_after_another():
     for row in full.nonzero()[:, 0].tolist():
         silent = np.convolve((batch.samples[row].abs() > 0).numpy(), np.ones(64), "same") < 1
         edges = np.flatnonzero(np.diff(np.r_[0, silent, 0]))
-        # DIFS and a first attempt's longest back-off, after an answer that never came.
+        # At most DIFS and the longest back-off of a first attempt, after a missing answer.
         assert np.diff(edges)[::2].max() <= (45 + 34 + 15 * 9) * 20
         assert len(packet_starts(batch.symbol_start[row], 100_000)) > 1
 
 
-def test_packets_of_saturated_senders_do_not_tell_their_rate_by_how_long_they_last():
+def test_packet_lengths_of_saturated_senders_do_not_reveal_the_rate():
     modulation = torch.arange(400) % 4
     lasting = []
     for seed in range(4):
         links = wifi_traffic.draw_links(400, seeded(seed), modulation, None, modulation >= 0, 0.0, False)
         lasting.append(links.data_blocks())
     lasting = torch.cat(lasting)
-    # When all bodies had 1,500 bytes and more, those packets were of 64-QAM alone.
+    # If all bodies had at least 1,500 bytes, only packets of 64-QAM would be as short.
     shortest = wifi_traffic.preamble_blocks(False) + LEGACY_MODES[36].num_symbols(1500)
     short = (lasting < shortest).float().mean(1)
     assert all(short[modulation.repeat(4) == one].mean() > 0.2 for one in range(4))
 
 
-def test_answers_are_apart_where_they_are_asked_to_be():
+def test_answers_are_separate_on_request():
     options = {"batch_size": 8, "num_samples": 40_000, "full": torch.ones(8, dtype=torch.bool)}
     together = wifi.draw(generator=seeded(5), **options)
     apart = torch.arange(8) % 2 == 0
@@ -222,7 +219,7 @@ def test_answers_are_apart_where_they_are_asked_to_be():
     assert torch.equal(parted.element_power, together.element_power)
 
 
-def test_a_station_that_sends_data_sends_for_less_time_than_its_access_point():
+def test_stations_send_for_less_time_than_their_access_point():
     options = {"batch_size": 8, "num_samples": 200_000, "full": torch.arange(8) < 4, "apart": torch.ones(8) > 0}
     two_way = torch.arange(8) % 2 == 0
     batch = wifi.draw(generator=seeded(5), two_way=two_way, **options)
@@ -233,7 +230,7 @@ def test_a_station_that_sends_data_sends_for_less_time_than_its_access_point():
     assert torch.equal(alone.code_rate, batch.code_rate) and torch.equal(alone.modulation, batch.modulation)
 
     num_upward, num_downward = 0, 0
-    addresses, numbers = {}, {}  # of each row: those of access point and station; the last sequence number of both
+    addresses, numbers = {}, {}  # by row: addresses of access point and station, and the last sequence number of each
     for row in torch.nonzero(two_way)[:, 0].tolist():
         starts = packet_starts(batch.symbol_start[row], 200_000)
         for start in starts:
@@ -269,7 +266,7 @@ def test_only_links_with_quality_of_service_hold_the_medium():
     assert 0.4 < float(links.opportunity[newer].float().mean()) < 0.6
 
 
-def test_opportunities_end_in_time_and_reserve_the_medium_for_what_comes_next():
+def test_opportunities_end_in_time_and_reserve_the_next_exchange():
     generator = seeded(6)
     full = torch.ones(400, dtype=torch.bool)
     links = wifi_traffic.draw_links(400, generator, None, None, full, 1.0, False)
@@ -285,7 +282,7 @@ def test_opportunities_end_in_time_and_reserve_the_medium_for_what_comes_next():
             until = this[0] + 4 * blocks[number][0] + int(exchanges.reserved_us[row, number])
             if answered and following[0] - end == 16:
                 assert until == following[1] + 4 * int(answer[row])
-                assert until - begun <= 2528 or begun < 0 or not answered
+                assert until - begun <= 2528 or begun < 0
                 checked += 1
             elif answered:
                 assert until == end and following[0] - end >= 34
@@ -295,24 +292,24 @@ def test_opportunities_end_in_time_and_reserve_the_medium_for_what_comes_next():
     assert checked > 500
 
 
-def test_nobody_is_asked_to_acknowledge_what_goes_to_a_group():
+def test_frames_to_a_group_request_no_acknowledgement():
     receiver = torch.tensor([[0xFF] * 6, [0x02] + [0x11] * 5]).byte()
     sender, numbers = torch.full((2, 6), 0x06).byte(), torch.zeros(2, dtype=torch.int64)
     sent = wifi_frames.data_frame(receiver, sender, numbers, numbers, torch.zeros(2, 8).byte(), qos=True)
-    # QoS Control, behind 24 octets of header: bits 5 and 6 are 1 and 0 for No Ack (9.2.4.5.4).
+    # QoS Control, after 24 octets of header: bits 5 and 6 are 1 and 0 for No Ack (9.2.4.5.4).
     assert sent[:, 24:26].tolist() == [[0x20, 0], [0, 0]]
     plain = wifi_frames.data_frame(receiver, sender, numbers, numbers, torch.zeros(2, 8).byte())
     assert plain.shape[1] == sent.shape[1] - 2 and not bool(plain[:, 24:32].any())
 
 
-def test_a_file_too_short_for_a_packet_has_the_beginning_of_one():
+def test_recordings_too_short_for_a_packet_hold_its_beginning():
     one = torch.zeros(3, dtype=torch.int64)
     options = dict(modulation=one, code_rate=one + 0.5, full=one == 0, high_throughput=0.0, aligned=True)
     batch = wifi.draw(3, 10_000, seeded(2), **options)
     assert (batch.samples[:, :600] == 0).all() and (batch.samples[:, -2000:].abs().square().mean(1) > 0.5).all()
 
 
-def test_a_waveform_is_what_it_says():
+def test_a_waveform_matches_its_description():
     num_samples = 20_000
     batch, again = (wifi.draw(6, num_samples, seeded(3)) for _ in range(2))
     assert torch.equal(batch.samples, again.samples) and torch.equal(batch.symbol_start, again.symbol_start)
@@ -356,6 +353,6 @@ def test_annex_i_signal_symbol_in_time():
     )
 
 
-def test_pilot_polarity_is_that_of_the_standard():
+def test_pilot_polarity_matches_the_standard():
     expected = [1.0 if sign == "+" else -1.0 for sign in wifi_receiver.POLARITY]
     assert wifi.pilot_polarity().tolist() == expected

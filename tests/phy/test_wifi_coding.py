@@ -9,8 +9,8 @@ import torch
 from lwm_spectro_hf.phy import wifi, wifi_coding, wifi_frames
 from lwm_spectro_hf.phy.wifi_coding import HT_MODES, LEGACY_MODES
 
-# Table I-1: 100 bytes sent at 36 Mbit/s; the scrambler starts from 1011101. Tables G are those of the same example in
-# 802.11a-1999, where it had other last bytes.
+# Table I-1: 100 bytes sent at 36 Mbit/s; the scrambler starts from 1011101. Tables G show the same example in
+# 802.11a-1999, with other last bytes.
 HEADER = bytes.fromhex("0402002E006008CD37A60020D6013CF1006008AD3BAF0000")
 MESSAGE = HEADER + b"Joy, bright spark of divinity,\nDaughter of Elysium,\nFire-insired we trea"
 FCS, FCS_1999 = bytes.fromhex("673321B6"), bytes.fromhex("DA5799ED")
@@ -81,7 +81,7 @@ def test_annex_i_data_symbols():
 
 
 @pytest.mark.parametrize("num_bytes", [4, 10, 64, 1500])
-def test_check_sequence_is_that_of_zlib(num_bytes):
+def test_check_sequence_matches_zlib(num_bytes):
     frames = torch.randint(0, 256, (5, num_bytes), generator=torch.Generator().manual_seed(num_bytes)).byte()
     for frame in wifi_frames.mpdu(frames).numpy():
         assert zlib.crc32(frame[:-4].tobytes()) == int.from_bytes(frame[-4:].tobytes(), "little")

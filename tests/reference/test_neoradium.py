@@ -15,7 +15,7 @@ from lwm_spectro_hf.phy.nr_cells import Cells, mcs_entry
 from lwm_spectro_hf.phy.ofdm import Numerology, cyclic_prefix_3gpp, modulate
 
 neoradium = pytest.importorskip("neoradium")
-# Its 32-bit product wraps around, which the sequence's seed, taken modulo 2^31, does not feel.
+# Its 32-bit product wraps around, which does not change the sequence's seed modulo 2^31.
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 
 

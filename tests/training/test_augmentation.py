@@ -1,4 +1,4 @@
-"""Views of a spectrogram: what is shifted and mirrored stays the same signal."""
+"""Views of a spectrogram: shifting, mirroring, shortening and narrowing keep the signal."""
 
 import pytest
 import torch
@@ -14,13 +14,13 @@ def test_rows_start_later_and_mirror_about_dc():
     assert torch.equal(views[0], values[0])
     assert torch.equal(views[1], values[1].roll(-4, 1))
     mirrored = values[2].roll(-8, 1)
-    # DC, the bin right of the middle, stays; k bins above it is where k below was.
+    # DC, the bin right of the middle, stays; the bin k above it comes from the bin k below.
     assert torch.equal(views[2][..., 12], mirrored[..., 12])
     assert torch.equal(views[2][..., 13:], mirrored[..., 1:12].flip(-1))
 
 
 @pytest.mark.parametrize("num_bins", [24, 23])
-def test_the_mirror_is_that_of_the_conjugate_signal(noise, num_bins):
+def test_the_mirror_is_the_spectrogram_of_the_conjugate(noise, num_bins):
     extractor = SpectrogramFeatureExtractor(num_frames=16, num_freq_bins=num_bins, fft_size=num_bins)
     iq = torch.from_numpy(noise(16 * num_bins))[None]
     mirror = augment(extractor.spectrogram(iq), torch.tensor([[0.0, 0.1]]))
@@ -32,14 +32,14 @@ def test_spectrograms_of_symbols_become_those_of_short_recordings():
     resolution = torch.tensor([[1 / 14e3, 15e3], [4e-6, 312.5e3], [2e-5, 15e3], [torch.nan, torch.nan]])
     noise = torch.tensor([[0.1, 0.45, 0.9]] * 4)
     views = shorten(values, resolution, noise, share=0.5)
-    # Of a cell whole slots of seven symbols, of packets any number; frames that are no symbols stay.
+    # Cells keep whole slots of seven symbols, packets any number; frames that are no symbols are unchanged.
     for row, count in ((0, 28), (1, 59)):
         assert torch.equal(views[row], views[row][:, torch.arange(128) % count])
         assert len(views[row, 0].unique(dim=0)) == count
         for channel in views[row]:
             assert channel.mean().item() == pytest.approx(0, abs=1e-5)
             assert channel.std(correction=0).item() == pytest.approx(1, abs=1e-5)
-        # They are frames of the recording, one after the other.
+        # They are consecutive frames of the recording.
         similar = torch.corrcoef(torch.cat([values[row, 0], views[row, 0, :1]]))[-1, :-1]
         start = int(similar.argmax())
         assert 0 < start <= 128 - count
@@ -51,8 +51,8 @@ def test_spectrograms_of_symbols_become_those_of_short_recordings():
     assert torch.equal(shorten(values, resolution, noise, share=0.05), values)
 
 
-def test_short_recordings_look_as_they_are_heard():
-    """The spectrogram of a recording's first symbols over and over is what training makes of the whole one's."""
+def test_shortening_equals_repeating_the_first_symbols():
+    """Training makes the spectrogram of a recording's first symbols, repeated, from that of the whole recording."""
     extractor = SpectrogramFeatureExtractor(hop_length=128)
     frames = torch.randn(1, 128, 128, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
     resolution = torch.tensor([[1 / 28e3, 30e3]])
@@ -73,7 +73,7 @@ def test_narrow_views_hold_a_piece_of_the_whole():
     widths = set()
     for row, hidden in zip(moved, mask, strict=True):
         frames, bins = (~hidden).any(1).nonzero()[:, 0], (~hidden).any(0).nonzero()[:, 0]
-        # From the first frame on, and around the middle, without gaps.
+        # Visible are the first frames and the bins around the middle, without gaps.
         assert frames.tolist() == list(range(len(frames))) and len(frames) >= 6
         assert bins.tolist() == list(range(12 - len(bins) // 2, 12 - len(bins) // 2 + len(bins))) and len(bins) >= 6
         assert (~hidden).sum() == len(frames) * len(bins)

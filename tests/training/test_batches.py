@@ -1,4 +1,4 @@
-"""Batches by number: every row once, whoever shares them; labels, masks and arithmetic that go with them."""
+"""Batches by number: every row comes once, on any number of processes; their labels, masks and operation counts."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,12 +32,12 @@ def test_every_row_comes_once_from_every_chunk_equally(prefetch):
     rows = [batches.at(number)["index"] for number in range(6)]
     assert torch.cat(rows).sort().values.tolist() == list(range(48))
     assert all((row // 6).bincount(minlength=4)[-4:].tolist() == [2] * 4 for row in rows)
-    # By number, whatever was asked for before.
+    # Batches depend only on their number, not on what was read before.
     assert torch.equal(Batches(Counting(), 8).at(4)["index"], rows[4])
     assert torch.equal(batches.at(1)["index"], rows[1])
 
 
-def test_interleaved_blocks_change_little_by_little_and_lose_no_row():
+def test_interleaved_blocks_overlap_and_lose_no_row():
     source = Interleaved(Counting(), 2)
     assert source.chunks_per_batch == 8
     plain = [set(Counting().batch(number)["index"].tolist()) for number in range(5)]
@@ -52,7 +52,7 @@ def test_interleaved_blocks_change_little_by_little_and_lose_no_row():
         Interleaved(Counting(), 7).batch(0)
 
 
-def test_repeated_rows_have_other_numbers_and_are_not_made_again():
+def test_repeated_rows_get_new_numbers_and_are_made_once():
     source = Counting()
     batches = Batches(source, 8, repeat=2)
     visits = torch.cat([batches.at(number)["index"] for number in range(12)])
@@ -89,7 +89,7 @@ def test_classes_of_one_label():
     }
     found = {name: class_labels(batch, name).tolist() for name in NUM_CLASSES}
     assert found["modulation"] == [1, -100, 4, -100] and found["mobility"] == [0, 2, -100, -100]
-    assert found["snr_db"] == [0, 6, -100, -100], "7 dB is not of the grid, and noise has no SNR"
+    assert found["snr_db"] == [0, 6, -100, -100], "7 dB is not on the grid, and noise has no SNR"
     assert all(max(classes) < NUM_CLASSES[name] for name, classes in found.items())
 
 
@@ -105,7 +105,7 @@ def test_mask_noise_is_uniform_and_belongs_to_the_sample():
 
 
 @pytest.mark.parametrize("strategy", ["token", "drop"])
-def test_operations_are_those_of_the_matrix_products(strategy):
+def test_operation_counts_match_the_matrix_products(strategy):
     config = LwmSpectroConfig(num_frames=32, num_freq_bins=16, num_hidden_layers=2, mask_strategy=strategy)
     patches, width, inner = config.num_patches, config.hidden_size, config.intermediate_size
     visible = patches - config.num_masked_patches if strategy == "drop" else patches
@@ -136,13 +136,13 @@ def write_shards(folder, sizes):
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
-def test_rows_kept_back_are_of_every_data_set_and_in_no_copy_of_it(tmp_path, in_memory):
+def test_rows_kept_back_come_from_every_data_set_and_are_not_trained_on(tmp_path, in_memory):
     folders = [tmp_path / "a", tmp_path / "b"]
     for number, folder in enumerate(folders):
         folder.mkdir()
         write_shards(folder, [24, 24 + 8 * number])
     options = {"chunk_size": 8, "kept_back": 16, "chunks_per_batch": 2, "in_memory": in_memory}
-    named = [folders[0], folders[1], folders[0]]  # twice, to weigh more
+    named = [folders[0], folders[1], folders[0]]  # listed twice, to count double
     train = ParquetSpectrograms(named, chunks_per_batch=14, **{k: v for k, v in options.items() if "chunks" not in k})
     kept = ParquetSpectrograms(named, only_kept_back=True, **options)
     assert len(train) == 2 * 40 + 48 - 128 % 8 and len(kept) == 16
@@ -153,7 +153,7 @@ def test_rows_kept_back_are_of_every_data_set_and_in_no_copy_of_it(tmp_path, in_
     assert not set(train.batch(0)["snr_db"].tolist()) & set(last.tolist())
 
 
-def test_a_data_set_without_the_protocol_leaves_validation_to_the_others(tmp_path):
+def test_small_data_sets_leave_validation_to_the_others(tmp_path):
     sizes = {"small": 6, "large": 100}
     for name, size in sizes.items():
         (tmp_path / name).mkdir()
@@ -161,7 +161,7 @@ def test_a_data_set_without_the_protocol_leaves_validation_to_the_others(tmp_pat
     folders = [tmp_path / name for name in sizes]
     options = {"chunk_size": 1, "chunks_per_batch": 1, "kept_back": 20}
     kept = ParquetSpectrograms(folders, protocol="LTE", only_kept_back=True, **options)
-    # Half of three rows, and what that lacks of the other.
+    # Half of the three rows of one; the other makes up for the rest.
     assert len(kept) == 20 and [path.parts[-3] for path in kept.paths] == list(sizes)
     train = ParquetSpectrograms(folders, protocol="LTE", **options)
     assert len(train) == 3 + 50 - 20
@@ -169,7 +169,7 @@ def test_a_data_set_without_the_protocol_leaves_validation_to_the_others(tmp_pat
         ParquetSpectrograms(folders, protocol="5G", only_kept_back=True, **options)
 
 
-def test_a_spectrogram_that_is_no_number_is_named(tmp_path):
+def test_spectrograms_with_nan_are_named(tmp_path):
     write_shards(tmp_path, [16, 16])
     last = max((tmp_path / "data").iterdir())
     table = pq.read_table(last)
@@ -184,7 +184,7 @@ def test_a_spectrogram_that_is_no_number_is_named(tmp_path):
         load_spectrograms(tmp_path, "train")
 
 
-def test_data_sets_that_do_not_say_their_resolution_have_an_unknown_one(tmp_path):
+def test_missing_resolutions_are_unknown(tmp_path):
     write_shards(tmp_path, [16, 16])
     first = min((tmp_path / "data").iterdir())
     pq.write_table(pq.read_table(first).drop_columns(["resolution"]), first)
@@ -217,7 +217,7 @@ def test_parquet_blocks_hold_every_row_of_the_protocol_once_an_epoch(tmp_path):
     for number in (3, 0):
         block = held.batch(number)
         assert all(torch.equal(block[name], column) for name, column in blocks[number].items())
-    # Two processes share what one alone has.
+    # Two processes share the rows of one.
     halves = [
         ParquetSpectrograms(tmp_path, chunks_per_batch=1, rank=rank, num_replicas=2, **options) for rank in (0, 1)
     ]

@@ -1,4 +1,4 @@
-"""What a run was begun with, and where it goes on from."""
+"""Settings of a run, and checkpoints to resume or start from."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from lwm_spectro_hf.training.checkpoints import (
 from tiny_models import build
 
 
-def test_what_is_gone_on_from_is_of_the_right_kind_and_whole(tmp_path):
+def test_loaded_checkpoints_are_whole_and_of_the_right_type(tmp_path):
     for name, model in (("expert", build("pretraining")), ("mixture", build("moe-pretraining"))):
         model.save_pretrained(tmp_path / name)
     assert load_trained(LwmSpectroForPreTraining, tmp_path / "expert").config.model_type == "lwm_spectro"
@@ -39,7 +39,7 @@ def test_what_is_gone_on_from_is_of_the_right_kind_and_whole(tmp_path):
     assert load_trained(LwmSpectroForPreTraining, tmp_path / "expert", "lwm_spectro.")
 
 
-def test_a_run_goes_on_with_what_it_was_begun_with(tmp_path):
+def test_a_run_resumes_with_its_own_settings(tmp_path):
     settings = {"rate": 0.1, "data": Path("data")}
     check_settings(tmp_path, settings, resume=False)
     with pytest.raises(ValueError, match="There is no run in .* to --resume"):
@@ -52,7 +52,7 @@ def test_a_run_goes_on_with_what_it_was_begun_with(tmp_path):
         check_settings(tmp_path, {**settings, "rate": 0.2}, resume=True)
 
 
-def test_the_newest_checkpoint_that_is_whole(tmp_path):
+def test_the_newest_whole_checkpoint_is_found(tmp_path):
     assert last_checkpoint(tmp_path / "nowhere") is None
     for number in (9, 10):
         (tmp_path / f"checkpoint-{number}").mkdir()
@@ -69,12 +69,12 @@ def test_the_newest_checkpoint_that_is_whole(tmp_path):
         (newest / name).write_bytes(whole)
 
 
-def test_figures_are_of_all_calls(tmp_path):
+def test_figures_add_up_over_calls(tmp_path):
     history = [{"loss": 2.0}, {"loss": 1.0}, {"train_loss": 0.1}]
     assert training_figures(tmp_path, history, 5.0) == {"train_loss": 1.0, "train_seconds": 5.0}
     (tmp_path / "results.json").write_text(json.dumps({"train_seconds": 7.0}))
     assert training_figures(tmp_path, [], 5.0) == {"train_loss": None, "train_seconds": 12.0}
-    (tmp_path / "results.json").write_text('{"train_seconds": 7')  # cut off; it is written anew
+    (tmp_path / "results.json").write_text('{"train_seconds": 7')  # cut off; it is replaced
     assert training_figures(tmp_path, [], 5.0) == {"train_loss": None, "train_seconds": 5.0}
     write_settings(tmp_path, {"rate": 0.1})
     (tmp_path / "settings.json").write_text('{"rate"')

@@ -1,4 +1,4 @@
-"""Fine-tuning: each method trains what it says, the result loads as what it is, and the script does it all."""
+"""Fine-tuning: each method trains only its part, its result can be loaded, and the script covers all steps."""
 
 import copy
 import json
@@ -115,7 +115,7 @@ def logits_of(model, rows):
 
 
 @pytest.mark.parametrize("mixture", [False, True])
-def test_a_frozen_encoder_stays_and_its_embeddings_are_enough(mixture, rows, tmp_path):
+def test_heads_of_frozen_encoders_are_trained_on_embeddings(mixture, rows, tmp_path):
     start = pretrained(mixture)
     model = build_classifier(start, "kind", LABELS)
     before = copy.deepcopy(model.state_dict())
@@ -147,7 +147,7 @@ def test_everything_but_the_router_is_trained_and_loads_again(mixture, rows, tmp
 
 
 @pytest.mark.parametrize("mixture", [False, True])
-def test_adapters_are_merged_into_the_attention_they_stand_beside(mixture, rows, tmp_path):
+def test_adapters_are_merged_into_the_attention(mixture, rows, tmp_path):
     model = build_classifier(pretrained(mixture), "kind", LABELS)
     before = copy.deepcopy(model.state_dict())
     adapted = add_lora(model, rank=2)
@@ -163,7 +163,7 @@ def test_adapters_are_merged_into_the_attention_they_stand_beside(mixture, rows,
 
 
 @pytest.mark.parametrize("mixture", [False, True])
-def test_fine_tuning_begins_where_a_probe_ends(mixture, rows):
+def test_fine_tuning_starts_from_a_probe(mixture, rows):
     model = build_classifier(pretrained(mixture), "kind", LABELS, head="linear")
     embedded = Embeddings(model, rows, 32, "the head")
     encoder = copy.deepcopy(model.base_model.state_dict())
@@ -178,7 +178,7 @@ def test_fine_tuning_begins_where_a_probe_ends(mixture, rows):
 
 
 @pytest.mark.parametrize("counts", [[143] * 14, [2999, 1], [1999, 2]])
-def test_a_probe_of_many_rows_has_some_of_each_class_to_choose_by(counts):
+def test_probes_of_many_rows_hold_out_some_of_each_class(counts):
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     embeddings = torch.randn(len(labels), 3, generator=torch.Generator().manual_seed(0)) + 4 * labels[:, None]
     probe = LogisticProbe(seed=0)
@@ -186,7 +186,7 @@ def test_a_probe_of_many_rows_has_some_of_each_class_to_choose_by(counts):
     assert (probe.predict(embeddings).argmax(1) == labels).float().mean() > 0.9
 
 
-def test_a_probe_of_two_classes_is_a_layer_too():
+def test_a_probe_of_two_classes_gives_a_layer():
     labels = torch.arange(20) % 2
     embeddings = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)) + labels[:, None]
     probe = LogisticProbe(seed=0)
@@ -198,7 +198,7 @@ def test_a_probe_of_two_classes_is_a_layer_too():
 
 
 @pytest.mark.parametrize("is_pretrained", [False, True])
-def test_statistics_of_pretraining_are_kept(is_pretrained, rows, tmp_path):
+def test_running_statistics_are_kept_after_pretraining(is_pretrained, rows, tmp_path):
     model = build_classifier(pretrained(stem_num_channels=4), "kind", LABELS)
     before = copy.deepcopy(model.state_dict())
     tuner(model, rows, tmp_path, pretrained=is_pretrained).train()
@@ -231,7 +231,7 @@ def test_the_joint_objective_is_the_sum_of_its_parts(rows, tmp_path):
     loss = joint.train()(**batch).loss
     expected = entropy + 0.5 * masked.reconstruction_loss + 0.25 * masked.contrastive_loss
     torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(joint.eval()(**batch).loss, entropy)  # validation compares with other methods
+    torch.testing.assert_close(joint.eval()(**batch).loss, entropy)  # so that validation compares with other methods
     before = copy.deepcopy(start.state_dict())
     tuner(joint, rows, tmp_path).train()
     assert {name.split(".")[0] for name in changed(start, before)} == {"lwm_spectro", "decoder", "projection"}
@@ -239,7 +239,6 @@ def test_the_joint_objective_is_the_sum_of_its_parts(rows, tmp_path):
 
 
 def test_the_joint_objective_routes_as_inference_does(rows, tmp_path):
-    torch.manual_seed(0)
     start = LwmSpectroMoEForPreTraining(tiny_moe_config(router_type="fourier", router_dropout_prob=0.9))
     joint = JointClassifier(build_classifier(start, "kind", LABELS), start, 0.5, 0.25)
     trainer = tuner(joint, rows, tmp_path, steps=1)
@@ -249,26 +248,26 @@ def test_the_joint_objective_routes_as_inference_does(rows, tmp_path):
     assert modes and not any(modes)
 
 
-def test_masks_of_the_joint_objective_differ_between_processes_and_come_again(rows, tmp_path):
+def test_joint_masks_differ_between_processes_and_are_reproducible(rows, tmp_path, monkeypatch):
     start = pretrained()
     joint, asked = JointClassifier(build_classifier(start, "kind", LABELS), start, 0.5, 0.25), []
     seen = joint.forward
     joint.forward = lambda **inputs: asked.append(inputs.get("noise")) or seen(**inputs)
-    trainer, batch = tuner(joint, rows, tmp_path, augmented=True), rows.__getitems__(list(range(24)))
+    batch = rows.__getitems__(list(range(24)))
     for process in (0, 1, 0):
-        trainer._drawn = (-1, 0)
-        trainer.args.distributed_state.process_index = process
-        trainer.compute_loss(joint.train(), batch)
-    trainer.args.distributed_state.process_index = 0
+        trainer = tuner(joint, rows, tmp_path, augmented=True)
+        with monkeypatch.context() as patched:
+            patched.setattr(trainer.args.distributed_state, "process_index", process)
+            trainer.compute_loss(joint.train(), batch)
     assert asked[0].shape == (24, start.config.num_patches)
     assert torch.equal(asked[0], asked[2]) and not torch.equal(asked[0], asked[1])
     trainer.compute_loss(joint.eval(), batch)
     assert asked[3] is None  # nothing is masked
 
 
-def test_without_several_processes_one_gpu_is_taken(tmp_path):
+def test_one_process_uses_one_gpu(tmp_path):
     arguments = TrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=64, use_cpu=True)
-    arguments._n_gpu = 8  # as on a machine that has so many
+    arguments._n_gpu = 8  # as on a machine with eight GPUs
     assert arguments.train_batch_size == 512
     use_one_device(arguments)
     assert arguments.train_batch_size == 64 and arguments.n_gpu == 1
@@ -296,7 +295,7 @@ def test_the_head_has_a_rate_of_its_own_and_vectors_do_not_decay(rows, tmp_path)
         assert found[id(parameter)] == (rate, 0.2 if parameter.ndim >= 2 else 0.0)
 
 
-def test_an_expert_of_a_mixture_is_a_model_of_its_own(tmp_path):
+def test_an_expert_is_loaded_out_of_a_mixture(tmp_path):
     mixture = build("moe-pretraining")
     mixture.save_pretrained(tmp_path)
     expert, has_decoder = load_pretrained(str(tmp_path), "LTE")
@@ -344,7 +343,7 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(rows, tmp_path):
         trainer.train()
 
 
-def test_minutes_end_training_after_a_last_look(rows, tmp_path):
+def test_the_time_limit_ends_training_after_an_evaluation(rows, tmp_path):
     model = build_classifier(pretrained(), "kind", LABELS)
     settings = {"eval_strategy": "steps", "eval_steps": 1000}
     trainer = tuner(model, rows, tmp_path, steps=2000, callbacks=[TimeLimit(0)], **settings)
@@ -382,7 +381,7 @@ def test_the_script_from_data_to_scores(run, tiny_checkpoint, tmp_path, capsys):
         run(out, *options)
 
 
-def test_of_equal_scores_the_surer_answers_are_kept():
+def test_ties_are_decided_by_the_certainty_of_answers():
     metrics = runpy.run_path(str(SCRIPT))["metrics_of"](["a", "b"])
     truth = np.array([0, 1, 1])
     found = [
@@ -410,7 +409,7 @@ def test_a_head_on_a_frozen_mixture_answers_in_the_pipeline(run, tiny_checkpoint
     }
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(run, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(run, tmp_path):
     pretrained().save_pretrained(tmp_path / "encoder")
     options = ["--model", tmp_path / "encoder", "--method", "full", "--augment", "--joint", "--epochs", 4]
     options += ["--batch-size", 12, "--samples-per-class", 8]
@@ -424,14 +423,14 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(run, tmp_path):
         for name in ("whole", "stopped")
     ]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-    # Whatever was best, the last weights are what a run goes on from.
+    # A run resumes from its last weights, whichever were best.
     kept = last_checkpoint(tmp_path / "whole" / "checkpoints")
     assert kept.endswith(f"checkpoint-{whole['steps']}")
     with pytest.raises(SystemExit, match="error: The run in .* was begun otherwise: seed was 0"):
         run(tmp_path / "stopped", *options, "--resume", "--seed", 1)
 
 
-def test_mistakes_are_told_in_a_line(run, tiny_checkpoint, tmp_path, capsys):
+def test_mistakes_give_one_line(run, tiny_checkpoint, tmp_path, capsys):
     with pytest.raises(
         SystemExit, match="error: There is no column 'snr_db'.* has input_values, kind, user, protocol"
     ):

@@ -1,3 +1,5 @@
+"""Growing networks: larger ones begin with the function of the trained ones they come from, and learn."""
+
 import pytest
 import torch
 
@@ -34,7 +36,7 @@ def assert_one_function(before, after, values):
 
 
 def take_two_steps(model, values, **labels):
-    """The first moves a new last layer off zero, the second what is before it."""
+    """The first step moves a new last layer off zero, the second the layers before it."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(2):
         optimizer.zero_grad()
@@ -56,7 +58,7 @@ def test_new_blocks_learn():
     assert all(layer.weight.grad.abs().max() > 0 for layer in new if hasattr(layer, "weight"))
 
 
-def test_what_cannot_be_made_deeper_is_an_error():
+def test_stems_that_cannot_be_deepened_are_errors():
     with pytest.raises(ValueError, match="has no stem; expected a stem of at most 2"):
         deepen_stem(expert(stem_num_channels=None), 2)
     with pytest.raises(ValueError, match="has a stem of 3 blocks; expected a stem of at most 2"):
@@ -80,14 +82,14 @@ def test_a_deeper_encoder_begins_with_the_same_function_and_learns(norm_type):
     old, new = outputs(before, values), outputs(after, values)
     torch.testing.assert_close(old.embedding, new.embedding, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(old.reconstruction, new.reconstruction, rtol=1e-4, atol=1e-4)
-    # Of seven places the old layers have the first and the fourth.
+    # The old layers are the first and the fourth of seven.
     ours, theirs = after.base_model.layers, before.base_model.layers
     assert torch.equal(ours[3].mlp.fc1.weight, theirs[1].mlp.fc1.weight)
     take_two_steps(after, values)
     assert all(parameter.grad.abs().max() > 0 for layer in ours for parameter in layer.mlp.parameters())
 
 
-def test_an_encoder_that_is_as_deep_is_the_same_and_a_deeper_one_an_error():
+def test_equal_depth_changes_nothing_and_less_is_an_error():
     model, values = with_scales(expert(num_hidden_layers=2)), torch.randn(2, 1, 16, 16)
     assert_one_function(model, deepen_encoder(model, 2), values)
     with pytest.raises(ValueError, match="1 layers were asked for, of an encoder with 2; expected as many or more"):
@@ -115,7 +117,7 @@ def test_a_wider_decoder_of_every_kind_begins_with_nearly_the_same_reconstructio
     assert (new.reconstruction - old.reconstruction).norm() < 0.2 * old.reconstruction.norm()
 
 
-def test_outputs_that_are_wider_than_tokens_stay_as_they_are():
+def test_outputs_wider_than_tokens_hardly_change():
     before, values = expert(num_hidden_layers=2, patch_size=8, projection_size=80), torch.randn(4, 1, 16, 16)
     assert before.config.patch_dim == 64 and before.config.hidden_size == 16
     old, new = outputs(before, values), outputs(widen_encoder(before, 24), values)
@@ -135,13 +137,13 @@ def test_every_new_weight_of_a_wider_expert_learns():
         assert name.endswith("k_proj.bias") or (parameter.grad * new).abs().max() > 0, name
 
 
-def test_a_width_that_cannot_be_had_is_an_error():
+def test_impossible_widths_are_errors():
     for width in (16, 8, 25):
         with pytest.raises(ValueError, match=f"A width of {width} was asked for, of an expert with 16 and 2 heads"):
             widen_encoder(expert(), width)
 
 
-def test_a_new_decoder_leaves_embeddings_as_they_are():
+def test_a_new_decoder_leaves_embeddings_unchanged():
     before, values = expert(mask_strategy="drop"), torch.randn(2, 1, 16, 16)
     after = copying_decoder(before, 2)
     assert (before.config.decoder_num_copy_heads, after.config.decoder_num_copy_heads) == (0, 2)
@@ -195,7 +197,7 @@ def test_a_fourier_router_begins_as_the_convolutional_one_it_comes_from():
     assert torch.equal(again(values), after(values))
 
 
-def test_a_router_that_looks_at_the_occupied_band_begins_as_the_one_that_did_not():
+def test_an_occupied_band_router_begins_as_one_without():
     before, after, values = router("fourier"), router("fourier", router_occupied_band=True), torch.randn(2, 1, 32, 32)
     start_router(after, before)
     torch.testing.assert_close(after(values), before(values))
@@ -204,7 +206,7 @@ def test_a_router_that_looks_at_the_occupied_band_begins_as_the_one_that_did_not
         start_router(before, after)
 
 
-def test_of_several_routers_the_mean_of_their_weights_is_what_a_router_begins_with():
+def test_a_router_can_begin_with_the_mean_of_several():
     first, second, mean = (router("fourier") for _ in range(3))
     first.train()(torch.randn(4, 1, 32, 32))  # statistics of a batch, and how many there were
     start_router(mean, first, second)
@@ -213,12 +215,12 @@ def test_of_several_routers_the_mean_of_their_weights_is_what_a_router_begins_wi
         if found.is_floating_point():
             torch.testing.assert_close(found, (states[0][name] + states[1][name]) / 2)
         else:
-            assert found == 0  # of one batch and none
+            assert found == 0  # the mean of one batch and none, rounded down
     start_router(mean, first, first, first)
     assert torch.equal(mean(torch.ones(1, 1, 32, 32)), first.eval()(torch.ones(1, 1, 32, 32)))
 
 
-def test_routers_that_cannot_become_each_other_are_an_error():
+def test_incompatible_routers_are_errors():
     with pytest.raises(ValueError, match="not of one type and size"):
         start_router(router("fourier"), router("fourier"), router("cnn"))
     with pytest.raises(ValueError, match="of another type or size"):

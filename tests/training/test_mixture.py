@@ -83,11 +83,11 @@ def test_the_router_learns_the_protocol_and_leaves_the_experts_alone(tmp_path):
     run.run()
     after = score_router(moe.router, held_out)
     assert after["accuracy"] > 95 > score["accuracy"] and after["num"] == 28
-    assert after["noise_score"] < 0.6  # noise, told to be of no protocol, is not taken for one
+    assert after["noise_score"] < 0.6  # noise, trained to be of no protocol, is not taken for one
     assert set(after["by_protocol"]) == {"0", "1", "2"} and set(after["by_snr_db"]) == {"10"}
     assert all(torch.equal(value, before[name]) for name, value in moe.experts.state_dict().items())
 
-    # Behind a trained router the experts may be exchanged, and the router goes on.
+    # The experts behind a trained router may be replaced, and its training resumes.
     other = mixture(hidden_size=16).lwm_spectro_moe
     resumed = training(RouterTraining, other, tmp_path)
     assert resumed.progress == run.progress
@@ -96,7 +96,7 @@ def test_the_router_learns_the_protocol_and_leaves_the_experts_alone(tmp_path):
         training(RouterTraining, mixture(num_channels=2).lwm_spectro_moe, tmp_path)
 
 
-def test_routers_in_training_are_told_the_resolution_roughly_or_not_at_all(tmp_path):
+def test_routers_in_training_get_a_rough_resolution_or_none(tmp_path):
     moe = mixture().lwm_spectro_moe
     run, rows = training(RouterTraining, moe, tmp_path), 4000
     batch = {"input_values": torch.zeros(rows, 1, 16, 24), "protocol": torch.zeros(rows, dtype=torch.int64)}
@@ -118,14 +118,14 @@ def test_routers_in_training_are_told_the_resolution_roughly_or_not_at_all(tmp_p
     error = resolution[~unknown] / batch["resolution"][~unknown] - 1
     assert 0.075 < error.abs().max() < 0.0801 and error.mean().abs() < 0.005
     assert abs(torch.corrcoef(error.T)[0, 1]) < 0.1
-    # By the number of the sample, whatever batch it is in.
+    # It depends on the number of the sample, not on its batch.
     part = told_of({name: column[100:200] for name, column in batch.items()})
     torch.testing.assert_close(part, resolution[100:200], equal_nan=True)
     moe.router.eval()
     assert torch.equal(told_of(batch), batch["resolution"].double())
 
 
-def test_heads_can_begin_where_probes_end():
+def test_heads_can_start_from_probes():
     number = torch.arange(210)
     batch = Stripes().batch(0) | {
         "input_values": torch.randn(210, 1, 16, 24, generator=torch.Generator().manual_seed(0)),
@@ -197,7 +197,7 @@ def test_heads_and_experts_learn_and_the_router_stays(tmp_path, view):
     assert torch.equal(pretraining.decoders[2].projection.weight, model.decoders[2].projection.weight)
 
 
-def test_a_batch_of_nothing_but_noise_does_no_harm(tmp_path):
+def test_rows_without_labels_give_heads_no_loss(tmp_path):
     model = mixture()
     heads = MixtureHeads(model)
     run = training(HeadTraining, heads, tmp_path, settings=HeadSettings(**asdict(SETTINGS)))
@@ -208,7 +208,7 @@ def test_a_batch_of_nothing_but_noise_does_no_harm(tmp_path):
     assert loss.isfinite() and float(values["modulation_loss"]) == float(values["joint_loss"]) == 0
 
 
-def test_labels_that_are_not_of_the_grid_are_unknown():
+def test_labels_off_the_grid_are_unknown():
     labels = head_labels(
         {
             "protocol": torch.tensor([0, 1, 2, -1]),

@@ -1,4 +1,4 @@
-"""Stage 1: the loss curve depends on neither the number of processes nor on stops; what goes wrong is said."""
+"""Stage 1: the loss curve depends on neither the number of processes nor interruptions, and errors name the cause."""
 
 import copy
 import json
@@ -93,7 +93,7 @@ def _process(rank, port):
 def _one_of_two(rank, port, folder):
     accelerator, losses = _process(rank, port), []
     runner(Path(folder) / "two", accelerator, losses=losses).run()
-    # A model whose levels no loss reaches: nobody waits for their gradients.
+    # No loss reaches the levels of this model, and no process may wait for their gradients.
     settings = replace(SETTINGS, contrastive=(), supervised=())
     config = tiny_config(level_num_bins=4)
     assert runner(Path(folder) / "levels", accelerator, settings, config=config).run(64) == "all samples seen"
@@ -113,19 +113,19 @@ def test_two_processes_give_the_curve_of_one_with_the_same_batch(tmp_path):
     spawn(_one_of_two, (port, str(tmp_path)), nprocs=2)
     both = json.loads((tmp_path / "losses.json").read_text())
     torch.testing.assert_close(torch.tensor(both), torch.tensor(losses), rtol=1e-4, atol=1e-4)
-    # What two processes saved, one goes on with.
+    # One process resumes what two have saved.
     resumed = runner(tmp_path / "two")
     assert resumed.progress.step == 50
     torch.testing.assert_close(weights(resumed), weights(one), rtol=0, atol=1e-3)
 
 
-def test_processes_that_go_on_from_different_steps_are_told(tmp_path, monkeypatch):
+def test_processes_at_different_steps_are_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(Accelerator, "gather", lambda self, steps: torch.tensor([int(steps[0]), 7]))
     with pytest.raises(StateError, match="go on from different steps, 0 to 7: .* one folder that all of them read"):
         runner(tmp_path)
 
 
-def test_labels_are_learned_beside_the_objective_and_leave_no_trace(tmp_path):
+def test_supervised_labels_are_learned_but_their_heads_not_saved(tmp_path):
     entries = []
     run = runner(tmp_path, settings=replace(SETTINGS, contrastive=(), max_epochs=16))
     run.log = entries.append
@@ -141,7 +141,7 @@ def test_labels_are_learned_beside_the_objective_and_leave_no_trace(tmp_path):
     assert kept.state_dict().keys() == LwmSpectroForPreTraining(tiny_config()).state_dict().keys()
 
 
-def test_a_frozen_encoder_stays_to_the_bit_while_its_decoder_learns(tmp_path):
+def test_training_the_decoder_leaves_the_encoder_unchanged(tmp_path):
     settings = replace(SETTINGS, contrastive=(), supervised=(), part="decoder")
     run = runner(tmp_path, settings=settings, config=tiny_config(**{**STEM, "num_channels": 1}))
     before = copy.deepcopy(run.model.expert.state_dict())
@@ -151,7 +151,7 @@ def test_a_frozen_encoder_stays_to_the_bit_while_its_decoder_learns(tmp_path):
     assert changed == {"decoder"}
 
 
-def test_levels_learn_labels_while_all_else_stays_to_the_bit(tmp_path):
+def test_training_the_levels_leaves_all_else_unchanged(tmp_path):
     settings = replace(SETTINGS, contrastive=(), part="levels", max_epochs=16)
     entries, fields = [], {**LEVELS, "num_channels": 1}
     run = runner(tmp_path, settings=settings, config=tiny_config(**fields))
@@ -176,13 +176,13 @@ def test_levels_learn_labels_while_all_else_stays_to_the_bit(tmp_path):
         ("router", {}, "part is 'router'; expected one of all, decoder, levels"),
     ],
 )
-def test_a_part_that_cannot_learn_what_is_asked_for_is_an_error(part, labels, message):
+def test_parts_refuse_labels_that_they_cannot_learn(part, labels, message):
     with pytest.raises(ValueError, match=message):
         PretrainingSettings(part=part, **labels)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(tmp_path, dropout):
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, dropout):
     config = tiny_config(hidden_dropout_prob=dropout)
     validation = [Noise().chunk(10_000)]
     whole = runner(tmp_path / "whole", config=config, validation=validation)
@@ -205,7 +205,7 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(tmp_path, dropou
     assert resumed.progress.step == 48
     resumed.run()
     assert torch.equal(weights(resumed), weights(whole)) and resumed.progress == whole.progress
-    for parameter, other in zip(resumed._parameters.values(), whole._parameters.values(), strict=True):
+    for parameter, other in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
         assert torch.equal(
             resumed.optimizer.state[parameter]["exp_avg_sq"], whole.optimizer.state[other]["exp_avg_sq"]
         )
@@ -228,7 +228,7 @@ def test_a_diverging_run_stops_and_says_where(tmp_path):
     assert runner(tmp_path).progress.step == 4  # the last good state
 
 
-def test_a_validation_loss_that_is_no_number_ends_training(tmp_path):
+def test_a_nan_validation_loss_ends_training(tmp_path):
     wrong = {**Noise().chunk(9_999)}
     wrong["input_values"] = wrong["input_values"] * torch.nan
     run = runner(tmp_path, settings=replace(SETTINGS, epoch_samples=32), validation=[wrong])
@@ -257,11 +257,11 @@ def test_early_stopping_and_limits(tmp_path):
     run = runner(tmp_path / "a", settings=settings, validation=validation, improved=lambda: better.append(1))
     assert run.run() == "no better validation loss in 2 epochs"
     assert run.progress.step == 19 and better == [1]  # the first step that completes the third epoch
-    # Calls that end within an epoch do not wear out patience.
+    # Calls that end within an epoch do not count against patience.
     for samples in (16, 32, 48, 64):
         short = runner(tmp_path / "f", settings=replace(settings, epoch_samples=10_000), validation=validation)
         assert short.run(max_samples=samples) == "all samples seen" and short.progress.stale_epochs == 0
-    # Nor do they make up for epochs.
+    # Nor do they replace the ends of epochs.
     settings = replace(settings, learning_rate=1e-3, epoch_samples=32)
     losses = {2: 1.0, 3: 0.5, 4: 0.9, 6: 0.95, 8: 0.97}  # validated at ends of epochs, and of a call within one
     ends = []
@@ -279,13 +279,11 @@ def test_early_stopping_and_limits(tmp_path):
     assert stopped.run() == "asked to stop"
     with pytest.raises(ValueError, match="give minutes"):
         runner(tmp_path / "d", settings=replace(SETTINGS, schedule="minutes")).run()
-    timed = runner(tmp_path / "e", settings=replace(SETTINGS, schedule="minutes"))
-    assert timed.run(deadline=Deadline(minutes=0.01)) == "minutes over" and timed.progress.step > 1
 
 
 @pytest.mark.parametrize("schedule", ["samples", "minutes"])
-def test_a_slow_first_step_ends_no_run(schedule, tmp_path, monkeypatch):
-    """It compiles, and may take more of the minutes than it leaves."""
+def test_a_slow_first_step_does_not_end_a_run(schedule, tmp_path, monkeypatch):
+    """The first step compiles, and may take most of the time."""
     now = [0.0]
     monkeypatch.setattr("lwm_spectro_hf.training.loop.time.monotonic", lambda: now[0])
     run = runner(tmp_path, settings=replace(SETTINGS, schedule=schedule, max_epochs=1000))
@@ -299,24 +297,23 @@ def test_a_slow_first_step_ends_no_run(schedule, tmp_path, monkeypatch):
     run._step = timed
     assert run.run(deadline=Deadline(minutes=0.25, start=0.0)) == "minutes over"
     assert 12.0 <= now[0] <= 15.0 and len(rates) >= 9
-    if schedule == "minutes":  # warm-up and cosine are those of the rest
+    if schedule == "minutes":  # warm-up and cosine span the time that is left
         peak = max(rates)
         assert rates.index(peak) < len(rates) / 2 and peak > 0.9 * SETTINGS.learning_rate
 
 
-def test_gradients_of_any_norm_may_pass(tmp_path):
-    start = weights(runner(tmp_path / "start"))
-    moved = {}
-    for limit in (0.0, 1e-3):
+def test_a_max_grad_norm_of_zero_disables_clipping(tmp_path):
+    reached = {}
+    for limit in (0.0, 1e9, 1e-3):
         run = runner(tmp_path / str(limit), settings=replace(SETTINGS, max_grad_norm=limit))
         run.run(max_samples=48)
-        moved[limit] = float((weights(run) - start).norm())
-    assert moved[0.0] > 0
+        reached[limit] = weights(run)
+    assert torch.equal(reached[0.0], reached[1e9]) and not torch.equal(reached[0.0], reached[1e-3])
     with pytest.raises(ValueError, match="max_grad_norm is -1; expected more than 0, or 0 for any gradient"):
         replace(SETTINGS, max_grad_norm=-1)
 
 
-def test_the_schedule_is_that_of_table_1():
+def test_the_schedule_matches_table_1():
     table = PretrainingSettings()
     warmup = table.warmup_epochs / table.max_epochs
     assert table.learning_rate_at(0) == 0 and table.learning_rate_at(warmup / 2) == pytest.approx(2.5e-4)
@@ -327,7 +324,8 @@ def test_the_schedule_is_that_of_table_1():
 
 
 def test_evaluation_and_training_see_the_same_loss(tmp_path):
-    run = runner(tmp_path, settings=replace(SETTINGS, augment=False))
+    losses = []
+    run = runner(tmp_path, settings=replace(SETTINGS, augment=False), losses=losses)
     batch = run.batches.at(0)
     outputs, logits = run.model(batch["input_values"], mask_noise(batch["index"], run.config.num_patches))
     expected = outputs.reconstruction_loss + 0.3 * supervised_contrastive_loss(
@@ -335,7 +333,8 @@ def test_evaluation_and_training_see_the_same_loss(tmp_path):
     )
     expected = expected + torch.nn.functional.cross_entropy(logits["snr_db"], class_labels(batch, "snr_db"))
     assert run.evaluate([batch]) == pytest.approx(float(expected.detach()), rel=1e-5)
-    assert float(run._step(1e-3)[0]) == pytest.approx(float(expected.detach()), rel=1e-5)
+    run.run(max_samples=SETTINGS.batch_size)
+    assert losses == [pytest.approx(float(expected.detach()), rel=1e-5)]
 
 
 def test_only_plain_batch_normalization_is_synchronized():

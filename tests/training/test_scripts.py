@@ -1,4 +1,4 @@
-"""The scripts of the three stages, one after the other, and the folder that they end in."""
+"""The scripts of the three stages of training, one after the other, and the folder that they produce."""
 
 import argparse
 import json
@@ -52,7 +52,7 @@ def test_from_data_to_a_released_folder(tmp_path, data, monkeypatch, capsys):
     assert results["samples"] == 24 and results["stopped"] == "all samples seen"
     assert results["model_over_best_baseline"] > 0
 
-    # Asked for more, a finished run goes on, and its log with it.
+    # A finished run that is called again trains no further, and keeps its log.
     lines = len((runs[1] / "log.jsonl").read_text().splitlines())
     call(monkeypatch, "run_pretraining.py", "--protocol", "LTE", "--out", runs[1], *options)
     again = json.loads((runs[1] / "results.json").read_text())
@@ -92,7 +92,7 @@ def test_from_data_to_a_released_folder(tmp_path, data, monkeypatch, capsys):
     assert "macro-F1 %" in capsys.readouterr().out
 
     errors = json.loads((tmp_path / "heads" / "results.json").read_text())["masked_error_held_out"]
-    # Of the protocols that the few rows here have both to fit a baseline to and to score.
+    # Only protocols that have rows, of these few, both to fit a baseline to and to score.
     assert errors and set(errors) <= set(PROTOCOLS) and all(row["model"] > 0 for row in errors.values())
 
     stages = ["--experts", *runs, "--decoders", *runs, "--router", tmp_path / "router", "--heads", tmp_path / "heads"]
@@ -117,14 +117,14 @@ def test_from_data_to_a_released_folder(tmp_path, data, monkeypatch, capsys):
     assert outputs.logits.shape == (1, 5)
 
 
-def test_a_run_that_goes_on_and_gets_worse_keeps_its_best_weights(tmp_path, data, monkeypatch, capsys):
+def test_a_resumed_run_that_gets_worse_keeps_its_best_weights(tmp_path, data, monkeypatch):
     run = tmp_path / "wifi"
     options = ["--protocol", "WiFi", "--tiny", "--data", data, "--mix", 2, *SMALL, "--out", run]
     options += ["--epoch-samples", 16, "--warmup-epochs", 0, "--max-epochs", 8, "--learning-rate", 0.05]
     call(monkeypatch, "run_pretraining.py", *options, "--samples", 8)
     best = (run / "model" / "model.safetensors").read_bytes()
     first = json.loads((run / "results.json").read_text())
-    with (run / "log.jsonl").open("a") as stream:  # as a call that is killed leaves it
+    with (run / "log.jsonl").open("a") as stream:  # as a killed call leaves it
         stream.write('{"step": 2, "lo')
     call(monkeypatch, "run_pretraining.py", *options, "--samples", 32)
     results = json.loads((run / "results.json").read_text())
@@ -133,7 +133,7 @@ def test_a_run_that_goes_on_and_gets_worse_keeps_its_best_weights(tmp_path, data
     assert results["masked_error_held_out"]["model"] == first["masked_error_held_out"]["model"]
 
 
-def test_a_test_split_that_is_too_small_is_told_and_one_that_is_damaged_stops(tmp_path, data, monkeypatch, caplog):
+def test_small_test_splits_are_reported_and_damaged_ones_refused(tmp_path, data, monkeypatch, caplog):
     options = ["--protocol", "LTE", "--tiny", "--mix", 2, "--batch-size", 8, "--chunk-size", 8, "--device", "cpu"]
     options += ["--samples", 8]
     call(monkeypatch, "run_pretraining.py", *options, "--data", data, "--eval-samples", 24, "--out", tmp_path / "few")
@@ -149,7 +149,7 @@ def test_a_test_split_that_is_too_small_is_told_and_one_that_is_damaged_stops(tm
     assert not (tmp_path / "damaged-run" / "model").exists()
 
 
-def test_a_model_is_exported_with_the_front_end_of_its_data(tmp_path, monkeypatch, capsys):
+def test_a_model_is_exported_with_the_front_end_of_its_data(tmp_path, monkeypatch):
     recipe = replace(preset("mixed"), channels=("none",), chunk_size=16, noise_share=0.0, num_frames=64)
     build_parquet(tmp_path / "data", {"train": Split(recipe, 96), "test": Split(recipe, 48)}, 0, processes=1)
     (tmp_path / "config.json").write_text(json.dumps({**TINY, "num_frames": 64}))
@@ -164,13 +164,12 @@ def test_a_model_is_exported_with_the_front_end_of_its_data(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("option", ["mix", "repeat", "gradient-accumulation", "eval-samples", "chunk-size"])
-def test_counts_below_one_are_named(tmp_path, data, monkeypatch, option):
+def test_counts_below_one_are_named(tmp_path, monkeypatch, option):
     with pytest.raises(SystemExit, match=f"--{option} is -1; expected 1 at least"):
         call(monkeypatch, "run_pretraining.py", "--protocol", "LTE", "--tiny", f"--{option}=-1", "--out", tmp_path)
 
 
-def test_another_decoder_for_a_trained_encoder(tmp_path, data, monkeypatch, capsys):
-    torch.manual_seed(0)
+def test_a_new_decoder_is_trained_for_a_trained_encoder(tmp_path, data, monkeypatch, capsys):
     before = LwmSpectroForPreTraining(LwmSpectroConfig(**TINY, num_channels=2))
     before.save_pretrained(tmp_path / "before")
     options = ["--protocol", "LTE", "--init", tmp_path / "before", "--part", "decoder", "--data", data, "--mix", 2]
@@ -190,7 +189,7 @@ def test_another_decoder_for_a_trained_encoder(tmp_path, data, monkeypatch, caps
     assert "--part decoder: The decoder alone learns no labels" in capsys.readouterr().err
 
 
-def test_levels_for_a_trained_expert(tmp_path, data, monkeypatch, capsys):
+def test_levels_are_trained_for_a_trained_expert(tmp_path, data, monkeypatch, capsys):
     before = LwmSpectroForPreTraining(LwmSpectroConfig(**{**TINY, "level_num_bins": 0}, num_channels=2))
     before.save_pretrained(tmp_path / "before")
     options = ["--protocol", "LTE", "--init", tmp_path / "before", "--part", "levels", "--data", data, "--mix", 2]
@@ -210,7 +209,7 @@ def test_levels_for_a_trained_expert(tmp_path, data, monkeypatch, capsys):
     assert "--part levels: Levels alone learn supervised labels" in capsys.readouterr().err
 
 
-def test_heads_alone_leave_experts_as_they_are(tmp_path, data, monkeypatch):
+def test_heads_without_training_leave_experts_unchanged(tmp_path, data, monkeypatch):
     experts = [tmp_path / name for name in PROTOCOLS]
     for expert in experts:
         LwmSpectroForPreTraining(LwmSpectroConfig(**TINY, num_channels=2)).save_pretrained(expert)
@@ -237,7 +236,7 @@ def test_heads_alone_leave_experts_as_they_are(tmp_path, data, monkeypatch):
     assert "## Router, % right" in card and not (tmp_path / "released" / "figures" / "curves.png").exists()
 
 
-def test_training_goes_on_with_a_larger_network(tmp_path, data, monkeypatch):
+def test_training_continues_with_a_larger_network(tmp_path, data, monkeypatch):
     before = LwmSpectroForPreTraining(LwmSpectroConfig(**TINY, num_channels=2))
     before.save_pretrained(tmp_path / "before")
     options = ["--protocol", "LTE", "--init", tmp_path / "before", "--data", data, "--mix", 2, *SMALL, *STEPS]
@@ -269,19 +268,19 @@ def test_baselines_are_fitted_to_the_same_rows_on_any_number_of_processes(data):
         assert sorted(one["index"].tolist()) == sorted(two["index"].tolist())
 
 
-def test_a_configuration_has_no_fields_that_nobody_reads(tmp_path, monkeypatch):
+def test_unknown_configuration_fields_are_refused(tmp_path, data, monkeypatch):
     (tmp_path / "wrong.json").write_text('{"hiden_size": 32}')
-    options = ["--protocol", "LTE", "--tiny", "--config", tmp_path / "wrong.json", "--device", "cpu"]
+    options = ["--protocol", "LTE", "--tiny", "--data", data, "--mix", 2, *SMALL, "--config", tmp_path / "wrong.json"]
     with pytest.raises(SystemExit, match="wrong.json has 'hiden_size', which LwmSpectroConfig has not"):
         call(monkeypatch, "run_pretraining.py", *options, "--out", tmp_path / "x")
     (tmp_path / "wrong.json").write_text('{"hidden_size": 32')
     with pytest.raises(SystemExit, match="wrong.json is damaged, or no JSON"):
         call(monkeypatch, "run_pretraining.py", *options, "--out", tmp_path / "x")
     with pytest.raises(SystemExit, match="--minutes is -1.0; expected 0 at least"):
-        call(monkeypatch, "run_pretraining.py", *options[:3], "--minutes", -1, "--device", "cpu", "--out", tmp_path)
+        call(monkeypatch, "run_pretraining.py", *options[:3], "--minutes", -1, "--out", tmp_path)
 
 
-def test_what_does_not_fit_is_said(tmp_path, monkeypatch):
+def test_inconsistent_options_are_named(tmp_path, monkeypatch):
     uneven = ["--batch-size", 9, "--gradient-accumulation", 2, "--device", "cpu", "--out", tmp_path / "x"]
     with pytest.raises(SystemExit, match="A batch of 9 cannot be shared by 1 processes in 2 parts each"):
         call(monkeypatch, "run_pretraining.py", "--protocol", "LTE", "--tiny", *uneven)

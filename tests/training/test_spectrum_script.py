@@ -1,4 +1,4 @@
-"""The script of the second paper's tasks, from scenes to models that every Auto class reads."""
+"""The script of the second paper's tasks, from scenes to models that the Auto classes load."""
 
 import json
 import runpy
@@ -50,7 +50,7 @@ def test_pretrained_weights_serve_both_tasks(tmp_path, data, monkeypatch, capsys
     pretrained = AutoModelForPreTraining.from_pretrained(tmp_path / "masked" / "model")
     assert AutoFeatureExtractor.from_pretrained(tmp_path / "masked" / "model").window_function == "hann"
 
-    # With a learning rate of nothing, the tasks begin where pretraining ended.
+    # With a learning rate of zero, the tasks keep the pretrained weights.
     init = ["--init", tmp_path / "masked" / "model", "--learning-rate", 0, "--epochs", 1, "--num-train", 4]
     for task, auto_class in (
         ("forecasting", AutoModelForTimeSeriesPrediction),
@@ -94,8 +94,8 @@ def test_the_mean_of_two_runs_is_scored_without_training(tmp_path, data, monkeyp
         call(monkeypatch, "segmentation", "--data", data, "--epochs", 0, "--out", tmp_path / "nothing")
 
 
-def test_scenes_are_made_where_no_data_are_named(tmp_path, data, monkeypatch):
-    """The same that a data set of the same recipe and seed holds."""
+def test_scenes_are_generated_if_no_data_is_named(tmp_path, data, monkeypatch):
+    """They equal those of a data set of the same recipe and seed."""
     make = scenes.make_scenes
 
     def make_few(recipe, seed, extractor, first, last, device):
@@ -111,7 +111,7 @@ def test_scenes_are_made_where_no_data_are_named(tmp_path, data, monkeypatch):
     assert made["held_out"] == pytest.approx(read["held_out"])
 
 
-def test_a_run_is_gone_on_with_and_not_written_over(tmp_path, data, monkeypatch):
+def test_a_run_is_resumed_but_not_overwritten(tmp_path, data, monkeypatch):
     new = ["--data", data, "--config", data / "small.json", "--out", tmp_path / "run"]
     with pytest.raises(SystemExit, match="There is no run in .* to --resume"):
         call(monkeypatch, "pretraining", *new, "--resume")
@@ -120,13 +120,13 @@ def test_a_run_is_gone_on_with_and_not_written_over(tmp_path, data, monkeypatch)
         call(monkeypatch, "pretraining", *new, "--epochs", 1)
     with pytest.raises(SystemExit, match="was begun otherwise: task was 'pretraining'"):
         call(monkeypatch, "forecasting", *new, "--epochs", 2, "--resume")
-    (tmp_path / "run" / "checkpoints" / "checkpoint-99").mkdir()  # cut off while it was written
+    (tmp_path / "run" / "checkpoints" / "checkpoint-99").mkdir()  # interrupted while it was written
     call(monkeypatch, "pretraining", *new, "--epochs", 2, "--resume")
     assert json.loads((tmp_path / "run" / "results.json").read_text())["steps"] == 4
 
 
 @pytest.mark.parametrize("task", ["pretraining", "segmentation"])
-def test_a_run_that_was_killed_ends_with_the_same_weights(task, tmp_path, data, monkeypatch):
+def test_a_resumed_run_equals_an_uninterrupted_one(task, tmp_path, data, monkeypatch):
     options = ["--data", data, "--config", data / "small.json", "--epochs", 4]
     call(monkeypatch, task, *options, "--out", tmp_path / "whole")
     training_step = Trainer.training_step
@@ -145,7 +145,7 @@ def test_a_run_that_was_killed_ends_with_the_same_weights(task, tmp_path, data, 
     assert all(torch.equal(values, killed[name]) for name, values in whole.items())
 
 
-def test_what_is_wrong_is_said_in_one_line(tmp_path, data, monkeypatch, capsys):
+def test_mistakes_give_one_line(tmp_path, data, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="has no split 'train'"):
         call(monkeypatch, "pretraining", "--data", tmp_path, "--tiny", "--out", tmp_path / "run")
     with pytest.raises(SystemExit, match="2"):

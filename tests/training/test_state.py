@@ -1,4 +1,4 @@
-"""State files: what is loaded is what was saved, or an error; small files; nothing left of an interrupted save."""
+"""State files: they load exactly or not at all, are of bounded size, and survive an interrupted save."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def test_large_tensors_are_split_over_files_of_bounded_size(tmp_path):
     assert len(sizes) > 5 and max(sizes) <= 0.25 * 2**20
     assert_is(tmp_path, 0)
     save_state(tmp_path, tensors(1), {"seed": 1})
-    assert len(list(tmp_path.iterdir())) == 2  # the files before are gone
+    assert len(list(tmp_path.iterdir())) == 2  # the previous files are gone
     assert_is(tmp_path, 1)
     with pytest.raises(ValueError, match="expected at least 0.1 MiB"):
         save_state(tmp_path, tensors(2), {"seed": 2}, max_file_mib=0.01)
@@ -47,7 +47,7 @@ def test_large_tensors_are_split_over_files_of_bounded_size(tmp_path):
     assert_is(tmp_path, 1)
 
 
-def test_an_interrupted_save_leaves_the_one_before_or_is_complete(tmp_path, monkeypatch):
+def test_an_interrupted_save_leaves_the_previous_state_or_the_new_one(tmp_path, monkeypatch):
     """Killed at every rename and at every removal in turn, without the chance to clean up."""
     replace, unlink = os.replace, os.unlink
 
@@ -62,7 +62,7 @@ def test_an_interrupted_save_leaves_the_one_before_or_is_complete(tmp_path, monk
             self.left -= 1
             if self.left == 0:
                 raise Killed
-            if self.left > 0:  # else the process is dead, and tidies up nothing
+            if self.left > 0:  # otherwise the process is dead, and cleans nothing up
                 function(*args, **kwargs)
 
     save_state(tmp_path, tensors(0), {"seed": 0}, max_file_mib=0.4)

@@ -1,4 +1,4 @@
-"""Training keeps to the device that it is given: shown on a CPU that plays a machine with a GPU."""
+"""Training stays on the device that it is given, checked on a CPU that simulates a machine with a GPU."""
 
 import pytest
 from accelerate import Accelerator
@@ -38,7 +38,7 @@ def accelerator(monkeypatch):
 
 
 def train(kind, model, settings, accelerator, folder):
-    """A run, and another one that goes on from its state."""
+    """A run, and another one that resumes from its state."""
     for samples in (32, 64):
         held_out = [StripesThere().batch(9)]
         run = kind(model, Batches(StripesThere(), 16), settings, accelerator, folder, {}, validation=held_out)
@@ -83,7 +83,7 @@ def test_heads_are_trained_on_the_device(view, tmp_path, accelerator):
     assert watched.mixes == [] and watched.syncs > 0
 
 
-def test_tensors_of_the_host_are_found_in_a_step(tmp_path, accelerator):
+def test_host_tensors_in_a_step_are_detected(tmp_path, accelerator):
     class StripesHere(StripesThere):
         def batch(self, number):
             block = super().batch(number)
@@ -99,10 +99,10 @@ def test_tensors_of_the_host_are_found_in_a_step(tmp_path, accelerator):
 
 
 @pytest.mark.parametrize("router_type", ["cnn", "fourier"])
-def test_moments_that_are_loaded_lie_in_memory_as_parameters_do(router_type, tmp_path):
-    """Fused kernels of a GPU refuse others."""
+def test_loaded_moments_have_the_strides_of_their_parameters(router_type, tmp_path):
+    """Fused kernels of a GPU refuse other strides."""
     for samples in (32, 48):
-        # A model of its own each time: nothing but the state tells how its parts lie.
+        # A new model each time, so that only the saved state can give the strides.
         mixture = LwmSpectroMoEForPreTraining(tiny_moe_config({"num_channels": 2}, router_type=router_type))
         run = RouterTraining(
             mixture.lwm_spectro_moe,
