@@ -110,14 +110,15 @@ def masked_errors(mixture: LwmSpectroMoEForPreTraining, held_out: dict[str, list
 
 def main() -> None:
     args = parse_args()
-    run = TrainingRun(args)
     torch.manual_seed(stable_seed("heads", args.seed) % 2**31)
     mixture = mixture_of(args)
     if args.classifier:
         mixture.config.expert_config.classifier_type = args.classifier
     if args.head_start == "probe" and mixture.config.expert_config.classifier_type != "linear":
         raise SystemExit("--head-start probe fits linear heads: give --classifier linear, too.")
-    heads = MixtureHeads(mixture).to(run.accelerator.device)
+    heads = MixtureHeads(mixture)
+    run = TrainingRun(args)  # last, since it begins with generating data: mistakes show at once
+    heads.to(run.accelerator.device)
     run.write_model = lambda folder, **options: heads.classifier.save_pretrained(
         folder, state_dict=heads.state_of_checkpoint(), **options
     )

@@ -196,8 +196,9 @@ def model_of(args: argparse.Namespace) -> LwmSpectroForPreTraining:
 
 def main() -> None:
     args = parse_args()
-    run = TrainingRun(args, args.protocol)
-    model = model_of(args).to(run.accelerator.device)
+    model = model_of(args)
+    run = TrainingRun(args, args.protocol)  # last, since it begins with generating data: mistakes show at once
+    model.to(run.accelerator.device)
     run.write_model = model.save_pretrained
     settings = run.settings(PretrainingSettings)
     folder, data = args.out / "state", run.data

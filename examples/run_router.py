@@ -88,20 +88,21 @@ def main() -> None:
     args = parse_args()
     if args.experts and len(args.experts) != len(PROTOCOLS):
         raise SystemExit(f"--experts has {len(args.experts)} checkpoints; expected {', '.join(PROTOCOLS)}, in order.")
-    run = TrainingRun(args)
     torch.manual_seed(stable_seed("router", args.seed) % 2**31)
     mixture = LwmSpectroMoEForPreTraining.from_experts(
         experts_of(args),
         expert_names=list(PROTOCOLS),
         router_type=args.router_type,
         router_occupied_band=args.occupied_band,
-    ).to(run.accelerator.device)
+    )
     router = mixture.lwm_spectro_moe.router
     if args.init:
         try:
             start_router(router, *(load_trained(LwmSpectroMoEModel, path, "router.").router for path in args.init))
         except ValueError as error:
             raise SystemExit(f"--init {' '.join(map(str, args.init))}: {error}") from None
+    run = TrainingRun(args)  # last, since it begins with generating data: mistakes show at once
+    mixture.to(run.accelerator.device)
     run.write_model = mixture.save_pretrained
     data = run.data
     loop = RouterTraining(

@@ -273,7 +273,7 @@ def _add_generating(command: argparse.ArgumentParser):
         choices=["spectrogram", "iq"],
         help="what parquet and npz files hold (spectrogram)",
     )
-    command.add_argument("--processes", type=count, default=1, metavar="N", help="workers, for parquet (%(default)s)")
+    command.add_argument("--processes", type=count, metavar="N", help="workers, for parquet (1)")
     command.add_argument("--figures", action="store_true", help="also draw what was generated, into PATH/figures")
     start = command.add_mutually_exclusive_group()
     start.add_argument(

@@ -180,6 +180,7 @@ def test_delay_profiles_of_cities_are_drawn():
         (("--protocol", "WiFi", "--num-rb", 25), "--num-rb is for recordings of LTE and 5G, and there are none"),
         (("--protocol", "LTE", "--spacing-khz", 30), "--spacing-khz is for recordings of 5G"),
         (("--format", "npz", "--num-test", 5), "--num-test is for recordings in --format parquet"),
+        (("--format", "sigmf", "--processes", 2), "--processes is for recordings in --format parquet"),
         (("--format", "sigmf", "--content", "iq"), "--content is for recordings in --format parquet or npz"),
         (("--receiver", "blind", "--duration-ms", 5), "--duration-ms is for recordings of --receiver native"),
     ],

@@ -210,7 +210,7 @@ def generate(arguments: argparse.Namespace) -> int:
             arguments.num_test,
             add_test=bool(arguments.num_test) or not (arguments.scenario or arguments.recipe),
         )
-        builder.build_parquet(out, splits, arguments.seed, contents=content, processes=arguments.processes)
+        builder.build_parquet(out, splits, arguments.seed, contents=content, processes=arguments.processes or 1)
     elif arguments.format == "sigmf":
         builder.write_recordings(out, recipe, arguments.num, arguments.seed)
     else:
@@ -260,6 +260,7 @@ def _recipe_of(arguments: argparse.Namespace) -> Any:
         (arguments.spacing_khz, "--spacing-khz", "5G" in protocols, "of 5G"),
         (arguments.duration_ms, "--duration-ms", "native" in receivers, "of --receiver native"),
         (arguments.num_test, "--num-test", arguments.format == "parquet", "in --format parquet"),
+        (arguments.processes, "--processes", arguments.format == "parquet", "in --format parquet"),
         (arguments.content, "--content", arguments.format != "sigmf", "in --format parquet or npz"),
     ):
         if given and not has_effect:
