@@ -102,6 +102,26 @@ def test_silence_is_nothing(segment):
     assert segment.model.hidden[0].all()
 
 
+@pytest.mark.parametrize("rate", [RATE, 0.3e6, 2.5e6])
+@pytest.mark.parametrize("fill", [0.0, 0.02 - 0.01j])
+def test_lost_samples_are_hidden(segment, rate, fill):
+    """Otherwise they would be the quietest of all, and noise beside them a carrier as wide as the band."""
+    num_samples = round((128 * HOP) * rate / RATE)
+    iq = band(num_samples, rate, 0.1 * rate, 0.1 * rate + 80e3, 40)
+    whole = segment(iq, sampling_rate=rate)
+    first, last = num_samples // 4, 3 * num_samples // 4
+    iq[first:last] = fill * np.abs(iq).mean()
+    answer = segment(iq, sampling_rate=rate)
+    lost = np.arange(len(answer["labels"])) * num_samples / 128
+    lost = (lost > first) & (lost + 64 * rate / RATE * 2 < last)
+    assert not answer["labels"][lost].any()
+    seen = np.roll(lost, 2) | lost | np.roll(lost, -2)  # but for those with the edges
+    assert (answer["labels"] == whole["labels"])[~seen].mean() > 0.99
+    (carrier,) = answer["carriers"]
+    assert carrier["center_hz"] == pytest.approx(whole["carriers"][0]["center_hz"], abs=8e3)
+    assert carrier["share_of_time"] == pytest.approx(0.5, abs=0.05)
+
+
 def test_files_lists_and_windows_of_any_number(folder, write_sigmf, tmp_path):
     pipe = pipeline("iq-segmentation", model=str(folder), batch_size=2)
     iq = [band(length, RATE, 0, 1e5, 20, seed=length) for length in (2000, 9000, 30_000)]

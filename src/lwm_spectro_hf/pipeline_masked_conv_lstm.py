@@ -18,6 +18,8 @@ OVERLAP = 0.25
 # one stretch, and it transmits in at least LEAST_FRAMES frames. If at least half of its band lies in that of a larger
 # carrier, it must also have at least LEAST_BESIDE times as many labeled values as that one.
 LEAST_BINS, LEAST_SHARE, LEAST_FRAMES, LEAST_BESIDE = 2, 0.02, 3, 0.1
+# A frame is masked if its samples, or this many if it is made of fewer, are all equal: they were lost.
+LEAST_EQUAL = 16
 
 
 class IQSegmentationPipeline(IQPipeline):
@@ -34,7 +36,8 @@ class IQSegmentationPipeline(IQPipeline):
 
     The network has one sampling rate, that of its extractor, and one length. Recordings are resampled to that rate:
     wider ones in several pieces of the band, longer ones in one stretch of time after the other. What a narrower or
-    shorter recording leaves empty is masked.
+    shorter recording leaves empty is masked, and so are frames whose samples are all equal, such as the zeros that
+    receivers write for lost samples; nothing is sent there.
 
     An input is as for `"iq-classification"`; a list gives a list of answers, a generator a generator.
 
@@ -119,6 +122,8 @@ class IQSegmentationPipeline(IQPipeline):
             stop = min(num_samples, round((number + 1) * stretch_s * rate) + shortest)
             iq = as_samples(read(start, stop - start))
             spectrum = torch.fft.fftshift(torch.fft.fft(iq))
+            starts = torch.arange(extractor.num_frames) * (step_s * rate)
+            lost = _constant(iq, starts.round().long(), max(shortest, LEAST_EQUAL))
             for piece, center_hz in enumerate(centers_hz):
                 moved = _resampled(spectrum, rate, center_hz, extractor.sampling_rate)
                 frames = min(extractor.num_frames, (len(moved) - extractor.fft_size) // extractor.hop_length + 1)
@@ -126,8 +131,7 @@ class IQSegmentationPipeline(IQPipeline):
                 values = extractor.spectrogram(torch.nn.functional.pad(moved, (0, missing))[None])
                 hidden = torch.ones(values.shape[2:], dtype=torch.bool)
                 hidden[:frames] = (center_hz + bins_hz).abs() > rate / 2
-                if not iq.any():  # silence has nothing to show
-                    hidden[:] = True
+                hidden[lost] = True
                 yield {
                     "input_values": torch.cat([values, hidden[None, None].to(values.dtype)], dim=1),
                     "stretch": number,
@@ -219,6 +223,25 @@ def find_carriers(
         if not beside:
             kept.append((size, first, end, carrier))
     return [carrier for *_, carrier in kept]
+
+
+def _constant(iq: torch.Tensor, starts: torch.Tensor, length: int) -> torch.Tensor:
+    """Whether the samples from each start on are all equal. Next to a signal, they would look like a noise floor far
+    below that of the receiver.
+
+    Args:
+        iq (`torch.Tensor` of shape `(num_samples,)`): Complex samples.
+        starts (`torch.Tensor` of shape `(num,)`): First sample of each piece.
+        length (`int`): Number of samples of a piece; fewer at the end.
+
+    Returns:
+        `torch.BoolTensor` of shape `(num,)`.
+    """
+    places = (starts[:, None] + torch.arange(length)).clamp(max=len(iq) - 1)
+    pieces = torch.view_as_real(iq)[places].double()
+    spread = (pieces.amax(1) - pieces.amin(1)).amax(1)
+    # Filters leave something of zeros, too.
+    return spread <= 1e-5 * torch.view_as_real(iq).double().square().sum(1).mean().sqrt()
 
 
 def _centers(rate: float, seen_hz: float, bin_hz: float) -> list[float]:
