@@ -20,6 +20,8 @@ OVERLAP = 0.25
 LEAST_BINS, LEAST_SHARE, LEAST_FRAMES, LEAST_BESIDE = 2, 0.02, 3, 0.1
 # A frame is masked if its samples, or this many if it is made of fewer, are all equal: they were lost.
 LEAST_EQUAL = 16
+# A rest of a recording that fills less than this share of a stretch is shown together with what is before it.
+LEAST_LEFT = 0.25
 
 
 class IQSegmentationPipeline(IQPipeline):
@@ -35,9 +37,10 @@ class IQSegmentationPipeline(IQPipeline):
     ```
 
     The network has one sampling rate, that of its extractor, and one length. Recordings are resampled to that rate:
-    wider ones in several pieces of the band, longer ones in one stretch of time after the other. What a narrower or
-    shorter recording leaves empty is masked, and so are frames whose samples are all equal, such as the zeros that
-    receivers write for lost samples; nothing is sent there.
+    wider ones in several pieces of the band, longer ones in one stretch of time after the other; a short rest at the
+    end is shown together with what is before it. What a narrower or shorter recording leaves empty is masked, and so
+    are frames whose samples are all equal, such as the zeros that receivers write for lost samples: nothing is sent
+    there.
 
     An input is as for `"iq-classification"`; a list gives a list of answers, a generator a generator.
 
@@ -117,16 +120,19 @@ class IQSegmentationPipeline(IQPipeline):
         done = 0
         for turn in range(seen):
             number = (2 * turn + 1) * count // (2 * seen)
-            start = round(number * stretch_s * rate)
+            # A rest of a few frames would show too little: it is shown after frames of the stretch before.
+            left = self._num_frames(num_samples, rate) - number * extractor.num_frames
+            known = extractor.num_frames - left if number and left < LEAST_LEFT * extractor.num_frames else 0
+            start = round((number * stretch_s - known * step_s) * rate)
             # The last frame of a stretch reaches into the next.
-            stop = min(num_samples, round((number + 1) * stretch_s * rate) + shortest)
+            stop = min(num_samples, round(start + stretch_s * rate) + shortest)
             iq = as_samples(read(start, stop - start))
             spectrum = torch.fft.fftshift(torch.fft.fft(iq))
             starts = torch.arange(extractor.num_frames) * (step_s * rate)
             lost = _constant(iq, starts.round().long(), max(shortest, LEAST_EQUAL))
             for piece, center_hz in enumerate(centers_hz):
                 moved = _resampled(spectrum, rate, center_hz, extractor.sampling_rate)
-                frames = min(extractor.num_frames, (len(moved) - extractor.fft_size) // extractor.hop_length + 1)
+                frames = min(extractor.num_frames, self._num_frames(len(moved), extractor.sampling_rate))
                 missing = max(0, extractor.num_samples_needed() - len(moved))
                 values = extractor.spectrogram(torch.nn.functional.pad(moved, (0, missing))[None])
                 hidden = torch.ones(values.shape[2:], dtype=torch.bool)
@@ -136,13 +142,19 @@ class IQSegmentationPipeline(IQPipeline):
                     "input_values": torch.cat([values, hidden[None, None].to(values.dtype)], dim=1),
                     "stretch": number,
                     "center_hz": center_hz,
-                    "num_frames": frames,
+                    "frames": (known, frames),
                     "sampling_rate": rate,
                     "is_last": turn == seen - 1 and piece == len(centers_hz) - 1,
                 }
             if on_progress is not None:
                 before, done = done, num_samples * (turn + 1) // seen
                 on_progress(done - before)
+
+    def _num_frames(self, num_samples: int, rate: float) -> int:
+        """Whole frames in this many samples."""
+        extractor = self.feature_extractor
+        resampled = round(num_samples * extractor.sampling_rate / rate)
+        return (resampled - extractor.fft_size) // extractor.hop_length + 1
 
     def _resolution(self) -> tuple[float, float]:
         """Time between frames [s], and spacing of bins [Hz]."""
@@ -170,7 +182,7 @@ class IQSegmentationPipeline(IQPipeline):
             nearest = np.abs(places[:, None] - middles).argmin(1)
             labels = np.stack([piece["labels"][0].cpu().numpy() for piece in pieces])
             columns = np.clip(places - middles[nearest] + extractor.num_freq_bins // 2, 0, extractor.num_freq_bins - 1)
-            rows.append(labels[nearest, : pieces[0]["num_frames"], columns].T)
+            rows.append(labels[nearest, slice(*pieces[0]["frames"]), columns].T)
         labels = np.concatenate(rows)
         return {
             "labels": labels,
