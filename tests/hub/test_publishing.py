@@ -327,6 +327,16 @@ def test_export_needs_a_front_end(tmp_path, encoder):
     assert not (tmp_path / "hub").exists()
 
 
+def test_export_needs_a_front_end_that_fits(tmp_path, encoder, mixture, extractor):
+    other = SpectrogramFeatureExtractor(
+        num_frames=16, num_freq_bins=16, fft_size=16, window_function=["hann", "boxcar"]
+    )
+    for model in (encoder, mixture):
+        with pytest.raises(ValueError, match=r"shape \(2, 16, 16\) .* the model takes \(1, 16, 16\)"):
+            export(model, tmp_path / "hub", feature_extractor=other)
+    assert not (tmp_path / "hub").exists()
+
+
 def test_export_refuses_what_is_no_model(tmp_path, encoder, extractor):
     with pytest.raises(FileNotFoundError, match="config.json"):
         export(tmp_path / "absent", tmp_path / "hub")
@@ -428,6 +438,11 @@ def test_publish_refuses_what_could_not_be_loaded(tmp_path, encoder, extractor, 
     with pytest.raises(ValueError, match="holds training_args.bin"):
         publish(folder, "someone/model")
     (folder / "training_args.bin").unlink()
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:-100])
+    with pytest.raises(ValueError, match="weights in .* are damaged, or were cut off"):
+        publish(folder, "someone/model")
+    (folder / "model.safetensors").write_bytes(whole)
     (folder / "modeling_lwm_spectro.py").unlink()
     with pytest.raises(ValueError, match="modeling_lwm_spectro.py"):
         publish(folder, "someone/model")
