@@ -21,7 +21,7 @@ LEAST_BINS, LEAST_SHARE, LEAST_FRAMES, LEAST_BESIDE = 2, 0.02, 3, 0.1
 # A frame is masked if its samples, or this many if it is made of fewer, are all equal: they were lost.
 LEAST_EQUAL = 16
 # A rest of a recording that fills less than this share of a stretch is shown together with what is before it.
-LEAST_LEFT = 0.25
+LEAST_LEFT = 0.75
 
 
 class IQSegmentationPipeline(IQPipeline):
