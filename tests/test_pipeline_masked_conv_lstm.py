@@ -1,5 +1,7 @@
 """Pipeline `"iq-segmentation"`: what is told is where it is, whatever the rate and length of a recording."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -218,6 +220,17 @@ def test_what_sends_for_a_moment_of_a_long_recording_is_found():
     (found,) = find_carriers(labels, LABELS, 10.0, stretch=128)
     assert found["label"] == "LTE" and found["bandwidth_hz"] == 100.0
     assert found["share_of_time"] == pytest.approx(100 / 100_050)
+
+
+def test_carriers_of_a_long_recording_take_little_memory():
+    labels = np.zeros((128 * 1000, 41), np.uint8)
+    labels[:, 5:15] = 1
+    tracemalloc.start()
+    (found,) = find_carriers(labels, LABELS, 10.0, stretch=128)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found["bandwidth_hz"] == 100.0
+    assert peak < labels.nbytes
 
 
 def test_a_few_stretches_of_a_long_recording(segment):

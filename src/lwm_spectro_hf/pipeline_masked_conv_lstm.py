@@ -1,7 +1,7 @@
 """Pipeline `"iq-segmentation"`: I/Q samples or recordings in, who transmits where and when out."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -92,7 +92,7 @@ class IQSegmentationPipeline(IQPipeline):
         max_stretches: int | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """Yields the pieces of one input, one stretch of time after the other."""
+        """Yields the pieces of one input, stretch by stretch; those of a stretch end with `is_last`."""
         extractor = self.feature_extractor
         read, num_samples, rate = open_input(inputs, sampling_rate, dtype, channel)
         if rate is None:
@@ -140,11 +140,11 @@ class IQSegmentationPipeline(IQPipeline):
                 hidden[lost] = True
                 yield {
                     "input_values": torch.cat([values, hidden[None, None].to(values.dtype)], dim=1),
-                    "stretch": number,
                     "center_hz": center_hz,
                     "frames": (known, frames),
                     "sampling_rate": rate,
-                    "is_last": turn == seen - 1 and piece == len(centers_hz) - 1,
+                    "ends_recording": turn == seen - 1,
+                    "is_last": piece == len(centers_hz) - 1,
                 }
             if on_progress is not None:
                 before, done = done, num_samples * (turn + 1) // seen
@@ -168,28 +168,36 @@ class IQSegmentationPipeline(IQPipeline):
         return {"labels": logits.argmax(1).masked_fill(hidden, 0).to(torch.uint8), **model_inputs}
 
     def postprocess(self, model_outputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """Joins the pieces: each bin has its labels from the piece whose center is nearest."""
-        extractor = self.feature_extractor
-        step_s, bin_hz = self._resolution()
+        """Joins the pieces of one stretch: each bin has its labels from the piece whose center is nearest."""
+        _, bin_hz = self._resolution()
+        num_bins = self.feature_extractor.num_freq_bins
         reach = int(model_outputs[0]["sampling_rate"] / 2 / bin_hz)
         places = np.arange(-reach, reach + 1)
-        stretches: dict[int, list[dict[str, Any]]] = {}
-        for output in model_outputs:
-            stretches.setdefault(output["stretch"], []).append(output)
-        rows = []
-        for pieces in stretches.values():
-            middles = np.array([round(piece["center_hz"] / bin_hz) for piece in pieces])
-            nearest = np.abs(places[:, None] - middles).argmin(1)
-            labels = np.stack([piece["labels"][0].cpu().numpy() for piece in pieces])
-            columns = np.clip(places - middles[nearest] + extractor.num_freq_bins // 2, 0, extractor.num_freq_bins - 1)
-            rows.append(labels[nearest, slice(*pieces[0]["frames"]), columns].T)
-        labels = np.concatenate(rows)
+        middles = np.array([round(piece["center_hz"] / bin_hz) for piece in model_outputs])
+        nearest = np.abs(places[:, None] - middles).argmin(1)
+        labels = np.stack([piece["labels"][0].cpu().numpy() for piece in model_outputs])
+        columns = np.clip(places - middles[nearest] + num_bins // 2, 0, num_bins - 1)
+        frames = slice(*model_outputs[0]["frames"])
         return {
-            "labels": labels,
-            "frame_step_s": step_s,
-            "bin_hz": bin_hz,
-            "carriers": find_carriers(labels, self.model.config.id2label, bin_hz, extractor.num_frames),
+            "labels": labels[nearest, frames, columns].T.copy(),
+            "ends_recording": model_outputs[0]["ends_recording"],
         }
+
+    def _answers(self, items: Iterable, **kwargs) -> Iterator[dict[str, Any]]:
+        """One answer for each input, from its stretches, of which only the labels of its own band are kept."""
+        step_s, bin_hz = self._resolution()
+        rows = []
+        for stretch in super()._answers(items, **kwargs):
+            rows.append(stretch["labels"])
+            if stretch["ends_recording"]:
+                labels, rows = np.concatenate(rows), []
+                names, num_frames = self.model.config.id2label, self.feature_extractor.num_frames
+                yield {
+                    "labels": labels,
+                    "frame_step_s": step_s,
+                    "bin_hz": bin_hz,
+                    "carriers": find_carriers(labels, names, bin_hz, num_frames),
+                }
 
 
 def find_carriers(
@@ -209,15 +217,16 @@ def find_carriers(
     """
     middle, stretch = labels.shape[1] // 2, min(stretch or len(labels), len(labels))
     found = []  # number of values with the label, first bin, the bin after the last, carrier
+    starts = range(0, len(labels), stretch)
     for number, name in sorted(id2label.items())[1:]:
-        held = labels == number
-        share = np.add.reduceat(held, range(0, len(held), stretch), dtype=int).max(0) / stretch
+        share = np.max([(labels[start : start + stretch] == number).sum(0) for start in starts], axis=0) / stretch
         edges = np.flatnonzero(np.diff(np.pad(share >= LEAST_SHARE, 1)))
         for first, end in edges.reshape(-1, 2):
             # Bins at the edge that have the label only now and then do not widen the carrier.
             core = np.flatnonzero(share[first:end] >= share[first:end].max() / 3) + first
             first, end = core[0], core[-1] + 1
-            sends = held[:, first:end].mean(1) > 0.5
+            held = labels[:, first:end] == number
+            sends = held.mean(1) > 0.5
             carrier = {
                 "label": name,
                 "center_hz": float(((first + end - 1) / 2 - middle) * bin_hz),
@@ -225,7 +234,7 @@ def find_carriers(
                 "share_of_time": float(sends.mean()),
             }
             if end - first >= LEAST_BINS and sends.sum() >= min(LEAST_FRAMES, len(labels)):
-                found.append((int(held[:, first:end].sum()), first, end, carrier))
+                found.append((int(held.sum()), first, end, carrier))
     kept: list[tuple[int, int, int, dict[str, Any]]] = []
     for size, first, end, carrier in sorted(found, key=lambda entry: -entry[0]):
         beside = any(
