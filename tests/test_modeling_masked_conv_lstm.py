@@ -135,8 +135,11 @@ def test_forecasts_do_not_see_the_future_and_see_the_past():
     known = model.config.num_frames - model.config.forecast_frames
     other = values.clone()
     other[:, :, known:] = 7.0
+    unknown = values.clone()
+    unknown[:, :, known:] = torch.nan
     with torch.no_grad():
         expected, found = model(values), model(other)
+        assert torch.equal(model(unknown).reconstruction, expected.reconstruction)
         forecast = model.forecast(values[:, :, :known])
         past = values.clone()
         past[:, :, 0] += 1.0
@@ -185,8 +188,10 @@ def test_what_a_narrower_receiver_does_not_see_is_not_looked_at():
     mask = torch.zeros(len(values), 16, 24, dtype=torch.bool)
     mask[:, 9:] = mask[:, :, :7] = mask[:, :, 19:] = True
     other = torch.where(mask[:, None], -50.0, values)
+    unknown = torch.where(mask[:, None], torch.nan, values)
     with torch.no_grad():
         expected = model(values, mask=mask).logits
+        torch.testing.assert_close(model(unknown, mask=mask).logits, expected, rtol=0, atol=0)
         torch.testing.assert_close(model(other, mask=mask).logits, expected, rtol=0, atol=0)
         torch.testing.assert_close(model(other, mask=mask.long()).logits, expected, rtol=0, atol=0)
         # And what it sees has no unit.

@@ -58,10 +58,12 @@ def standardize(input_values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.T
     Returns:
         `tuple`: The spectrograms, and mean and standard deviation of shape `(batch, num_channels, 1, 1)`, float32.
     """
-    values, shown = input_values.float(), ~mask[:, None]
-    count = shown.sum(dim=(2, 3), keepdim=True).clamp(min=1)
-    mean = (values * shown).sum(dim=(2, 3), keepdim=True) / count
-    std = ((values - mean).square() * shown).sum(dim=(2, 3), keepdim=True).div(count).sqrt().clamp(min=1e-6)
+    # Filled, not multiplied by zero: what is masked may be NaN, or infinite.
+    values, hidden = input_values.float(), mask[:, None]
+    count = (~hidden).sum(dim=(2, 3), keepdim=True).clamp(min=1)
+    mean = values.masked_fill(hidden, 0.0).sum(dim=(2, 3), keepdim=True) / count
+    square = (values - mean).square().masked_fill(hidden, 0.0)
+    std = square.sum(dim=(2, 3), keepdim=True).div(count).sqrt().clamp(min=1e-6)
     return ((values - mean) / std).to(input_values.dtype), mean, std
 
 
