@@ -427,7 +427,7 @@ def test_publish(tmp_path, encoder, extractor, monkeypatch):
     assert [call[0] for call in FakeApi.calls] == ["create_repo", "upload_folder"]
 
 
-def test_publish_refuses_what_could_not_be_loaded(tmp_path, encoder, extractor, monkeypatch):
+def test_publish_refuses_what_could_not_be_loaded(tmp_path, encoder, mixture, extractor, monkeypatch):
     monkeypatch.setattr("huggingface_hub.HfApi", FakeApi)
     monkeypatch.setattr(FakeApi, "calls", [])
     encoder.save_pretrained(tmp_path / "saved")
@@ -443,7 +443,16 @@ def test_publish_refuses_what_could_not_be_loaded(tmp_path, encoder, extractor, 
     with pytest.raises(ValueError, match="weights in .* are damaged, or were cut off"):
         publish(folder, "someone/model")
     (folder / "model.safetensors").write_bytes(whole)
-    (folder / "modeling_lwm_spectro.py").unlink()
-    with pytest.raises(ValueError, match="modeling_lwm_spectro.py"):
-        publish(folder, "someone/model")
+    with_pipeline = export(mixture, tmp_path / "mixture", feature_extractor=extractor)
+    for place, name in (
+        (folder, "modeling_lwm_spectro.py"),
+        (folder, "objectives_lwm_spectro.py"),  # which the model imports
+        (with_pipeline, "pipeline_lwm_spectro.py"),
+        (with_pipeline, "evidence_lwm_spectro.py"),
+    ):
+        code = (place / name).read_bytes()
+        (place / name).unlink()
+        with pytest.raises(ValueError, match=f"needs .*'{name}'.*not there"):
+            publish(place, "someone/model")
+        (place / name).write_bytes(code)
     assert FakeApi.calls == []

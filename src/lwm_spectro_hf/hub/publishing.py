@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, FeatureExtractionMixin, PreTrainedModel
-from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 
 from ..auto import auto_map_for
 from ..files import read_json, whole_folder
@@ -147,6 +147,15 @@ def add_code(folder: Path) -> None:
         shutil.copyfile(file, folder / file.name)
 
 
+def _missing_code(folder: Path, classes: Sequence[str]) -> list[str]:
+    """Names of files that define these classes ("module.Class"), or are imported by such files, and are not there."""
+    found, needed = set(), {f"{name.split('.')[0]}.py" for name in classes}
+    while new := {name for name in needed - found if (folder / name).is_file()}:
+        found |= new
+        needed |= {f"{module}.py" for name in new for module in get_relative_imports(folder / name)}
+    return sorted(needed - found)
+
+
 def check_folder(folder: Path, leaving_out: Sequence[str] = ()) -> Path:
     """Make sure that a folder holds a saved model and, except for the files left out, nothing pickled."""
     folder = folder.expanduser()
@@ -201,13 +210,13 @@ def publish(
     from huggingface_hub import HfApi
 
     folder = check_folder(Path(folder))
-    auto_map = read_json(folder / CONFIG_FILE).get("auto_map") or {}
-    files = {f"{name.split('.')[0]}.py" for name in auto_map.values()}
-    missing = sorted(name for name in files if not (folder / name).is_file())
+    config = read_json(folder / CONFIG_FILE)
+    auto_map, pipelines = config.get("auto_map") or {}, config.get("custom_pipelines") or {}
+    missing = _missing_code(folder, [*auto_map.values(), *(entry["impl"] for entry in pipelines.values())])
     if not auto_map or missing:
         raise ValueError(
-            f"{folder} cannot be loaded from the Hub: its config.json has "
-            f"{f'an auto_map to {missing}, which are not there' if auto_map else 'no auto_map'}. "
+            f"{folder} cannot be loaded from the Hub: its config.json "
+            f"{f'needs {missing}, which are not there' if auto_map else 'has no auto_map'}. "
             "Expected a folder written by `export`."
         )
     _check_weights(folder)
