@@ -168,6 +168,11 @@ def test_wrong_shapes_say_what_is_expected():
         model(torch.zeros(1, 2, 16, 25))
     with pytest.raises(ValueError, match=r"\(batch, num_channels, 8, num_freq_bins\) is expected"):
         model.forecast(torch.zeros(1, 2, 16, 24))
+    for name in ("conv-lstm-model", "conv-lstm-segmentation"):
+        model = build(name)
+        for shape in ((2, 1, 16, 24), (1, 16, 24), (16, 24)):
+            with pytest.raises(ValueError, match=r"`mask` has shape .* = \(2, 16, 24\) is expected"):
+                model(torch.zeros(2, 2, 16, 24), mask=torch.zeros(shape))
 
 
 def test_segmentation_skips_what_is_not_known():
