@@ -114,7 +114,6 @@ inputs = extractor(iq, sampling_rate=30.72e6, return_tensors="pt")  # 10 ms of c
 PIPELINE_USE = """```python
 from transformers import pipeline
 import lwm_spectro_hf
-from lwm_spectro_hf.markdown import markdown_table
 
 # A folder, or its name on the Hub, whose code is that of the package.
 segment = pipeline("iq-segmentation", model="{name}", trust_remote_code=True)

@@ -135,8 +135,11 @@ def test_forecasts_see_the_past_but_not_the_future():
     known = model.config.num_frames - model.config.forecast_frames
     other = values.clone()
     other[:, :, known:] = 7.0
+    unknown = values.clone()
+    unknown[:, :, known:] = torch.nan
     with torch.no_grad():
         expected, found = model(values), model(other)
+        assert torch.equal(model(unknown).reconstruction, expected.reconstruction)
         forecast = model.forecast(values[:, :, :known])
         past = values.clone()
         past[:, :, 0] += 1.0
@@ -165,6 +168,11 @@ def test_wrong_shapes_say_what_is_expected():
         model(torch.zeros(1, 2, 16, 25))
     with pytest.raises(ValueError, match=r"\(batch, num_channels, 8, num_freq_bins\) is expected"):
         model.forecast(torch.zeros(1, 2, 16, 24))
+    for name in ("conv-lstm-model", "conv-lstm-segmentation"):
+        model = build(name)
+        for shape in ((2, 1, 16, 24), (1, 16, 24), (16, 24)):
+            with pytest.raises(ValueError, match=r"`mask` has shape .* = \(2, 16, 24\) is expected"):
+                model(torch.zeros(2, 2, 16, 24), mask=torch.zeros(shape))
 
 
 def test_segmentation_ignores_unknown_labels():
@@ -185,8 +193,10 @@ def test_values_outside_the_received_band_are_ignored():
     mask = torch.zeros(len(values), 16, 24, dtype=torch.bool)
     mask[:, 9:] = mask[:, :, :7] = mask[:, :, 19:] = True
     other = torch.where(mask[:, None], -50.0, values)
+    unknown = torch.where(mask[:, None], torch.nan, values)
     with torch.no_grad():
         expected = model(values, mask=mask).logits
+        torch.testing.assert_close(model(unknown, mask=mask).logits, expected, rtol=0, atol=0)
         torch.testing.assert_close(model(other, mask=mask).logits, expected, rtol=0, atol=0)
         torch.testing.assert_close(model(other, mask=mask.long()).logits, expected, rtol=0, atol=0)
         # Level and scale of the visible values do not matter either.

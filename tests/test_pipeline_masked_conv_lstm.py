@@ -1,5 +1,7 @@
 """Pipeline `"iq-segmentation"`: carriers are found where they are, at any rate and length of a recording."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -96,10 +98,44 @@ def test_values_outside_the_recording_are_hidden(segment):
     assert (~hidden[0]).any(1).sum() == pytest.approx(120, abs=2)
 
 
+@pytest.mark.parametrize("rate", [RATE, 0.5e6, 2.5e6])
+@pytest.mark.parametrize("rest", [1, 5, 90, 110])
+def test_a_short_rest_is_shown_together_with_what_is_before_it(segment, rate, rest):
+    num_samples = [round(((frames - 1) * HOP + 128) / RATE * rate) for frames in (128 + rest, 300)]
+    iq = band(num_samples[1], rate, -50e3, 50e3, 40)
+    whole = segment(iq, sampling_rate=rate)["labels"]
+    segment.model.hidden.clear()
+    answer = segment(iq[: num_samples[0]], sampling_rate=rate)["labels"]
+    assert len(answer) == pytest.approx(128 + rest, abs=1)  # at other rates, the last frame may lack a sample
+    assert (answer == whole[: len(answer)]).mean() > 0.99
+    shown = (~segment.model.hidden[-1][-1]).any(1).sum()  # frames of the last stretch
+    assert shown == pytest.approx(128 if rest < 96 else rest, abs=1)
+
+
 def test_silence_is_nothing(segment):
     answer = segment(np.zeros(5000, np.complex64), sampling_rate=RATE)
     assert answer["labels"].max() == 0 and answer["carriers"] == []
     assert segment.model.hidden[0].all()
+
+
+@pytest.mark.parametrize("rate", [RATE, 0.3e6, 2.5e6])
+@pytest.mark.parametrize("fill", [0.0, 0.02 - 0.01j])
+def test_lost_samples_are_hidden(segment, rate, fill):
+    """Otherwise they would be the quietest of all, and noise beside them a carrier as wide as the band."""
+    num_samples = round((128 * HOP) * rate / RATE)
+    iq = band(num_samples, rate, 0.1 * rate, 0.1 * rate + 80e3, 40)
+    whole = segment(iq, sampling_rate=rate)
+    first, last = num_samples // 4, 3 * num_samples // 4
+    iq[first:last] = fill * np.abs(iq).mean()
+    answer = segment(iq, sampling_rate=rate)
+    lost = np.arange(len(answer["labels"])) * num_samples / 128
+    lost = (lost > first) & (lost + 64 * rate / RATE * 2 < last)
+    assert not answer["labels"][lost].any()
+    seen = np.roll(lost, 2) | lost | np.roll(lost, -2)  # but for those with the edges
+    assert (answer["labels"] == whole["labels"])[~seen].mean() > 0.99
+    (carrier,) = answer["carriers"]
+    assert carrier["center_hz"] == pytest.approx(whole["carriers"][0]["center_hz"], abs=8e3)
+    assert carrier["share_of_time"] == pytest.approx(0.5, abs=0.05)
 
 
 def test_files_and_lists_give_one_answer_each(folder, write_sigmf, tmp_path):
@@ -184,6 +220,17 @@ def test_short_transmissions_in_long_recordings_are_found():
     (found,) = find_carriers(labels, LABELS, 10.0, stretch=128)
     assert found["label"] == "LTE" and found["bandwidth_hz"] == 100.0
     assert found["share_of_time"] == pytest.approx(100 / 100_050)
+
+
+def test_carriers_of_a_long_recording_take_little_memory():
+    labels = np.zeros((128 * 1000, 41), np.uint8)
+    labels[:, 5:15] = 1
+    tracemalloc.start()
+    (found,) = find_carriers(labels, LABELS, 10.0, stretch=128)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found["bandwidth_hz"] == 100.0
+    assert peak < labels.nbytes
 
 
 def test_max_stretches_limits_what_is_read(segment):

@@ -500,7 +500,7 @@ def _load_model(name: str, auto_class: type, segments: bool) -> tuple[Any, set[s
     """Load a model for `segment` or for the other commands, and list the weights that its heads lack."""
     from transformers import AutoConfig
 
-    from .training.checkpoints import absent_weights, check_weights
+    from .training.checkpoints import absent_weights, check_places, check_weights
 
     with _loading(name):
         kind = AutoConfig.from_pretrained(name).model_type
@@ -514,11 +514,7 @@ def _load_model(name: str, auto_class: type, segments: bool) -> tuple[Any, set[s
         model, info = auto_class.from_pretrained(name, output_loading_info=True, ignore_mismatched_sizes=True)
     encoder = model.base_model_prefix + "."
     check_weights(info, f"--model {name}", encoder, "weights of its encoder")
-    if spare := sorted(key for key in info["unexpected_keys"] if key.startswith(encoder)):
-        raise ValueError(
-            f"--model {name} has no place for {len(spare)} weights of its encoder, the first of which is {spare[0]}: "
-            "it is damaged, or its config.json is that of another model."
-        )
+    check_places(info, f"--model {name}", encoder)
     return model, set(absent_weights(info))
 
 

@@ -58,11 +58,34 @@ def standardize(input_values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.T
     Returns:
         `tuple`: The spectrograms, and mean and standard deviation of shape `(batch, num_channels, 1, 1)`, float32.
     """
-    values, shown = input_values.float(), ~mask[:, None]
-    count = shown.sum(dim=(2, 3), keepdim=True).clamp(min=1)
-    mean = (values * shown).sum(dim=(2, 3), keepdim=True) / count
-    std = ((values - mean).square() * shown).sum(dim=(2, 3), keepdim=True).div(count).sqrt().clamp(min=1e-6)
+    # Filled, not multiplied by zero: what is masked may be NaN, or infinite.
+    values, hidden = input_values.float(), mask[:, None]
+    count = (~hidden).sum(dim=(2, 3), keepdim=True).clamp(min=1)
+    mean = values.masked_fill(hidden, 0.0).sum(dim=(2, 3), keepdim=True) / count
+    square = (values - mean).square().masked_fill(hidden, 0.0)
+    std = square.sum(dim=(2, 3), keepdim=True).div(count).sqrt().clamp(min=1e-6)
     return ((values - mean) / std).to(input_values.dtype), mean, std
+
+
+def check_mask(mask: torch.Tensor, input_values: torch.Tensor) -> torch.Tensor:
+    """
+    Args:
+        mask (`torch.Tensor` of shape `(batch, num_frames, num_freq_bins)`): 1 = masked.
+        input_values (`torch.Tensor` of shape `(batch, num_channels, num_frames, num_freq_bins)`): Spectrograms.
+
+    Returns:
+        `torch.BoolTensor`: The mask.
+
+    Raises:
+        `ValueError`: If it does not have that shape.
+    """
+    expected = (input_values.shape[0], *input_values.shape[2:])
+    if tuple(mask.shape) != expected:
+        raise ValueError(
+            f"`mask` has shape {tuple(mask.shape)}, but (batch, num_frames, num_freq_bins) = {expected} is expected, "
+            "that of `input_values` without channels."
+        )
+    return mask.bool()
 
 
 class MaskedConvLstmEmbeddings(nn.Module):
@@ -223,9 +246,10 @@ class MaskedConvLstmModel(MaskedConvLstmPreTrainedModel):
             columns)`, and `pooler_output` of shape `(batch, hidden_size)`, its mean.
 
         Raises:
-            `ValueError`: If `input_values` does not have the configured shape.
+            `ValueError`: If `input_values` does not have the configured shape, or `mask` that of `input_values`.
         """
         check_shape(input_values, self.config)
+        mask = None if mask is None else check_mask(mask, input_values)
         # Not `self.dtype`, which looks for parameters: a copy on another GPU, as `DataParallel` makes, has none.
         hidden_states = self.embeddings(input_values.to(self.layers[0].input_conv.weight.dtype), mask)
         num_segments = hidden_states.shape[1]
@@ -373,7 +397,7 @@ class MaskedConvLstmForSemanticSegmentation(MaskedConvLstmPreTrainedModel):
         """
         if mask is not None:
             check_shape(input_values, self.config)
-            mask = mask.bool()
+            mask = check_mask(mask, input_values)
             input_values, _, _ = standardize(input_values, mask)
         outputs = self.masked_conv_lstm(input_values, mask, return_dict=True, **kwargs)
         logits = self.classifier(outputs.last_hidden_state)

@@ -1,7 +1,7 @@
 """Pipeline `"iq-segmentation"`: I/Q samples or recordings in, who transmits where and when out."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,10 @@ OVERLAP = 0.25
 # one stretch, and it transmits in at least LEAST_FRAMES frames. If at least half of its band lies in that of a larger
 # carrier, it must also have at least LEAST_BESIDE times as many labeled values as that one.
 LEAST_BINS, LEAST_SHARE, LEAST_FRAMES, LEAST_BESIDE = 2, 0.02, 3, 0.1
+# A frame is masked if its samples, or this many if it is made of fewer, are all equal: they were lost.
+LEAST_EQUAL = 16
+# A rest of a recording that fills less than this share of a stretch is shown together with what is before it.
+LEAST_LEFT = 0.75
 
 
 class IQSegmentationPipeline(IQPipeline):
@@ -33,8 +37,10 @@ class IQSegmentationPipeline(IQPipeline):
     ```
 
     The network has one sampling rate, that of its extractor, and one length. Recordings are resampled to that rate:
-    wider ones in several pieces of the band, longer ones in one stretch of time after the other. What a narrower or
-    shorter recording leaves empty is masked.
+    wider ones in several pieces of the band, longer ones in one stretch of time after the other; a short rest at the
+    end is shown together with what is before it. What a narrower or shorter recording leaves empty is masked, and so
+    are frames whose samples are all equal, such as the zeros that receivers write for lost samples: nothing is sent
+    there.
 
     An input is as for `"iq-classification"`; a list gives a list of answers, a generator a generator.
 
@@ -86,7 +92,7 @@ class IQSegmentationPipeline(IQPipeline):
         max_stretches: int | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """Yields the pieces of one input, one stretch of time after the other."""
+        """Yields the pieces of one input, stretch by stretch; those of a stretch end with `is_last`."""
         extractor = self.feature_extractor
         read, num_samples, rate = open_input(inputs, sampling_rate, dtype, channel)
         if rate is None:
@@ -114,31 +120,41 @@ class IQSegmentationPipeline(IQPipeline):
         done = 0
         for turn in range(seen):
             number = (2 * turn + 1) * count // (2 * seen)
-            start = round(number * stretch_s * rate)
+            # A rest of a few frames would show too little: it is shown after frames of the stretch before.
+            left = self._num_frames(num_samples, rate) - number * extractor.num_frames
+            known = extractor.num_frames - left if number and left < LEAST_LEFT * extractor.num_frames else 0
+            start = round((number * stretch_s - known * step_s) * rate)
             # The last frame of a stretch reaches into the next.
-            stop = min(num_samples, round((number + 1) * stretch_s * rate) + shortest)
+            stop = min(num_samples, round(start + stretch_s * rate) + shortest)
             iq = as_samples(read(start, stop - start))
             spectrum = torch.fft.fftshift(torch.fft.fft(iq))
+            starts = torch.arange(extractor.num_frames) * (step_s * rate)
+            lost = _constant(iq, starts.round().long(), max(shortest, LEAST_EQUAL))
             for piece, center_hz in enumerate(centers_hz):
                 moved = _resampled(spectrum, rate, center_hz, extractor.sampling_rate)
-                frames = min(extractor.num_frames, (len(moved) - extractor.fft_size) // extractor.hop_length + 1)
+                frames = min(extractor.num_frames, self._num_frames(len(moved), extractor.sampling_rate))
                 missing = max(0, extractor.num_samples_needed() - len(moved))
                 values = extractor.spectrogram(torch.nn.functional.pad(moved, (0, missing))[None])
                 hidden = torch.ones(values.shape[2:], dtype=torch.bool)
                 hidden[:frames] = (center_hz + bins_hz).abs() > rate / 2
-                if not iq.any():  # silence has nothing to show
-                    hidden[:] = True
+                hidden[lost] = True
                 yield {
                     "input_values": torch.cat([values, hidden[None, None].to(values.dtype)], dim=1),
-                    "stretch": number,
                     "center_hz": center_hz,
-                    "num_frames": frames,
+                    "frames": (known, frames),
                     "sampling_rate": rate,
-                    "is_last": turn == seen - 1 and piece == len(centers_hz) - 1,
+                    "ends_recording": turn == seen - 1,
+                    "is_last": piece == len(centers_hz) - 1,
                 }
             if on_progress is not None:
                 before, done = done, num_samples * (turn + 1) // seen
                 on_progress(done - before)
+
+    def _num_frames(self, num_samples: int, rate: float) -> int:
+        """Whole frames in this many samples."""
+        extractor = self.feature_extractor
+        resampled = round(num_samples * extractor.sampling_rate / rate)
+        return (resampled - extractor.fft_size) // extractor.hop_length + 1
 
     def _resolution(self) -> tuple[float, float]:
         """Time between frames [s], and spacing of bins [Hz]."""
@@ -152,28 +168,36 @@ class IQSegmentationPipeline(IQPipeline):
         return {"labels": logits.argmax(1).masked_fill(hidden, 0).to(torch.uint8), **model_inputs}
 
     def postprocess(self, model_outputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """Joins the pieces: each bin has its labels from the piece whose center is nearest."""
-        extractor = self.feature_extractor
-        step_s, bin_hz = self._resolution()
+        """Joins the pieces of one stretch: each bin has its labels from the piece whose center is nearest."""
+        _, bin_hz = self._resolution()
+        num_bins = self.feature_extractor.num_freq_bins
         reach = int(model_outputs[0]["sampling_rate"] / 2 / bin_hz)
         places = np.arange(-reach, reach + 1)
-        stretches: dict[int, list[dict[str, Any]]] = {}
-        for output in model_outputs:
-            stretches.setdefault(output["stretch"], []).append(output)
-        rows = []
-        for pieces in stretches.values():
-            middles = np.array([round(piece["center_hz"] / bin_hz) for piece in pieces])
-            nearest = np.abs(places[:, None] - middles).argmin(1)
-            labels = np.stack([piece["labels"][0].cpu().numpy() for piece in pieces])
-            columns = np.clip(places - middles[nearest] + extractor.num_freq_bins // 2, 0, extractor.num_freq_bins - 1)
-            rows.append(labels[nearest, : pieces[0]["num_frames"], columns].T)
-        labels = np.concatenate(rows)
+        middles = np.array([round(piece["center_hz"] / bin_hz) for piece in model_outputs])
+        nearest = np.abs(places[:, None] - middles).argmin(1)
+        labels = np.stack([piece["labels"][0].cpu().numpy() for piece in model_outputs])
+        columns = np.clip(places - middles[nearest] + num_bins // 2, 0, num_bins - 1)
+        frames = slice(*model_outputs[0]["frames"])
         return {
-            "labels": labels,
-            "frame_step_s": step_s,
-            "bin_hz": bin_hz,
-            "carriers": find_carriers(labels, self.model.config.id2label, bin_hz, extractor.num_frames),
+            "labels": labels[nearest, frames, columns].T.copy(),
+            "ends_recording": model_outputs[0]["ends_recording"],
         }
+
+    def _answers(self, items: Iterable, **kwargs) -> Iterator[dict[str, Any]]:
+        """One answer for each input, from its stretches, of which only the labels of its own band are kept."""
+        step_s, bin_hz = self._resolution()
+        rows = []
+        for stretch in super()._answers(items, **kwargs):
+            rows.append(stretch["labels"])
+            if stretch["ends_recording"]:
+                labels, rows = np.concatenate(rows), []
+                names, num_frames = self.model.config.id2label, self.feature_extractor.num_frames
+                yield {
+                    "labels": labels,
+                    "frame_step_s": step_s,
+                    "bin_hz": bin_hz,
+                    "carriers": find_carriers(labels, names, bin_hz, num_frames),
+                }
 
 
 def find_carriers(
@@ -193,15 +217,16 @@ def find_carriers(
     """
     middle, stretch = labels.shape[1] // 2, min(stretch or len(labels), len(labels))
     found = []  # number of values with the label, first bin, the bin after the last, carrier
+    starts = range(0, len(labels), stretch)
     for number, name in sorted(id2label.items())[1:]:
-        held = labels == number
-        share = np.add.reduceat(held, range(0, len(held), stretch), dtype=int).max(0) / stretch
+        share = np.max([(labels[start : start + stretch] == number).sum(0) for start in starts], axis=0) / stretch
         edges = np.flatnonzero(np.diff(np.pad(share >= LEAST_SHARE, 1)))
         for first, end in edges.reshape(-1, 2):
             # Bins at the edge that have the label only now and then do not widen the carrier.
             core = np.flatnonzero(share[first:end] >= share[first:end].max() / 3) + first
             first, end = core[0], core[-1] + 1
-            sends = held[:, first:end].mean(1) > 0.5
+            held = labels[:, first:end] == number
+            sends = held.mean(1) > 0.5
             carrier = {
                 "label": name,
                 "center_hz": float(((first + end - 1) / 2 - middle) * bin_hz),
@@ -209,7 +234,7 @@ def find_carriers(
                 "share_of_time": float(sends.mean()),
             }
             if end - first >= LEAST_BINS and sends.sum() >= min(LEAST_FRAMES, len(labels)):
-                found.append((int(held[:, first:end].sum()), first, end, carrier))
+                found.append((int(held.sum()), first, end, carrier))
     kept: list[tuple[int, int, int, dict[str, Any]]] = []
     for size, first, end, carrier in sorted(found, key=lambda entry: -entry[0]):
         beside = any(
@@ -219,6 +244,25 @@ def find_carriers(
         if not beside:
             kept.append((size, first, end, carrier))
     return [carrier for *_, carrier in kept]
+
+
+def _constant(iq: torch.Tensor, starts: torch.Tensor, length: int) -> torch.Tensor:
+    """Whether the samples from each start on are all equal. Next to a signal, they would look like a noise floor far
+    below that of the receiver.
+
+    Args:
+        iq (`torch.Tensor` of shape `(num_samples,)`): Complex samples.
+        starts (`torch.Tensor` of shape `(num,)`): First sample of each piece.
+        length (`int`): Number of samples of a piece; fewer at the end.
+
+    Returns:
+        `torch.BoolTensor` of shape `(num,)`.
+    """
+    places = (starts[:, None] + torch.arange(length)).clamp(max=len(iq) - 1)
+    pieces = torch.view_as_real(iq)[places].double()
+    spread = (pieces.amax(1) - pieces.amin(1)).amax(1)
+    # Filters leave something of zeros, too.
+    return spread <= 1e-5 * torch.view_as_real(iq).double().square().sum(1).mean().sqrt()
 
 
 def _centers(rate: float, seen_hz: float, bin_hz: float) -> list[float]:

@@ -329,6 +329,10 @@ def test_the_snippet_of_a_card_works(tmp_path, mixture, extractor, monkeypatch):
 def test_files_with_classes_import_all_that_they_need_themselves(tmp_path, encoder, mixture, extractor, kind):
     # Transformers before 5.12 copies no other files of a local folder into its cache.
     models = {"encoder": encoder, "mixture": mixture, "conv-lstm": build("conv-lstm-segmentation")}
+    if kind == "conv-lstm":
+        config = models[kind].config
+        grid = {"num_frames": config.num_frames, "num_freq_bins": config.num_freq_bins}
+        extractor = SpectrogramFeatureExtractor(**grid, fft_size=24, window_function=["hann", "boxcar"])
     export(models[kind], tmp_path / "hub", feature_extractor=extractor)
     config = read_json(tmp_path / "hub" / "config.json")
     classes = [*config["auto_map"].values(), *(task["impl"] for task in config.get("custom_pipelines", {}).values())]
@@ -340,6 +344,16 @@ def test_files_with_classes_import_all_that_they_need_themselves(tmp_path, encod
 def test_export_needs_a_front_end(tmp_path, encoder):
     with pytest.raises(ValueError, match="preprocessor_config.json.*feature_extractor="):
         export(encoder, tmp_path / "hub")
+    assert not (tmp_path / "hub").exists()
+
+
+def test_export_needs_a_front_end_that_fits(tmp_path, encoder, mixture, extractor):
+    other = SpectrogramFeatureExtractor(
+        num_frames=16, num_freq_bins=16, fft_size=16, window_function=["hann", "boxcar"]
+    )
+    for model in (encoder, mixture):
+        with pytest.raises(ValueError, match=r"shape \(2, 16, 16\) .* the model takes \(1, 16, 16\)"):
+            export(model, tmp_path / "hub", feature_extractor=other)
     assert not (tmp_path / "hub").exists()
 
 
@@ -433,7 +447,7 @@ def test_publish(tmp_path, encoder, extractor, monkeypatch):
     assert [call[0] for call in FakeApi.calls] == ["create_repo", "upload_folder"]
 
 
-def test_publish_refuses_what_could_not_be_loaded(tmp_path, encoder, extractor, monkeypatch):
+def test_publish_refuses_what_could_not_be_loaded(tmp_path, encoder, mixture, extractor, monkeypatch):
     monkeypatch.setattr("huggingface_hub.HfApi", FakeApi)
     monkeypatch.setattr(FakeApi, "calls", [])
     encoder.save_pretrained(tmp_path / "saved")
@@ -444,7 +458,21 @@ def test_publish_refuses_what_could_not_be_loaded(tmp_path, encoder, extractor, 
     with pytest.raises(ValueError, match="holds training_args.bin"):
         publish(folder, "someone/model")
     (folder / "training_args.bin").unlink()
-    (folder / "modeling_lwm_spectro.py").unlink()
-    with pytest.raises(ValueError, match="modeling_lwm_spectro.py"):
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:-100])
+    with pytest.raises(ValueError, match="weights in .* are damaged, or were cut off"):
         publish(folder, "someone/model")
+    (folder / "model.safetensors").write_bytes(whole)
+    with_pipeline = export(mixture, tmp_path / "mixture", feature_extractor=extractor)
+    for place, name in (
+        (folder, "modeling_lwm_spectro.py"),
+        (folder, "objectives_lwm_spectro.py"),  # which the model imports
+        (with_pipeline, "pipeline_lwm_spectro.py"),
+        (with_pipeline, "evidence_lwm_spectro.py"),
+    ):
+        code = (place / name).read_bytes()
+        (place / name).unlink()
+        with pytest.raises(ValueError, match=f"needs .*'{name}'.*not there"):
+            publish(place, "someone/model")
+        (place / name).write_bytes(code)
     assert FakeApi.calls == []

@@ -1,6 +1,7 @@
 """The script of the second paper's tasks, from scenes to models that the Auto classes load."""
 
 import json
+import re
 import runpy
 import sys
 from dataclasses import replace
@@ -64,6 +65,7 @@ def test_pretrained_weights_serve_both_tasks(tmp_path, data, monkeypatch, capsys
         assert (tmp_path / task / "examples.png").stat().st_size > 10_000
         card = (tmp_path / task / "model" / "README.md").read_text()
         assert auto_class.__name__ in card and "from the weights of `masked`" in card
+        assert set(re.findall("^from (.*) import", card, re.MULTILINE)) == {"transformers"}  # all that its code needs
     assert list(model.config.id2label.values()) == list(SCENE_LABELS)
     assert "intersection over union" in capsys.readouterr().out
 

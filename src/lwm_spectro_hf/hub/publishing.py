@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, FeatureExtractionMixin, PreTrainedModel
-from transformers.dynamic_module_utils import get_relative_import_files
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, FeatureExtractionMixin, PreTrainedModel
+from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 
 from ..auto import auto_map_for
 from ..files import read_json, whole_folder
 from ..pipeline_lwm_spectro import IQClassificationPipeline
 from ..pipeline_masked_conv_lstm import IQSegmentationPipeline
-from ..training.checkpoints import check_weights
+from ..training.checkpoints import check_places, check_weights
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +70,8 @@ def export(
     Raises:
         FileNotFoundError: If the folder has no `config.json` or no weights in safetensors.
         FileExistsError: If `output_dir` has files in it and `overwrite` is false.
-        ValueError: If the folder holds pickled files or damaged weights, no front-end is known, or `output_dir` is the
-            folder itself.
+        ValueError: If the folder holds pickled files or damaged weights, no front-end is known, the front-end does not
+            fit the model, or `output_dir` is the folder itself.
     """
     sources = [] if isinstance(model_or_folder, PreTrainedModel) else [model_or_folder]
     with whole_folder(output_dir, *sources, overwrite=overwrite) as staged:
@@ -90,16 +90,32 @@ def export(
                 "Pass feature_extractor=SpectrogramFeatureExtractor(...)."
             )
         add_code(staged)
+        _check_front_end(staged)
     return Path(output_dir)
 
 
 def _check_weights(folder: Path) -> None:
-    """Make sure that the weights in a folder can be read, and that the encoder lacks none."""
+    """Make sure that the weights in a folder can be read, and that the encoder lacks none and leaves none out."""
     try:
-        _, info = AutoModel.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True)
+        model, info = AutoModel.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True)
     except SafetensorError as error:
         raise ValueError(f"The weights in {folder} are damaged, or were cut off while copied: {error}") from error
     check_weights(info, folder, what="weights of its encoder")
+    check_places(info, folder, model.base_model_prefix + ".")
+
+
+def _check_front_end(folder: Path) -> None:
+    """Make sure that the front-end in a folder makes spectrograms of the shape that the model there takes."""
+    config = AutoConfig.from_pretrained(folder)
+    config = getattr(config, "encoder_config", config)
+    front_end = AutoFeatureExtractor.from_pretrained(folder)
+    found = (front_end.feature_size, front_end.num_frames, front_end.num_freq_bins)
+    expected = (config.num_channels, config.num_frames, config.num_freq_bins)
+    if found != expected:
+        raise ValueError(
+            f"The front-end makes spectrograms of shape {found} (channels, frames, bins), and the model takes "
+            f"{expected}. Pass the one that the model was trained with: feature_extractor=..."
+        )
 
 
 def add_code(folder: Path) -> None:
@@ -129,6 +145,15 @@ def add_code(folder: Path) -> None:
         (folder / "requirements.txt").write_text(REQUIREMENTS, encoding="utf-8")
     for file in sorted(files):
         shutil.copyfile(file, folder / file.name)
+
+
+def _missing_code(folder: Path, classes: Sequence[str]) -> list[str]:
+    """Names of files that define these classes ("module.Class"), or are imported by such files, and are not there."""
+    found, needed = set(), {f"{name.split('.')[0]}.py" for name in classes}
+    while new := {name for name in needed - found if (folder / name).is_file()}:
+        found |= new
+        needed |= {f"{module}.py" for name in new for module in get_relative_imports(folder / name)}
+    return sorted(needed - found)
 
 
 def check_folder(folder: Path, leaving_out: Sequence[str] = ()) -> Path:
@@ -180,20 +205,21 @@ def publish(
     Raises:
         FileNotFoundError: If the folder has no `config.json` or no weights in safetensors.
         ValueError: If the folder was not exported, so that it could not be loaded from the Hub without this package,
-            or if it holds pickled files.
+            or if it holds pickled files or damaged weights.
     """
     from huggingface_hub import HfApi
 
     folder = check_folder(Path(folder))
-    auto_map = read_json(folder / CONFIG_FILE).get("auto_map") or {}
-    files = {f"{name.split('.')[0]}.py" for name in auto_map.values()}
-    missing = sorted(name for name in files if not (folder / name).is_file())
+    config = read_json(folder / CONFIG_FILE)
+    auto_map, pipelines = config.get("auto_map") or {}, config.get("custom_pipelines") or {}
+    missing = _missing_code(folder, [*auto_map.values(), *(entry["impl"] for entry in pipelines.values())])
     if not auto_map or missing:
         raise ValueError(
-            f"{folder} cannot be loaded from the Hub: its config.json has "
-            f"{f'an auto_map to {missing}, which are not there' if auto_map else 'no auto_map'}. "
+            f"{folder} cannot be loaded from the Hub: its config.json "
+            f"{f'needs {missing}, which are not there' if auto_map else 'has no auto_map'}. "
             "Expected a folder written by `export`."
         )
+    _check_weights(folder)
     if not (folder / "README.md").is_file():
         logger.warning("%s has no README.md; the model will be published without a card.", folder)
     api = HfApi(token=token)

@@ -64,6 +64,24 @@ def check_weights(info: dict[str, Any], name: str | Path, part: str = "", what: 
         )
 
 
+def check_places(info: dict[str, Any], name: str | Path, part: str) -> None:
+    """Refuse a checkpoint with weights that a model has no place for, and that it would be used without.
+
+    Args:
+        info (`dict`): What `from_pretrained` returns with `output_loading_info=True`.
+        name (`str` or `Path`): Of the checkpoint, for the message.
+        part (`str`): Prefix of the names of the encoder's weights; those of other heads may be left out.
+
+    Raises:
+        ValueError: If there are some.
+    """
+    if spare := sorted(key for key in info["unexpected_keys"] if key.startswith(part)):
+        raise ValueError(
+            f"{name} has no place for {len(spare)} weights of its encoder, the first of which is {spare[0]}: it is "
+            "damaged, or its config.json is that of another model."
+        )
+
+
 def folder_name(path: str | Path | None) -> str | None:
     """One name for a folder, in whichever of its ways it was given; other names, as those on the Hub, stay."""
     return str(Path(path).resolve()) if path is not None and Path(path).exists() else path

@@ -32,7 +32,7 @@ from ..extras import require
 from ..modeling_lwm_spectro import LwmSpectroPreTrainedModel
 from ..scripting import first_line
 from .augmentation import augment
-from .checkpoints import absent_weights, check_weights
+from .checkpoints import absent_weights, check_places, check_weights
 from .loop import Deadline, DivergedError
 
 METHODS = ("frozen", "full", "lora", "scratch")
@@ -68,6 +68,7 @@ def load_pretrained(checkpoint: str, expert: str | None = None) -> tuple[LwmSpec
     model, info = AutoModelForPreTraining.from_pretrained(checkpoint, dtype=torch.float32, output_loading_info=True)
     try:
         check_weights(info, checkpoint, model.base_model_prefix + ".", "weights of its encoder")
+        check_places(info, checkpoint, model.base_model_prefix + ".")
     except ValueError as error:
         raise TaskError(str(error)) from None
     if expert is not None:
