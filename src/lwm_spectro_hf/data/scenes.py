@@ -3,7 +3,7 @@
 import copy
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -209,6 +209,20 @@ def draw_scenes(
         inside = _bins_inside(centre_hz, carrier.bandwidth_hz, recipe.sampling_rate, extractor)
         labels = torch.where(on[:, :, None] & inside[:, None], protocol + 1, labels)
     iq = impairments.add_noise(iq, torch.ones(count, device=device), generator)
+    iq = _with_oscillator_and_spurs(iq, recipe, uniform, generator)
+    return Scenes(
+        iq=impairments.quantize(iq, uniform(*sent.adc_bits)),
+        sampling_rate=recipe.sampling_rate,
+        labels=labels,
+        snr_db=snr_db,
+        index=torch.arange(chunk * count, (chunk + 1) * count, device=device),
+    )
+
+
+def _with_oscillator_and_spurs(
+    iq: torch.Tensor, recipe: SceneRecipe, uniform: Callable[[float, float], torch.Tensor], generator: torch.Generator
+) -> torch.Tensor:
+    """What a receiver adds to a band `(batch, num_samples)`: leakage of its oscillator, images, and spurs."""
     # Frequency of the oscillator in cycles per sample; not centered in a piece of a wider recording.
     place = torch.where(uniform(0, 1) < recipe.pieces, uniform(-0.5, 0.5), 0.0)
     oscillator = _tones(place, recipe.num_samples)
@@ -220,13 +234,7 @@ def draw_scenes(
         offset = uniform(-1, 1) * _NEAR_HZ / recipe.sampling_rate if number % 2 == 0 else uniform(-0.5, 0.5)
         level = torch.where(number < num_spurs, 10 ** (uniform(*_SPURS_DB) / 20), 0.0)
         iq += level[:, None] * _tones(place + offset, recipe.num_samples)
-    return Scenes(
-        iq=impairments.quantize(iq, uniform(*sent.adc_bits)),
-        sampling_rate=recipe.sampling_rate,
-        labels=labels,
-        snr_db=snr_db,
-        index=torch.arange(chunk * count, (chunk + 1) * count, device=device),
-    )
+    return iq
 
 
 def _tones(frequency: torch.Tensor, num_samples: int) -> torch.Tensor:

@@ -155,17 +155,8 @@ def draw_recordings(
     def of_rows(values: list) -> torch.Tensor:
         return torch.tensor(values, device=device)
 
-    def uniform(low: float, high: float) -> torch.Tensor:
-        return low + (high - low) * torch.rand(len(rows.index), generator=generator, device=device)
-
     snr_db = of_rows([float(recipe.snrs_db[snr]) for snr in rows.snr])
-    # A single path without fading implies a terminal at rest.
-    still = [recipe.channels[channel] == "none" for channel in rows.channel]
-    mobilities = [recipe.mobilities[mobility] for mobility in rows.mobility]
-    mobilities = ["static" if rests else name for rests, name in zip(still, mobilities, strict=True)]
-    speeds = [(0.0, 0.0) if rests else recipe.speeds_mps[name] for rests, name in zip(still, mobilities, strict=True)]
-    slowest, fastest = of_rows(speeds).T
-    speed = slowest + (fastest - slowest) * uniform(0, 1)
+    mobilities, speed = _draw_speeds(rows, recipe, generator)
     doppler = speed * setting.carrier_hz / SPEED_OF_LIGHT_MPS
 
     lead = 0 if setting.receiver == "native" else round(_lead_s(recipe, setting) * setting.numerology.sampling_rate)
@@ -221,6 +212,18 @@ def draw_recordings(
         carrier_hz=setting.carrier_hz,
         parameters=waveform.parameters,
     )
+
+
+def _draw_speeds(rows: Rows, recipe: Recipe, generator: torch.Generator) -> tuple[list[str], torch.Tensor]:
+    """Mobility and speed [m/s] of each row."""
+    # A single path without fading implies a terminal at rest.
+    still = [recipe.channels[channel] == "none" for channel in rows.channel]
+    mobilities = [recipe.mobilities[mobility] for mobility in rows.mobility]
+    mobilities = ["static" if rests else name for rests, name in zip(still, mobilities, strict=True)]
+    speeds = [(0.0, 0.0) if rests else recipe.speeds_mps[name] for rests, name in zip(still, mobilities, strict=True)]
+    slowest, fastest = torch.tensor(speeds, device=generator.device).T
+    share = torch.rand(len(speeds), generator=generator, device=generator.device)
+    return mobilities, slowest + (fastest - slowest) * share
 
 
 def _lead_s(recipe: Recipe, setting: _Setting) -> float:
