@@ -41,7 +41,7 @@ def test_the_same_seed_gives_the_same_scenes():
 def test_labelled_values_are_loud_and_others_are_noise():
     # At most 15 dB, or mirror images of the mixer would show where nothing was sent.
     loud = recipe(snr_db=(15.0, 15.0), full_load=1.0, channels=("none",))
-    drawn = [draw_scenes(loud, chunk, 0) for chunk in range(3)]
+    drawn = [draw_scenes(loud, chunk, 0) for chunk in range(6)]
     for number in range(1, len(SCENE_LABELS)):
         chosen = torch.cat([power(part)[part.labels == number] for part in drawn])
         assert len(chosen) > 500, SCENE_LABELS[number]

@@ -34,7 +34,9 @@ _PAUSES_S = {"WiFi": 0.0, "LTE": 2e-3, "5G": 1e-3}  # longest pauses that still 
 
 
 def _transmissions() -> Recipe:
-    widths = {"LTE": (6, 15, 25, 50), "5G": ((15, 25), (15, 52), (30, 11), (30, 24))}
+    # Up to the 20 MHz of WiFi, so that a carrier's width does not tell its standard.
+    nr_widths = ((15, 25), (15, 52), (15, 79), (15, 106), (30, 11), (30, 24), (30, 51), (30, 65))
+    widths = {"LTE": (6, 15, 25, 50, 75, 100), "5G": nr_widths}
     clean = {"receivers": {"native": 1.0}, "snrs_db": (torch.inf,), "noise_share": 0.0}
     # All scenes of a chunk share their carrier widths, so chunks are small.
     return replace(preset("mixed"), resource_blocks=widths, chunk_size=8, **clean)
