@@ -115,7 +115,7 @@ def test_other_weights_are_another_checkpoint(checkpoint, tiny_checkpoint, tmp_p
     config = json.loads((folder / "config.json").read_text())
     config["expert_config"]["num_hidden_layers"] = 3
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="lacks .* weights, the first of which is experts"):
+    with pytest.raises(ValueError, match="lacks .* weights, the first being experts"):
         Checkpoint(folder)
 
 

@@ -120,7 +120,7 @@ def test_a_run_is_resumed_but_not_overwritten(tmp_path, data, monkeypatch):
     call(monkeypatch, "pretraining", *new, "--epochs", 1)
     with pytest.raises(SystemExit, match="holds a run: --resume it"):
         call(monkeypatch, "pretraining", *new, "--epochs", 1)
-    with pytest.raises(SystemExit, match="was begun otherwise: task was 'pretraining'"):
+    with pytest.raises(SystemExit, match="was begun with other settings: task was 'pretraining'"):
         call(monkeypatch, "forecasting", *new, "--epochs", 2, "--resume")
     (tmp_path / "run" / "checkpoints" / "checkpoint-99").mkdir()  # interrupted while it was written
     call(monkeypatch, "pretraining", *new, "--epochs", 2, "--resume")

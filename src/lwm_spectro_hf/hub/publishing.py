@@ -99,8 +99,8 @@ def _check_weights(folder: Path) -> None:
     try:
         model, info = AutoModel.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True)
     except SafetensorError as error:
-        raise ValueError(f"The weights in {folder} are damaged, or were cut off while copied: {error}") from error
-    check_weights(info, folder, what="weights of its encoder")
+        raise ValueError(f"The weights in {folder} are damaged or incompletely copied: {error}") from error
+    check_weights(info, folder, what="encoder weights")
     check_places(info, folder, model.base_model_prefix + ".")
 
 

@@ -67,7 +67,7 @@ def load_pretrained(checkpoint: str, expert: str | None = None) -> tuple[LwmSpec
         raise TaskError(f"{checkpoint} is a {config.model_type!r} model; expected one of {known}.")
     model, info = AutoModelForPreTraining.from_pretrained(checkpoint, dtype=torch.float32, output_loading_info=True)
     try:
-        check_weights(info, checkpoint, model.base_model_prefix + ".", "weights of its encoder")
+        check_weights(info, checkpoint, model.base_model_prefix + ".", "encoder weights")
         check_places(info, checkpoint, model.base_model_prefix + ".")
     except ValueError as error:
         raise TaskError(str(error)) from None
