@@ -419,7 +419,7 @@ class TestParts:
         assert record["center_hz"] == 2.41225e9 and record["bandwidth_hz"] == 100e3
         assert_is_verdict(record, classify(band))
         result = spectro("classify", wide.path, "--band", 250e3, 100e3)
-        assert result.code == 2 and "a band around 250,000 Hz was asked for" in result.err
+        assert result.code == 2 and "a band around 250,000 Hz was requested" in result.err
         assert spectro("embed", wide.path, "--json", "--band", 2.41225e9, 100e3).code == 0
 
     def test_the_center_of_a_band_may_be_negative(self, spectro, noise, tmp_path):

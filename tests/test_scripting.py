@@ -15,7 +15,7 @@ def test_user_errors_become_one_line(kind):
 
 
 def test_configuration_errors_become_one_line():
-    with pytest.raises(SystemExit, match="^error: `router_occupied_band` is for a router of type"), one_line_errors():
+    with pytest.raises(SystemExit, match="^error: `router_occupied_band` needs a router of type"), one_line_errors():
         LwmSpectroMoEConfig(router_type="cnn", router_occupied_band=True)
 
 

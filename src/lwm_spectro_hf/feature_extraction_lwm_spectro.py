@@ -465,7 +465,7 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
     def _check_sampling_rate(self, sampling_rate: float | None):
         if sampling_rate is not None and not _is_positive(sampling_rate):
             raise ValueError(
-                f"`sampling_rate={sampling_rate!r}` is not a rate. Expected one positive number [Hz] for all "
+                f"`sampling_rate={sampling_rate!r}` is not a rate. Expected a positive number [Hz] for all "
                 "recordings of a call: if rates differ, make one call per rate."
             )
         if self.sampling_rate is None:

@@ -455,7 +455,7 @@ class TestArrays:
             assert arrays["scenario"].dtype.kind == "U"
 
     def test_iq_of_several_lengths_does_not_fit(self, tmp_path):
-        with pytest.raises(ValueError, match="20000 samples do not fit one array of I/Q: write Parquet or SigMF"):
+        with pytest.raises(ValueError, match="20000 samples do not fit into one array of I/Q: write Parquet or SigMF"):
             builder.write_arrays(tmp_path / "a.npz", TestSigMF.NATIVE, 4, contents=("iq",))
         with pytest.raises(IsADirectoryError, match="is a folder; expected the name of a file"):
             builder.write_arrays(tmp_path, TestSigMF.NATIVE, 4)

@@ -472,7 +472,7 @@ def test_publish_refuses_what_could_not_be_loaded(tmp_path, encoder, mixture, ex
     ):
         code = (place / name).read_bytes()
         (place / name).unlink()
-        with pytest.raises(ValueError, match=f"needs .*'{name}'.*not there"):
+        with pytest.raises(ValueError, match=f"needs .*'{name}'.*are missing"):
             publish(place, "someone/model")
         (place / name).write_bytes(code)
     assert FakeApi.calls == []
