@@ -29,7 +29,7 @@ def test_loaded_checkpoints_are_whole_and_of_the_right_type(tmp_path):
         load_trained(LwmSpectroForPreTraining, tmp_path / "mixture")
     with pytest.raises(ValueError, match="is a 'lwm_spectro' model; expected 'lwm_spectro_moe'\\.$"):
         load_trained(LwmSpectroMoEForPreTraining, tmp_path / "expert")
-    with pytest.raises(ValueError, match="nowhere is no checkpoint: there is no such folder"):
+    with pytest.raises(ValueError, match="nowhere is not a checkpoint: there is no such folder"):
         load_trained(LwmSpectroForPreTraining, tmp_path / "nowhere")
     path = tmp_path / "expert" / "model.safetensors"
     weights = {name: values for name, values in load_file(path).items() if not name.startswith("decoder.")}

@@ -90,7 +90,7 @@ def test_the_mean_of_two_runs_is_scored_without_training(tmp_path, data, monkeyp
     assert not (tmp_path / "random" / "model").exists()
     config.hidden_size = 4
     MaskedConvLstmForSemanticSegmentation(config).save_pretrained(both[1])
-    with pytest.raises(SystemExit, match="not of one type and size"):
+    with pytest.raises(SystemExit, match="models differ in type or size"):
         call(monkeypatch, "segmentation", *options, "--out", tmp_path / "unlike")
     with pytest.raises(SystemExit):
         call(monkeypatch, "segmentation", "--data", data, "--epochs", 0, "--out", tmp_path / "nothing")
