@@ -187,7 +187,7 @@ def test_learning_rates_are_chosen_on_held_out_shots():
     model = TrainedNetwork(lambda: torch.nn.Linear(4, 2), budget, 0, is_spectrogram=False)
     model.fit(values, labels)
     assert model.learning_rate == 1e-1
-    with pytest.raises(ValueError, match="with one row a class"):
+    with pytest.raises(ValueError, match="One row per class"):
         model.fit(values[:2], labels[:2])
 
 

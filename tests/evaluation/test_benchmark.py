@@ -108,7 +108,7 @@ def test_too_few_rows_are_reported_or_refused(prepare):
     reasons = prepare().left_out
     assert any(reason.startswith("joint-lte: N = 1000: the pool has") for reason in reasons)
     assert any("cnn-wu at N = 3: not part of the preset 'tiny'" in reason for reason in reasons)
-    with pytest.raises(ValueError, match="joint-lte has .* and 1000 a class were asked for"):
+    with pytest.raises(ValueError, match="joint-lte has .* but 1000 per class were requested"):
         prepare(shots=[1000])
     asked = prepare(shots=[3])
     assert {cell.shots for cell in asked.cells} == {3} and {cell.name for cell in asked.cells} >= {"cnn-wu"}

@@ -78,5 +78,5 @@ def test_figures_add_up_over_calls(tmp_path):
     assert training_figures(tmp_path, [], 5.0) == {"train_loss": None, "train_seconds": 5.0}
     write_settings(tmp_path, {"rate": 0.1})
     (tmp_path / "settings.json").write_text('{"rate"')
-    with pytest.raises(ValueError, match="settings.json is damaged, or no JSON"):
+    with pytest.raises(ValueError, match="settings.json is damaged, or not JSON"):
         check_settings(tmp_path, {"rate": 0.1}, resume=True)

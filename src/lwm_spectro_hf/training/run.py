@@ -202,9 +202,9 @@ class TrainingData:
         parts = processes * args.gradient_accumulation
         if args.batch_size % parts or args.mix % processes:
             raise SystemExit(
-                f"A batch of {args.batch_size} cannot be divided among {processes} processes in "
+                f"A batch of {args.batch_size} does not divide among {processes} processes in "
                 f"{args.gradient_accumulation} parts each, or a mix of {args.mix} chunks among {processes} "
-                "processes: choose multiples."
+                "processes: give multiples."
             )
         self.device, self.rows = accelerator.device, args.batch_size // parts
         share = {
