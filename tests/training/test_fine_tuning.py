@@ -374,7 +374,7 @@ def test_the_script_from_data_to_scores(run, tiny_checkpoint, tmp_path, capsys):
     assert results["test"]["accuracy"] > 60 and sum(map(sum, results["test"]["confusion"])) == 12
     assert results["test_by_protocol"]["WiFi"]["num"] == 12 and results["best_validation"] > 60
     printed = capsys.readouterr().out
-    assert "12 rows of split 'train' are for test: channels" in printed and "macro-F1" in printed
+    assert "12 rows of split 'train' are set aside for test: channels" in printed and "macro-F1" in printed
     assert (out / "confusion.png").stat().st_size > 1000
     assert "| kind | " in (out / "model" / "README.md").read_text()
     with pytest.raises(SystemExit, match="holds a run"):
@@ -442,7 +442,7 @@ def test_mistakes_give_one_line(run, tiny_checkpoint, tmp_path, capsys):
     assert "--method frozen embeds every row once" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="--report-to nobody: this tracker is not installed"):
         run(tmp_path / "out", "--report-to", "nobody")
-    for option, value, message in (("--batch-size", 0, "expected 1 at least"), ("--warmup", 5, "expected a share")):
+    for option, value, message in (("--batch-size", 0, "expected at least 1"), ("--warmup", 5, "expected a share")):
         with pytest.raises(SystemExit):
             run(tmp_path / "out", option, value)
         assert message in capsys.readouterr().err

@@ -165,7 +165,7 @@ def test_a_model_is_exported_with_the_front_end_of_its_data(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("option", ["mix", "repeat", "gradient-accumulation", "eval-samples", "chunk-size"])
 def test_counts_below_one_are_named(tmp_path, monkeypatch, option):
-    with pytest.raises(SystemExit, match=f"--{option} is -1; expected 1 at least"):
+    with pytest.raises(SystemExit, match=f"--{option} is -1; expected at least 1"):
         call(monkeypatch, "run_pretraining.py", "--protocol", "LTE", "--tiny", f"--{option}=-1", "--out", tmp_path)
 
 
@@ -202,7 +202,7 @@ def test_levels_are_trained_for_a_trained_expert(tmp_path, data, monkeypatch, ca
 
     with pytest.raises(SystemExit, match="--level-bins 0: .*expected at least 1"):
         call(monkeypatch, "run_pretraining.py", *options, "--level-bins", 0, "--supervised", "modulation")
-    with pytest.raises(SystemExit, match="The expert counts no levels; expected --level-bins"):
+    with pytest.raises(SystemExit, match="the expert has no level histogram; expected --level-bins"):
         call(monkeypatch, "run_pretraining.py", *options, "--supervised", "modulation")
     with pytest.raises(SystemExit):
         call(monkeypatch, "run_pretraining.py", *options, "--level-bins", 3)
@@ -271,18 +271,18 @@ def test_baselines_are_fitted_to_the_same_rows_on_any_number_of_processes(data):
 def test_unknown_configuration_fields_are_refused(tmp_path, data, monkeypatch):
     (tmp_path / "wrong.json").write_text('{"hiden_size": 32}')
     options = ["--protocol", "LTE", "--tiny", "--data", data, "--mix", 2, *SMALL, "--config", tmp_path / "wrong.json"]
-    with pytest.raises(SystemExit, match="wrong.json has 'hiden_size', which LwmSpectroConfig has not"):
+    with pytest.raises(SystemExit, match="wrong.json has 'hiden_size', but LwmSpectroConfig does not"):
         call(monkeypatch, "run_pretraining.py", *options, "--out", tmp_path / "x")
     (tmp_path / "wrong.json").write_text('{"hidden_size": 32')
-    with pytest.raises(SystemExit, match="wrong.json is damaged, or no JSON"):
+    with pytest.raises(SystemExit, match="wrong.json is damaged, or not JSON"):
         call(monkeypatch, "run_pretraining.py", *options, "--out", tmp_path / "x")
-    with pytest.raises(SystemExit, match="--minutes is -1.0; expected 0 at least"):
+    with pytest.raises(SystemExit, match="--minutes is -1.0; expected at least 0"):
         call(monkeypatch, "run_pretraining.py", *options[:3], "--minutes", -1, "--out", tmp_path)
 
 
 def test_inconsistent_options_are_named(tmp_path, monkeypatch):
     uneven = ["--batch-size", 9, "--gradient-accumulation", 2, "--device", "cpu", "--out", tmp_path / "x"]
-    with pytest.raises(SystemExit, match="A batch of 9 cannot be divided among 1 processes in 2 parts each"):
+    with pytest.raises(SystemExit, match="A batch of 9 does not divide among 1 processes in 2 parts each"):
         call(monkeypatch, "run_pretraining.py", "--protocol", "LTE", "--tiny", *uneven)
     with pytest.raises(SystemExit, match="--experts has 1 checkpoints; expected WiFi, LTE, 5G, in order"):
         call(monkeypatch, "run_router.py", "--experts", tmp_path, "--out", tmp_path / "y")
