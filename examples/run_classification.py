@@ -208,7 +208,7 @@ def extractor_of(checkpoint: str) -> SpectrogramFeatureExtractor | None:
 def training_arguments(args: argparse.Namespace, num_rows: int, on_gpu: bool, validated: bool) -> TrainingArguments:
     processes = PartialState(cpu=not on_gpu).num_processes
     if args.batch_size % processes:
-        raise TaskError(f"A batch of {args.batch_size} does not divide among {processes} processes: give a multiple.")
+        raise TaskError(f"A batch of {args.batch_size} is not a multiple of the {processes} processes: choose one.")
     steps = math.ceil(num_rows / args.batch_size)
     epochs = args.epochs if args.epochs is not None else max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps))
     every = math.ceil(steps * epochs / LOOKS)

@@ -411,7 +411,7 @@ def main() -> None:
     check_settings(args.out, settings, args.resume)
     if args.batch_size % state.num_processes:
         raise SystemExit(
-            f"A batch of {args.batch_size} does not divide among {state.num_processes} processes: give a multiple."
+            f"A batch of {args.batch_size} is not a multiple of the {state.num_processes} processes: choose one."
         )
     disable_progress_bar()  # of saving and loading checkpoints
     train, test = scenes_of(args, state.device)

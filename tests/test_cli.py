@@ -248,7 +248,7 @@ class TestClassify:
         config["expert_config"]["num_attention_heads"] = 7
         path.write_text(json.dumps(config))
         assert main(["classify", "--model", str(tmp_path / "model"), str(captures)]) == 2
-        assert "model, its config.json: `hidden_size` = " in capsys.readouterr().err
+        assert "model: its config.json is invalid: `hidden_size` = " in capsys.readouterr().err
         assert main(["export", str(tmp_path / "model"), "--output", str(tmp_path / "hub")]) == 2
         assert "error: `hidden_size` = " in capsys.readouterr().err and not (tmp_path / "hub").exists()
 

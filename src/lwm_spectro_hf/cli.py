@@ -493,7 +493,7 @@ def _loading(model: str) -> Iterator[None]:
         if Path(model).exists():
             raise
         # The Hub's error, e.g. about a missing network, would not suggest that a folder was misspelled.
-        raise OSError(f"--model {model}: there is no such folder, and the Hub answered: {error}") from error
+        raise OSError(f"--model {model}: there is no such folder, and asking the Hub failed: {error}") from error
 
 
 def _load_model(name: str, auto_class: type, segments: bool) -> tuple[Any, set[str]]:

@@ -104,7 +104,7 @@ def test_missing_or_contradictory_variables_are_named(tmp_path):
     with pytest.raises(ValueError, match="the file says 20,000,000 Hz, but `sampling_rate=10,000,000`"):
         open_recording(path, sampling_rate=10e6)
     save(path, {"rx": bounded_noise(300), "fs": RATE, "sampleRate": 10e6})
-    with pytest.raises(ValueError, match=r"1e\+07 and 2e\+07 are both given as rate"):
+    with pytest.raises(ValueError, match=r"1e\+07 and 2e\+07 are given for the same quantity"):
         open_recording(path)
     save(path, {"rx": bounded_noise(300), "fs": -1.0})
     with pytest.raises(

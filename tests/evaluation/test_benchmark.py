@@ -286,7 +286,7 @@ def test_a_card_gets_the_tables_of_its_own_weights():
     assert "preset `quick`" in text and "5 steps of 8 rows" in text
     fitted = [{**line, "budget": {**line["budget"], "fitted_steps": 3}} for line in LINES]
     assert "5 steps of 8 rows, 3 for what begins with a fitted head." in card_section(fitted, "tiny 0")
-    with pytest.raises(ValueError, match="no scores of 'old 2', but of: tiny 0"):
+    with pytest.raises(ValueError, match="no scores of 'old 2', only of: tiny 0"):
         card_section(LINES, "old 2")
 
 

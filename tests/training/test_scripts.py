@@ -282,7 +282,7 @@ def test_unknown_configuration_fields_are_refused(tmp_path, data, monkeypatch):
 
 def test_inconsistent_options_are_named(tmp_path, monkeypatch):
     uneven = ["--batch-size", 9, "--gradient-accumulation", 2, "--device", "cpu", "--out", tmp_path / "x"]
-    with pytest.raises(SystemExit, match="A batch of 9 does not divide among 1 processes in 2 parts each"):
+    with pytest.raises(SystemExit, match="A batch of 9 does not divide evenly among 1 processes in 2 parts each"):
         call(monkeypatch, "run_pretraining.py", "--protocol", "LTE", "--tiny", *uneven)
     with pytest.raises(SystemExit, match="--experts has 1 checkpoints; expected WiFi, LTE, 5G, in order"):
         call(monkeypatch, "run_router.py", "--experts", tmp_path, "--out", tmp_path / "y")

@@ -167,7 +167,7 @@ def _number(variables: Mapping[str, np.ndarray], names: frozenset[str], path: Pa
     }
     if len(told) > 1:
         raise ValueError(
-            f"{path}: {' and '.join(f'{value:g}' for value in sorted(told))} are both given as rate. Expected one: "
-            f"{_HOW_TO_SAVE}."
+            f"{path}: {' and '.join(f'{value:g}' for value in sorted(told))} are given for the same quantity. "
+            f"Expected one: {_HOW_TO_SAVE}."
         )
     return told.pop() if told else None

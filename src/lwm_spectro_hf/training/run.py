@@ -202,7 +202,7 @@ class TrainingData:
         parts = processes * args.gradient_accumulation
         if args.batch_size % parts or args.mix % processes:
             raise SystemExit(
-                f"A batch of {args.batch_size} does not divide among {processes} processes in "
+                f"A batch of {args.batch_size} does not divide evenly among {processes} processes in "
                 f"{args.gradient_accumulation} parts each, or a mix of {args.mix} chunks among {processes} "
                 "processes: give multiples."
             )
