@@ -634,7 +634,7 @@ class LwmSpectroMoEForSequenceClassification(LwmSpectroMoEPreTrainedModel):
         for name, task_labels in (additional_labels or {}).items():
             if name not in additional_logits:
                 raise ValueError(
-                    f"`additional_labels` has the task {name!r}, but this model has only {list(additional_logits)}; "
+                    f"`additional_labels` has the task {name!r}, but this model has {list(additional_logits)}; "
                     "list it in `config.additional_tasks`."
                 )
             losses.append(label_loss(additional_logits[name], task_labels))
