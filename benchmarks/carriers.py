@@ -91,8 +91,8 @@ def main() -> None:
             for key in ("found", "segmented", "itself", "snr", "whole", "named")
         ]
         print(f"{name:8} {count['carriers']:9} " + " ".join(f"{share:10.1f}" for share in shares))
-    print(f"{bands} bands were found, {empty} of which are no carrier's, or only a part of one")
-    print(f"in {absent} scenes a protocol that is not in them was also found")
+    print(f"{bands} bands were found; {empty} of them hold no carrier, or only part of one")
+    print(f"in {absent} scenes, a protocol that is absent was also found")
 
 
 def carriers_in(recording: Scene, labels: torch.Tensor, snr_db: torch.Tensor) -> list[tuple[Band, str, float]]:

@@ -211,7 +211,7 @@ def main() -> None:
     if args.cache and args.cache.exists():
         known = torch.load(args.cache, weights_only=True)
         if len(known) != 3 or known[0] != made:
-            raise SystemExit(f"{args.cache} holds spectrograms of other options: name another file, or remove it.")
+            raise SystemExit(f"{args.cache} was made with other options: give another file, or remove it.")
         _, train, test = known
     else:
         train = make(recipes[0], args.num, args.seed, args.processes)

@@ -178,12 +178,12 @@ def main():
 
     one, several = (rates.get((REFERENCE, "", count)) for count in (1, arguments.processes))
     over = [f"over {REFERENCE}, 1 process", f"{arguments.processes} processes"] if has_reference else []
-    print(f"{'':<10} {'receiver':<12} {'processes':>9} {'a second':>9}  " + "  ".join(over))
+    print(f"{'':<10} {'receiver':<12} {'processes':>9} {'per s':>9}  " + "  ".join(over))
     for (name, receiver, count), value in sorted(rates.items(), key=lambda item: item[0][1]):
         ratios = [f"{value / base:>{len(title) - 1}.1f}x" for title, base in zip(over, (one, several), strict=False)]
         print(f"{name:<10} {receiver:<12} {count:>9} {value:>9.2f}  " + "  ".join(ratios))
     if not has_reference:
-        print(f"{REFERENCE} is not installed: no ratio. For fundamental research, its licence allows")
+        print(f"{REFERENCE} is not installed, so there is no ratio. Its licence allows fundamental research:")
         print("pip install 'lwm-spectro-hf[reference]'")
 
 

@@ -27,7 +27,7 @@ def parse_args(parser: argparse.ArgumentParser, num: int, num_fit: int) -> argpa
     parser.add_argument("--out", type=Path, help="write the table to this JSON file")
     args = parser.parse_args()
     if min(args.num, args.num_fit) < CHUNK:
-        parser.error(f"--num is {args.num} and --num-fit {args.num_fit}; expected at least {CHUNK}, a chunk, of each")
+        parser.error(f"--num is {args.num} and --num-fit {args.num_fit}; expected at least {CHUNK} each, one chunk")
     return args
 
 

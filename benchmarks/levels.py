@@ -58,7 +58,7 @@ def main() -> None:
     args = parse_args(parser, num=2048, num_fit=4096)
     mixture = LwmSpectroMoEForPreTraining.from_pretrained(args.checkpoint or default_checkpoint()).eval()
     if not mixture.config.expert_config.level_num_bins:
-        raise SystemExit("`level_num_bins` of this checkpoint is 0: its experts count no levels to compare with.")
+        raise SystemExit("`level_num_bins` of this checkpoint is 0: its experts have no level histograms to compare.")
     found = {}
     print(f"| % right, {CLEAR_DB} dB and more in brackets | patches | levels | both |\n| --- | --- | --- | --- |")
     for recipe_name in args.recipes:

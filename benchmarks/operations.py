@@ -74,7 +74,7 @@ def main() -> None:
     args = parser.parse_args()
     recipe = replace(preset(args.preset), chunk_size=args.chunk_size, noise_share=0.0)
     print(
-        f"| protocol | operations a chunk of {args.chunk_size} | spectrograms a second, at most |\n| --- | --- | --- |"
+        f"| protocol | operations per chunk of {args.chunk_size} | spectrograms per s, at most |\n| --- | --- | --- |"
     )
     total = 0
     for protocol in PROTOCOLS:

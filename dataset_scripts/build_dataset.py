@@ -57,8 +57,8 @@ def plan(recipe: Recipe, num: int, processes: int, contents: tuple[str, ...]) ->
     seconds = (time.process_time() - start) / rows
     return (
         f"{num:,} recordings, {recipe.spectrograms_per_channel} in the grid of one user: about "
-        f"{num * size / rows / 1e9:,.1f} GB and {num * seconds / 3600:,.1f} core hours, {1 / seconds:.0f} a second "
-        f"and core: {num * seconds / 3600 / processes:,.1f} h on {processes} cores like this one"
+        f"{num * size / rows / 1e9:,.1f} GB and {num * seconds / 3600:,.1f} core hours, {1 / seconds:.0f} per "
+        f"second and core: {num * seconds / 3600 / processes:,.1f} h on {processes} cores like this one"
     )
 
 

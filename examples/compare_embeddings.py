@@ -92,7 +92,7 @@ def main() -> None:
         stream.write((json.dumps(results, indent=1) + "\n").encode())
     with whole_file(args.out / "neighbours.md") as stream:
         stream.write("\n".join(text).encode())
-    print(f"{args.out}: neighbours.md, neighbours.json and a picture a protocol")
+    print(f"{args.out}: neighbours.md, neighbours.json and one picture per protocol")
 
 
 def picture(features: dict, labels: dict, scores: dict, args: argparse.Namespace):

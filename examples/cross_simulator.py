@@ -126,7 +126,7 @@ def main() -> None:
     args = parse_args()
     installed = {name: made for name, made in SIMULATORS.items() if importlib.util.find_spec(made[0])}
     if not installed:
-        raise SystemExit("Neither simulator is installed: pip install py3gpp, and torchsig for WiFi.")
+        raise SystemExit("Neither simulator is installed: pip install py3gpp for 5G, torchsig for WiFi.")
     disable_progress_bar()
     args.device = usable_device(args.device)
     pipe = pipeline(
@@ -144,8 +144,8 @@ def main() -> None:
                     told[f"{snr_db:g}"][answer["protocol"]] += 1
                     progress.update()
             results[protocol] = told
-    print(f"What the pipeline says of {args.num} recordings each [%]")
-    print(f"{'sent, by':<16}{'told':<8}" + "".join(f"{f'{snr_db:g} dB':>8}" for snr_db in args.snr_db))
+    print(f"Answers of the pipeline for {args.num} recordings each [%]")
+    print(f"{'sent, with':<16}{'answer':<8}" + "".join(f"{f'{snr_db:g} dB':>8}" for snr_db in args.snr_db))
     for protocol, told in results.items():
         for name in sorted(set().union(*told.values()), key=lambda name: (name != protocol, name)):
             shares = [f"{100 * counts[name] / args.num:>8.0f}" for counts in told.values()]

@@ -54,7 +54,7 @@ def main():
     arguments = parser.parse_args()
 
     generator = torch.Generator(usable_device(arguments.device)).manual_seed(arguments.seed)
-    print(f"Accuracy [%] +- standard error; {arguments.num_elements} elements, {arguments.trials} trials a class")
+    print(f"Accuracy [%] +- standard error; {arguments.num_elements} elements, {arguments.trials} trials per class")
     print(f"{'SNR [dB]':<10}" + "".join(f"{snr_db:>13}" for snr_db in SNRS_DB))
     for name, modulations in SETS.items():
         print(f"{name:<10}", end="", flush=True)

@@ -100,7 +100,7 @@ def parse_args() -> argparse.Namespace:
     )
     args = parser.parse_args()
     if args.card and not args.report:
-        parser.error("--card goes with --report")
+        parser.error("--card needs --report")
     return args
 
 
@@ -132,7 +132,7 @@ def run_benchmark(args: argparse.Namespace) -> None:
     preset = PRESETS[args.preset]
     pool = Pool(preset.num_rows, args.receiver, args.city)
     if args.city not in HELD_OUT_SCENARIOS:
-        print(f"{args.city} is no held-out city: scores count for checkpoints that were trained without it alone.")
+        print(f"{args.city} is not a held-out city: scores count only for checkpoints that were trained without it.")
     checkpoint = Checkpoint(args.checkpoint or default_checkpoint(), args.device)
     folder = pool.build(args.out / "cache", checkpoint.extractor, args.processes)
     store = FeatureStore(load_spectrograms(folder, "test")["input_values"], checkpoint, folder / "features")
@@ -148,14 +148,14 @@ def run_benchmark(args: argparse.Namespace) -> None:
         args.imagenet,
     )
     for difference in benchmark.differences():
-        print(f"Not as published, so that scores cannot be compared: {difference}.")
+        print(f"Not as published, so scores cannot be compared: {difference}.")
     for reason in benchmark.left_out:
         print(f"Left out: {reason}.")
     lines = benchmark.run()
     key = preset.name, pool.folder_name(checkpoint.extractor)
     run = runs_of(lines).get(key)
     if run is None:
-        raise SystemExit("Nothing was run: all that was asked for is left out. See above what would have to change.")
+        raise SystemExit("Nothing was run: everything requested was left out, for the reasons above.")
     for task in run.tasks:
         print(f"\n### {TASKS[task].title}\n\n{table(run, task)}")
     for path in draw_benchmark(args.out / "figures", run, "-".join(key)):

@@ -184,11 +184,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--epochs is {args.epochs:g}; expected more than 0.")
     for name in ("batch_size", "samples_per_class", "lora_rank", "patience"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected 1 at least.")
+            parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected at least 1.")
     if not 0 <= args.warmup < 1:
         parser.error(f"--warmup is {args.warmup:g}; expected a share of the steps, from 0 to 1.")
     if args.method == "frozen" and (args.joint or args.augment):
-        parser.error("--method frozen embeds every row once, so it cannot go with --joint or --augment.")
+        parser.error("--method frozen embeds every row once, so it cannot be combined with --joint or --augment.")
     if args.validation_share is None:
         args.validation_share = 0.0 if args.samples_per_class else 0.1
     if args.learning_rate is None:
@@ -208,7 +208,7 @@ def extractor_of(checkpoint: str) -> SpectrogramFeatureExtractor | None:
 def training_arguments(args: argparse.Namespace, num_rows: int, on_gpu: bool, validated: bool) -> TrainingArguments:
     processes = PartialState(cpu=not on_gpu).num_processes
     if args.batch_size % processes:
-        raise TaskError(f"A batch of {args.batch_size} cannot be shared by {processes} processes: choose a multiple.")
+        raise TaskError(f"A batch of {args.batch_size} is not a multiple of the {processes} processes: choose one.")
     steps = math.ceil(num_rows / args.batch_size)
     epochs = args.epochs if args.epochs is not None else max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps))
     every = math.ceil(steps * epochs / LOOKS)
@@ -297,7 +297,7 @@ def run(args: argparse.Namespace) -> None:
     if task.train.is_blind and hasattr(model.config, "blind_tasks"):
         model.config.blind_tasks = [model.config.task_name]
     if args.joint and not has_decoder:
-        task.notes.append(f"{args.model} has no decoder; it is a new one.")
+        task.notes.append(f"{args.model} has no decoder, so a new one is used.")
     say = state.print
     say(f"{args.label}: {len(task.labels)} classes, {', '.join(task.labels)}")
     say(f"{len(task.train):,} rows to train on, {len(task.test):,} to score.")
@@ -393,7 +393,7 @@ def report(
     }
     samples = trainer.state.global_step * args.batch_size
     card = {
-        "summary": f"{Path(args.model).name} fine-tuned ({args.method}) to tell `{task.name}`: "
+        "summary": f"{Path(args.model).name} fine-tuned ({args.method}) to predict `{task.name}`: "
         f"{', '.join(task.labels)}.",
         "data": f"{len(task.train):,} spectrograms of `{Path(args.data).name}`, split `{args.train_split}`. "
         + " ".join(task.notes),
@@ -406,7 +406,7 @@ def report(
             }
         },
         "scores": {task.name: groups},
-        "scored": f"{len(task.test):,} single spectrograms of that data which training never saw",
+        "scored": f"{len(task.test):,} single spectrograms of that data that training never saw",
     }
     with whole_folder(args.out / "model", overwrite=True) as folder:
         model.save_pretrained(folder)

@@ -115,7 +115,7 @@ def main() -> None:
     if args.classifier:
         mixture.config.expert_config.classifier_type = args.classifier
     if args.head_start == "probe" and mixture.config.expert_config.classifier_type != "linear":
-        raise SystemExit("--head-start probe fits linear heads: give --classifier linear, too.")
+        raise SystemExit("--head-start probe fits linear heads: add --classifier linear.")
     heads = MixtureHeads(mixture)
     run = TrainingRun(args)  # last, since it begins with generating data: mistakes show at once
     heads.to(run.accelerator.device)

@@ -166,7 +166,7 @@ def parse_args() -> argparse.Namespace:
     for option, _, part in CHANGES:
         if getattr(args, option) is not None and not args.init:
             named = option.replace("_", "-")
-            parser.error(f"--{named} is for the weights of --init; new ones get their {part} by --config")
+            parser.error(f"--{named} changes the weights of --init; for new weights, set the {part} with --config")
     try:  # before anything is loaded
         PretrainingSettings(part=args.part, contrastive=tuple(args.contrastive), supervised=tuple(args.supervised))
     except ValueError as error:
@@ -188,7 +188,7 @@ def model_of(args: argparse.Namespace) -> LwmSpectroForPreTraining:
                 raise SystemExit(f"--{option.replace('_', '-')} {number}: {error}") from None
     if args.part == "levels" and not model.config.level_num_bins:
         raise SystemExit(
-            "--part levels: The expert counts no levels; expected --level-bins with --init, or a --config with "
+            "--part levels: the expert has no level histogram; expected --level-bins with --init, or a --config with "
             "level_num_bins above 0."
         )
     return model
@@ -218,7 +218,7 @@ def main() -> None:
         scores = [(f"held-out city: {name}", f"{value:.4f}") for name, value in errors.items()]
         scores.append((f"model / {ADDITIVE}", f"{errors['model'] / errors[ADDITIVE]:.3f}"))
         scores.append(("model / best of the other baselines", f"{ratio:.3f}"))
-    run.finish(f"{args.protocol}; masked errors are mean squares of a value, lower is better", results, scores)
+    run.finish(f"{args.protocol}; masked errors are mean squared errors per value, lower is better", results, scores)
 
 
 if __name__ == "__main__":

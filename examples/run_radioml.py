@@ -83,7 +83,7 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.per_cell < 2 or not 0 < args.test_share < 1 or args.repeats < 1 or any(n < 1 for n in args.shots):
         parser.error(
-            "expected --per-cell of at least 2, --test-share between 0 and 1, --repeats and --shots from 1 on"
+            "expected --per-cell of at least 2, --test-share between 0 and 1, --repeats and --shots of at least 1"
         )
     return args
 
@@ -143,7 +143,7 @@ def evaluate(features: dict, labels: np.ndarray, snr_db: np.ndarray, args: argpa
     train, test = split_cells(cells, args.test_share, args.seed)
     smallest = int(np.bincount(labels[train]).min())
     for count in [count for count in args.shots if count > smallest]:
-        print(f"left out: {count} of each modulation, of which there are {smallest} to train on (see --per-cell)")
+        print(f"left out: {count} of each modulation, since there are {smallest} to train on (see --per-cell)")
     results = {}
     for name, columns in features.items():
         print(f"probing {name}, {columns.shape[1]} features", flush=True)
@@ -165,7 +165,7 @@ def as_markdown(run: dict) -> str:
     shots = list(accuracy[PRETRAINED]["few_shot"])
     lines = [
         f"{run['file']}: {run['num_classes']} modulations, chance {run['chance']:.1f} %. Accuracy on "
-        f"{run['num_test']:,} examples, of a linear probe of {run['num_train']:,} and of N of each modulation (mean "
+        f"{run['num_test']:,} examples, by a linear probe on {run['num_train']:,} and on N of each modulation (mean "
         f"+- standard deviation of {run['repeats']} draws), %:",
         "",
     ]

@@ -90,7 +90,7 @@ def print_table(rows: list[dict], scores: dict[str, dict]) -> None:
             score = f"{row.get(f'{name}_score', 0.0):.0%}"
             cells.append(f"{said + mark:<12}{truth:<10}{score:<8}")
         print(f"{row['file']:<{width}}  " + "".join(cells).rstrip())
-    print("(*: not what it is)\n")
+    print("(*: wrong answer)\n")
     for name, groups in scores.items():
         text = ", ".join(f"{group} {score['accuracy']:g} % of {score['num']}" for group, score in groups.items())
         print(f"{name}: {text}")

@@ -129,8 +129,8 @@ def main() -> None:
             by_snr = ", ".join(f"{snr_db} dB {value:.0f}" for snr_db, value in score["by_snr_db"].items())
             scores.append((f"held-out city, {name}, %", f"{score['accuracy']:.1f} ({by_snr})"))
         noise = results["router_held_out"]["as trained"]["noise_score"]
-        scores.append(("winner's score on noise, fair is 0.33", "n/a" if noise is None else f"{noise:.2f}"))
-    run.finish("router; shares of spectrograms whose protocol is told", results, scores)
+        scores.append(("winner's score on noise (fair: 0.33)", "n/a" if noise is None else f"{noise:.2f}"))
+    run.finish("router; shares of spectrograms whose protocol is right", results, scores)
 
 
 def held_out_of(name: str, receiver: str, partial: float, args: argparse.Namespace, run: TrainingRun) -> list[dict]:

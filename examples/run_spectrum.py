@@ -221,13 +221,13 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     for name in ("num_train", "passes", "batch_size"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected 1 at least")
+            parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected at least 1")
     if args.epochs < 0:
-        parser.error(f"--epochs is {args.epochs:g}; expected 0 at least")
+        parser.error(f"--epochs is {args.epochs:g}; expected at least 0")
     if args.init and (args.tiny or args.config):
         parser.error("--tiny and --config are for new weights; --init brings its own configuration")
     if args.epochs == 0 and not args.init:
-        parser.error("--epochs 0 scores what --init is; there is no --init")
+        parser.error("--epochs 0 only scores the checkpoint of --init, but --init is missing")
     return args
 
 
@@ -236,7 +236,7 @@ def scenes_of(args: argparse.Namespace, device: torch.device) -> list[dict[str, 
     if args.data:
         train, test = (load_spectrograms(args.data, split) for split in ("train", "test"))
         if "labels" not in train:
-            raise ValueError(f"{args.data} holds recordings of one sender each; expected scenes, by build_scenes.py.")
+            raise ValueError(f"{args.data} holds recordings of one sender each; expected scenes of build_scenes.py.")
         return [{name: column[: args.num_train] for name, column in train.items()}, test]
     recipe = SceneRecipe()
     if device.type == "cuda":  # which takes no longer for many scenes at once than for a few
@@ -267,8 +267,8 @@ def model_of(args: argparse.Namespace, columns: dict[str, torch.Tensor]) -> PreT
             model, info = TASKS[args.task].from_pretrained(path, output_loading_info=True, **extra)
             if info["missing_keys"] and (args.epochs == 0 or len(args.init) > 1):
                 raise ValueError(
-                    f"--init {path} has no weights of {', '.join(sorted(info['missing_keys']))}: it is of another "
-                    "task, and these would be random. Expected a checkpoint of this task to score, or to average."
+                    f"--init {path} has no weights for {', '.join(sorted(info['missing_keys']))}: it is for another "
+                    "task, and these would be random. To score or average checkpoints, give only those of this task."
                 )
             models.append(model)
         models[0].load_state_dict(mean_weights(*models))
@@ -330,7 +330,7 @@ def rows_of_table(results: dict[str, Any]) -> list[tuple[str, str]]:
             by_label = ", ".join(f"{label} {value:.1f}" for label, value in found["iou"].items() if value is not None)
             by_snr = ", ".join(f"{snr} dB {value:.1f}" for snr, value in found["recall_by_snr_db"].items())
             rows += [
-                (f"{name}: values told, %", f"{found['accuracy']:.1f}"),
+                (f"{name}: values right, %", f"{found['accuracy']:.1f}"),
                 (f"{name}: mean intersection over union, %", f"{found['mean_iou']:.1f} ({by_label})"),
                 (f"{name}: recall, %", by_snr),
             ]
@@ -411,7 +411,7 @@ def main() -> None:
     check_settings(args.out, settings, args.resume)
     if args.batch_size % state.num_processes:
         raise SystemExit(
-            f"A batch of {args.batch_size} cannot be shared by {state.num_processes} processes: choose a multiple."
+            f"A batch of {args.batch_size} is not a multiple of the {state.num_processes} processes: choose one."
         )
     disable_progress_bar()  # of saving and loading checkpoints
     train, test = scenes_of(args, state.device)

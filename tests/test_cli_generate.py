@@ -177,12 +177,12 @@ def test_delay_profiles_of_cities_are_drawn():
         (("--recipe", "missing.yaml"), "missing.yaml"),
         (("--num-test", -5), "Split 'test' has -5"),
         (("--format", "npz", "--out", "."), "is a folder"),
-        (("--protocol", "WiFi", "--num-rb", 25), "--num-rb is for recordings of LTE and 5G, and there are none"),
-        (("--protocol", "LTE", "--spacing-khz", 30), "--spacing-khz is for recordings of 5G"),
-        (("--format", "npz", "--num-test", 5), "--num-test is for recordings in --format parquet"),
-        (("--format", "sigmf", "--processes", 2), "--processes is for recordings in --format parquet"),
-        (("--format", "sigmf", "--content", "iq"), "--content is for recordings in --format parquet or npz"),
-        (("--receiver", "blind", "--duration-ms", 5), "--duration-ms is for recordings of --receiver native"),
+        (("--protocol", "WiFi", "--num-rb", 25), "--num-rb affects only recordings of LTE or 5G"),
+        (("--protocol", "LTE", "--spacing-khz", 30), "--spacing-khz affects only recordings of 5G"),
+        (("--format", "npz", "--num-test", 5), "--num-test affects only recordings in --format parquet"),
+        (("--format", "sigmf", "--processes", 2), "--processes affects only recordings in --format parquet"),
+        (("--format", "sigmf", "--content", "iq"), "--content affects only recordings in --format parquet or npz"),
+        (("--receiver", "blind", "--duration-ms", 5), "--duration-ms affects only recordings with --receiver native"),
     ],
 )
 def test_mistakes_give_one_line(generate, tmp_path, monkeypatch, arguments, message):

@@ -50,7 +50,7 @@ def test_decoder_depth_follows_the_mask_strategy(strategy, layers):
         ),
         (
             {"decoder_num_inpainting_channels": 8},
-            "`decoder_num_inpainting_channels` is 8 with `decoder_num_copy_heads` = 0; expected 0, or more beside",
+            "`decoder_num_inpainting_channels` is 8 with `decoder_num_copy_heads` = 0; expected 0, or more together",
         ),
         (
             {"decoder_num_copy_heads": 2, "decoder_num_inpainting_channels": -1},
@@ -80,19 +80,22 @@ def test_contradictions_are_named(fields, message):
         ({"expert_names": []}, "at least one name"),
         ({"expert_names": ["LTE", "LTE"]}, "none twice"),
         ({"num_experts_per_sample": 4}, "from 1 to the number of experts, 3 \\(WiFi, LTE, 5G\\)"),
-        ({"additional_tasks": {"modulation": ["BPSK"]}}, "other than `task_name`"),
+        ({"additional_tasks": {"modulation": ["BPSK"]}}, "different from `task_name`"),
         ({"additional_tasks": {"snr.db": ["-5"]}}, "without a dot"),
         (
             {"task_name": "snr_db", "additional_tasks": {"snr_db+mobility": ["-5+static"]}},
-            "'snr_db' is told by two heads.*`additional_tasks={}` for a head of your own",
+            "'snr_db' is predicted by two heads.*for your own head, set `additional_tasks={}`",
         ),
         ({"additional_tasks": {"snr_db": []}}, "at least one label"),
-        ({"additional_tasks": {"type": ["a"]}}, "what modules call something else"),
-        ({"router_patch_size": 3}, "Of the router's transformer, whose fields.* not divisible by `patch_size` = 3"),
+        ({"additional_tasks": {"type": ["a"]}}, "attributes of modules"),
+        (
+            {"router_patch_size": 3},
+            "The `router_...` fields, for the router's transformer: .* not divisible by `patch_size` = 3",
+        ),
         ({"router_num_attention_heads": 5}, "`hidden_size` = 64"),
         ({"router_dropout_prob": 2.0}, "`router_dropout_prob` is 2.0"),
         ({"router_hidden_size": 0, "router_type": "fourier"}, "`router_hidden_size` is 0, but must be at least 1"),
-        ({"router_occupied_band": True, "router_type": "cnn"}, "of type \"fourier\", and `router_type` is 'cnn'"),
+        ({"router_occupied_band": True, "router_type": "cnn"}, "of type \"fourier\", but `router_type` is 'cnn'"),
         ({"expert_config": {"num_frames": 130}}, "130 frames"),
     ],
 )
@@ -132,7 +135,7 @@ def test_heads_list_their_labels_in_order():
 
 @pytest.mark.parametrize("name", ["hidden_size", "patch_size", "num_hidden_layers"])
 def test_expert_fields_are_refused_at_the_top_level(name):
-    with pytest.raises(ValueError, match=f"`{name}` is a field of the experts, .* expected it in `expert_config`"):
+    with pytest.raises(ValueError, match=f"`{name}` is a field of the experts, .* set it in `expert_config`"):
         LwmSpectroMoEConfig(**{name: 8})
 
 

@@ -385,7 +385,7 @@ def test_wrong_shapes_are_named_before_the_router():
 @pytest.mark.parametrize("option", ["output_hidden_states", "output_attentions"])
 def test_mixtures_refuse_hidden_states_and_attentions(name, option):
     model = build(name)
-    with pytest.raises(ValueError, match=rf"`{option}=True` is for one encoder.*expert\(name\)"):
+    with pytest.raises(ValueError, match=rf"`{option}=True` works with a single encoder.*expert\(name\)"):
         model(**inputs_for(model), **{option: True})
     assert model(**inputs_for(model), **{option: False}) is not None
 

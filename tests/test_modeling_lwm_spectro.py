@@ -783,7 +783,7 @@ def test_mixtures_refuse_invalid_inputs(name):
         with pytest.raises(ValueError, match="`input_values` has shape"):
             model(**{**inputs, "input_values": torch.zeros(shape)})
     model.config.output_hidden_states = True
-    with pytest.raises(ValueError, match="`output_hidden_states=True` is for one encoder"):
+    with pytest.raises(ValueError, match="`output_hidden_states=True` works with a single encoder"):
         model(**inputs)
 
 

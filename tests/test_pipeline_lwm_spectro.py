@@ -594,7 +594,7 @@ class TestHeads:
     @pytest.mark.parametrize("kind", ["regression", "multi_label_classification"])
     def test_heads_without_classes_are_refused(self, tiny_extractor, kind):
         model = LwmSpectroForSequenceClassification(tiny_config(problem_type=kind))
-        with pytest.raises(ValueError, match=f"one class of each head.*{kind}.*logits"):
+        with pytest.raises(ValueError, match=f"one class per head.*{kind}.*logits"):
             IQClassificationPipeline(model, feature_extractor=tiny_extractor, device="cpu")
 
     def test_a_single_encoder_may_predict_the_protocol(self, tiny_extractor, noise):

@@ -169,7 +169,7 @@ def test_wrong_inputs_are_named(folder):
     with pytest.raises(ValueError, match="NaN or infinite, the first at sample 7"):
         pipe(broken, sampling_rate=1e6)
     model = MaskedConvLstmForSemanticSegmentation.from_pretrained(folder)
-    with pytest.raises(ValueError, match="needs an extractor with a sampling rate and a hop"):
+    with pytest.raises(ValueError, match="needs an extractor with the `sampling_rate` and `hop_length`"):
         pipeline("iq-segmentation", model=model, feature_extractor=SpectrogramFeatureExtractor())
 
 

@@ -15,7 +15,7 @@ def test_user_errors_become_one_line(kind):
 
 
 def test_configuration_errors_become_one_line():
-    with pytest.raises(SystemExit, match="^error: `router_occupied_band` is for a router of type"), one_line_errors():
+    with pytest.raises(SystemExit, match="^error: `router_occupied_band` needs a router of type"), one_line_errors():
         LwmSpectroMoEConfig(router_type="cnn", router_occupied_band=True)
 
 
@@ -29,12 +29,12 @@ def test_a_gpu_is_used_if_present(monkeypatch):
     assert [computes_on_gpu(name) for name in (None, "cuda", "cpu")] == [True, True, False]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert [computes_on_gpu(name) for name in (None, "cpu")] == [False, False]
-    with pytest.raises(ValueError, match="PyTorch finds no GPU here; use --device cpu"):
+    with pytest.raises(ValueError, match="PyTorch finds no GPU; use --device cpu"):
         computes_on_gpu("cuda")
 
 
 def test_unusable_devices_are_refused():
     assert usable_device(None) is None and usable_device("cpu") == torch.device("cpu")
     for name in ("meta", "no-such-device"):
-        with pytest.raises(ValueError, match=f"--device {name} cannot compute here; expected cpu"):
+        with pytest.raises(ValueError, match=f"--device {name} cannot be used here: give cpu"):
             usable_device(name)

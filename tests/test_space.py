@@ -77,14 +77,14 @@ def test_files_of_the_same_name_are_refused(app, tmp_path):
     with pytest.raises(gradio.Error, match="2 recordings"):
         app.classify([str(path) for path in paths], "cf32", 1.0)
     pair = [str(path.with_name("b.sigmf-data")) for path in paths] + [str(paths[0])]
-    with pytest.raises(gradio.Error, match="Two of the uploaded files have one name"):
+    with pytest.raises(gradio.Error, match="Two of the uploaded files have the same name"):
         app.classify(pair, "cf32", 1.0)
 
 
 def test_an_incomplete_sigmf_pair_is_refused(app, lte):
     with pytest.raises(gradio.Error, match="lte.*sigmf-data is missing"):
         app.classify(lte[:1], "", None)
-    with pytest.raises(gradio.Error, match="uploaded alone. Expected its .sigmf-meta"):
+    with pytest.raises(gradio.Error, match="were uploaded. Upload its .sigmf-meta"):
         app.classify(lte[1:], "", None)
 
 

@@ -32,7 +32,7 @@ SAMPLE_TYPES = ["", "cf32", "ci16", "ci8", "cu8"]
 TEXT = """
 # LWM-Spectro
 What is in a recording of complex samples? SigMF (both files of a pair, or an archive), `.wav` (I and Q), `.npy`,
-`.mat`, or raw samples with their type and rate. The first {limit:g} ms are looked at.
+`.mat`, or raw samples with their type and rate. Only the first {limit:g} ms are analysed.
 """
 
 
@@ -52,17 +52,18 @@ def opened(files: list[str] | None, dtype: str, rate_msps: float | None) -> Iter
     found = [Path(file) for file in files or [] if Path(file).suffix.lower() in SEARCHED or dtype]
     found = [file for file in found if file.suffix != ".sigmf-data"]
     if not found and any(Path(file).suffix == ".sigmf-data" for file in files or []):
-        raise gr.Error("The samples of a SigMF recording were uploaded alone. Expected its .sigmf-meta beside them.")
+        raise gr.Error("Only the samples of a SigMF recording were uploaded. Upload its .sigmf-meta with them.")
     if len(found) != 1:
         raise gr.Error(
-            f"{len(found)} recordings were uploaded. Expected one: {', '.join(sorted(SEARCHED))}, or raw with a type."
+            f"{len(found)} recordings were uploaded. Expected one: {', '.join(sorted(SEARCHED))}, or raw samples and "
+            "their type."
         )
     knows_itself = found[0].suffix.lower() in SELF_DESCRIBING
     with tempfile.TemporaryDirectory() as folder:
         # Each upload is in a folder of its own, but both files of a pair must be in the same one.
         names = [Path(file).name for file in files or []]
         if len(set(names)) < len(names):
-            raise gr.Error(f"Two of the uploaded files have one name ({', '.join(sorted(names))}). Expected others.")
+            raise gr.Error(f"Two of the uploaded files have the same name ({', '.join(sorted(names))}). Rename one.")
         for file in map(Path, files or []):
             (Path(folder) / file.name).symlink_to(file.resolve())
         try:
@@ -72,7 +73,7 @@ def opened(files: list[str] | None, dtype: str, rate_msps: float | None) -> Iter
                 sampling_rate=rate_msps * 1e6 if rate_msps else None,
             )
             if recording.sampling_rate is None:
-                raise ValueError("The recording does not say its sampling rate. Expected it in the field beside.")
+                raise ValueError("The recording does not give its sampling rate. Enter it in the field for it.")
             longest = round(LONGEST_S * recording.sampling_rate)
             yield replace(recording, num_samples=min(recording.num_samples, longest))
         except (OSError, ValueError) as error:  # also errors in the body of the caller's `with`
@@ -119,7 +120,7 @@ def build() -> gr.Blocks:
             with gr.Column(scale=1):
                 files = gr.File(label="recording", file_count="multiple", type="filepath")
                 dtype = gr.Dropdown(SAMPLE_TYPES, value="", label="type of raw samples")
-                rate = gr.Number(label="sampling rate, where the file does not say it [Msps]", value=None)
+                rate = gr.Number(label="sampling rate, if the file does not give it [Msps]", value=None)
                 inputs = [files, dtype, rate]
                 tell, find = gr.Button("What is it?", variant="primary"), gr.Button("Who sends where?")
                 gr.Examples(
@@ -131,7 +132,7 @@ def build() -> gr.Blocks:
             with gr.Column(scale=2):
                 with gr.Tab("verdict"):
                     scores, picture = gr.Label(label="protocol"), gr.Plot(show_label=False)
-                    everything = gr.JSON(label="all of the verdict")
+                    everything = gr.JSON(label="the whole verdict")
                 with gr.Tab("band"):
                     header = ["middle [MHz]", "width [MHz]", "protocol", "modulation", "SNR [dB]", "mobility"]
                     carriers, band = gr.Dataframe(headers=header, interactive=False), gr.Plot(show_label=False)

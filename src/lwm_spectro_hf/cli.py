@@ -26,10 +26,10 @@ from .resources import default_checkpoint, default_segmenter, demo_recordings
 from .scripting import usable_device, without_wrapping
 
 USER_ERRORS = (OSError, ValueError, ImportError)
-NO_SYMBOLS = "* none of its symbols were found: something else, or too faint or too short for them"
+NO_SYMBOLS = "* no symbols of this protocol were found: another kind of signal, or too faint or too short to find them"
 ALSO_FOUND = (
-    "also: symbols of these were found, too (in this share of it); the rest of the line is about one signal. "
-    "--carriers classifies each carrier by itself, --window-ms each stretch of time"
+    "also: symbols of these protocols were found, too (in this share of the recording); the rest of the row is about "
+    "one signal. --carriers classifies each carrier by itself, --window-ms each stretch of time"
 )
 PLACE = ("center_hz", "bandwidth_hz")  # place of a carrier
 STRETCHES = 2  # stretches of time, one after the other, that the segmentation network sees in one segment
@@ -141,9 +141,9 @@ def segment(arguments: argparse.Namespace) -> int:
 def embed(arguments: argparse.Namespace) -> int:
     """Write embeddings as NumPy arrays, JSON lines or CSV."""
     if not (arguments.npz or arguments.json or arguments.csv):
-        raise ValueError("Say what to write: --npz FILE, --json or --csv.")
+        raise ValueError("Choose an output format: --npz FILE, --json or --csv.")
     if arguments.npz and arguments.output:
-        raise ValueError("--npz names its file itself: leave out --output.")
+        raise ValueError("--npz already names the output file: leave out --output.")
     files = _Files(arguments)
     pipe = _load_pipeline(arguments)
     config = pipe.model.config
@@ -256,15 +256,15 @@ def _recipe_of(arguments: argparse.Namespace) -> Any:
     protocols = set(arguments.protocol or PROTOCOLS)  # those of a recipe may be narrower
     receivers = {arguments.receiver} if arguments.receiver else set(recipe.receivers)
     for given, option, has_effect, those in (
-        (arguments.num_rb, "--num-rb", protocols & {"LTE", "5G"}, "of LTE and 5G"),
+        (arguments.num_rb, "--num-rb", protocols & {"LTE", "5G"}, "of LTE or 5G"),
         (arguments.spacing_khz, "--spacing-khz", "5G" in protocols, "of 5G"),
-        (arguments.duration_ms, "--duration-ms", "native" in receivers, "of --receiver native"),
+        (arguments.duration_ms, "--duration-ms", "native" in receivers, "with --receiver native"),
         (arguments.num_test, "--num-test", arguments.format == "parquet", "in --format parquet"),
         (arguments.processes, "--processes", arguments.format == "parquet", "in --format parquet"),
         (arguments.content, "--content", arguments.format != "sigmf", "in --format parquet or npz"),
     ):
         if given and not has_effect:
-            raise ValueError(f"{option} is for recordings {those}, and there are none. Leave it out, or ask for some.")
+            raise ValueError(f"{option} affects only recordings {those}. Leave it out, or ask for such recordings.")
     return recipe.narrowed(
         protocols=listed(arguments.protocol),
         modulations=listed(arguments.modulation),
@@ -396,7 +396,7 @@ class _Files:
     def look_at(self, recording: Recording | Band, find: Any) -> dict:
         """Find the carriers of a recording, in as much of it as `--max-segments` allows."""
         most = getattr(self.arguments, "max_segments", None)
-        with _progress(recording, doing=", carriers") as advance:
+        with _progress(recording, doing=": finding carriers") as advance:
             return find(recording, max_stretches=most and STRETCHES * most, on_progress=advance)
 
     @contextmanager
@@ -453,8 +453,8 @@ def _load_pipeline(arguments: argparse.Namespace, heads: bool = False) -> Any:
     pipe = _load("iq-classification", IQClassificationPipeline, arguments, name, model, **options)
     if heads and not pipe.tasks:
         raise ValueError(
-            f"--model {name}: there are no weights for its heads ({', '.join(untrained)}). Expected trained ones: see "
-            "examples/run_classification.py. `lwm-spectro embed` needs none."
+            f"--model {name} has no trained weights for its heads ({', '.join(untrained)}). Train them with "
+            "examples/run_classification.py; `lwm-spectro embed` works without them."
         )
     if untrained:
         _note(f"lwm-spectro: --model {name} has no weights for {', '.join(untrained)}: left out")
@@ -470,7 +470,7 @@ def _load_segmenter(arguments: argparse.Namespace, name: str) -> Any:
     model, missing = _load_model(name, AutoModelForSemanticSegmentation, segments=True)
     if missing:
         raise ValueError(
-            f"--model {name}: there are no weights for its head. Expected trained ones: see "
+            f"--model {name} has no trained weights for its head. Train it with "
             "examples/run_spectrum.py --task segmentation."
         )
     return _load("iq-segmentation", IQSegmentationPipeline, arguments, name, model)
@@ -486,14 +486,14 @@ def _loading(model: str) -> Iterator[None]:
     try:
         yield
     except StrictDataclassError as error:
-        raise ValueError(f"--model {model}, its config.json: {without_wrapping(error)}") from error
+        raise ValueError(f"--model {model}: its config.json is invalid: {without_wrapping(error)}") from error
     except SafetensorError as error:
-        raise ValueError(f"--model {model}: its weights are damaged, or were cut off while copied: {error}") from error
+        raise ValueError(f"--model {model}: its weights are damaged or incompletely copied: {error}") from error
     except OSError as error:
         if Path(model).exists():
             raise
         # The Hub's error, e.g. about a missing network, would not suggest that a folder was misspelled.
-        raise OSError(f"--model {model}: there is no such folder here, and on the Hub: {error}") from error
+        raise OSError(f"--model {model}: there is no such folder, and asking the Hub failed: {error}") from error
 
 
 def _load_model(name: str, auto_class: type, segments: bool) -> tuple[Any, set[str]]:
@@ -508,12 +508,12 @@ def _load_model(name: str, auto_class: type, segments: bool) -> tuple[Any, set[s
         if kind not in kinds[segments]:
             others = ""
             if kind in kinds[not segments]:
-                others = f"; this one is for `lwm-spectro {'classify' if segments else 'segment'}`"
+                others = f"; use this one with `lwm-spectro {'classify' if segments else 'segment'}`"
             wanted = " or ".join(map(repr, kinds[segments]))
-            raise ValueError(f"--model {name} is of the type {kind!r}. Expected {wanted}{others}.")
+            raise ValueError(f"--model {name} has the type {kind!r}. Expected {wanted}{others}.")
         model, info = auto_class.from_pretrained(name, output_loading_info=True, ignore_mismatched_sizes=True)
     encoder = model.base_model_prefix + "."
-    check_weights(info, f"--model {name}", encoder, "weights of its encoder")
+    check_weights(info, f"--model {name}", encoder, "encoder weights")
     check_places(info, f"--model {name}", encoder)
     return model, set(absent_weights(info))
 

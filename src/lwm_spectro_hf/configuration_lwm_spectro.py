@@ -164,7 +164,7 @@ class LwmSpectroConfig(PreTrainedConfig):
         ):
             raise ValueError(
                 f"`stem_num_channels` = {self.stem_num_channels} and `stem_cell_size` = {self.stem_cell_size} must be "
-                f"at least 1, `stem_num_layers` = {self.stem_num_layers} at least 0, and the cells must divide "
+                f"at least 1, `stem_num_layers` = {self.stem_num_layers} at least 0, and the cell size must divide "
                 f"`patch_size` = {self.patch_size}."
             )
         if self.hidden_size % self.num_attention_heads:
@@ -189,13 +189,13 @@ class LwmSpectroConfig(PreTrainedConfig):
         if copies < 0 or (copies and self.reconstruction_target != "patches"):
             raise ValueError(
                 f"`decoder_num_copy_heads` is {copies} with `reconstruction_target` = "
-                f'"{self.reconstruction_target}"; expected 0, or more with "patches", which is what is copied.'
+                f'"{self.reconstruction_target}"; expected 0, or more with "patches", since patches are copied.'
             )
         channels = self.decoder_num_inpainting_channels
         if channels < 0 or (channels and not copies):
             raise ValueError(
                 f"`decoder_num_inpainting_channels` is {channels} with `decoder_num_copy_heads` = {copies}; expected "
-                "0, or more beside heads that copy, to which it adds."
+                "0, or more together with copy heads, to whose output inpainting adds."
             )
         if not self.temperature > 0:
             raise ValueError(f"`temperature` is {self.temperature}, but must be greater than 0.")
@@ -309,7 +309,7 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
         misplaced = sorted(LwmSpectroConfig.__annotations__.keys() - type(self).__annotations__.keys() & kwargs.keys())
         if misplaced:
             raise ValueError(
-                f"`{misplaced[0]}` is a field of the experts, not of the mixture: expected it in `expert_config`."
+                f"`{misplaced[0]}` is a field of the experts, not of the mixture: set it in `expert_config`."
             )
         if self.expert_config is None:
             self.expert_config = LwmSpectroConfig()
@@ -327,7 +327,7 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
     def validate_architecture(self):
         """Part of the `@strict` validation: ranges of single fields, and checks across fields."""
         if not self.expert_names or len(set(self.expert_names)) != self.num_experts:
-            raise ValueError(f"`expert_names` must hold at least one name and none twice; found {self.expert_names}.")
+            raise ValueError(f"`expert_names` must have at least one name, and none twice; found {self.expert_names}.")
         if not 1 <= self.num_experts_per_sample <= self.num_experts:
             raise ValueError(
                 f"`num_experts_per_sample` is {self.num_experts_per_sample}, but must be from 1 to the number of "
@@ -337,8 +337,8 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
         twice = sorted({part for part in parts if parts.count(part) > 1})
         if twice and self.task_name not in self.additional_tasks:
             raise ValueError(
-                f"{twice[0]!r} is told by two heads: `task_name` is {self.task_name!r}, and `additional_tasks` has "
-                f"{list(self.additional_tasks)}. Leave one out: `additional_tasks={{}}` for a head of your own."
+                f"{twice[0]!r} is predicted by two heads: `task_name` is {self.task_name!r}, and `additional_tasks` "
+                f"has {list(self.additional_tasks)}. Leave one out; for your own head, set `additional_tasks={{}}`."
             )
         from torch import nn
 
@@ -347,9 +347,9 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
             taken = name == self.task_name or hasattr(nn.ModuleDict(), name)
             if not name or "." in name or taken or not labels:
                 raise ValueError(
-                    "Each of `additional_tasks` needs a name without a dot, other than `task_name` = "
-                    f"{self.task_name!r} and what modules call something else ('type', 'values' ...), and at least "
-                    f"one label; found {name!r}: {labels!r}."
+                    "Each of `additional_tasks` needs a name without a dot, different from `task_name` = "
+                    f"{self.task_name!r} and from attributes of modules ('type', 'values' ...), and at least one "
+                    f"label; found {name!r}: {labels!r}."
                 )
         _check_probability("router_dropout_prob", self.router_dropout_prob)
         _check_at_least(self, 0, "initializer_range")
@@ -359,10 +359,10 @@ class LwmSpectroMoEConfig(PreTrainedConfig):
                 self.router_config  # noqa: B018 (making it checks it)
             except StrictDataclassError as error:
                 found = error.__cause__
-                raise ValueError(f"Of the router's transformer, whose fields are `router_...`: {found}") from error
+                raise ValueError(f"The `router_...` fields, for the router's transformer: {found}") from error
         if self.router_occupied_band and self.router_type != "fourier":
             raise ValueError(
-                f'`router_occupied_band` is for a router of type "fourier", and `router_type` is {self.router_type!r}.'
+                f'`router_occupied_band` needs a router of type "fourier", but `router_type` is {self.router_type!r}.'
             )
 
     @property

@@ -465,8 +465,8 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
     def _check_sampling_rate(self, sampling_rate: float | None):
         if sampling_rate is not None and not _is_positive(sampling_rate):
             raise ValueError(
-                f"`sampling_rate={sampling_rate!r}` is not a rate. Expected a positive number [Hz], of all "
-                "recordings of a call: where rates differ, call once for each."
+                f"`sampling_rate={sampling_rate!r}` is not a rate. Expected a positive number [Hz] for all "
+                "recordings of a call: if rates differ, make one call per rate."
             )
         if self.sampling_rate is None:
             return
@@ -560,8 +560,8 @@ def _as_complex_tensor(iq, what: str, max_ndim: int) -> torch.Tensor:
     if not 1 <= iq.ndim <= max_ndim:
         expected = "(num_samples,)" + (" or (batch, num_samples)" if max_ndim == 2 else "")
         raise ValueError(
-            f"{what} has shape {shape}, {iq.ndim} dimensions. Expected {expected}: drop the others, or pass a list of "
-            "recordings."
+            f"{what} has shape {shape}, {iq.ndim} dimensions. Expected {expected}: remove the extra dimensions, or "
+            "pass a list of recordings."
         )
     if isinstance(iq, np.ndarray):  # torch takes neither read-only nor big-endian arrays
         iq = torch.from_numpy(np.require(iq, np.complex64, ["C", "W"]))
@@ -579,7 +579,7 @@ def _check_finite(batch: torch.Tensor, indices: list[int]):
         count = int((wrong[:, 0] == row).sum())
         raise ValueError(
             f"Recording {indices[row]} has {count} sample(s) that are NaN or infinite, the first at sample {first}. "
-            "Expected finite samples: cut them out, or replace them by 0."
+            "Cut them out, or replace them by 0."
         )
 
 

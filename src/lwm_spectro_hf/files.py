@@ -64,7 +64,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged, or no JSON: {error}") from None
+        raise ValueError(f"{path} is damaged, or not JSON: {error}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds {type(found).__name__}; expected a JSON object, {{...}}.")
     return found
@@ -87,7 +87,7 @@ def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             if number < len(lines):
                 raise ValueError(
-                    f"Line {number} of {path} is not JSON ({error}); expected one object a line. Remove the line."
+                    f"Line {number} of {path} is not JSON ({error}); expected one object per line. Remove the line."
                 ) from None
     return results
 

@@ -195,8 +195,8 @@ class LwmSpectroEmbeddings(nn.Module):
         if replace and config.mask_token_value is None:
             if mask_token is None:
                 raise ValueError(
-                    "`bool_masked_pos` needs the `mask_token` that stands for masked patches, of shape "
-                    f"({config.hidden_size},), which models for pretraining have: `model.decoder.mask_token`."
+                    "`bool_masked_pos` needs the `mask_token` that replaces masked patches, of shape "
+                    f"({config.hidden_size},). Models for pretraining have one: `model.decoder.mask_token`."
                 )
             tokens = torch.where(mask[..., None], mask_token, tokens)
         return self.dropout(self.norm(tokens + positions))

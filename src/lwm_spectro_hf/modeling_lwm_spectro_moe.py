@@ -313,7 +313,7 @@ class LwmSpectroMoEPreTrainedModel(LwmSpectroPreTrainedModel):
                 found, expected = getattr(expert.config, field), getattr(config.expert_config, field)
                 if field != "task_name" and found != expected:
                     raise ValueError(
-                        f"The experts must have one architecture, but `{field}` is {found!r} for {name} and "
+                        f"The experts must have the same architecture, but `{field}` is {found!r} for {name} and "
                         f"{expected!r} for {config.expert_names[0]}."
                     )
         model = cls(config)
@@ -378,19 +378,19 @@ class LwmSpectroMoEModel(LwmSpectroMoEPreTrainedModel):
         for name in ("output_hidden_states", "output_attentions"):
             if options.get(name) or (options.get(name) is None and getattr(self.config, name, None)):
                 raise ValueError(
-                    f"`{name}=True` is for one encoder, and here each row has its own. Ask that of an expert: "
-                    "`LwmSpectroMoEForPreTraining.expert(name)`."
+                    f"`{name}=True` works with a single encoder, but here each row has its own. Use it with one "
+                    "expert: `LwmSpectroMoEForPreTraining.expert(name)`."
                 )
         check_shape(input_values, self.config.expert_config)
         if chosen is not None and (chosen >= self.config.num_experts).any():
             raise ValueError(
-                f"A row is to go to expert {int(chosen.max())}, but there are {self.config.num_experts} experts "
+                f"A row is assigned to expert {int(chosen.max())}, but there are {self.config.num_experts} experts "
                 f"({', '.join(self.config.expert_names)}), counted from 0."
             )
         if resolution is not None and resolution.isinf().any():
             raise ValueError(
-                "`resolution` has infinite values: half precision holds no number of Hz above 65,504. Cast "
-                "`input_values` alone, and leave `resolution` in float32."
+                "`resolution` has infinite values: half precision cannot represent numbers above 65,504 [Hz]. Cast "
+                "only `input_values`, and leave `resolution` in float32."
             )
 
     @can_return_tuple

@@ -83,7 +83,7 @@ def check_mask(mask: torch.Tensor, input_values: torch.Tensor) -> torch.Tensor:
     if tuple(mask.shape) != expected:
         raise ValueError(
             f"`mask` has shape {tuple(mask.shape)}, but (batch, num_frames, num_freq_bins) = {expected} is expected, "
-            "that of `input_values` without channels."
+            "as for `input_values` without channels."
         )
     return mask.bool()
 

@@ -18,7 +18,7 @@ def check_shape(input_values: torch.Tensor, config: PreTrainedConfig):
         raise ValueError(
             f"`input_values` has shape {tuple(input_values.shape)}, but (batch, num_channels, num_frames, "
             f"num_freq_bins) = (batch, {', '.join(map(str, expected))}) is expected by this configuration, with a "
-            "batch of one at least."
+            "batch of at least one."
         )
 
 

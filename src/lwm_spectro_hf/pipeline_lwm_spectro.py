@@ -114,8 +114,8 @@ class IQClassificationPipeline(IQPipeline):
         kind = self.model.config.problem_type
         if kind not in (None, "single_label_classification"):
             raise ValueError(
-                f"`iq-classification` tells one class of each head, and this model's is for {kind!r} "
-                "(`config.problem_type`). Call the model itself: its `logits` are the answer."
+                f"`iq-classification` predicts one class per head, but this model is for {kind!r} "
+                "(`config.problem_type`). Call the model itself and use its `logits`."
             )
 
     def _sanitize_parameters(self, **kwargs):
@@ -240,7 +240,7 @@ class IQClassificationPipeline(IQPipeline):
             return iter([(0, num_samples)])
         if sampling_rate is None:
             raise ValueError(
-                "`window_ms` needs the sampling rate, and neither the input nor the call says it. Pass "
+                "`window_ms` needs the sampling rate, but neither the input nor the call gives it. Pass "
                 "`sampling_rate` in Hz."
             )
         window_samples = window_ms * 1e-3 * sampling_rate
@@ -344,8 +344,8 @@ class IQClassificationPipeline(IQPipeline):
         fits = fits and self._names_of_experts
         if not fits and synchronize:
             raise ValueError(
-                "`synchronize=True` needs a model with a router, and an extractor whose frames can be symbols: with "
-                f"`hop_length='auto'` and any sampling rate. This one has {extractor.hop_length!r} and "
+                "`synchronize=True` needs a model with a router, and an extractor whose frames can be symbols: one "
+                f"with `hop_length='auto'` and `sampling_rate=None`. This one has {extractor.hop_length!r} and "
                 f"{extractor.sampling_rate!r}."
             )
         if sampling_rate is None and synchronize:
@@ -639,7 +639,7 @@ def _finite(read: Callable[[int, int], np.ndarray]) -> Callable[[int, int], np.n
         if suspect and (wrong := ~np.isfinite(iq)).any():
             raise ValueError(
                 f"The recording has samples that are NaN or infinite, the first at sample {start + wrong.argmax()}. "
-                "Expected finite samples: cut them out, or replace them by 0."
+                "Cut them out, or replace them by 0."
             )
         return iq
 
@@ -658,8 +658,8 @@ def open_input(
             recordings = importlib.import_module("lwm_spectro_hf.data.recordings")
         except ModuleNotFoundError as error:
             raise ImportError(
-                f"Reading {os.fspath(inputs)} needs the package lwm-spectro-hf, which is not complete here "
-                f"({error}). Install it: pip install lwm-spectro-hf. Or pass the samples as an array."
+                f"Reading {os.fspath(inputs)} needs the package lwm-spectro-hf, which is missing or incomplete here "
+                f"({error}). Install it with `pip install lwm-spectro-hf`, or pass the samples as an array."
             ) from error
         inputs = recordings.open_recording(inputs, dtype=dtype, sampling_rate=sampling_rate, channel=channel)
     if _is_recording(inputs):
@@ -673,6 +673,6 @@ def open_input(
     iq = _as_complex(inputs)
     if iq.ndim != 1:
         raise ValueError(
-            f"One recording has the shape {iq.shape}. Expected (num_samples,): pass a batch by itself, not in a list."
+            f"A recording has the shape {iq.shape}. Expected (num_samples,): pass a batch by itself, not in a list."
         )
     return _finite(lambda start, count: iq[start : start + count]), len(iq), sampling_rate

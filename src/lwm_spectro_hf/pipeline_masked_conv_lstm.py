@@ -65,8 +65,8 @@ class IQSegmentationPipeline(IQPipeline):
         super().__init__(*args, batch_size=batch_size, **kwargs)
         if self.feature_extractor.sampling_rate is None or self.feature_extractor.hop_length == "auto":
             raise ValueError(
-                "`iq-segmentation` needs an extractor with a sampling rate and a hop, which the model was trained at; "
-                f"found {self.feature_extractor.sampling_rate!r} and {self.feature_extractor.hop_length!r}."
+                "`iq-segmentation` needs an extractor with the `sampling_rate` and `hop_length` of the model's "
+                f"training; found {self.feature_extractor.sampling_rate!r} and {self.feature_extractor.hop_length!r}."
             )
 
     def _sanitize_parameters(self, **kwargs):
@@ -97,20 +97,20 @@ class IQSegmentationPipeline(IQPipeline):
         read, num_samples, rate = open_input(inputs, sampling_rate, dtype, channel)
         if rate is None:
             raise ValueError(
-                "`iq-segmentation` needs the sampling rate, and neither the input nor the call says it. Pass "
+                "`iq-segmentation` needs the sampling rate, but neither the input nor the call gives it. Pass "
                 "`sampling_rate` in Hz."
             )
         step_s, bin_hz = self._resolution()
         if rate < 2 * bin_hz:
             raise ValueError(
-                f"The sampling rate is {rate:g} Hz, and what is told apart is {bin_hz:g} Hz wide. Expected two such "
-                "bins at least; is the rate in Hz?"
+                f"The sampling rate is {rate:g} Hz, but the model's frequency bins are {bin_hz:g} Hz wide. Expected "
+                "at least two bins; is the rate in Hz?"
             )
         shortest = math.ceil(extractor.fft_size / extractor.sampling_rate * rate)
         if num_samples < shortest:
             raise ValueError(
-                f"The recording has {num_samples} samples: too short. Expected at least {shortest}, of which one "
-                f"frame is made at {rate:g} Hz."
+                f"The recording has {num_samples} samples: too short. Expected at least {shortest}, the length of one "
+                f"frame at {rate:g} Hz."
             )
         stretch_s = extractor.num_frames * step_s
         count = max(1, math.ceil((num_samples - shortest + 1) / (stretch_s * rate)))

@@ -91,8 +91,8 @@ def display_spectrogram(recording: Any, num_rows: int = 384, fft_size: int = 256
         if not np.isfinite(frames).all():
             look, sample = np.argwhere(~np.isfinite(frames))[0]
             raise ValueError(
-                "The recording has samples that are NaN or infinite, the first that was looked at is sample "
-                f"{starts[look] + sample}. Expected finite samples: cut them out, or replace them by 0."
+                "The recording has samples that are NaN or infinite, the first found at sample "
+                f"{starts[look] + sample}. Cut them out, or replace them by 0."
             )
         power[row] = np.mean(np.abs(np.fft.fft(frames * window)) ** 2, axis=0)
     peak = power.max()

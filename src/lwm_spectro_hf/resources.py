@@ -16,8 +16,8 @@ def _find(installed: str, in_checkout: str) -> Path:
         if folder.is_dir():
             return folder
     raise FileNotFoundError(
-        f"This installation of lwm-spectro-hf carries no {installed.replace('_', ' ')}: neither {candidates[0]} nor "
-        f"{candidates[1]} exists. Reinstall the package, or name a folder of your own."
+        f"This installation of lwm-spectro-hf has no {installed.replace('_', ' ')}: neither {candidates[0]} nor "
+        f"{candidates[1]} exists. Reinstall the package, or give a folder of your own."
     )
 
 

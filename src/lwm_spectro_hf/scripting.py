@@ -39,7 +39,7 @@ def computes_on_gpu(name: str | None) -> bool:
         ValueError: If the option is "cuda" and there is no GPU.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device is cuda, but PyTorch finds no GPU here; use --device cpu.")
+        raise ValueError("--device cuda was given, but PyTorch finds no GPU; use --device cpu.")
     return name != "cpu" and torch.cuda.is_available()
 
 
@@ -56,7 +56,7 @@ def usable_device(name: str | None) -> torch.device | None:
         torch.zeros(1, device=device).item()  # fails on devices that compute nothing, such as `meta`
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
-            f"--device {name} cannot compute here; expected cpu, or leave it out to take an accelerator if there is "
-            f"one. PyTorch says: {error}"
+            f"--device {name} cannot be used here: give cpu, or leave it out to use an accelerator if there is one. "
+            f"PyTorch says: {error}"
         ) from error
     return device

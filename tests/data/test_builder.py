@@ -168,7 +168,7 @@ def test_incomplete_or_damaged_shards_are_refused(built, tmp_path):
     path = folder / "data" / built.paths[1].name
     path.unlink()
     for read in (load_spectrograms, load_labels, lambda *args: ParquetSpectrograms(*args, chunk_size=1)):
-        with pytest.raises(FileNotFoundError, match="3 of the 4 files of its split 'train': it is not whole"):
+        with pytest.raises(FileNotFoundError, match="3 of the 4 files of its split 'train', so it is incomplete"):
             read(folder, "train")
     assert len(load_spectrograms(folder, "test")["index"]) == 6
     path.write_bytes(built.paths[1].read_bytes()[:-1000])
@@ -219,7 +219,7 @@ def test_lack_of_space_is_reported_first(build, tmp_path, monkeypatch):
         lambda: builder.write_recordings(tmp_path / "b", RECIPE, 4),
         lambda: builder.write_arrays(tmp_path / "c" / "d.npz", RECIPE, 100),
     ):
-        with pytest.raises(OSError, match=r"needs about .* MB more, and .* 0.0 MB free: make fewer"):
+        with pytest.raises(OSError, match=r"needs about .* MB more, but .* 0.0 MB free: make fewer"):
             write()
     assert names_in(tmp_path) == [], "so that a smaller one may take its place"
 
@@ -455,7 +455,7 @@ class TestArrays:
             assert arrays["scenario"].dtype.kind == "U"
 
     def test_iq_of_several_lengths_does_not_fit(self, tmp_path):
-        with pytest.raises(ValueError, match="20000 samples do not fit one array of I/Q: write Parquet or SigMF"):
+        with pytest.raises(ValueError, match="20000 samples do not fit into one array of I/Q: write Parquet or SigMF"):
             builder.write_arrays(tmp_path / "a.npz", TestSigMF.NATIVE, 4, contents=("iq",))
         with pytest.raises(IsADirectoryError, match="is a folder; expected the name of a file"):
             builder.write_arrays(tmp_path, TestSigMF.NATIVE, 4)

@@ -96,14 +96,14 @@ def test_pieces_of_a_recording_stay_together(tmp_path):
     parts = [{recording[row] for row in part.rows} for part in (task.train, task.validation, task.test)]
     assert [len(part) for part in parts] == [6, 2, 2] and len(set.union(*parts)) == 10
     assert all({name[0] for name in part} == {"0", "1"} for part in parts)
-    assert "recordings that training has not" in task.notes[0]
+    assert "recordings that are not in training" in task.notes[0]
 
     one = load_task(
         write(tmp_path / "one", train=rows(recording=["a" if row % 2 else f"b{row // 8}" for row in range(40)])),
         "kind",
     )
     assert set(one.test.labels.tolist()) == {0} and "so test has none of it" in one.notes[1]
-    with pytest.raises(TaskError, match="Each class has one recording or channel alone: none is left for test"):
+    with pytest.raises(TaskError, match="Each class has only one recording or channel: none is left for test"):
         load_task(write(tmp_path / "two", train=rows(recording=["a", "b"] * 20)), "kind")
     # Rows are split one by one if their recording is unknown, or if it is the label.
     assert len(load_task(write(tmp_path / "none", train=rows(recording=[""] * 40)), "kind").test) == 8
@@ -176,9 +176,9 @@ def test_a_row_that_makes_no_spectrogram_is_named():
     table = Dataset.from_dict({"iq": iq, "sampling_rate": [1e6] * 6})
     extractor = SpectrogramFeatureExtractor(num_frames=4, num_freq_bins=8, fft_size=8)
     rows = LabelledSpectrograms(table, np.array([5, 2, 4, 0]), np.zeros(4, int), extractor)
-    with pytest.raises(TaskError, match="Row 2 makes no spectrogram: it has 1 sample"):
+    with pytest.raises(TaskError, match="Row 2 gives no spectrogram: it has 1 sample"):
         rows.__getitems__([0, 1, 3])
-    with pytest.raises(TaskError, match="Row 4 makes no spectrogram: .*too short"):
+    with pytest.raises(TaskError, match="Row 4 gives no spectrogram: .*too short"):
         rows.__getitems__([2, 3])
     assert rows.__getitems__([0, 3])["input_values"].shape == (2, 1, 4, 8)
 
@@ -201,7 +201,7 @@ def test_unusable_labels_and_splits_are_named(tmp_path):
     ):
         with pytest.raises(TaskError, match=message):
             load_task(data, label)
-    with pytest.raises(TaskError, match="Class 'b' has 3 training rows; 4 of each class were asked for"):
+    with pytest.raises(TaskError, match="Class 'b' has 3 training rows; 4 of each class were requested"):
         load_task(data, "few", test_share=0.05, validation_share=0, samples_per_class=4, seed=1)
     with pytest.raises(TaskError, match="no split 'tests'; it has train"):
         load_task(data, "kind", train_split="tests")

@@ -98,16 +98,18 @@ def test_missing_or_contradictory_variables_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"sampling rate is not known. Pass `sampling_rate`"):
         open_recording(path)
     assert open_recording(path, sampling_rate=RATE).sampling_rate == RATE
-    with pytest.raises(ValueError, match="a .mat file names its sample type"):
+    with pytest.raises(ValueError, match="a .mat file already gives its sample type"):
         open_recording(path, dtype="ci16")
     save(path, {"rx": bounded_noise(300), "fs": RATE})
     with pytest.raises(ValueError, match="the file says 20,000,000 Hz, but `sampling_rate=10,000,000`"):
         open_recording(path, sampling_rate=10e6)
     save(path, {"rx": bounded_noise(300), "fs": RATE, "sampleRate": 10e6})
-    with pytest.raises(ValueError, match=r"1e\+07 and 2e\+07 are given for the same"):
+    with pytest.raises(ValueError, match=r"1e\+07 and 2e\+07 are given for the same quantity"):
         open_recording(path)
     save(path, {"rx": bounded_noise(300), "fs": -1.0})
-    with pytest.raises(ValueError, match="its rate is -1.0. Expected the sampling rate, a positive number"):
+    with pytest.raises(
+        ValueError, match="the rate in the file is -1.0. Expected the sampling rate, a positive number"
+    ):
         open_recording(path)
     save(path, {"rx": bounded_noise(300), "tx": bounded_noise(200), "fs": RATE})
     with pytest.raises(ValueError, match=r"holds rx complex64 \(300,\), tx complex64 \(200,\). Expected one variable"):
@@ -128,7 +130,7 @@ def test_a_broken_file_is_named(tmp_path, version):
     path = tmp_path / "broken.mat"
     for end in (0, 3, 200, 600, len(whole) // 2):
         path.write_bytes(whole[:end])
-        with pytest.raises(ValueError, match=r"broken.mat: .*(not a whole \.mat file|holds no numbers)"):
+        with pytest.raises(ValueError, match=r"broken.mat: .*(not a complete \.mat file|holds no numbers)"):
             open_recording(path, sampling_rate=RATE)
 
 

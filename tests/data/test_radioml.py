@@ -71,7 +71,7 @@ class Test2016:
 
         whole = path.read_bytes()
         path.write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(ValueError, match="not a pickle of labelled arrays"):
+        with pytest.raises(ValueError, match="cannot be read as a pickle of labelled arrays"):
             load_radioml_2016(path)
 
     def test_archive_without_a_pickle(self, tmp_path):
@@ -96,7 +96,7 @@ class Test2016:
     def test_truncated(self, tmp_path, protocol, kept):
         path = tmp_path / "short.pkl"
         path.write_bytes(python2_pickle(CELLS, protocol)[:kept])
-        with pytest.raises(ValueError, match="not a pickle of labelled arrays.*copy it again"):
+        with pytest.raises(ValueError, match="cannot be read as a pickle of labelled arrays.*copy it again"):
             load_radioml_2016(path)
 
     @pytest.mark.parametrize(
@@ -111,11 +111,11 @@ class Test2016:
             ({("BPSK", 0): np.zeros((1, 2, 128), complex)}, "<c16"),
             ({("BPSK", 0): np.array([None])}, "opcode ']'"),
             ({("BPSK", 0): [1.0]}, "opcode ']'"),
-            ({("BPSK", 0): 1}, "no array"),
+            ({("BPSK", 0): 1}, "not an array"),
             ({"BPSK": CELLS["QPSK", 0]}, r"not \(modulation, SNR in dB\)"),
             ({("BPSK", "0"): CELLS["QPSK", 0]}, r"not \(modulation, SNR in dB\)"),
             ({("BPSK", 10**9): CELLS["QPSK", 0]}, r"not \(modulation, SNR in dB\)"),
-            ({(b"QPSK", 0): CELLS["QPSK", 0]}, "QPSK at 0 dB is there twice"),
+            ({(b"QPSK", 0): CELLS["QPSK", 0]}, "QPSK at 0 dB occurs twice"),
         ],
     )
     def test_wrong_content(self, tmp_path, change, message):
@@ -193,7 +193,7 @@ def test_hostile_pickles_are_refused_and_execute_nothing(tmp_path, name):
 
     sys.addaudithook(watch)  # hooks cannot be removed, so this one is silenced below
     try:
-        with pytest.raises(ValueError, match="not a pickle of labelled arrays") as caught:
+        with pytest.raises(ValueError, match="cannot be read as a pickle of labelled arrays") as caught:
             load_radioml_2016(path)
     finally:
         seen, events = events, None
@@ -241,7 +241,7 @@ class Test2018:
 
     def test_truncated(self, path):
         path.write_bytes(path.read_bytes()[:5000])
-        with pytest.raises(ValueError, match="5,000 bytes that are not a whole HDF5 file"):
+        with pytest.raises(ValueError, match="5,000 bytes are not a complete HDF5 file"):
             load_radioml_2018(path)
 
     def test_damaged(self, path):
@@ -250,7 +250,7 @@ class Test2018:
         assert whole not in damaged
         for content in damaged:
             path.write_bytes(content)
-            with pytest.raises(ValueError, match="not a whole HDF5 file.*copy it again"):
+            with pytest.raises(ValueError, match="not a complete HDF5 file.*copy it again"):
                 load_radioml_2018(path)
 
     @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ class Test2018:
             ("X", np.zeros((30, 1024, 3), np.float32), "X, Y and Z have the shapes"),
             ("X", np.zeros((29, 1024, 2), np.float32), "X, Y and Z have the shapes"),
             ("X", np.full((30, 1, 2), b"a"), "'X' is .*S1"),
-            ("Y", np.zeros((30, 24), np.int64), "row 0 of `Y`.*one 1"),
+            ("Y", np.zeros((30, 24), np.int64), "row 0 of `Y`.*one 1 and 0s"),
             ("Y", np.full((30, 24), np.nan), "row 0 of `Y`"),
             ("Z", np.full((30, 1), np.nan), "row 0 of `Z` is nan"),
             ("Z", None, "'Z' is missing"),
@@ -349,7 +349,7 @@ class TestFraming:
 
     def test_window_of_coefficients_has_no_other_length(self):
         extractor = SpectrogramFeatureExtractor(window_function=[1.0] * 128)
-        with pytest.raises(ValueError, match="windows that have names"):
+        with pytest.raises(ValueError, match="windows given by name"):
             radioml_spectrograms(torch.ones(1, 128, dtype=torch.complex64), extractor, 32)
 
     def test_real_samples(self):

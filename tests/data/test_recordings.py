@@ -113,7 +113,7 @@ class TestSigMF:
             ({"core:sample_start": 55}, "-5 samples from sample 55"),
             (
                 {"core:sample_start": 40, "core:sample_count": 11},
-                "11 samples from sample 40 on. Expected a part of the 50",
+                "11 samples from sample 40 on. Expected samples among the 50",
             ),
         ):
             with pytest.raises(ValueError, match=message):
@@ -150,7 +150,7 @@ class TestSigMF:
         two = np.stack([bounded_noise(40), bounded_noise(40, seed=1)], axis=1)
         path = write_pair(tmp_path, two.tobytes(), num_channels=2)
         np.testing.assert_array_equal(open_recording(path, channel=1).read(5, 30), two[5:35, 1])
-        for channel, found in ((None, "none was chosen"), (2, "`channel=2` was asked for")):
+        for channel, found in ((None, "none was chosen"), (2, "`channel=2` was requested")):
             with pytest.raises(ValueError, match=rf"2 channel.*{found}.*pass `channel=0` to `channel=1`"):
                 open_recording(path, channel=channel)
 
@@ -261,7 +261,7 @@ class TestReading:
         np.testing.assert_array_equal(recording.read(count=7), iq[:7])
         assert recording.read(100).shape == (0,)
         for start, count in ((-1, 5), (0, 101), (96, 5), (5, -1), (101, None)):
-            with pytest.raises(ValueError, match="the recording has 100. Ask for a part within it"):
+            with pytest.raises(ValueError, match="the recording has 100. Request a part within it"):
                 recording.read(start, count)
 
     @pytest.mark.parametrize(("hop", "starts"), [(None, [0, 30, 60]), (10, [0, 10, 20, 30, 40, 50, 60, 70])])
@@ -317,7 +317,7 @@ class TestErrors:
     def test_containers_are_not_taken_for_samples(self, begin, tmp_path):
         path = tmp_path / "recording.dat"
         path.write_bytes(begin + bytes(64 - len(begin)))
-        with pytest.raises(ValueError, match="would be taken for samples"):
+        with pytest.raises(ValueError, match="would be read as samples"):
             open_recording(path, dtype="ci8", sampling_rate=1e6)
         path.rename(path.with_suffix(".cs8"))  # a suffix that promises raw samples
         assert len(open_recording(path.with_suffix(".cs8"), sampling_rate=1e6)) == 32
@@ -377,7 +377,9 @@ class TestErrors:
         np.testing.assert_array_equal(open_recording(path).read(), bounded_noise(10))
 
     def test_truncated_within_a_sample(self, tmp_path):
-        with pytest.raises(ValueError, match="77 bytes .*not a multiple of the 8 bytes of a sample: truncated.*again"):
+        with pytest.raises(
+            ValueError, match="77 bytes .*not a multiple of the 8 bytes of a sample: .*truncated.*again"
+        ):
             open_recording(write_pair(tmp_path, bounded_noise(10).tobytes()[:-3]))
         raw = tmp_path / "recording.ci16"
         raw.write_bytes(bytes(41))
@@ -440,9 +442,9 @@ class TestErrors:
             ({"datatype": "ri16_le"}, "real-valued"),
             (
                 {"captures": [{"core:frequency": "2.4e9"}]},
-                r"'core:frequency' is '2.4e9'. Expected a number \[Hz\] or none",
+                r"'core:frequency' is '2.4e9'. Expected a finite number \[Hz\] or null",
             ),
-            ({"captures": [{"core:frequency": float("nan")}]}, "'core:frequency' is nan. Expected a number"),
+            ({"captures": [{"core:frequency": float("nan")}]}, "'core:frequency' is nan. Expected a finite number"),
             ({"num_channels": "two"}, "'core:num_channels' is 'two'. Expected a whole number"),
             ({"annotations": [{"core:sample_start": -4}]}, "'core:sample_start' is -4. Expected a whole number"),
             (
@@ -460,10 +462,10 @@ class TestErrors:
         path = write_pair(tmp_path, bounded_noise(10).tobytes())
         with pytest.raises(ValueError, match="metadata says 20,000,000 Hz, but `sampling_rate=1,000` was given"):
             open_recording(path, sampling_rate=1e3)
-        with pytest.raises(ValueError, match="names the sample type. Leave out `dtype='cf32'`"):
+        with pytest.raises(ValueError, match="already gives the sample type. Leave out `dtype='cf32'`"):
             open_recording(path, dtype="cf32")
         np.save(tmp_path / "recording.npy", bounded_noise(10))
-        with pytest.raises(ValueError, match="names its sample type. Leave out `dtype='cf32'`"):
+        with pytest.raises(ValueError, match="already gives its sample type. Leave out `dtype='cf32'`"):
             open_recording(tmp_path / "recording.npy", dtype="cf32", sampling_rate=RATE)
         with pytest.raises(ValueError, match="only SigMF and .mat files have channels"):
             open_recording(tmp_path / "recording.npy", sampling_rate=RATE, channel=0)
@@ -471,7 +473,7 @@ class TestErrors:
     def test_raw_without_type_or_rate(self, tmp_path):
         path = tmp_path / "recording.bin"
         path.write_bytes(bounded_noise(10).tobytes())
-        with pytest.raises(ValueError, match="suffix '.bin' does not tell what the file holds.*`dtype='ci16'"):
+        with pytest.raises(ValueError, match="suffix '.bin' does not say what the file contains.*`dtype='ci16'"):
             open_recording(path, sampling_rate=RATE)
         with pytest.raises(ValueError, match="sampling rate is not known"):
             open_recording(path, dtype="cf32")
@@ -504,14 +506,14 @@ class TestErrors:
         path = tmp_path / "recording.npy"
         np.save(path, bounded_noise(1000))
         path.write_bytes(path.read_bytes()[:-80])
-        with pytest.raises(ValueError, match="not a whole .npy file .*save it again"):
+        with pytest.raises(ValueError, match="not a complete .npy file .*save it again"):
             open_recording(path, sampling_rate=RATE)
         for broken in (b"", path.read_bytes().replace(b"}", b" ", 1)):
             path.write_bytes(broken)
-            with pytest.raises(ValueError, match="not a whole .npy file"):
+            with pytest.raises(ValueError, match="not a complete .npy file"):
                 open_recording(path, sampling_rate=RATE)
         np.save(path, np.array([{}, 1], dtype=object))
-        with pytest.raises(ValueError, match="not a whole .npy file"):
+        with pytest.raises(ValueError, match="not a complete .npy file"):
             open_recording(path, sampling_rate=RATE)
 
     def test_broken_archive(self, tmp_path):
@@ -526,7 +528,7 @@ class TestErrors:
         with pytest.raises(ValueError, match="truncated"):
             open_recording(path)
         path.write_bytes(b"not a tar file")
-        with pytest.raises(ValueError, match="not a SigMF archive"):
+        with pytest.raises(ValueError, match="cannot be read as a SigMF archive"):
             open_recording(path)
 
     def test_wrong_or_broken_wav_files_are_errors(self, tmp_path):
@@ -538,7 +540,7 @@ class TestErrors:
         wavfile.write(path, 2_400_000, np.zeros((100, 2), np.int16))
         with pytest.raises(ValueError, match="the file says 2,400,000 Hz, but `sampling_rate=2,000,000`"):
             open_recording(path, sampling_rate=2e6)
-        with pytest.raises(ValueError, match="a .wav file names its sample type"):
+        with pytest.raises(ValueError, match="a .wav file already gives its sample type"):
             open_recording(path, dtype="ci16")
         assert open_recording(path, sampling_rate=2.4e6).num_samples == 100
         whole = path.read_bytes()
@@ -547,5 +549,5 @@ class TestErrors:
         stopped = whole[:4] + bytes(4) + whole[8:]  # by a program that writes the size at the end
         for broken in (whole[:-100], whole[:30], whole[:3], b"", b"RIFF" + bytes(60), bytes(packed), stopped):
             path.write_bytes(broken)
-            with pytest.raises(ValueError, match="not a whole .wav file|holds no samples"):
+            with pytest.raises(ValueError, match="not a complete .wav file|holds no samples"):
                 open_recording(path)

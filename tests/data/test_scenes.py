@@ -148,7 +148,7 @@ def test_wrong_recipes_say_what_is_wrong(wrong, message):
 
 
 def test_a_band_too_narrow_for_any_carrier_is_an_error():
-    with pytest.raises(ValueError, match="No carrier of the recipe fits a band of 1 MHz"):
+    with pytest.raises(ValueError, match="No carrier of the recipe fits into a band of 1 MHz"):
         draw_scenes(replace(recipe(), sampling_rate=1e6), 0)
 
 
@@ -205,5 +205,5 @@ def test_models_take_what_the_front_end_gives():
 
 
 def test_nothing_to_build_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="0 and 0 scenes were asked for"):
+    with pytest.raises(ValueError, match="0 and 0 scenes were requested"):
         build_scenes(tmp_path, 0, 0)

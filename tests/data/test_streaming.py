@@ -76,7 +76,7 @@ def test_the_stream_resumes_from_its_state(alone):
     assert_same(rows_of(begun + draw(stream_at(state), 3)), alone)
     loader = DataLoader(stream_at(state), batch_size=None, num_workers=2)
     assert_same(rows_of(begun + draw(loader, 3)), alone)
-    with pytest.raises(ValueError, match="stream with seed 3, this one has 4"):
+    with pytest.raises(ValueError, match="stream with seed 3, but this one has 4"):
         stream(seed=4).load_state_dict(state)
 
 
@@ -100,5 +100,5 @@ def test_unknown_cities_are_errors_before_the_first_batch():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_missing_devices_are_named():
-    with pytest.raises(ValueError, match="device is 'cuda', and there is none here; expected 'cpu'"):
+    with pytest.raises(ValueError, match="device is 'cuda', but there is none here; use 'cpu'"):
         GeneratedSpectrograms(Recipe(), device="cuda")

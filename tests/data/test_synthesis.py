@@ -170,7 +170,7 @@ def test_users_are_spread_over_the_whole_city():
 def test_unknown_channels_are_errors_before_the_work():
     with pytest.raises(ValueError, match="No scenario 'atlantis'.*munich"):
         check_channels(recipe_of("LTE", channels=("munich", "atlantis")))
-    with pytest.raises(ValueError, match="wants 1000000 users a city, and scenario 'munich' has .* set users to"):
+    with pytest.raises(ValueError, match="needs 1000000 users per city, but scenario 'munich' has .* set users to"):
         check_channels(recipe_of("LTE", channels=("munich",), users=1_000_000))
 
 

@@ -115,7 +115,7 @@ def test_other_weights_are_another_checkpoint(checkpoint, tiny_checkpoint, tmp_p
     config = json.loads((folder / "config.json").read_text())
     config["expert_config"]["num_hidden_layers"] = 3
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="lacks .* weights, the first of which is experts"):
+    with pytest.raises(ValueError, match="lacks .* weights, the first being experts"):
         Checkpoint(folder)
 
 
@@ -187,7 +187,7 @@ def test_learning_rates_are_chosen_on_held_out_shots():
     model = TrainedNetwork(lambda: torch.nn.Linear(4, 2), budget, 0, is_spectrogram=False)
     model.fit(values, labels)
     assert model.learning_rate == 1e-1
-    with pytest.raises(ValueError, match="with one row a class"):
+    with pytest.raises(ValueError, match="One row per class"):
         model.fit(values[:2], labels[:2])
 
 

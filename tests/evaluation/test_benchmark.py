@@ -108,7 +108,7 @@ def test_too_few_rows_are_reported_or_refused(prepare):
     reasons = prepare().left_out
     assert any(reason.startswith("joint-lte: N = 1000: the pool has") for reason in reasons)
     assert any("cnn-wu at N = 3: not part of the preset 'tiny'" in reason for reason in reasons)
-    with pytest.raises(ValueError, match="joint-lte has .* and 1000 a class were asked for"):
+    with pytest.raises(ValueError, match="joint-lte has .* but 1000 per class were requested"):
         prepare(shots=[1000])
     asked = prepare(shots=[3])
     assert {cell.shots for cell in asked.cells} == {3} and {cell.name for cell in asked.cells} >= {"cnn-wu"}
@@ -286,7 +286,7 @@ def test_a_card_gets_the_tables_of_its_own_weights():
     assert "preset `quick`" in text and "5 steps of 8 rows" in text
     fitted = [{**line, "budget": {**line["budget"], "fitted_steps": 3}} for line in LINES]
     assert "5 steps of 8 rows, 3 for what begins with a fitted head." in card_section(fitted, "tiny 0")
-    with pytest.raises(ValueError, match="no scores of 'old 2', but of: tiny 0"):
+    with pytest.raises(ValueError, match="no scores of 'old 2', only of: tiny 0"):
         card_section(LINES, "old 2")
 
 

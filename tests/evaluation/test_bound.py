@@ -56,7 +56,7 @@ def test_priors_decide_ties():
     options = {"power_gains": torch.ones(1, 1), "num_trials": 4000, "batch_size": 4000}
     bound = likelihood_bound(("QPSK", "256QAM"), (15,), 1, seeded(), prior=prior, **options)
     assert abs(bound.accuracy - expected) < 4 * bound.standard_error
-    with pytest.raises(ValueError, match="a share, 0 at least, of each of"):
+    with pytest.raises(ValueError, match="a share, at least 0, for each of"):
         likelihood_bound(("BPSK", "QPSK"), (5,), 20, seeded(), prior=(1,), num_trials=8)
 
 

@@ -94,7 +94,7 @@ def test_the_fingerprint_depends_on_the_labels():
 
 def test_impossible_splits_are_errors():
     task = TASKS["joint-lte"]
-    with pytest.raises(ValueError, match=r"joint-lte has \d+ training rows .* and 1000 a class were asked for"):
+    with pytest.raises(ValueError, match=r"joint-lte has \d+ training rows .* but 1000 per class were requested"):
         rows_for_training(task, LABELS, 1000, 0)
     with pytest.raises(ValueError, match="13 rows are allowed for 14 classes"):
         rows_for_testing(task, LABELS, 13)

@@ -160,7 +160,7 @@ def test_grids_that_are_not_square_need_input_shape(save, target):
 
 def test_lwm_v1_0_cannot_be_expressed(save, target):
     path = save(random_expert(width=64, attention_width=60, positions=129))
-    with pytest.raises(ConversionError, match="60 wide, its tokens 64.*cannot be imported"):
+    with pytest.raises(ConversionError, match="width 60, its tokens 64.*cannot be imported"):
         convert(path, target)
     assert_nothing_left(target)
 
@@ -387,14 +387,14 @@ def test_experts_without_a_bundle(save, target):
 
 def test_experts_that_differ(save, target):
     paths = [save(EXPERTS["LTE"]), save(random_expert(layers=1), "WiFi_expert.pth")]
-    with pytest.raises(ConversionError, match="WiFi have another architecture than LTE"):
+    with pytest.raises(ConversionError, match="WiFi differ in architecture from LTE"):
         convert(paths, target, untrained_router=True)
 
 
 def test_one_of_several_bundles_is_chosen(published_folder, save, target):
     save(random_bundle(random_router(seed=1), ORDER), "checkpoints/moe_checkpoint.pth")
     report = convert(published_folder, target)
-    assert "checkpoints/checkpoint.pth was taken" in report.left_out["checkpoints/moe_checkpoint.pth"]
+    assert "checkpoints/checkpoint.pth was used" in report.left_out["checkpoints/moe_checkpoint.pth"]
     report = convert(published_folder, target, bundle="checkpoints/moe_checkpoint.pth", overwrite=True)
     assert "checkpoints/checkpoint.pth" in report.left_out
     bias = LwmSpectroMoEModel.from_pretrained(target).router.gate.bias

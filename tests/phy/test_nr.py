@@ -432,7 +432,7 @@ def test_impossible_cells_are_errors():
         Cells(25, 15e3, 1, cell_id, mcs=29)
     with pytest.raises(ValueError, match="control_symbols must be 1 to dmrs_position"):
         Cells(25, 15e3, 1, cell_id, control_symbols=3)
-    with pytest.raises(ValueError, match="code rate of .* take a lower mcs"):
+    with pytest.raises(ValueError, match="code rate of .* use a lower mcs"):
         cells = Cells(25, 15e3, 1, cell_id, ssb_blocks=torch.arange(8) == 1, dmrs_additional=0, mcs=28)
         nr.transmit(cells, seeded(0))
 

@@ -26,7 +26,7 @@ def test_numpy_demodulator_recovers_the_grid(dc_used):
 
 def test_too_many_subcarriers_are_an_error():
     numerology = Numerology(64 * 15e3, 15e3, 64, dc_used=False)
-    with pytest.raises(ValueError, match="64 subcarriers do not fit a DFT of 64"):
+    with pytest.raises(ValueError, match="64 subcarriers do not fit into a DFT of 64"):
         modulate(torch.zeros(1, 1, 64, dtype=torch.complex64), numerology, torch.tensor([4]))
 
 

@@ -60,9 +60,9 @@ def test_repeated_rows_get_new_numbers_and_are_made_once():
 
 
 def test_sizes_that_do_not_fit_say_so():
-    with pytest.raises(ValueError, match="6 rows a batch cannot be 4 equal parts"):
+    with pytest.raises(ValueError, match="A batch of 6 rows cannot be made of 4 equal parts"):
         Batches(Counting(), 6)
-    with pytest.raises(ValueError, match="Chunks of 6 spectrograms cannot be cut into equal parts of 4"):
+    with pytest.raises(ValueError, match="Chunks of 6 spectrograms cannot be cut into equal parts of the 4"):
         Batches(Counting(), 16).at(0)
 
 

@@ -24,17 +24,17 @@ def test_loaded_checkpoints_are_whole_and_of_the_right_type(tmp_path):
     assert load_trained(LwmSpectroForPreTraining, tmp_path / "expert").config.model_type == "lwm_spectro"
     assert load_trained(LwmSpectroMoEModel, tmp_path / "mixture", "router.").router
     with pytest.raises(
-        ValueError, match=r"is a 'lwm_spectro_moe'; expected a 'lwm_spectro'. Take an expert out of it"
+        ValueError, match=r"is a 'lwm_spectro_moe' model; expected 'lwm_spectro'. Extract an expert from it"
     ):
         load_trained(LwmSpectroForPreTraining, tmp_path / "mixture")
-    with pytest.raises(ValueError, match="is a 'lwm_spectro'; expected a 'lwm_spectro_moe'\\.$"):
+    with pytest.raises(ValueError, match="is a 'lwm_spectro' model; expected 'lwm_spectro_moe'\\.$"):
         load_trained(LwmSpectroMoEForPreTraining, tmp_path / "expert")
-    with pytest.raises(ValueError, match="nowhere is no checkpoint: there is no such folder"):
+    with pytest.raises(ValueError, match="nowhere is not a checkpoint: there is no such folder"):
         load_trained(LwmSpectroForPreTraining, tmp_path / "nowhere")
     path = tmp_path / "expert" / "model.safetensors"
     weights = {name: values for name, values in load_file(path).items() if not name.startswith("decoder.")}
     save_file(weights, path, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="lacks .* weights, the first of which is decoder"):
+    with pytest.raises(ValueError, match="lacks .* weights, the first being decoder"):
         load_trained(LwmSpectroForPreTraining, tmp_path / "expert")
     assert load_trained(LwmSpectroForPreTraining, tmp_path / "expert", "lwm_spectro.")
 
@@ -48,7 +48,7 @@ def test_a_run_resumes_with_its_own_settings(tmp_path):
     check_settings(tmp_path, settings, resume=True)
     with pytest.raises(ValueError, match="holds a run: --resume it, or name another"):
         check_settings(tmp_path, settings, resume=False)
-    with pytest.raises(ValueError, match="was begun otherwise: rate was 0.1. Give the same again"):
+    with pytest.raises(ValueError, match="was begun with other settings: rate was 0.1. Use the same"):
         check_settings(tmp_path, {**settings, "rate": 0.2}, resume=True)
 
 
@@ -78,5 +78,5 @@ def test_figures_add_up_over_calls(tmp_path):
     assert training_figures(tmp_path, [], 5.0) == {"train_loss": None, "train_seconds": 5.0}
     write_settings(tmp_path, {"rate": 0.1})
     (tmp_path / "settings.json").write_text('{"rate"')
-    with pytest.raises(ValueError, match="settings.json is damaged, or no JSON"):
+    with pytest.raises(ValueError, match="settings.json is damaged, or not JSON"):
         check_settings(tmp_path, {"rate": 0.1}, resume=True)

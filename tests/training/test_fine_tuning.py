@@ -320,7 +320,7 @@ def test_checkpoints_that_do_not_fit_say_why(tiny_checkpoint, tmp_path, rows):
     model = build("model")
     weights = {name: value for name, value in model.state_dict().items() if "layers.1" not in name}
     model.save_pretrained(tmp_path / "half", state_dict=weights)
-    with pytest.raises(TaskError, match="lacks 16 weights of its encoder"):
+    with pytest.raises(TaskError, match="lacks 16 encoder weights"):
         load_pretrained(str(tmp_path / "half"))
     check_fit(pretrained(), rows, "it")
     with pytest.raises(TaskError, match=r"= \(1, 16, 24\), but it expects \(2, 16, 24\)"):
@@ -374,7 +374,7 @@ def test_the_script_from_data_to_scores(run, tiny_checkpoint, tmp_path, capsys):
     assert results["test"]["accuracy"] > 60 and sum(map(sum, results["test"]["confusion"])) == 12
     assert results["test_by_protocol"]["WiFi"]["num"] == 12 and results["best_validation"] > 60
     printed = capsys.readouterr().out
-    assert "12 rows of split 'train' are for test: channels" in printed and "macro-F1" in printed
+    assert "12 rows of split 'train' are set aside for test: channels" in printed and "macro-F1" in printed
     assert (out / "confusion.png").stat().st_size > 1000
     assert "| kind | " in (out / "model" / "README.md").read_text()
     with pytest.raises(SystemExit, match="holds a run"):
@@ -426,7 +426,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run, tmp_path):
     # A run resumes from its last weights, whichever were best.
     kept = last_checkpoint(tmp_path / "whole" / "checkpoints")
     assert kept.endswith(f"checkpoint-{whole['steps']}")
-    with pytest.raises(SystemExit, match="error: The run in .* was begun otherwise: seed was 0"):
+    with pytest.raises(SystemExit, match="error: The run in .* was begun with other settings: seed was 0"):
         run(tmp_path / "stopped", *options, "--resume", "--seed", 1)
 
 
@@ -440,9 +440,9 @@ def test_mistakes_give_one_line(run, tiny_checkpoint, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(tmp_path / "out", "--joint")
     assert "--method frozen embeds every row once" in capsys.readouterr().err
-    with pytest.raises(SystemExit, match="--report-to nobody: there is no such tracker here"):
+    with pytest.raises(SystemExit, match="--report-to nobody: this tracker is not installed"):
         run(tmp_path / "out", "--report-to", "nobody")
-    for option, value, message in (("--batch-size", 0, "expected 1 at least"), ("--warmup", 5, "expected a share")):
+    for option, value, message in (("--batch-size", 0, "expected at least 1"), ("--warmup", 5, "expected a share")):
         with pytest.raises(SystemExit):
             run(tmp_path / "out", option, value)
         assert message in capsys.readouterr().err

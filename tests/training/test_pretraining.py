@@ -121,7 +121,7 @@ def test_two_processes_give_the_curve_of_one_with_the_same_batch(tmp_path):
 
 def test_processes_at_different_steps_are_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(Accelerator, "gather", lambda self, steps: torch.tensor([int(steps[0]), 7]))
-    with pytest.raises(StateError, match="go on from different steps, 0 to 7: .* one folder that all of them read"):
+    with pytest.raises(StateError, match="resume from different steps, 0 to 7: .* the same folder for all of them"):
         runner(tmp_path)
 
 
@@ -170,8 +170,8 @@ def test_training_the_levels_leaves_all_else_unchanged(tmp_path):
 @pytest.mark.parametrize(
     "part, labels, message",
     [
-        ("decoder", {"supervised": ("snr_db",)}, "The decoder alone learns no labels"),
-        ("levels", {}, "Levels alone learn supervised labels"),
+        ("decoder", {"supervised": ("snr_db",)}, "The decoder by itself learns no labels"),
+        ("levels", {}, "Levels by themselves learn supervised labels"),
         ("levels", {"supervised": ("snr_db",), "contrastive": ("snr_db",)}, "and no contrastive ones"),
         ("router", {}, "part is 'router'; expected one of all, decoder, levels"),
     ],
@@ -232,7 +232,9 @@ def test_a_nan_validation_loss_ends_training(tmp_path):
     wrong = {**Noise().chunk(9_999)}
     wrong["input_values"] = wrong["input_values"] * torch.nan
     run = runner(tmp_path, settings=replace(SETTINGS, epoch_samples=32), validation=[wrong])
-    with pytest.raises(DivergedError, match="validation loss became nan at step 2, where that of training was finite"):
+    with pytest.raises(
+        DivergedError, match="validation loss became nan at step 2, while the training loss was finite"
+    ):
         run.run()
 
 
@@ -277,7 +279,7 @@ def test_early_stopping_and_limits(tmp_path):
     assert stopped.run(deadline=Deadline(minutes=0)) == "minutes over" and stopped.progress.step == 1
     stopped.stop_requested = True
     assert stopped.run() == "asked to stop"
-    with pytest.raises(ValueError, match="give minutes"):
+    with pytest.raises(ValueError, match="needs a number of minutes"):
         runner(tmp_path / "d", settings=replace(SETTINGS, schedule="minutes")).run()
 
 
@@ -309,7 +311,7 @@ def test_a_max_grad_norm_of_zero_disables_clipping(tmp_path):
         run.run(max_samples=48)
         reached[limit] = weights(run)
     assert torch.equal(reached[0.0], reached[1e9]) and not torch.equal(reached[0.0], reached[1e-3])
-    with pytest.raises(ValueError, match="max_grad_norm is -1; expected more than 0, or 0 for any gradient"):
+    with pytest.raises(ValueError, match="max_grad_norm is -1; expected more than 0, or 0 for no limit"):
         replace(SETTINGS, max_grad_norm=-1)
 
 

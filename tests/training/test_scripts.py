@@ -84,7 +84,7 @@ def test_from_data_to_a_released_folder(tmp_path, data, monkeypatch, capsys):
     mean = json.loads((tmp_path / "mean" / "results.json").read_text())
     assert mean["samples"] == 0 and mean["router_held_out"] == router
     other = [*experts, "--router-type", "cnn", "--init", tmp_path / "fourier" / "model"]
-    with pytest.raises(SystemExit, match="--init .*fourier.model: The trained router is of another type or size"):
+    with pytest.raises(SystemExit, match="--init .*fourier.model: The trained router has another type or size"):
         call(monkeypatch, "run_router.py", *other, "--out", tmp_path / "other", *mixed)
 
     mixture = ["--mixture", tmp_path / "router" / "model", "--classifier", "linear"]
@@ -137,7 +137,7 @@ def test_small_test_splits_are_reported_and_damaged_ones_refused(tmp_path, data,
     options = ["--protocol", "LTE", "--tiny", "--mix", 2, "--batch-size", 8, "--chunk-size", 8, "--device", "cpu"]
     options += ["--samples", 8]
     call(monkeypatch, "run_pretraining.py", *options, "--data", data, "--eval-samples", 24, "--out", tmp_path / "few")
-    assert "rows of LTE in its split 'test'" in caplog.text and "of recordings of --recipe mixed" in caplog.text
+    assert "rows of LTE in its split 'test'" in caplog.text and "for recordings of --recipe mixed" in caplog.text
     damaged = shutil.copytree(data, tmp_path / "damaged")
     (shard,) = (damaged / "data").glob("test-*.parquet")
     shard.write_bytes(shard.read_bytes()[:-1000])
@@ -165,7 +165,7 @@ def test_a_model_is_exported_with_the_front_end_of_its_data(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("option", ["mix", "repeat", "gradient-accumulation", "eval-samples", "chunk-size"])
 def test_counts_below_one_are_named(tmp_path, monkeypatch, option):
-    with pytest.raises(SystemExit, match=f"--{option} is -1; expected 1 at least"):
+    with pytest.raises(SystemExit, match=f"--{option} is -1; expected at least 1"):
         call(monkeypatch, "run_pretraining.py", "--protocol", "LTE", "--tiny", f"--{option}=-1", "--out", tmp_path)
 
 
@@ -186,7 +186,7 @@ def test_a_new_decoder_is_trained_for_a_trained_encoder(tmp_path, data, monkeypa
         call(monkeypatch, "run_pretraining.py", *options, "--copy-heads", -1)
     with pytest.raises(SystemExit):
         call(monkeypatch, "run_pretraining.py", *options, "--supervised", "modulation")
-    assert "--part decoder: The decoder alone learns no labels" in capsys.readouterr().err
+    assert "--part decoder: The decoder by itself learns no labels" in capsys.readouterr().err
 
 
 def test_levels_are_trained_for_a_trained_expert(tmp_path, data, monkeypatch, capsys):
@@ -202,11 +202,11 @@ def test_levels_are_trained_for_a_trained_expert(tmp_path, data, monkeypatch, ca
 
     with pytest.raises(SystemExit, match="--level-bins 0: .*expected at least 1"):
         call(monkeypatch, "run_pretraining.py", *options, "--level-bins", 0, "--supervised", "modulation")
-    with pytest.raises(SystemExit, match="The expert counts no levels; expected --level-bins"):
+    with pytest.raises(SystemExit, match="the expert has no level histogram; expected --level-bins"):
         call(monkeypatch, "run_pretraining.py", *options, "--supervised", "modulation")
     with pytest.raises(SystemExit):
         call(monkeypatch, "run_pretraining.py", *options, "--level-bins", 3)
-    assert "--part levels: Levels alone learn supervised labels" in capsys.readouterr().err
+    assert "--part levels: Levels by themselves learn supervised labels" in capsys.readouterr().err
 
 
 def test_heads_without_training_leave_experts_unchanged(tmp_path, data, monkeypatch):
@@ -249,7 +249,7 @@ def test_training_continues_with_a_larger_network(tmp_path, data, monkeypatch):
     assert len(sizes) > 4 and max(sizes) < 0.51 * 2**20
     with pytest.raises(SystemExit, match="--deepen-stem 0: .* a stem of 1 blocks; expected .* at most 0"):
         call(monkeypatch, "run_pretraining.py", *options, "--deepen-stem", 0, "--out", tmp_path / "none")
-    with pytest.raises(SystemExit, match="--widen 31: A width of 31 was asked for"):
+    with pytest.raises(SystemExit, match="--widen 31: A width of 31 was requested"):
         call(monkeypatch, "run_pretraining.py", *options, "--widen", 31, "--out", tmp_path / "none")
 
 
@@ -271,18 +271,18 @@ def test_baselines_are_fitted_to_the_same_rows_on_any_number_of_processes(data):
 def test_unknown_configuration_fields_are_refused(tmp_path, data, monkeypatch):
     (tmp_path / "wrong.json").write_text('{"hiden_size": 32}')
     options = ["--protocol", "LTE", "--tiny", "--data", data, "--mix", 2, *SMALL, "--config", tmp_path / "wrong.json"]
-    with pytest.raises(SystemExit, match="wrong.json has 'hiden_size', which LwmSpectroConfig has not"):
+    with pytest.raises(SystemExit, match="wrong.json has 'hiden_size', but LwmSpectroConfig does not"):
         call(monkeypatch, "run_pretraining.py", *options, "--out", tmp_path / "x")
     (tmp_path / "wrong.json").write_text('{"hidden_size": 32')
-    with pytest.raises(SystemExit, match="wrong.json is damaged, or no JSON"):
+    with pytest.raises(SystemExit, match="wrong.json is damaged, or not JSON"):
         call(monkeypatch, "run_pretraining.py", *options, "--out", tmp_path / "x")
-    with pytest.raises(SystemExit, match="--minutes is -1.0; expected 0 at least"):
+    with pytest.raises(SystemExit, match="--minutes is -1.0; expected at least 0"):
         call(monkeypatch, "run_pretraining.py", *options[:3], "--minutes", -1, "--out", tmp_path)
 
 
 def test_inconsistent_options_are_named(tmp_path, monkeypatch):
     uneven = ["--batch-size", 9, "--gradient-accumulation", 2, "--device", "cpu", "--out", tmp_path / "x"]
-    with pytest.raises(SystemExit, match="A batch of 9 cannot be shared by 1 processes in 2 parts each"):
+    with pytest.raises(SystemExit, match="A batch of 9 does not divide evenly among 1 processes in 2 parts each"):
         call(monkeypatch, "run_pretraining.py", "--protocol", "LTE", "--tiny", *uneven)
     with pytest.raises(SystemExit, match="--experts has 1 checkpoints; expected WiFi, LTE, 5G, in order"):
         call(monkeypatch, "run_router.py", "--experts", tmp_path, "--out", tmp_path / "y")

@@ -170,8 +170,8 @@ def _place_stations(streets: _Streets, tracing: Tracing, rng: np.random.Generato
         if len(stations) == tracing.num_stations:
             return np.stack(stations)
     raise ValueError(
-        f"{len(stations)} places of base stations at least {tracing.spacing_m:g} m apart were found, and "
-        f"{tracing.num_stations} are wanted: ask for fewer stations or less spacing."
+        f"{len(stations)} places for base stations at least {tracing.spacing_m:g} m apart were found, but "
+        f"{tracing.num_stations} are needed: use fewer stations or less spacing."
     )
 
 
@@ -249,7 +249,7 @@ def _trace_users(scene: Any, streets: _Streets, tracing: Tracing, log: Any) -> l
             if len(batch["targets"]):
                 batches.append(batch)
             wanted -= len(batch["targets"])
-            log(f"  station {serving}: {dropped} users dropped, {wanted} more wanted")
+            log(f"  station {serving}: {dropped} users dropped, {wanted} more needed")
             if dropped >= 20 * tracing.num_users:
                 raise ValueError(
                     f"Base station {serving} at {station.round(1).tolist()} reaches too few users: {wanted} are "
@@ -298,7 +298,7 @@ def trace_scenario(name: str, out: str | Path, tracing: Tracing | None = None, l
         `Path` of the scenario's folder.
     """
     if name not in TRACED_CITIES:
-        raise ValueError(f"There is no city {name!r} to trace; there are: {', '.join(TRACED_CITIES)}.")
+        raise ValueError(f"There is no city {name!r} to trace; expected one of {', '.join(TRACED_CITIES)}.")
     tracing = tracing or Tracing()
     rt = require("sionna.rt", extra="raytracing")
     mitsuba = require("mitsuba", extra="raytracing")

@@ -107,7 +107,7 @@ def delay_spread_statistics(environment: str, line_of_sight: bool, carrier_hz: f
     if environment == "UMa":
         shift = np.log10(max(carrier_hz / 1e9, 6.0))  # note 6: below 6 GHz, use 6 GHz
         return (-6.955 - 0.0963 * shift, 0.66) if line_of_sight else (-6.28 - 0.204 * shift, 0.39)
-    raise ValueError(f"environment is {environment!r}, and 'UMi' or 'UMa' is expected.")
+    raise ValueError(f"environment is {environment!r}; expected 'UMi' or 'UMa'.")
 
 
 def list_scenarios() -> tuple[str, ...]:
@@ -154,16 +154,16 @@ def _find(name_or_folder: str | os.PathLike, download: bool) -> Path:
         if folder is None or not folder.is_dir():
             raise ValueError(
                 f"No scenario {name!r} was found: it is neither shipped, nor a folder, nor in DeepMIMO's folder "
-                f"`deepmimo_scenarios`. Shipped are: {', '.join(list_scenarios())}. `load_scenario(name, "
+                f"`deepmimo_scenarios`. Shipped scenarios: {', '.join(list_scenarios())}. `load_scenario(name, "
                 "download=True)` fetches others over the network; https://deepmimo.net lists them."
             )
     if not (folder / "params.json").is_file():
         raise ValueError(
-            f"{folder} is no DeepMIMO v4 scenario: it has no params.json. Give the folder that holds that file, or "
-            "bring older and other formats over with `deepmimo.convert`."
+            f"{folder} is not a DeepMIMO v4 scenario: it has no params.json. Give the folder that holds that file, or "
+            "convert older and other formats with `deepmimo.convert`."
         )
     if folder.name != folder.name.lower():
-        raise ValueError(f"DeepMIMO reads folders in lower case only: rename {folder} to {folder.name.lower()!r}.")
+        raise ValueError(f"DeepMIMO reads only lower-case folder names: rename {folder} to {folder.name.lower()!r}.")
     return folder
 
 
@@ -180,7 +180,7 @@ def _load(folder: Path, modified_ns: int) -> Scenario:
             "with `deepmimo.convert`."
         ) from error
     if num_scenes != 1:
-        raise ValueError(f"{folder} has {num_scenes} snapshots in time and one is expected: give a folder of one.")
+        raise ValueError(f"{folder} has {num_scenes} snapshots in time; expected one: give a folder with one.")
 
     # DeepMIMO looks for scenarios in one configured folder, and prints its progress to standard output.
     before = deepmimo.config.get("scenarios_folder")
@@ -189,7 +189,7 @@ def _load(folder: Path, modified_ns: int) -> Scenario:
         with contextlib.redirect_stdout(io.StringIO()):
             loaded = deepmimo.load(folder.name, matrices=list(_MATRICES))
     except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{folder} cannot be read, copy or convert the scenario again: {error}") from error
+        raise ValueError(f"{folder} cannot be read ({error}): copy or convert the scenario again.") from error
     finally:
         deepmimo.config.set("scenarios_folder", before)
     return _scenario(folder, carrier_hz, getattr(loaded, "datasets", [loaded]))

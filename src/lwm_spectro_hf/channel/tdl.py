@@ -99,7 +99,7 @@ class TappedDelayLine:
         if samples.ndim != 2 or len(samples) != len(self.doppler_hz):
             raise ValueError(
                 f"Samples of shape {tuple(samples.shape)} cannot go through {len(self.doppler_hz)} channels; expected "
-                f"({len(self.doppler_hz)}, num_samples), one row a channel."
+                f"({len(self.doppler_hz)}, num_samples), one row per channel."
             )
         delays = self.profile.delays_s * sampling_rate
         # The two numbers that shapes depend on, in one transfer from the device.

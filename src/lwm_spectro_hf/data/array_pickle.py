@@ -87,7 +87,7 @@ class _Unpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> _Name:
         if (module, name) not in _NAMES:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only NumPy arrays may be in it")
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, but may contain only NumPy arrays")
         return _Name(_NAMES[module, name])
 
     def load_reduce(self):
@@ -100,20 +100,20 @@ class _Unpickler(pickle._Unpickler):
             case _Name("encode"), (str(text), "latin1" | "latin-1"):
                 self.append(text.encode("latin1"))
             case _:
-                raise pickle.UnpicklingError("it calls something else than NumPy does for an array")
+                raise pickle.UnpicklingError("it calls something that NumPy arrays do not call")
 
     def load_build(self):
         state, built = self.stack.pop(), self.stack[-1]
         match built, state:
             case _StoredArray(), (int(), tuple(shape), _StoredType() as dtype, int(order), str() | bytes() as data):
                 if not all(isinstance(size, int) for size in shape):
-                    raise pickle.UnpicklingError("an array's shape has something that is not a number")
+                    raise pickle.UnpicklingError("the shape of an array contains something that is not an integer")
                 built.shape, built.dtype, built.is_fortran = shape, dtype, bool(order)
                 built.data = data.encode("latin1") if isinstance(data, str) else data
             case _StoredType(), (int(), str(byte_order), *_):
                 built.byte_order = byte_order
             case _:
-                raise pickle.UnpicklingError("it sets a state that no array of numbers has")
+                raise pickle.UnpicklingError("it sets a state that arrays of numbers do not have")
 
     def load_empty_dict(self):
         self.append(_Items())
@@ -132,7 +132,7 @@ class _Unpickler(pickle._Unpickler):
 
     def _add(self, items: Iterable[tuple]):
         if not isinstance(self.stack[-1], _Items):
-            raise pickle.UnpicklingError("it sets items of something that is no dictionary")
+            raise pickle.UnpicklingError("it sets items of something that is not a dictionary")
         self.stack[-1].extend(items)
 
     dispatch = {
@@ -149,13 +149,13 @@ class _Unpickler(pickle._Unpickler):
 def _described(error: Exception) -> str:
     # An opcode missing from `dispatch` raises a KeyError with its number.
     if type(error) is KeyError and isinstance(error.args[0], int):
-        return f"it uses the opcode {chr(error.args[0])!r}, which no dictionary of arrays needs"
+        return f"it uses the opcode {chr(error.args[0])!r}, which a dictionary of arrays does not need"
     return f"{type(error).__name__}: {error}"
 
 
 def _array_of(stored: Any) -> np.ndarray:
     if not isinstance(stored, _StoredArray) or stored.data is None:
-        raise pickle.UnpicklingError("it has a value that is no array of numbers")
+        raise pickle.UnpicklingError("it has a value that is not an array of numbers")
     code = stored.dtype.byte_order + stored.dtype.code
     if not re.fullmatch(r"[<>|][fiu][1248]", code) or code[-2:] == "f1" or min(stored.shape, default=0) < 0:
         raise pickle.UnpicklingError(f"it has an array of type {code[:20]!r} and shape {stored.shape[:8]}")

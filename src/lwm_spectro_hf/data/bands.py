@@ -58,15 +58,15 @@ class Band:
             )
         if self.bandwidth_hz < _NARROWEST * rate:
             raise ValueError(
-                f"{self.path}: the width of the band is {self.bandwidth_hz:,.15g} Hz, of {rate:,.15g} Hz that were "
-                f"recorded; expected {_NARROWEST * rate:,.6g} Hz at least. Is it in Hz?"
+                f"{self.path}: the width of the band is {self.bandwidth_hz:,.15g} Hz, out of {rate:,.15g} Hz that "
+                f"were recorded; expected at least {_NARROWEST * rate:,.6g} Hz. Is it in Hz?"
             )
         if not abs(self.center_hz) <= rate / 2:
             around_hz = self.recording.center_frequency_hz or 0.0
             raise ValueError(
-                f"{self.path}: a band around {around_hz + self.center_hz:,.15g} Hz was asked for, and the recording "
-                f"has {around_hz - rate / 2:,.15g} to {around_hz + rate / 2:,.15g} Hz. Expected a center within; is "
-                "it in Hz?"
+                f"{self.path}: a band around {around_hz + self.center_hz:,.15g} Hz was requested, but the recording "
+                f"covers {around_hz - rate / 2:,.15g} to {around_hz + rate / 2:,.15g} Hz. Expected a center in this "
+                "range; is it in Hz?"
             )
         if self._is_all:
             object.__setattr__(self, "bandwidth_hz", rate)
@@ -78,8 +78,8 @@ class Band:
             object.__setattr__(self, "bandwidth_hz", high - low)
         if self.num_samples < 1:
             raise ValueError(
-                f"{self.path}: the recording has {self.recording.num_samples} samples of {rate:,.15g} Hz, which are "
-                f"none of a band of {self.bandwidth_hz:,.15g} Hz. Expected a longer recording, or a wider band."
+                f"{self.path}: the recording has {self.recording.num_samples} samples at {rate:,.15g} Hz, too few for "
+                f"one sample of a band of {self.bandwidth_hz:,.15g} Hz. Expected a longer recording, or a wider band."
             )
 
     @property
@@ -177,7 +177,7 @@ class Band:
         if wrong.any():
             raise ValueError(
                 f"{self.path}: the recording has samples that are NaN or infinite, the first at sample "
-                f"{low + wrong.argmax()}. Expected finite samples: cut them out, or replace them by 0."
+                f"{low + wrong.argmax()}. Cut them out, or replace them by 0."
             )
         iq = np.pad(iq, (low - first, end - high))
         # `resample_poly` does not filter if the rate stays the same.

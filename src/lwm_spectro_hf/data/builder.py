@@ -416,7 +416,7 @@ def write_arrays(
             lengths = {part.shape[1] for part in parts.get("iq", [])}
             if len(lengths) > 1:
                 raise ValueError(
-                    f"Recordings of {min(lengths)} and {max(lengths)} samples do not fit one array of I/Q: write "
+                    f"Recordings of {min(lengths)} and {max(lengths)} samples do not fit into one array of I/Q: write "
                     "Parquet or SigMF, or fix protocol, bandwidth and receiver."
                 )
             progress.update(len(columns["index"]))
@@ -444,7 +444,7 @@ def _check_contents(contents: tuple[str, ...]) -> None:
 def _check(splits: dict[str, Split], contents: tuple[str, ...], shard_size: int, processes: int) -> None:
     _check_contents(contents)
     if not splits:
-        raise ValueError("No split was given; expected one at least, such as {'train': Split(recipe, 1000)}.")
+        raise ValueError("No split was given; expected at least one, such as {'train': Split(recipe, 1000)}.")
     for name, split in splits.items():
         if split.num < 1:
             raise ValueError(f"Split {name!r} has {split.num} recordings; expected at least 1.")
@@ -478,15 +478,15 @@ def _check_record(folder: Path, record: dict[str, Any]) -> None:
         if different:
             raise ValueError(
                 f"{folder} holds a data set that was begun with different settings ({', '.join(different)}: see "
-                f"{RECORD} there). Give the same again, or write to another folder."
+                f"{RECORD} there). Use the same settings, or write to another folder."
             )
         return
     # Files that the data set would replace, or be taken for a part of it.
     for pattern in ("README.md", "data/*.parquet", "*.sigmf-meta"):
         for file in folder.glob(pattern):
             raise ValueError(
-                f"{folder} holds {file.relative_to(folder)} but no {RECORD}, so it is not the folder of a data set "
-                "begun here: write to another folder."
+                f"{folder} holds {file.relative_to(folder)} but no {RECORD}, so it is not a data set that can be "
+                "continued: write to another folder."
             )
     with whole_file(path) as stream:
         stream.write(json.dumps(record, indent=2).encode() + b"\n")
@@ -509,6 +509,6 @@ def _check_space(folder: Path, needed: float) -> None:
     if needed > free:
         unit, name = (1e9, "GB") if needed >= 1e9 else (1e6, "MB")
         raise OSError(
-            f"The data set needs about {needed / unit:.1f} {name} more, and {folder} has {free / unit:.1f} {name} "
-            "free: make fewer recordings, or write elsewhere."
+            f"The data set needs about {needed / unit:.1f} {name} more, but {folder} has only {free / unit:.1f} "
+            f"{name} free: make fewer recordings, or write elsewhere."
         )

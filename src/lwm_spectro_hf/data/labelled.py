@@ -63,7 +63,7 @@ class LabelledSpectrograms(torch.utils.data.Dataset):
         if "input_values" not in table.column_names and extractor is None:
             raise TaskError(
                 "The data has I/Q samples, but the checkpoint has no preprocessor_config.json that says how to make "
-                "spectrograms of them: save its SpectrogramFeatureExtractor beside it."
+                "spectrograms from them: save its SpectrogramFeatureExtractor beside it."
             )
         wanted = ("input_values", "resolution") if "input_values" in table.column_names else ("iq", "sampling_rate")
         wanted = [name for name in wanted if name in table.column_names]
@@ -96,7 +96,7 @@ class LabelledSpectrograms(torch.utils.data.Dataset):
             iq = np.asarray([] if iq is None else iq, np.float32)
             if iq.ndim != 2 or iq.shape[1] != 2:
                 raise TaskError(
-                    f"`iq` of row {numbers[place]} has shape {iq.shape}; expected (num_samples, 2), which are I and Q."
+                    f"`iq` of row {numbers[place]} has shape {iq.shape}; expected (num_samples, 2), for I and Q."
                 )
             samples.append(np.ascontiguousarray(iq).view(np.complex64)[:, 0])
             rate = batch["sampling_rate"][place] if "sampling_rate" in batch else None
@@ -118,7 +118,7 @@ class LabelledSpectrograms(torch.utils.data.Dataset):
         except ValueError as error:
             if len(places) == 1:
                 reason = str(error).replace("Recording 0 has", "it has")
-                raise TaskError(f"Row {numbers[places[0]]} makes no spectrogram: {reason}") from None
+                raise TaskError(f"Row {numbers[places[0]]} gives no spectrogram: {reason}") from None
             for place in places:
                 self._extracted(samples, [place], rate, numbers)
             raise
@@ -173,8 +173,8 @@ def open_data(data: str) -> DatasetDict:
         reason = error.__cause__ or error
         raise TaskError(
             f"{data} cannot be read as a data set ({type(reason).__name__}: {first_line(reason)}). Expected a folder "
-            "that `lwm-spectro generate` wrote, or another that `datasets.load_dataset` reads, or the name of a data "
-            "set on the Hub. If a file in it is damaged, delete that file and build again."
+            "that `lwm-spectro generate` wrote, another folder that `datasets.load_dataset` reads, or the name of a "
+            "data set on the Hub. If a file in it is damaged, delete that file and build again."
         ) from error
     return found if isinstance(found, DatasetDict) else DatasetDict({"train": found})
 
@@ -236,17 +236,17 @@ def load_task(
         elif share:
             rows, part_rows = _split_off(rows, codes, groups, share, seed, part)
             held[part] = table, part_rows, np.array(names, object)[codes[part_rows]]
-            how = f"{group} that training has not"
+            how = f"{group} that are not in training"
             if groups is None:
-                how = "rows of each class alike"
+                how = "the same share of each class"
                 if "iq" in table.column_names:
-                    how += "; if some are of one recording, name it in a column `recording`, or scores are too good"
-            notes.append(f"{len(part_rows):,} rows of split {train_split!r} are for {part}: {how}.")
+                    how += "; if some share a recording, name it in a column `recording`, or scores will be too good"
+            notes.append(f"{len(part_rows):,} rows of split {train_split!r} are set aside for {part}: {how}.")
             missing = sorted({names[code] for code in np.setdiff1d(codes[rows], codes[part_rows])})
             if groups is not None and missing:
-                notes.append(f"Of {', '.join(missing)} there is only one of the {group}, so {part} has none of it.")
+                notes.append(f"{', '.join(missing)} occurs in only one of the {group}, so {part} has none of it.")
     if "test" not in held:
-        raise TaskError(f"{data} has no split {test_split!r} to score on, and the share to take out for it is 0.")
+        raise TaskError(f"{data} has no split {test_split!r} to score on, and the share to take for it is 0.")
     if samples_per_class:
         rows = _few_shot(rows, codes, names, samples_per_class, seed)
 
@@ -293,7 +293,7 @@ def label_codes(table: Dataset, label: str) -> tuple[np.ndarray, list[str]]:
             )
         part, part_names = _codes(table, column)
         if len(columns) > 1 and any("+" in name for name in part_names):
-            raise TaskError(f'Classes of {column!r} hold a "+", so they cannot be joined with others by it.')
+            raise TaskError(f'Classes of {column!r} contain a "+", so they cannot be joined with others by "+".')
         codes = np.where((codes >= 0) & (part >= 0), codes * len(part_names) + part, -1)
         names = [(*first, name) for first in names for name in part_names]
     return codes, ["+".join(parts) for parts in names]
@@ -331,7 +331,7 @@ def _codes(table: Dataset, column: str) -> tuple[np.ndarray, list[str]]:
     if len(names) > MAX_CLASSES:
         raise TaskError(
             f"The column {column!r} has {len(names):,} different values, which are too many for classes (at most "
-            f"{MAX_CLASSES:,}). Add a column of coarser ones."
+            f"{MAX_CLASSES:,}). Add a column of coarser values."
         )
     code = {name: index for index, name in enumerate(names)}
     return np.array([code.get(value, -1) for value in values], np.int64), names
@@ -399,7 +399,7 @@ def _split_off(
             chosen = _some_of_each_class(pairs[1], share, np.random.default_rng([seed, len(rows)]))
             if not chosen:
                 raise TaskError(
-                    f"Each class has one recording or channel alone: none is left for {part}. Give a split for it."
+                    f"Each class has only one recording or channel: none is left for {part}. Give a split for it."
                 )
             gone = np.isin(of_row, chosen)
             return rows[~gone], rows[gone]
@@ -411,7 +411,7 @@ def _split_off(
     try:
         stay, go = selection.train_test_split(rows, test_size=share, random_state=seed, stratify=stratify)
     except ValueError as error:
-        raise TaskError(f"{len(rows)} rows cannot be split to have some for {part}: {error}") from error
+        raise TaskError(f"{len(rows)} rows cannot be split so that some are for {part}: {error}") from error
     return np.sort(stay), np.sort(go)
 
 
@@ -430,7 +430,7 @@ def _few_shot(rows: np.ndarray, codes: np.ndarray, names: list[str], num: int, s
         members = rows[codes[rows] == code]
         if len(members) < num:
             raise TaskError(
-                f"Class {names[code]!r} has {len(members)} training rows; {num} of each class were asked for. Ask for "
+                f"Class {names[code]!r} has {len(members)} training rows; {num} of each class were requested. Request "
                 "fewer, or generate more."
             )
         chosen.append(generator.choice(members, num, replace=False))

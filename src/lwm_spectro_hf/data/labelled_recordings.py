@@ -70,8 +70,8 @@ def open_labelled_recordings(folder: str | os.PathLike, labels: str | os.PathLik
     strangers = [name for name in given if name not in by_name]
     if strangers:
         raise FileNotFoundError(
-            f"{folder} has no recording {strangers[0]!r} ({len(strangers)} of {len(given)} labels are of files that "
-            "are not there). Copy it there, or correct the labels."
+            f"{folder} has no recording {strangers[0]!r} ({len(strangers)} of {len(given)} labels are for missing "
+            "files). Copy it there, or correct the labels."
         )
     found, unlabelled = [], []
     for name, path in by_name.items():
@@ -117,11 +117,11 @@ def _read_labels(folder: Path, labels: str | os.PathLike | None) -> dict[str, di
         text = labels.read_text(encoding="utf-8-sig")
         rows = json.loads(text) if labels.suffix.lower() == ".json" else _csv_rows(text)
     except (ValueError, csv.Error) as error:
-        raise ValueError(f"{labels}: not labels that can be read ({error}). Expected CSV or JSON in UTF-8.") from error
+        raise ValueError(f"{labels}: the labels cannot be read ({error}). Expected CSV or JSON in UTF-8.") from error
     is_table = isinstance(rows, dict) and rows and all(isinstance(row, Mapping) for row in rows.values())
     if not is_table or not all("protocol" in row for row in rows.values()):
         raise ValueError(
-            f"{labels}: no labels, or none with a protocol. Expected CSV with the columns file, protocol and, if "
+            f"{labels}: no labels, or some without a protocol. Expected CSV with the columns file, protocol and, if "
             'known, modulation, or JSON such as {"cell": {"protocol": "LTE", "modulation": "QPSK"}}.'
         )
     named = {}

@@ -69,7 +69,7 @@ def read_matlab(path: Path) -> MatlabRecording:
                 variables = dict(_hdf5_arrays(h5py, file))
     except Exception as error:  # SciPy's reader may raise anything on a broken file
         raise ValueError(
-            f"{path}: {path.stat().st_size:,} bytes that are not a whole .mat file ({error}). It may be truncated: "
+            f"{path}: its {path.stat().st_size:,} bytes are not a complete .mat file ({error}). It may be truncated: "
             "copy it again."
         ) from error
     signals = {
@@ -117,7 +117,7 @@ def _check_elements(whole: bytes):
                 kind, size, begin = kind & 0xFFFF, kind >> 16, 4
             content = part[begin : begin + size]
             if kind not in _ELEMENTS or len(content) < size:
-                raise ValueError(f"an element of type {kind} and {size} bytes, of which {len(content)} are there")
+                raise ValueError(f"an element of type {kind} should have {size} bytes, but has {len(content)}")
             if kind == _MATRIX:
                 parts.append(content)
             elif kind == _COMPRESSED:
@@ -167,7 +167,7 @@ def _number(variables: Mapping[str, np.ndarray], names: frozenset[str], path: Pa
     }
     if len(told) > 1:
         raise ValueError(
-            f"{path}: {' and '.join(f'{value:g}' for value in sorted(told))} are given for the same. Expected one: "
-            f"{_HOW_TO_SAVE}."
+            f"{path}: {' and '.join(f'{value:g}' for value in sorted(told))} are given for the same quantity. "
+            f"Expected one: {_HOW_TO_SAVE}."
         )
     return told.pop() if told else None

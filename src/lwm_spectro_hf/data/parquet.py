@@ -83,8 +83,8 @@ def _shards(folder: str | os.PathLike, split: str) -> list[Path]:
     wanted = {int(found[1]) for path in paths if (found := re.search(r"-of-(\d+)$", path.stem))}
     if wanted and wanted != {len(paths)}:
         raise FileNotFoundError(
-            f"{folder} has {len(paths)} of the {max(wanted)} files of its split {split!r}: it is not whole. Give the "
-            "command that builds it again; it goes on from there."
+            f"{folder} has {len(paths)} of the {max(wanted)} files of its split {split!r}, so it is incomplete. Run "
+            "the command that builds it again; it continues from there."
         )
     return paths
 
@@ -225,7 +225,7 @@ class ParquetSpectrograms:
             raise TooFewRowsError(
                 f"{names} has {len(self._row)} rows of {protocol or 'all protocols'} in its split {split!r} for this "
                 f"use, {len(self._chunks)} chunks of {chunk_size}; expected at least "
-                f"{chunks_per_batch * num_replicas}, one block. Build more, or ask for smaller or fewer chunks."
+                f"{chunks_per_batch * num_replicas}, one block. Build more, or use smaller or fewer chunks."
             )
 
     def _rows_in(self, paths: list[Path], protocol: str | None) -> np.ndarray:

@@ -86,7 +86,7 @@ class LabelledExamples:
         if not finite.all():
             row = int(rows[np.flatnonzero(~finite)[0]])
             raise ValueError(
-                f"{int((~finite).sum())} example(s) have samples that are NaN or infinite, the first is row {row} "
+                f"{int((~finite).sum())} example(s) have samples that are NaN or infinite, the first in row {row} "
                 f"({self.class_names[self.labels[row]]} at {self.snr_db[row]:g} dB). Expected finite samples: the "
                 "file is damaged; copy it again."
             )
@@ -147,14 +147,14 @@ def load_radioml_2016(path: str | os.PathLike) -> LabelledExamples:
             content = read_array_pickle(stream)
     except (pickle.UnpicklingError, tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise ValueError(
-            f"{path}: not a pickle of labelled arrays that can be read: {error}. Expected RadioML 2016.10A, "
-            "`RML2016.10a_dict.pkl`, whole and unchanged: copy it again."
+            f"{path}: this cannot be read as a pickle of labelled arrays: {error}. Expected RadioML 2016.10A, "
+            "`RML2016.10a_dict.pkl`, complete and unchanged: copy it again."
         ) from error
     cells: dict[tuple[str, int], np.ndarray] = {}
     for key, stored in content:
         name, snr_db = _cell_of(key, path)
         if (name, snr_db) in cells:
-            raise ValueError(f"{path}: {name} at {snr_db} dB is there twice. Expected each once: copy the file again.")
+            raise ValueError(f"{path}: {name} at {snr_db} dB occurs twice. Expected each once: copy the file again.")
         cells[name, snr_db] = _examples_of(stored, f"{path}: {name} at {snr_db} dB")
     lengths = {part.shape[1] for part in cells.values()}
     if len(lengths) > 1:
@@ -201,13 +201,13 @@ def load_radioml_2018(path: str | os.PathLike, class_names: Sequence[str] | None
         num, num_samples, num_classes = *samples.shape[:2], one_hot.shape[1]
         if class_names is None and num_classes != len(CLASSES_2018):
             raise ValueError(
-                f"{path}: `Y` has {num_classes} classes, and RadioML 2018.01A has {len(CLASSES_2018)}. Pass their "
+                f"{path}: `Y` has {num_classes} classes, but RadioML 2018.01A has {len(CLASSES_2018)}. Pass the class "
                 "names as `class_names`, in the order of the columns."
             )
         class_names = tuple(CLASSES_2018 if class_names is None else class_names)
         if len(class_names) != num_classes:
             raise ValueError(
-                f"{path}: {len(class_names)} class names for {num_classes} columns of `Y`: pass one each."
+                f"{path}: {len(class_names)} class names for {num_classes} columns of `Y`: pass one per column."
             )
         labels, snr_db = np.empty(num, np.int64), np.empty(num, np.float32)
         for start in range(0, num, LABEL_ROWS):
@@ -216,7 +216,7 @@ def load_radioml_2018(path: str | os.PathLike, class_names: Sequence[str] | None
             wrong = np.flatnonzero(((columns != 0) & (columns != 1)).any(axis=1) | (columns.sum(axis=1) != 1))
             if len(wrong):
                 raise ValueError(
-                    f"{path}: row {start + wrong[0]} of `Y` is {columns[wrong[0]].tolist()}. Expected one 1, else 0."
+                    f"{path}: row {start + wrong[0]} of `Y` is {columns[wrong[0]].tolist()}. Expected one 1 and 0s."
                 )
             labels[part] = columns.argmax(axis=1)
             snr_db[part] = snr[part].reshape(-1)
@@ -291,7 +291,7 @@ def _shortened(extractor: SpectrogramFeatureExtractor, window_samples: int) -> l
     if not 2 <= window_samples <= fft_size or not all(isinstance(window, str) for window in windows):
         raise ValueError(
             f"`window_samples={window_samples}` does not fit this extractor. Expected 2 to {fft_size} samples, its "
-            f"`fft_size`, and windows that have names: this one has {extractor.window_function!r}."
+            f"`fft_size`, and windows given by name: this one has {extractor.window_function!r}."
         )
     before = (fft_size - window_samples) // 2
     after = fft_size - window_samples - before
@@ -323,7 +323,7 @@ def _cell_of(key: Any, path: Path) -> tuple[str, int]:
     match key:
         case (str() | bytes() as name, int(snr_db)) if -1000 < snr_db < 1000:
             return (name if isinstance(name, str) else name.decode("latin1")), snr_db
-    raise ValueError(f"{path}: a key of the pickle is not (modulation, SNR in dB). Expected such as ('QPSK', 10).")
+    raise ValueError(f"{path}: a key of the pickle is not (modulation, SNR in dB). Expected for example ('QPSK', 10).")
 
 
 def _examples_of(stored: np.ndarray, where: str) -> np.ndarray:
@@ -350,8 +350,8 @@ def _hdf5_datasets(path: Path):
             members = {name: stored_within(file, name) for name in "XYZ"}
         except (OSError, RuntimeError, LookupError) as error:
             raise ValueError(
-                f"{path}: {path.stat().st_size:,} bytes that are not a whole HDF5 file ({error}). Expected RadioML "
-                "2018.01A: it may be truncated; copy it again."
+                f"{path}: its {path.stat().st_size:,} bytes are not a complete HDF5 file ({error}). Expected RadioML "
+                "2018.01A. It may be truncated: copy it again."
             ) from error
         datasets = []
         for name, ndim in (("X", 3), ("Y", 2), ("Z", 2)):
@@ -372,7 +372,7 @@ def _hdf5_datasets(path: Path):
             )
         if num > MAX_SHAPE[0] or shapes[0][1] > MAX_SHAPE[1] or shapes[1][1] > MAX_CLASSES:
             raise ValueError(
-                f"{path}: X and Y have the shapes {shapes[0]} and {shapes[1]}, larger than any RadioML. Expected "
+                f"{path}: X and Y have the shapes {shapes[0]} and {shapes[1]}, larger than any RadioML file. Expected "
                 "(2555904, 1024, 2) and (2555904, 24)."
             )
         yield datasets

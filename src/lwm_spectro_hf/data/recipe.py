@@ -211,27 +211,27 @@ class Recipe:
                 f"channels is {self.channels!r}; expected folders of different names: rename one of them."
             )
         if not _all_of(self.snrs_db, lambda snr_db: _is_number(snr_db) and snr_db > -math.inf):
-            raise ValueError(f"snrs_db is {self.snrs_db!r}; expected a list of numbers of dB, for instance -5, 0, 25.")
+            raise ValueError(f"snrs_db is {self.snrs_db!r}; expected a list of numbers [dB], for instance -5, 0, 25.")
         for name in _SHARES:
             if not (_is_number(getattr(self, name)) and 0 <= getattr(self, name) <= 1):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected a share from 0 to 1.")
         for name, least in (("users", 1), ("max_samples", 1), ("num_frames", 2), ("fft_size", 2), ("chunk_size", 1)):
             value = getattr(self, name)
             if not _is_whole(value, least):
-                raise ValueError(f"{name} is {value!r}; expected a whole number, {least} at least.")
+                raise ValueError(f"{name} is {value!r}; expected a whole number, at least {least}.")
         if not (_is_number(self.duration_s) and _SHORTEST_S <= self.duration_s < math.inf):
-            raise ValueError(f"duration_s is {self.duration_s!r}; expected a number, {_SHORTEST_S:g} at least.")
+            raise ValueError(f"duration_s is {self.duration_s!r}; expected a number, at least {_SHORTEST_S:g}.")
         for name in ("max_clock_ppm", "max_phase_noise_deg"):
             if not (_is_number(getattr(self, name)) and 0 <= getattr(self, name) < math.inf):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a number, 0 at least.")
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a number, at least 0.")
         shares = tuple(self.receivers.values())
         if not _all_of(shares, lambda share: _is_number(share) and 0 <= share < math.inf) or not sum(shares) > 0:
             raise ValueError(f"receivers is {self.receivers}; expected shares, at least one of them above 0.")
         unit = 4 if set(self.protocols) == {"WiFi"} else 128
         if any(map(self.receivers.get, SYMBOL_RECEIVERS)) and self.fft_size % unit:
             raise ValueError(
-                f"fft_size is {self.fft_size}; expected a multiple of {unit} where frames are symbols: cyclic "
-                "prefixes are whole samples."
+                f"fft_size is {self.fft_size}; expected a multiple of {unit} if frames are symbols, so that cyclic "
+                "prefixes are whole numbers of samples."
             )
         if not _all_of(self.antenna_ports, lambda ports: _is_whole(ports) and ports in (1, 2, 4)):
             raise ValueError(f"antenna_ports is {self.antenna_ports!r}; expected a list of 1, 2 or 4.")
@@ -345,8 +345,8 @@ class Recipe:
         if missing:
             with_what = f" with modulations {', '.join(modulations)}" if modulations and code_rates else ""
             raise ValueError(
-                f"{' and '.join(modes)} of this recipe: no {missing[0]}{with_what}; expected modulations from "
-                f"{', '.join(MODULATIONS)}, and code rates that they have, such as 0.33, 0.5, 0.67, 0.75, 0.83."
+                f"{' and '.join(modes)} in this recipe: there is no {missing[0]}{with_what}; expected modulations "
+                f"from {', '.join(MODULATIONS)}, and code rates used with them, such as 0.33, 0.5, 0.67, 0.75, 0.83."
             )
         wanted = {name: value for name, value in fields.items() if value is not None}
         kept_protocols = tuple(protocol for protocol, kept in modes.items() if kept)
@@ -517,7 +517,7 @@ def _check_modes(protocol: str, modes: Any) -> None:
             raise ValueError(f"{protocol} has no modulation {modulation!r}; expected one of {names}.")
         if not min(abs(rate - value) for value in rates) <= _RATE_TOLERANCE:
             listed = ", ".join(f"{value:.2f}" for value in rates)
-            raise ValueError(f"{protocol} has no code rate {rate} with {modulation}; expected near one of {listed}.")
+            raise ValueError(f"{protocol} has no code rate {rate} with {modulation}; expected one near {listed}.")
 
 
 def offered_modes(protocol: str) -> tuple[tuple[str, float], ...]:

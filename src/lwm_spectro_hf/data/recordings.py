@@ -184,8 +184,8 @@ class Recording:
                 )[:, self._channel]
             except ValueError as error:
                 raise ValueError(
-                    f"{self.path}: {self._data_path} is shorter than when it was opened. Open it again when nobody "
-                    "writes to it."
+                    f"{self.path}: {self._data_path} is shorter than when it was opened. Open it again once no other "
+                    "program writes to it."
                 ) from error
             np.subtract(stored, self._format.midpoint, out=iq, casting="same_kind")
             iq *= np.float32(self._format.scale)
@@ -236,8 +236,8 @@ def part_of(recording: Any, start: int, count: int | None, name: str) -> tuple[i
     count = recording.num_samples - start if count is None else int(count)
     if start < 0 or count < 0 or start + count > recording.num_samples:
         raise ValueError(
-            f"{recording.path}: {count} samples from sample {start} were asked for, but {name} has "
-            f"{recording.num_samples}. Ask for a part within it."
+            f"{recording.path}: {count} samples from sample {start} on were requested, but {name} has "
+            f"{recording.num_samples}. Request a part within it."
         )
     return start, count
 
@@ -284,13 +284,13 @@ def open_recording(
     suffix = path.suffix.lower()
     if suffix in SIGMF_SUFFIXES or is_base_name:
         if dtype is not None:
-            raise ValueError(f"{path}: SigMF metadata names the sample type. Leave out `dtype={dtype!r}`.")
+            raise ValueError(f"{path}: the SigMF metadata already gives the sample type. Leave out `dtype={dtype!r}`.")
         open_sigmf = _open_sigmf_archive if suffix == ".sigmf" else _open_sigmf_pair
         return open_sigmf(path, sampling_rate, channel, check_hash)
     if not path.exists():
         raise FileNotFoundError(f"There is no recording {path}. Expected {_READABLE}.")
     if suffix in SELF_DESCRIBING and dtype is not None:
-        raise ValueError(f"{path}: a {suffix} file names its sample type. Leave out `dtype={dtype!r}`.")
+        raise ValueError(f"{path}: a {suffix} file already gives its sample type. Leave out `dtype={dtype!r}`.")
     if suffix == ".mat":
         return _open_matlab(path, sampling_rate, channel)
     if channel is not None:
@@ -332,7 +332,7 @@ def write_sigmf(
     if iq.dtype.kind != "c" or iq.ndim != 1 or not iq.size:
         raise ValueError(
             f"Got samples of shape {iq.shape} and type {iq.dtype}. Expected complex samples of shape (num_samples,), "
-            "at least one."
+            "with at least one sample."
         )
     info = {"core:datatype": "cf32_le", "core:sample_rate": _check_rate(sampling_rate, "`sampling_rate`")}
     if description is not None:
@@ -345,7 +345,8 @@ def write_sigmf(
         count = mark.setdefault("core:sample_count", iq.size - start)
         if not (0 <= start and 0 <= count and start + count <= iq.size):
             raise ValueError(
-                f"{path}: an annotation has {count} samples from sample {start} on. Expected a part of the {iq.size}."
+                f"{path}: an annotation covers {count} samples from sample {start} on. Expected samples among the "
+                f"{iq.size} of the recording."
             )
     unnamed = [key for section in (info, *marks) for key in section if ":" not in key]
     if unnamed:
@@ -396,8 +397,8 @@ def _check_rate(value: Any, where: str) -> float:
 def _open_raw(path: Path, dtype: str | None, sampling_rate: float | None) -> Recording:
     if dtype is None and path.suffix.lower() not in RAW_SUFFIXES:
         raise ValueError(
-            f"{path}: the suffix {path.suffix!r} does not tell what the file holds. Expected {_READABLE}: if it is "
-            "raw, pass for example `dtype='ci16', sampling_rate=20e6` (on the command line: --dtype ci16 "
+            f"{path}: the suffix {path.suffix!r} does not say what the file contains. Expected {_READABLE}: for raw "
+            "samples, pass for example `dtype='ci16', sampling_rate=20e6` (on the command line: --dtype ci16 "
             "--sampling-rate 20e6)."
         )
     if path.suffix.lower() not in RAW_SUFFIXES:
@@ -406,8 +407,8 @@ def _open_raw(path: Path, dtype: str | None, sampling_rate: float | None) -> Rec
         kind = next((name for magic, name in _CONTAINERS.items() if begin.startswith(magic)), None)
         if kind is not None:
             raise ValueError(
-                f"{path}: this is {kind}, whose header and packing would be taken for samples. Expected {_READABLE}: "
-                "save its samples as one of these, for example with `numpy.save`."
+                f"{path}: this is {kind}, whose header and packed data would be read as samples. Expected "
+                f"{_READABLE}: save the samples in one of these formats, for example with `numpy.save`."
             )
     sample_format = SampleFormat.from_datatype(dtype or path.suffix[1:], str(path))
     return _recording(path, path, sampling_rate, sample_format, 0, path.stat().st_size)
@@ -420,15 +421,15 @@ def _open_wav(path: Path, sampling_rate: float | None) -> Recording:
             declared_rate, array = wavfile.read(path, mmap=True)
     except Exception as error:  # SciPy's reader may raise anything on a broken file
         raise ValueError(
-            f"{path}: {path.stat().st_size} bytes that are not a whole .wav file of 8, 16, 32 or 64 bits ({error}). "
-            "It may be truncated, or packed: save it again, in 16 bits for example."
+            f"{path}: its {path.stat().st_size} bytes are not a complete .wav file of 8, 16, 32 or 64 bits ({error}). "
+            "It may be truncated or packed: save it again, for example with 16 bits."
         ) from error
     if array.ndim != 2 or array.shape[1] != 2:
         raise ValueError(
-            f"{path}: the file has {1 if array.ndim == 1 else array.shape[1]} channel(s). Expected two, I and Q: what "
-            "a receiver has demodulated is audio, and no baseband."
+            f"{path}: the file has {1 if array.ndim == 1 else array.shape[1]} channel(s). Expected two, I and Q: the "
+            "audio that a receiver has demodulated is not baseband."
         )
-    rate = _same_rate(sampling_rate, _check_rate(declared_rate, f"{path}: its rate"), f"{path}: the file")
+    rate = _same_rate(sampling_rate, _check_rate(declared_rate, f"{path}: the rate in the file"), f"{path}: the file")
     format = SampleFormat.of(array.dtype)
     if array.dtype.kind == "u":  # WAV defines zero as 128, not as the middle of the range
         format = replace(format, midpoint=128.0)
@@ -448,7 +449,7 @@ def _same_rate(given: float | None, declared: float, where: str) -> float:
     if given is not None and not math.isclose(given, declared, rel_tol=1e-6):
         raise ValueError(
             f"{where} says {declared:,.0f} Hz, but `sampling_rate={given:,.0f}` was given. Leave it out, or correct "
-            "what is wrong."
+            "whichever is wrong."
         )
     return declared
 
@@ -457,7 +458,7 @@ def _chosen(channel: int | None, num_channels: int, path: Path) -> int:
     if channel is None and num_channels == 1:
         return 0
     if channel is None or not 0 <= channel < num_channels:
-        asked = "none was chosen" if channel is None else f"`channel={channel}` was asked for"
+        asked = "none was chosen" if channel is None else f"`channel={channel}` was requested"
         raise ValueError(
             f"{path}: the recording has {num_channels} channel(s), and {asked}. Expected one of them: pass "
             f"`channel=0` to `channel={num_channels - 1}` (--channel on the command line)."
@@ -468,7 +469,7 @@ def _chosen(channel: int | None, num_channels: int, path: Path) -> int:
 def _open_matlab(path: Path, sampling_rate: float | None, channel: int | None) -> Recording:
     held = read_matlab(path)
     if held.sampling_rate is not None:
-        declared = _check_rate(held.sampling_rate, f"{path}: its rate")
+        declared = _check_rate(held.sampling_rate, f"{path}: the rate in the file")
         sampling_rate = _same_rate(sampling_rate, declared, f"{path}: the file")
     samples = np.ascontiguousarray(held.iq[:, _chosen(channel, held.iq.shape[1], path)])
     return _recording(
@@ -489,8 +490,8 @@ def _open_npy(path: Path, sampling_rate: float | None) -> Recording:
     except Exception as error:  # NumPy's reader, too, parses a broken header as Python code
         size = path.stat().st_size
         raise ValueError(
-            f"{path}: {size} bytes that are not a whole .npy file ({error}). Expected an array of complex samples, "
-            "written with `numpy.save`; it may be truncated or hold Python objects: save it again."
+            f"{path}: its {size} bytes are not a complete .npy file ({error}). Expected an array of complex samples, "
+            "written with `numpy.save`. The file may be truncated or hold Python objects: save it again."
         ) from error
     kind, shape = array.dtype.kind, array.shape
     # Unsigned types have zero in the middle of their range, which nobody uses 64 bits for.
@@ -516,8 +517,8 @@ def _open_sigmf_pair(path: Path, sampling_rate: float | None, channel: int | Non
         raise FileNotFoundError(f"There is no recording {path}. Expected {_READABLE}.")
     if not meta_path.exists():
         raise FileNotFoundError(
-            f"{path}: its metadata {meta_path} is missing. Expected it beside the data; without it, open the data as "
-            "raw: rename it and pass `dtype` and `sampling_rate`."
+            f"{path}: its metadata file {meta_path} is missing. Expected it beside the data. To open the data without "
+            "it, as raw samples, rename the data file and pass `dtype` and `sampling_rate`."
         )
     try:
         metadata = json.loads(meta_path.read_bytes())
@@ -551,8 +552,8 @@ def _open_sigmf_archive(path: Path, sampling_rate: float | None, channel: int | 
             metadata = json.loads(archive.extractfile(meta).read())
     except (tarfile.TarError, ValueError) as error:
         raise ValueError(
-            f"{path}: not a SigMF archive that can be read ({error!r}). Expected an uncompressed tar file with one "
-            ".sigmf-meta and one .sigmf-data: it may be truncated; copy it again."
+            f"{path}: this cannot be read as a SigMF archive ({error!r}). Expected an uncompressed tar file with one "
+            ".sigmf-meta and one .sigmf-data. It may be truncated: copy it again."
         ) from error
     _check_metadata(metadata, path)
     size = min(data.size, path.stat().st_size - data.offset_data)
@@ -579,7 +580,7 @@ def _check_metadata(metadata: Any, where: Path):
                 raise ValueError(f"{where}: {key!r} is {value!r}. Expected a whole number, at least 0: correct it.")
         frequency = section.get("core:frequency")
         if frequency is not None and not (_is_number(frequency) and math.isfinite(frequency)):
-            raise ValueError(f"{where}: 'core:frequency' is {frequency!r}. Expected a number [Hz] or none.")
+            raise ValueError(f"{where}: 'core:frequency' is {frequency!r}. Expected a finite number [Hz] or null.")
 
 
 def _open_sigmf(
@@ -637,8 +638,8 @@ def _open_sigmf(
     declared_hash = str(info.get("core:sha512") or "").lower()
     if check_hash and declared_hash and calculate_sha512(data_path, offset=offset, size=size) != declared_hash:
         raise ValueError(
-            f"{path}: the {size} bytes of {data_path} do not match 'core:sha512' of the metadata: truncated, or "
-            "changed since. Copy the data again; to read them as they are, take `core:sha512` out of the metadata, or "
+            f"{path}: the {size} bytes of {data_path} do not match 'core:sha512' in the metadata: they were truncated "
+            "or changed. Copy the data again; to read them as they are, remove `core:sha512` from the metadata, or "
             "call `open_recording(..., check_hash=False)`."
         )
     return recording
@@ -662,9 +663,9 @@ def _recording(
     num_samples, remainder = divmod(size, sample_bytes)
     if size > 0 and remainder:
         raise ValueError(
-            f"{path}: {size} bytes of samples in {data_path} are not a multiple of the {sample_bytes} bytes of a "
-            f"sample: truncated, or of another type than {sample_format.component} for I and Q. Copy the data again, "
-            "or correct the type."
+            f"{path}: the {size} bytes of samples in {data_path} are not a multiple of the {sample_bytes} bytes of a "
+            f"sample: the file is truncated, or I and Q are not of type {sample_format.component}. Copy the data "
+            "again, or correct the type."
         )
     if size <= 0:
         raise ValueError(f"{path}: {data_path} holds no samples. Expected at least one: record or copy it again.")

@@ -72,8 +72,8 @@ class SceneRecipe:
         sent = self.transmissions
         if set(sent.receivers) != {"native"} or set(sent.snrs_db) != {torch.inf} or sent.noise_share:
             raise ValueError(
-                "transmissions must have the receiver 'native', the SNR infinity and no share of noise: a scene has "
-                f"noise and a receiver of its own. Found {sent.receivers}, {sent.snrs_db} and {sent.noise_share}."
+                "transmissions must have the receiver 'native', infinite SNR and no share of noise, since a scene has "
+                f"its own noise and receiver. Found {sent.receivers}, {sent.snrs_db} and {sent.noise_share}."
             )
         for name in ("presence", "pieces"):
             if not 0 <= getattr(self, name) <= 1:
@@ -284,7 +284,7 @@ def build_scenes(
     extractor = scene_extractor(recipe)
     if min(num, num_test) < 0 or num + num_test == 0 or shard_size % recipe.chunk_size:
         raise ValueError(
-            f"{num} and {num_test} scenes were asked for, {shard_size} in a file; expected at least 1, and files of a "
+            f"{num} and {num_test} scenes were requested, {shard_size} per file; expected at least 1, and per file a "
             f"multiple of the recipe's chunk_size, {recipe.chunk_size}."
         )
     check_channels(recipe.transmissions)
@@ -370,8 +370,8 @@ def _that_fit(
             left -= carrier.bandwidth_hz + _GUARD_HZ
     if not kept:
         raise ValueError(
-            f"No carrier of the recipe fits a band of {recipe.sampling_rate / 1e6:g} MHz: raise sampling_rate, or "
-            "name narrower ones in resource_blocks."
+            f"No carrier of the recipe fits into a band of {recipe.sampling_rate / 1e6:g} MHz: raise sampling_rate, "
+            "or add narrower carriers to resource_blocks."
         )
     return kept
 

@@ -60,7 +60,7 @@ class GeneratedSpectrograms(IterableDataset):
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(
-                f"device is {device!r}, and there is none here; expected 'cpu'. PyTorch: {error}"
+                f"device is {device!r}, but there is none here; use 'cpu'. PyTorch says: {error}"
             ) from error
         self.recipe, self.seed, self.device = recipe, seed, device
         self.extractor = extractor or default_extractor(recipe.num_frames, recipe.fft_size)
@@ -105,5 +105,5 @@ class GeneratedSpectrograms(IterableDataset):
             ValueError: If the state is of a stream with another seed.
         """
         if state["seed"] != self.seed:
-            raise ValueError(f"The state is of a stream with seed {state['seed']}, this one has {self.seed}.")
+            raise ValueError(f"The state is from a stream with seed {state['seed']}, but this one has {self.seed}.")
         self.batches_drawn = state["batches_drawn"]

@@ -446,8 +446,8 @@ def _cities(names: tuple[str, ...], num_users: int, device: str) -> tuple[Scenar
     for scenario in scenarios:
         if num_users > len(scenario):
             raise ValueError(
-                f"The recipe wants {num_users} users a city, and scenario {scenario.name!r} has {len(scenario)} with "
-                f"paths: set users to {len(scenario)} at most."
+                f"The recipe needs {num_users} users per city, but scenario {scenario.name!r} has {len(scenario)} "
+                f"with paths: set users to at most {len(scenario)}."
             )
         numbers.append(torch.arange(num_users) * len(scenario) // num_users)
     if not scenarios:

@@ -216,7 +216,7 @@ def _check(
     if prior is not None:
         shares = torch.as_tensor(prior, dtype=torch.float64)
         if shares.shape != (len(modulations),) or not bool((shares >= 0).all() and 0 < shares.sum() < math.inf):
-            raise ValueError(f"prior must have a share, 0 at least, of each of {modulations}, not {prior!r}.")
+            raise ValueError(f"prior must have a share, at least 0, for each of {modulations}, not {prior!r}.")
     for snr_db in snrs_db:
         if not isinstance(snr_db, Real) or not math.isfinite(snr_db):
             raise ValueError(f"An SNR must be a finite number of decibels, not {snr_db!r}.")

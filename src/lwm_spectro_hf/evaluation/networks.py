@@ -183,7 +183,7 @@ def _held_out(labels: torch.Tensor) -> torch.Tensor:
     for label in labels.unique():
         rows = (labels == label).nonzero()[:, 0]
         if len(rows) < 2:
-            raise ValueError("A learning rate cannot be chosen with one row a class; give one rate, or more rows.")
+            raise ValueError("One row per class is too few to choose a learning rate; give one rate, or more rows.")
         kept[rows[: max(1, len(rows) // 5)]] = True
     return kept
 
@@ -322,7 +322,7 @@ def imagenet(name: str, num_channels: int, num_freq_bins: int, num_classes: int,
     else:
         raise FileNotFoundError(
             f"{folder / name} holds no weights; expected config.json and model.safetensors there, as "
-            "`save_pretrained` writes them. To go without ImageNet weights, leave the option out."
+            "`save_pretrained` writes them. To do without ImageNet weights, leave out the option."
         )
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -96,7 +96,7 @@ def fit_head(head: nn.Module, embeddings: torch.Tensor, labels: torch.Tensor) ->
     probe = LogisticProbe(seed=0)
     missing = set(range(head.out_proj.out_features)) - set(labels.tolist())
     if missing:
-        raise ValueError(f"There is no row of class {min(missing)}, so that a head cannot be fitted to its classes.")
+        raise ValueError(f"There is no row of class {min(missing)}, so a head with that class cannot be fitted.")
     probe.fit(embeddings, labels)
     with torch.no_grad():
         for parameter, values in zip(head.out_proj.parameters(), probe.layer(), strict=True):

@@ -224,8 +224,8 @@ def model_error(model: LwmSpectroForPreTraining, batches: Iterable[Batch]) -> fl
     config = model.config
     if config.reconstruction_target != "patches":
         raise ValueError(
-            f"The model reconstructs {config.reconstruction_target}, which are another thing in every model; errors "
-            'can be compared with `reconstruction_target="patches"` only.'
+            f"The model reconstructs {config.reconstruction_target}, which differ from model to model; errors can be "
+            'compared only with `reconstruction_target="patches"`.'
         )
     training = model.training
     model.eval()

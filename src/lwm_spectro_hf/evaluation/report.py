@@ -175,7 +175,7 @@ def card_section(lines: Sequence[Line], checkpoint: str) -> str:
     if not counts:
         found = ", ".join(sorted({line["checkpoint"] for line in lines if line.get("checkpoint")})) or "none"
         raise ValueError(
-            f"There are no scores of {checkpoint!r}, but of: {found}. Run the benchmark with its weights."
+            f"There are no scores of {checkpoint!r}, only of: {found}. Run the benchmark with its weights."
         )
     (preset, pool), _ = counts.most_common(1)[0]
     run = runs_of(ours)[preset, pool]

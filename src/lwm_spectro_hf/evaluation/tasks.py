@@ -174,7 +174,7 @@ def is_test_user(labels: Labels) -> np.ndarray:
     """
     if (labels["user"] < 0).any():
         raise ValueError(
-            f"{int((labels['user'] < 0).sum())} rows have no user, so that it cannot be said which share a channel; "
+            f"{int((labels['user'] < 0).sum())} rows have no user, so it is unknown which of them share a channel; "
             "expected recordings of a city."
         )
     channels = list(zip(labels["scenario"].tolist(), labels["user"].tolist(), strict=True))
@@ -206,7 +206,7 @@ def rows_for_training(task: BenchmarkTask, labels: Labels, shots: int, seed: int
     fewest = min(map(len, by_class))
     if not 1 <= shots <= fewest:
         raise ValueError(
-            f"{task.name} has {fewest} training rows in its smallest class, and {shots} a class were asked for: "
+            f"{task.name} has {fewest} training rows in its smallest class, but {shots} per class were requested: "
             "choose from 1 to that many, or a larger pool."
         )
     return np.stack([rows[:shots] for rows in by_class], 1).ravel()
@@ -223,7 +223,7 @@ def rows_for_testing(task: BenchmarkTask, labels: Labels, max_rows: int) -> np.n
     if count < 1:
         raise ValueError(
             f"{task.name} has {min(map(len, by_class))} test rows in its smallest class, and {max_rows} rows are "
-            f"allowed for {len(by_class)} classes; expected at least one row a class. Take a larger pool."
+            f"allowed for {len(by_class)} classes; expected at least one row per class. Use a larger pool."
         )
     return np.stack([rows[:count] for rows in by_class], 1).ravel()
 

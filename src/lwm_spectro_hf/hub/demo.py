@@ -32,7 +32,7 @@ def compare_with_demo(model: LwmSpectroMoEForPreTraining, samples: Any) -> str:
     shapes = {"data": (1, expert.num_frames, expert.num_freq_bins), "moe_embedding": (expert.hidden_size,)}
     usable = [sample for sample in samples if _fits(sample, shapes)] if isinstance(samples, list) else []
     if not usable:
-        return f"{DEMO_FILE} holds no sample with {shapes}, so nothing was compared"
+        return f"{DEMO_FILE} holds no sample with the shapes {shapes}, so nothing was compared"
     count = min(NUM_SAMPLES, len(usable))
     chosen = [usable[index * (len(usable) - 1) // max(1, count - 1)] for index in range(count)]
     inputs = torch.stack([sample["data"] for sample in chosen]).float()

@@ -19,7 +19,7 @@ WRAPPERS = ("model_state_dict", "state_dict")
 COUNTER = "num_batches_tracked"
 EXPERT_MARK = "embedding.proj.weight"
 BUNDLE_MARK = "router_state_dict"
-NOT_A_WEIGHT = "lies beside the weights in their file, and is none itself"
+NOT_A_WEIGHT = "stored in the file beside the weights, but not a weight itself"
 STATS_FILE = "dataset_stats.json"
 DEMO_FILE = "demo_data.pt"
 HUB_PATTERNS = ("*.pth", f"*{STATS_FILE}", f"*{DEMO_FILE}")
@@ -67,17 +67,17 @@ def load_pth(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         # torch's own text recommends weights_only=False, so it is not passed on.
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        found = f"it asks for {wanted[1]}" if wanted else "it is no file of torch.save, or a pickle that runs code"
+        found = f"it asks for {wanted[1]}" if wanted else "it was not written by torch.save, or runs code"
         raise ConversionError(
             f"{path} is refused: {found}. Expected plain tensors, numbers, strings, lists and dictionaries, which can "
-            "be read without running what the author of the file chose. If the file is yours, save "
+            "be read without running code chosen by the author of the file. If the file is yours, save "
             "model.state_dict() again; if it was downloaded, check that it is not a Git LFS pointer."
         ) from None
     except (OSError, RuntimeError, EOFError, IndexError, KeyError, ValueError, TypeError, AttributeError) as error:
         reason = str(error).partition(". ")[0] or "no more data"
         raise ConversionError(
             f"{path} ({path.stat().st_size:,} bytes) cannot be read to its end: {reason}. "
-            "Expected a whole file written by torch.save; it may be cut short or damaged. Download or copy it again."
+            "Expected a complete file of torch.save; it may be truncated or damaged. Download or copy it again."
         ) from error
 
 
@@ -157,7 +157,7 @@ def resolve_source(source: str | Path | Sequence[str | Path], **hub_kwargs) -> t
     else:
         raise FileNotFoundError(
             f"{source} is neither a file, nor a folder, nor the name of a Hub repository (owner/name). "
-            "Give one .pth file, several, a folder with .pth files, or a name such as wi-lab/lwm-spectro."
+            "Give one or more .pth files, a folder with .pth files, or a name such as wi-lab/lwm-spectro."
         )
     files = sorted(folder.rglob("*.pth"))
     if not files:
@@ -181,12 +181,12 @@ def read_sources(source: str | Path | Sequence[str | Path], **hub_kwargs) -> For
         state, beside = unwrap(content)
         if isinstance(content, Mapping) and BUNDLE_MARK in content:
             if label in foreign.bundles:
-                raise ConversionError(f"Two task bundles are called {label}; give one of them.")
+                raise ConversionError(f"Two task bundles are called {label}; give only one of them.")
             foreign.bundles[label] = dict(content)
         elif isinstance(state, Mapping) and EXPERT_MARK in state:
             name = expert_name(path)
             if name in foreign.experts:
-                raise ConversionError(f"Two files hold the expert {name!r}, one is {path}; give one of each.")
+                raise ConversionError(f"Two files hold the expert {name!r}, one is {path}; give one file per expert.")
             foreign.experts[name] = check_tensors(state, str(path))
             foreign.unknown.update({f"{label}[{key!r}]": NOT_A_WEIGHT for key in beside})
         else:

@@ -45,9 +45,9 @@ def infer_config(
     positions = _common_size(state, "embedding.pos_embed.weight", name)
     if attention_size != hidden_size:
         raise ConversionError(
-            f"The attention of {name} is {attention_size} wide, its tokens {hidden_size} (LWM v1.0 has 12 heads of 5 "
-            "over tokens of 64). LwmSpectroConfig has heads of hidden_size / num_attention_heads only, so this model "
-            "cannot be imported."
+            f"The attention of {name} has width {attention_size}, its tokens {hidden_size} (LWM v1.0 has 12 heads of "
+            "width 5, and tokens of width 64). LwmSpectroConfig supports only heads of width hidden_size / "
+            "num_attention_heads, so this model cannot be imported."
         )
     if hidden_size % num_attention_heads:
         raise ConversionError(
@@ -63,8 +63,8 @@ def infer_config(
         side = math.isqrt(positions - 1)  # one position is the CLS token's
         if side**2 != positions - 1:
             raise ConversionError(
-                f"The position table of {name} has {positions} rows, 1 + {positions - 1} patches, which is no square "
-                "grid. Say what the input is: input_shape=(rows, columns), --input-shape."
+                f"The position table of {name} has {positions} rows, 1 + {positions - 1} patches, which do not form "
+                "a square grid. Give the shape of the input: input_shape=(rows, columns), --input-shape."
             )
         input_shape = (side * PATCH_SIZE, side * PATCH_SIZE)
     try:
@@ -82,7 +82,7 @@ def infer_config(
             **PUBLISHED,
         )
     except (ValueError, StrictDataclassError) as error:
-        raise ConversionError(f"The shapes of {name} make no valid configuration: {error}") from error
+        raise ConversionError(f"The shapes of {name} do not give a valid configuration: {error}") from error
 
 
 def _common_size(state: StateDict, suffix: str, name: str) -> int:

@@ -51,7 +51,7 @@ BUNDLE_USED = (
 BUNDLE_METADATA = {
     "model_type": "names a class of the published code",
     "task": "described by the labels in `mapping`",
-    "dropout": "acts in training only, on the classifier that is left out",
+    "dropout": "used only in training, by the classifier, which is left out",
 }
 CLASSIFIER_REASON = (
     "the layout of the published classifier (LayerNorm(128) and a residual 1-D CNN) is not documented, so its weights "
@@ -87,7 +87,7 @@ class ConversionReport:
         lines = [
             f"Converted {', '.join(self.files)}",
             f"to {self.output_dir} ({self.architecture}): {self.num_tensors} tensors, "
-            f"{self.num_parameters:,} parameters; loaded back, and equal.",
+            f"{self.num_parameters:,} parameters; loaded back and found equal.",
         ]
         reasons: dict[str, list[str]] = {}
         for key, reason in self.left_out.items():
@@ -199,7 +199,7 @@ def _choose_bundle(foreign: Foreign, wanted: str | None, report: ConversionRepor
     (name,) = candidates
     for other in foreign.bundles:
         if other != name:
-            report.left_out[other] = f"the bundle {name} was taken; choose another with bundle= or --bundle"
+            report.left_out[other] = f"the bundle {name} was used; choose another with bundle= or --bundle"
     bundle = dict(foreign.bundles[name])
     missing = [key for key in BUNDLE_REQUIRED if key not in bundle]
     if missing:
@@ -254,8 +254,8 @@ def _convert_experts(
     differing = [name for name in configs if configs[name].to_dict() != config.to_dict()]
     if differing:
         raise ConversionError(
-            f"The experts {', '.join(differing)} have another architecture than {first}; the experts of one mixture "
-            "must be alike. Convert them one at a time."
+            f"The experts {', '.join(differing)} differ in architecture from {first}; all experts of a mixture must "
+            "have the same. Convert them one at a time."
         )
     return config, states
 
@@ -268,9 +268,9 @@ def _moe_config(
     options: dict[str, Any] = {}
     top = bundle.get("topk", 1)
     if not isinstance(top, int) or not 1 <= top <= len(names):
-        raise ConversionError(f"topk should be from 1 to the {len(names)} experts; found {top!r}.")
+        raise ConversionError(f"topk should be from 1 to {len(names)}, the number of experts; found {top!r}.")
     if "experts" in bundle and not _is_list_of(bundle["experts"], names):
-        report.left_out["experts"] = "not the list of the names in `comm_to_idx`"
+        report.left_out["experts"] = "differs from the names in `comm_to_idx`"
     labels = _joint_labels(bundle.get("mapping"), bundle.get("num_classes"))
     if labels:
         options.update(

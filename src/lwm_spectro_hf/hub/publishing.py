@@ -99,8 +99,8 @@ def _check_weights(folder: Path) -> None:
     try:
         model, info = AutoModel.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True)
     except SafetensorError as error:
-        raise ValueError(f"The weights in {folder} are damaged, or were cut off while copied: {error}") from error
-    check_weights(info, folder, what="weights of its encoder")
+        raise ValueError(f"The weights in {folder} are damaged or incompletely copied: {error}") from error
+    check_weights(info, folder, what="encoder weights")
     check_places(info, folder, model.base_model_prefix + ".")
 
 
@@ -113,7 +113,7 @@ def _check_front_end(folder: Path) -> None:
     expected = (config.num_channels, config.num_frames, config.num_freq_bins)
     if found != expected:
         raise ValueError(
-            f"The front-end makes spectrograms of shape {found} (channels, frames, bins), and the model takes "
+            f"The front-end makes spectrograms of shape {found} (channels, frames, bins), but the model takes "
             f"{expected}. Pass the one that the model was trained with: feature_extractor=..."
         )
 
@@ -175,7 +175,7 @@ def check_folder(folder: Path, leaving_out: Sequence[str] = ()) -> Path:
         found = ", ".join(str(path.relative_to(folder)) for path in pickled)
         raise ValueError(
             f"{folder} holds {found}; weights are published as safetensors only. Save the model elsewhere with "
-            "save_pretrained, or remove these if nothing goes on from them."
+            "save_pretrained, or remove these files if no run resumes from them."
         )
     return folder
 
@@ -216,7 +216,7 @@ def publish(
     if not auto_map or missing:
         raise ValueError(
             f"{folder} cannot be loaded from the Hub: its config.json "
-            f"{f'needs {missing}, which are not there' if auto_map else 'has no auto_map'}. "
+            f"{f'needs {missing}, which are missing' if auto_map else 'has no auto_map'}. "
             "Expected a folder written by `export`."
         )
     _check_weights(folder)

@@ -131,9 +131,9 @@ class Downlink:
             raise ValueError("mcs is 28 in a row with qam_256; expected at most 27 (TS 36.213, table 7.1.7.1-1A).")
         system = full.rnti == lte_control.SYSTEM_INFORMATION_RNTI
         if bool((full.qam_256 & ~full.type_0).any()):
-            raise ValueError("256-QAM is scheduled by DCI format 1 alone: set type_0 in the rows of qam_256.")
+            raise ValueError("256-QAM is scheduled only by DCI format 1: set type_0 in the rows of qam_256.")
         if bool((system & full.type_0[:, None]).any()):
-            raise ValueError("System information is scheduled by DCI format 1A alone: clear type_0 in its rows.")
+            raise ValueError("System information is scheduled only by DCI format 1A: clear type_0 in its rows.")
         return full
 
 
@@ -550,8 +550,8 @@ def _add_control(
         system = (downlink.rnti[rows] == lte_control.SYSTEM_INFORMATION_RNTI) & scheduled[rows]
         if most < 4 and bool(system.any()):
             raise ValueError(
-                f"The common search space starts at 4 control channel elements, and there are {region.num_cce} with "
-                f"cfi={cfi} on {downlink.num_rb} resource blocks; raise cfi to schedule system information."
+                f"The common search space needs at least 4 control channel elements, but there are {region.num_cce} "
+                f"with cfi={cfi} on {downlink.num_rb} resource blocks; raise cfi to schedule system information."
             )
         level = torch.where(system, downlink.aggregation_level[rows].clamp(min=4), downlink.aggregation_level[rows])
         level = level.clamp(max=most) * scheduled[rows]

@@ -156,8 +156,8 @@ def downlink_assignment(
         run = (block >= start[:, None]) & (block < (start + length)[:, None])
         if not torch.equal(run, allocation):
             raise ValueError(
-                "Resource allocation type 2 (DCI format 1A) schedules one run of resource blocks, the allocation has "
-                "gaps; use type 0 (DCI format 1)."
+                "Resource allocation type 2 (DCI format 1A) schedules one run of resource blocks, but the allocation "
+                "has gaps; use type 0 (DCI format 1)."
             )
         riv = resource_indication(start, length, num_rb)
         width = (num_rb * (num_rb + 1) // 2 - 1).bit_length()

@@ -153,7 +153,7 @@ def _coded_labels(cells: Cells, generator: torch.Generator) -> tuple[torch.Tenso
     order, rate = mcs_entry(cells.mcs_table[row], cells.mcs[row, slot])
     if bool((size > 0.95 * elements * order).any()):
         worst = (size / (elements * order)).max()
-        raise ValueError(f"A transport block would have a code rate of {worst:.2f}, at most 0.95: take a lower mcs.")
+        raise ValueError(f"A transport block would have a code rate of {worst:.2f}, above 0.95: use a lower mcs.")
     # Rows share the payload of equal grants in the same slot: scrambling makes each row's symbols its own.
     keys = torch.stack([size, elements, order, (2048 * rate).long(), slot], 1)
     keys, block = keys.unique(dim=0, return_inverse=True)

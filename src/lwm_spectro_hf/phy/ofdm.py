@@ -66,7 +66,7 @@ def symbols_to_samples(grid: torch.Tensor, numerology: Numerology) -> torch.Tens
     """
     num_subcarriers = grid.shape[-1]
     if num_subcarriers >= numerology.fft_size + numerology.dc_used:
-        raise ValueError(f"{num_subcarriers} subcarriers do not fit a DFT of {numerology.fft_size} points.")
+        raise ValueError(f"{num_subcarriers} subcarriers do not fit into a DFT of {numerology.fft_size} points.")
     half = num_subcarriers // 2  # below the carrier frequency
     first = 0 if numerology.dc_used else 1
     spectrum = grid.new_zeros(*grid.shape[:-1], numerology.fft_size)

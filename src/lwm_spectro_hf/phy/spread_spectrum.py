@@ -37,7 +37,7 @@ def spreading_evidence(iq: torch.Tensor, sampling_rate: float) -> torch.Tensor:
     period = round(SYMBOL_S * sampling_rate)
     if period < 5 or period != SYMBOL_S * sampling_rate:
         raise ValueError(
-            f"`sampling_rate={sampling_rate:g}` is not usable. Expected a whole number of MHz, from 5 on."
+            f"`sampling_rate={sampling_rate:g}` is not usable. Expected a whole number of MHz, at least 5."
         )
     length = _BLOCK // 2 * period
     if iq.shape[1] < 2 * length:

@@ -69,7 +69,7 @@ class Interleaved:
         if size % self.depth:
             raise ValueError(
                 f"Chunks of {size} spectrograms cannot be cut into {self.depth} equal parts to interleave: change the "
-                "chunk size, or how many blocks are interleaved."
+                "chunk size, or the number of interleaved blocks."
             )
         rows = slice(which * size // self.depth, (which + 1) * size // self.depth)
         return {
@@ -95,8 +95,8 @@ class Batches:
     def __init__(self, source: BlockSource, batch_size: int, repeat: int = 1, prefetch: bool = False):
         if batch_size % source.chunks_per_batch:
             raise ValueError(
-                f"{batch_size} rows a batch cannot be {source.chunks_per_batch} equal parts, one of each chunk: "
-                "change the batch size or the number of chunks that a batch mixes."
+                f"A batch of {batch_size} rows cannot be made of {source.chunks_per_batch} equal parts, one from each "
+                "chunk: change the batch size, or the number of chunks per batch."
             )
         self.source, self.repeat = source, repeat
         self.rows_per_chunk = batch_size // source.chunks_per_batch
@@ -141,8 +141,8 @@ class Batches:
         size = len(self._block["index"]) // self.source.chunks_per_batch
         if size % self.rows_per_chunk:
             raise ValueError(
-                f"Chunks of {size} spectrograms cannot be cut into equal parts of {self.rows_per_chunk}, which a "
-                "batch takes: change the chunk size, the batch size or the number of chunks that a batch mixes."
+                f"Chunks of {size} spectrograms cannot be cut into equal parts of the {self.rows_per_chunk} that a "
+                "batch takes: change the chunk size, the batch size, or the number of chunks per batch."
             )
         self._number = number
         if self._pool is not None:

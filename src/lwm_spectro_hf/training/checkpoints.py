@@ -24,16 +24,16 @@ def check_kind(path: Path, kind: type[PreTrainedModel]) -> None:
     try:
         found = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
-        reason = first_line(error) if path.exists() else "there is no such folder, and none on the Hub"
-        raise ValueError(f"{path} is no checkpoint: {reason}.") from error
+        reason = first_line(error) if path.exists() else "there is no such folder, and no such model on the Hub"
+        raise ValueError(f"{path} is not a checkpoint: {reason}.") from error
     if not isinstance(found, kind.config_class):
         hint = ""
         if hasattr(found, "expert_names"):
             hint = (
-                f" Take an expert out of it: `LwmSpectroMoEForPreTraining.from_pretrained({str(path)!r})"
+                f" Extract an expert from it: `LwmSpectroMoEForPreTraining.from_pretrained({str(path)!r})"
                 f'.expert("{found.expert_names[0]}").save_pretrained(...)`.'
             )
-        raise ValueError(f"{path} is a {found.model_type!r}; expected a {kind.config_class.model_type!r}.{hint}")
+        raise ValueError(f"{path} is a {found.model_type!r} model; expected {kind.config_class.model_type!r}.{hint}")
 
 
 def absent_weights(info: dict[str, Any], part: str = "") -> list[str]:
@@ -59,8 +59,8 @@ def check_weights(info: dict[str, Any], name: str | Path, part: str = "", what: 
     """
     if absent := absent_weights(info, part):
         raise ValueError(
-            f"{name} lacks {len(absent)} {what}, the first of which is {absent[0]}: it is damaged, or its config.json "
-            "is that of another model."
+            f"{name} lacks {len(absent)} {what}, the first being {absent[0]}: it is damaged, or its config.json "
+            "belongs to another model."
         )
 
 
@@ -77,8 +77,8 @@ def check_places(info: dict[str, Any], name: str | Path, part: str) -> None:
     """
     if spare := sorted(key for key in info["unexpected_keys"] if key.startswith(part)):
         raise ValueError(
-            f"{name} has no place for {len(spare)} weights of its encoder, the first of which is {spare[0]}: it is "
-            "damaged, or its config.json is that of another model."
+            f"{name} holds {len(spare)} encoder weights that its model has no place for, the first being "
+            f"{spare[0]}: it is damaged, or its config.json belongs to another model."
         )
 
 
@@ -115,8 +115,8 @@ def check_tracker(name: str) -> None:
     """
     installed = get_available_reporting_integrations()
     if name not in ("none", "all", *installed):
-        known = f"installed are {', '.join(installed)}" if installed else "none is installed"
-        raise ValueError(f"--report-to {name}: there is no such tracker here, {known}. Install it, or leave it out.")
+        known = f"only {', '.join(installed)}" if installed else "nor is any other"
+        raise ValueError(f"--report-to {name}: this tracker is not installed, {known}. Install it, or leave it out.")
 
 
 def check_settings(out: Path, settings: dict[str, Any], resume: bool) -> None:
@@ -138,7 +138,7 @@ def check_settings(out: Path, settings: dict[str, Any], resume: bool) -> None:
         settings, found = json.loads(_text(settings)), read_json(path)
         different = [f"{name} was {found.get(name)!r}" for name in settings if found.get(name) != settings[name]]
         if different:
-            raise ValueError(f"The run in {out} was begun otherwise: {', '.join(different)}. Give the same again.")
+            raise ValueError(f"The run in {out} was begun with other settings: {', '.join(different)}. Use the same.")
 
 
 def write_settings(out: Path, settings: dict[str, Any]) -> None:

@@ -67,7 +67,7 @@ def load_pretrained(checkpoint: str, expert: str | None = None) -> tuple[LwmSpec
         raise TaskError(f"{checkpoint} is a {config.model_type!r} model; expected one of {known}.")
     model, info = AutoModelForPreTraining.from_pretrained(checkpoint, dtype=torch.float32, output_loading_info=True)
     try:
-        check_weights(info, checkpoint, model.base_model_prefix + ".", "weights of its encoder")
+        check_weights(info, checkpoint, model.base_model_prefix + ".", "encoder weights")
         check_places(info, checkpoint, model.base_model_prefix + ".")
     except ValueError as error:
         raise TaskError(str(error)) from None
@@ -96,7 +96,7 @@ def check_fit(model: LwmSpectroPreTrainedModel, rows: LabelledSpectrograms, chec
     if found != expected:
         raise TaskError(
             f"The spectrograms of the data have (channels, frames, bins) = {found}, but {checkpoint} expects "
-            f"{expected}: build the data with the front-end of that checkpoint, or take another."
+            f"{expected}: build the data with the front-end of that checkpoint, or use another checkpoint."
         )
 
 
@@ -303,7 +303,7 @@ class CheckedTrainer(Trainer):
                 f"The loss became {float(outputs.loss.detach().mean())} at step {self.state.global_step} of "
                 f"{self.state.max_steps} (epoch {self.state.epoch:.2f}, learning rate "
                 f"{self._get_learning_rate():.2e}), on spectrograms that are finite. Lower the learning rate; what "
-                f"was saved last is in {self.args.output_dir}."
+                f"was last saved is in {self.args.output_dir}."
             )
         return (outputs.loss, {"loss": outputs.loss, "logits": outputs.logits}) if return_outputs else outputs.loss
 

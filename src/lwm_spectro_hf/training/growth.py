@@ -47,8 +47,8 @@ def deepen_encoder(model: LwmSpectroForPreTraining, num_hidden_layers: int) -> L
     before = model.config.num_hidden_layers
     if not 0 < before <= num_hidden_layers:
         raise ValueError(
-            f"{num_hidden_layers} layers were asked for, of an encoder with {before}; expected as many or more, and "
-            "one at least to begin with."
+            f"{num_hidden_layers} layers were requested, of an encoder with {before}; expected at least as many, and "
+            "an encoder that has at least one."
         )
     deeper = _grown(model, num_hidden_layers=num_hidden_layers)
     # New layers fill the places between an old layer and the next old one.
@@ -94,8 +94,8 @@ def widen_encoder(model: LwmSpectroForPreTraining, hidden_size: int) -> LwmSpect
     before, heads = model.config.hidden_size, model.config.num_attention_heads
     if hidden_size <= before or hidden_size % heads:
         raise ValueError(
-            f"A width of {hidden_size} was asked for, of an expert with {before} and {heads} heads; expected more, "
-            "and a multiple of the heads."
+            f"A width of {hidden_size} was requested, of an expert with {before} and {heads} heads; expected more, "
+            "and a multiple of the number of heads."
         )
     wider = _with_fields(
         model, hidden_size=hidden_size, intermediate_size=model.config.intermediate_size * hidden_size // before
@@ -150,7 +150,7 @@ def deepen_stem(model: LwmSpectroForPreTraining, stem_num_layers: int) -> LwmSpe
     config = model.config
     if config.stem_num_channels is None or config.stem_num_layers > stem_num_layers:
         found = "no stem" if config.stem_num_channels is None else f"a stem of {config.stem_num_layers} blocks"
-        raise ValueError(f"The encoder has {found}; expected a stem of at most {stem_num_layers} to make deeper.")
+        raise ValueError(f"The encoder has {found}; expected a stem of at most {stem_num_layers}, to deepen it.")
     deeper = _grown(model, stem_num_layers=stem_num_layers)
     for block in deeper.base_model.embeddings.projection.blocks[config.stem_num_layers :]:
         nn.init.zeros_(block[-1].weight)
@@ -191,8 +191,8 @@ def inpainting_decoder(model: LwmSpectroForPreTraining, num_channels: int) -> Lw
     config, before = model.config, model.config.decoder_num_inpainting_channels
     if before or num_channels < 1 or not config.decoder_num_copy_heads:
         raise ValueError(
-            f"{num_channels} channels were asked for, of a decoder with {before} and {config.decoder_num_copy_heads} "
-            "heads that copy; expected at least 1, of one that has none and copies."
+            f"{num_channels} channels were requested, of a decoder with {before} and {config.decoder_num_copy_heads} "
+            "copy heads; expected at least 1, of a decoder without channels but with copy heads."
         )
     inpainting = _grown(model, decoder_num_inpainting_channels=num_channels)
     nn.init.zeros_(inpainting.decoder.inpainting.conv_out.weight)
@@ -217,7 +217,7 @@ def counting_levels(model: LwmSpectroForPreTraining, num_bins: int) -> LwmSpectr
     before = model.config.level_num_bins
     if before or num_bins < 1:
         raise ValueError(
-            f"{num_bins} bins were asked for, of an encoder with {before}; expected at least 1, of one that has none."
+            f"{num_bins} bins were requested, of an encoder with {before}; expected at least 1, of one that has none."
         )
     counting = _grown(model, level_num_bins=num_bins)
     nn.init.zeros_(counting.base_model.levels.out_proj.weight)
@@ -243,7 +243,7 @@ def mean_weights(*models: nn.Module) -> dict[str, torch.Tensor]:
     states = [each.state_dict() for each in models]
     shapes = [{name: values.shape for name, values in state.items()} for state in states]
     if any(other != shapes[0] for other in shapes):
-        raise ValueError(f"These {len(models)} are not of one type and size, and have no mean.")
+        raise ValueError(f"These {len(models)} models differ in type or size, so they have no mean.")
     return {
         # In float64, since some are integers: the batch counts of batch normalization.
         name: torch.stack([state[name].double() for state in states]).mean(0).to(values.dtype)
@@ -278,6 +278,6 @@ def start_router(router: LwmSpectroMoERouter, *trained: LwmSpectroMoERouter) -> 
         router.load_state_dict(weights)
     except RuntimeError as error:
         looks = getattr(trained[0].fourier, "occupied_band", False)
-        hint = " It looks at the occupied band, too (`router_occupied_band`, --occupied-band)." if looks else ""
+        hint = " It also uses the occupied band (`router_occupied_band`, --occupied-band)." if looks else ""
         reason = str(error).splitlines()[1].strip()  # the first of many reasons
-        raise ValueError(f"The trained router is of another type or size.{hint} {reason}") from error
+        raise ValueError(f"The trained router has another type or size.{hint} {reason}") from error

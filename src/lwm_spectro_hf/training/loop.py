@@ -83,7 +83,7 @@ class TrainingSettings:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0.")
         if not self.max_grad_norm >= 0:
-            raise ValueError(f"max_grad_norm is {self.max_grad_norm}; expected more than 0, or 0 for any gradient.")
+            raise ValueError(f"max_grad_norm is {self.max_grad_norm}; expected more than 0, or 0 for no limit.")
         if not 0 <= self.warmup_epochs < self.max_epochs:
             raise ValueError(
                 f"warmup_epochs is {self.warmup_epochs}; expected at least 0 and less than max_epochs, which is "
@@ -242,8 +242,8 @@ class TrainingLoop:
         supported = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
         if accelerator.distributed_type not in supported or accelerator.mixed_precision not in ("no", "bf16"):
             raise ValueError(
-                f"Accelerate was told {accelerator.distributed_type} and mixed precision "
-                f"{accelerator.mixed_precision!r}; expected one or several processes that each hold the model, and "
+                f"Accelerate is configured for {accelerator.distributed_type} and mixed precision "
+                f"{accelerator.mixed_precision!r}; expected one or more processes that each hold the whole model, and "
                 "'no' or 'bf16'."
             )
         self.model, self.config = model, config
@@ -278,8 +278,8 @@ class TrainingLoop:
         steps = accelerator.gather(torch.tensor([self.progress.step], device=accelerator.device)).tolist()
         if len(set(steps)) > 1:
             raise StateError(
-                f"Processes go on from different steps, {min(steps)} to {max(steps)}: {state_folder} must be one "
-                "folder that all of them read."
+                f"The processes resume from different steps, {min(steps)} to {max(steps)}: {state_folder} must be the "
+                "same folder for all of them."
             )
         peak = peak_flops(accelerator.device)
         self._peak_samples_per_s = peak * accelerator.num_processes / flops if peak and flops else None
@@ -318,7 +318,7 @@ class TrainingLoop:
         settings, progress = self.settings, self.progress
         deadline = deadline or Deadline()
         if settings.schedule == "minutes" and not math.isfinite(deadline.length_s):
-            raise ValueError("The schedule over minutes needs to know how many; give minutes, or schedule 'samples'.")
+            raise ValueError("The schedule 'minutes' needs a number of minutes: give one, or schedule 'samples'.")
         limit = settings.max_samples if settings.schedule == "samples" else math.inf
         limit = limit if max_samples is None else min(limit, max_samples)
         clock, first_step, done = _Clock(deadline, save_minutes), progress.step, 0.0
@@ -486,8 +486,8 @@ class TrainingLoop:
         progress = self.progress
         if not math.isfinite(loss):
             raise DivergedError(
-                f"The validation loss became {loss} at step {progress.step}, where that of training was finite. Lower "
-                f"the learning rate; the last good state, if one was saved, is in {self.state_folder}."
+                f"The validation loss became {loss} at step {progress.step}, while the training loss was finite. "
+                f"Lower the learning rate; the last good state, if one was saved, is in {self.state_folder}."
             )
         if progress.best is None or loss < progress.best:
             progress.best = loss
@@ -514,11 +514,11 @@ class TrainingLoop:
             config, settings, data = record["config"], record["settings"], record["data"]
             self.progress = Progress(**record["progress"])
             if min(self.progress.step, self.progress.samples) < 0:
-                raise ValueError("a run begins at step 0")
+                raise ValueError("steps and samples cannot be negative")
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(
-                f"The record in {self.state_folder} is damaged ({error!r}): copy the folder again, or start anew in "
-                "another."
+                f"The record in {self.state_folder} is damaged ({error!r}): copy the folder again, or start over in "
+                "another one."
             ) from None
         check_same(config, self._config(), "model configuration", self.state_folder)
         check_same(settings, asdict(self.settings), "training setting", self.state_folder)
@@ -532,8 +532,8 @@ class TrainingLoop:
             differing = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
             raise StateError(
                 f"The weights in {self.state_folder} do not fit this model: {differing[0]} has shape "
-                f"{found.get(differing[0])} there, {expected.get(differing[0])} here, as {len(differing)} in all. It "
-                "was saved by another version; give another folder to start anew."
+                f"{found.get(differing[0])} there, {expected.get(differing[0])} here ({len(differing)} differ in "
+                "all). They were saved by another version; give another folder to start over."
             )
         self.model.load_state_dict(weights, strict=False)  # shared tensors are saved under one of their names
 

@@ -227,8 +227,8 @@ class HeadTraining(_MixtureTraining):
     ):
         if accelerator.num_processes > 1:
             raise ValueError(
-                f"Heads of a mixture are trained by one process, found {accelerator.num_processes}: start the script "
-                "with python, without accelerate launch."
+                f"The heads of a mixture are trained by a single process; found {accelerator.num_processes}: start "
+                "the script with python, not with accelerate launch."
             )
         config = heads.classifier.config
         super().__init__(heads, config, batches, settings, accelerator, state_folder, data, **kwargs)

@@ -44,9 +44,9 @@ class PretrainingSettings(TrainingSettings):
         if self.part not in PARTS:
             raise ValueError(f"part is {self.part!r}; expected one of {', '.join(PARTS)}.")
         if self.part == "decoder" and (self.contrastive or self.supervised):
-            raise ValueError("The decoder alone learns no labels; expected none, contrastive or supervised.")
+            raise ValueError("The decoder by itself learns no labels; expected none, contrastive or supervised.")
         if self.part == "levels" and (self.contrastive or not self.supervised):
-            raise ValueError("Levels alone learn supervised labels; expected some of them, and no contrastive ones.")
+            raise ValueError("Levels by themselves learn supervised labels; expected some, and no contrastive ones.")
 
 
 class LabelledExpert(nn.Module):
@@ -66,7 +66,7 @@ class LabelledExpert(nn.Module):
         super().__init__()
         self.expert, self.part = expert, part
         if part == "levels" and expert.base_model.levels is None:
-            raise ValueError("The levels were to be trained, but `level_num_bins` is 0; expected at least 1.")
+            raise ValueError("The levels cannot be trained, since `level_num_bins` is 0; expected at least 1.")
         if part != "all":
             expert.requires_grad_(False)
             self._trained().requires_grad_(True)

@@ -172,7 +172,7 @@ def read_config(path: Path, kind: type[PreTrainedConfig]) -> dict[str, Any]:
     fields, known = read_json(path), kind().to_dict()
     unknown = sorted(set(fields) - set(known))
     if unknown:
-        raise ValueError(f"{path} has {unknown[0]!r}, which {kind.__name__} has not; expected {', '.join(known)}.")
+        raise ValueError(f"{path} has {unknown[0]!r}, but {kind.__name__} does not; expected {', '.join(known)}.")
     return fields
 
 
@@ -202,9 +202,9 @@ class TrainingData:
         parts = processes * args.gradient_accumulation
         if args.batch_size % parts or args.mix % processes:
             raise SystemExit(
-                f"A batch of {args.batch_size} cannot be shared by {processes} processes in "
-                f"{args.gradient_accumulation} parts each, or a mix of {args.mix} chunks by {processes} "
-                "processes: choose multiples."
+                f"A batch of {args.batch_size} does not divide evenly among {processes} processes in "
+                f"{args.gradient_accumulation} parts each, or a mix of {args.mix} chunks among {processes} "
+                "processes: give multiples."
             )
         self.device, self.rows = accelerator.device, args.batch_size // parts
         share = {
@@ -252,7 +252,9 @@ class TrainingData:
         try:
             self.held_out = self._kept(ParquetSpectrograms(args.data, "test", **all_at_once).batch(0))
         except (FileNotFoundError, TooFewRowsError) as error:
-            logger.warning("%s Scores of the held-out city are of recordings of --recipe %s.", error, args.recipe)
+            logger.warning(
+                "%s Scores of the held-out city are for recordings of --recipe %s instead.", error, args.recipe
+            )
             self.held_out = self._generated(recipe, HELD_OUT_SCENARIOS, args)
         self.extractor = _front_end_of(args.data)
         self.epoch_samples = len(source)
@@ -295,7 +297,7 @@ def _check_amounts(args: argparse.Namespace):
         for name in names:
             found = getattr(args, name)
             if found is not None and not found >= least:
-                raise ValueError(f"--{name.replace('_', '-')} is {found}; expected {least} at least.")
+                raise ValueError(f"--{name.replace('_', '-')} is {found}; expected at least {least}.")
 
 
 def _front_end_of(folders: list[Path]) -> SpectrogramFeatureExtractor:
@@ -315,7 +317,7 @@ def _front_end_of(folders: list[Path]) -> SpectrogramFeatureExtractor:
     first, *others = found
     for other in others:
         if found[other] != found[first]:
-            raise ValueError(f"{first} and {other} were made by different front-ends, see their {RECORD}.")
+            raise ValueError(f"{first} and {other} were made by different front-ends: compare their {RECORD}.")
     return SpectrogramFeatureExtractor.from_dict(found[first])
 
 
@@ -386,7 +388,7 @@ class TrainingRun:
         if args.report_to:
             if not self.accelerator.log_with:
                 raise SystemExit(
-                    f"{args.report_to} is not installed: pip install {args.report_to}, or drop --report-to."
+                    f"{args.report_to} is not installed: pip install {args.report_to}, or leave out --report-to."
                 )
             self.accelerator.init_trackers(f"lwm-spectro-{protocol or 'mixture'}")
         self.data = TrainingData(args, protocol, self.accelerator)
@@ -486,11 +488,11 @@ class TrainingRun:
                 stream.write((json.dumps(results, indent=2) + "\n").encode())
             rows = [
                 ("stopped", results["stopped"]),
-                ("samples", f"{results['samples']:,} ({results['samples_of_this_run']:,} of them now)"),
+                ("samples", f"{results['samples']:,} ({results['samples_of_this_run']:,} of them in this run)"),
                 ("processes", str(self.accelerator.num_processes)),
                 ("loss", _number(results["loss"], "{:.4f}")),
-                ("samples a second", _number(results["samples_per_s"], "{:.0f}")),
-                ("share of a step that is data", _number(results["data_share"], "{:.1%}")),
+                ("samples per second", _number(results["samples_per_s"], "{:.0f}")),
+                ("share of time spent on data", _number(results["data_share"], "{:.1%}")),
                 ("share of the bfloat16 peak", _number(results["peak_share"], "{:.1%}")),
                 *scores,
             ]

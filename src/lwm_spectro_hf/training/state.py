@@ -78,14 +78,14 @@ def load_state(folder: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict
         path = folder / name
         if not path.is_file():
             raise StateError(
-                f"{folder} lacks {name}, which its {MANIFEST} names: copy the folder again, with all its files, or "
-                "start anew in another."
+                f"{folder} lacks {name}, which its {MANIFEST} lists: copy the folder again, with all its files, or "
+                "start over in another one."
             )
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != expected["sha256"]:
             raise StateError(
-                f"{path} has {len(content)} bytes that are not the {expected['bytes']} that were saved: copy the "
-                "folder again, or start anew in another."
+                f"{path} has {len(content)} bytes, which are not the {expected['bytes']} that were saved: copy the "
+                "folder again, or start over in another one."
             )
         for key, piece in load_bytes(content).items():
             tensor, _, offset = key.rpartition("@")
@@ -94,7 +94,7 @@ def load_state(folder: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict
     for name, shape in manifest["shapes"].items():
         parts = [piece for _, piece in sorted(pieces.get(name, []), key=lambda item: item[0])]
         if not parts or sum(len(part) for part in parts) != math.prod(shape):
-            raise StateError(f"{folder / MANIFEST} names a tensor {name!r} that its files do not hold in full.")
+            raise StateError(f"{folder / MANIFEST} lists the tensor {name!r}, but the files do not hold all of it.")
         tensors[name] = torch.cat(parts).reshape(shape)
     return tensors, manifest["record"]
 
@@ -110,8 +110,8 @@ def check_same(found: dict[str, Any], expected: dict[str, Any], what: str, folde
     if differing:
         listed = "; ".join(f"{name} is {found.get(name)!r} there, {expected.get(name)!r} here" for name in differing)
         raise StateError(
-            f"The state in {folder} is of a run with another {what}: {listed}. Ask for the same, or give another "
-            "folder to start anew."
+            f"The state in {folder} is from a run with another {what}: {listed}. Use the same, or give another "
+            "folder to start over."
         )
 
 
@@ -124,11 +124,11 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
         found = manifest["format"]
         parts = [manifest[name] for name in ("files", "shapes", "record")] if found == _FORMAT else []
         if not all(isinstance(part, dict) for part in parts):
-            raise TypeError("files, shapes and record are objects in whole ones")
+            raise TypeError("files, shapes and record must be objects")
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise StateError(f"{path} is damaged ({error!r}): copy the folder again, or start anew in another.") from None
+        raise StateError(f"{path} is damaged ({error!r}): copy the folder again, or start over in another.") from None
     if found != _FORMAT:
-        raise StateError(f"{path} has format {found}; this version reads format {_FORMAT}. Start anew in another.")
+        raise StateError(f"{path} has format {found}; this version reads format {_FORMAT}. Start over in another.")
     return manifest
 
 
@@ -136,7 +136,7 @@ def _split(tensors: dict[str, torch.Tensor], max_bytes: int) -> list[dict[str, t
     """Cut tensors into flat pieces named `name@offset`, in order, for files below the limit, headers included."""
     budget = max_bytes - 2**16  # reserved for the header, without its entries
     if max_bytes < 0.1 * 2**20:
-        raise ValueError(f"max_file_mib allows {max_bytes} bytes a file; expected at least 0.1 MiB.")
+        raise ValueError(f"max_file_mib allows {max_bytes} bytes per file; expected at least 0.1 MiB.")
     parts: list[dict[str, torch.Tensor]] = [{}]
     free = budget
     for name, tensor in tensors.items():
