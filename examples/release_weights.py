@@ -36,36 +36,37 @@ from lwm_spectro_hf.training.checkpoints import load_trained
 SCORED_ROWS = 2048
 
 SUMMARY = """
-Weights of LWM-Spectro for Transformers: a mixture of three experts (WiFi, LTE, 5G) of {millions:.1f} million
-parameters in all, beside decoders and projections for pretraining; {layers} layers of width {width} over
-{patch} x {patch} patches each{added}, where the paper's have twelve of width 128 over 4 x 4. It tells the protocol of
-a recording, and has heads for modulation and for SNR x mobility. The architecture is that of arXiv 2601.08780 but for
-what the table under "Where it departs from the paper" lists; the weights are not.
+Weights of LWM-Spectro for Transformers: a mixture of three experts (WiFi, LTE, 5G) with {millions:.1f} million
+parameters in total, not counting the decoders and projections for pretraining. Each expert has {layers} layers of
+width {width} over patches of {patch} x {patch} values{added}; the paper's has twelve of width 128 over 4 x 4. The
+model predicts the protocol of a recording, and has heads for modulation and for SNR x mobility. The architecture
+is that of arXiv 2601.08780 except for the fields under "Where it departs from the paper"; the weights are our own.
 """
 DATA = """
-Generated recordings, of the presets {recipes} of `lwm_spectro_hf.data.recipe`: waveforms that are coded and framed as
-the standards say, saturated and sparse cells, through ray-traced channels of nineteen cities moving at up to 35 m/s,
-SNR from -5 to 25 dB; heard by receivers that have found carrier and symbol timing, by such as have found the symbols
-and nothing else, and by blind ones, at sampling rates from 1.92 to 61.44 Msps. The scores are of Florence, a city that
-training never saw. No real recording was used.
+Generated recordings, from the presets {recipes} of `lwm_spectro_hf.data.recipe`: waveforms that are coded and
+framed as in the standards, from saturated and sparse cells, through ray-traced channels of nineteen cities, at
+speeds of up to 35 m/s and SNRs from -5 to 25 dB. Receivers know carrier and symbol timing (synchronous), find the
+symbols only (listening), or know neither (blind); their sampling rates are 1.92 to 61.44 Msps. The scores are for
+Florence, a city that training never saw. No real recordings were used.
 """
 LIMITS = """
-- Modulation can hardly be read from a blind power spectrogram, whose frames straddle symbols. Compare its score with
-  chance, a fourth or a fifth.
-- Mobility shows only where a recording lasts a good part of the channel's coherence time, several milliseconds:
-  compare its score with a third, which is chance.
-- LTE uplink, 5G uplink, 802.11b, 802.11ax and WiFi channels of 40 MHz and more, and every protocol other than the
-  three were never seen; the verdict on such a signal is one of the three all the same. Where the sampling rate is
-  known, that on WiFi is the right one, by the preambles of packets, though what it says of their modulation is not;
-  and what is none of the three is told by `symbols_found`, which is false.
-- LTE and 5G with subcarriers of 15 kHz and carriers of like width look alike where frames straddle symbols: most of
-  what is told wrong of blind spectrograms is one of these for the other. In recordings of 5 ms and more whose sampling
-  rate is known, LTE's synchronization signal tells them apart.
-- SNR is that of the occupied band, averaged over the elements in use; it is read best where guard band is visible.
+- Modulation can hardly be read from blind power spectrograms, whose frames straddle symbols: compare its score
+  with chance, 20 to 25 %.
+- Mobility is visible only in recordings that last a good part of the channel's coherence time, several
+  milliseconds: compare its score with chance, 33 %.
+- The model never saw LTE or 5G uplinks, 802.11b, 802.11ax, WiFi channels of 40 MHz and more, or any other
+  protocol; it still answers with one of the three. If the sampling rate is known, WiFi of any kind is recognized
+  by the preambles of its packets, but its modulation is not; and `symbols_found` is false for signals that are
+  none of the three.
+- Where frames straddle symbols, LTE and 5G with subcarriers of 15 kHz and carriers of similar width look alike:
+  most errors on blind spectrograms confuse these two. In recordings of 5 ms and more with known sampling rate,
+  LTE's synchronization signal tells them apart.
+- SNR is that of the occupied band, averaged over the elements in use. It is predicted best where guard band is
+  visible.
 """
 NOISE = """
-- There is no class for noise: on recordings that hold nothing else the mean score of the winning protocol is
-  {score:.2f}, where 0.33 would be a fair answer.
+- There is no class for noise: on recordings of noise alone, the mean score of the predicted protocol is
+  {score:.2f}, where 0.33 would be fair.
 """
 
 
@@ -117,8 +118,9 @@ def main() -> None:
     # With another router, the heads may get the embedding of another expert, so the scores of --heads do not hold.
     scores = score_mixture(model, rows_of(args.data)) if args.data else results["heads"]["scores_held_out"]
     expert = model.config.expert_config
-    added = " behind convolutions inside each patch" if expert.stem_num_channels else ""
-    added += ", beside a histogram of the levels of single pixels" if expert.level_num_bins else ""
+    beside = ["convolutions inside each patch"] * bool(expert.stem_num_channels)
+    beside += ["a histogram of the levels of single pixels"] * bool(expert.level_num_bins)
+    added = ", with " + " and ".join(beside) if beside else ""
     noise = results["router"]["router_held_out"]["as trained"]["noise_score"]
     record = {
         "summary": SUMMARY.format(
