@@ -7,17 +7,17 @@ import json
 import math
 import os
 import re
+import struct
 import tarfile
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import sigmf
-from scipy.io import wavfile
 from sigmf.error import SigMFError
 from sigmf.hashing import calculate_sha512
 from sigmf.sigmffile import get_dataset_filename_from_metadata, get_sigmf_filenames
@@ -58,6 +58,7 @@ _READABLE = (
 _CONTAINERS = {
     b"RIFF": "a WAV file: give it the suffix .wav",
     b"RF64": "a WAV file: give it the suffix .wav",
+    b"BW64": "a WAV file: give it the suffix .wav",
     b"PK\x03\x04": "a ZIP archive, as .npz files are",
     b"\x1f\x8b\x08": "a gzip file",
     b"BZh": "a bzip2 file",
@@ -69,6 +70,9 @@ _CONTAINERS = {
 }
 
 
+# Types of WAV files by the code of their format, integers or floats, and the bytes of a value.
+_WAV_TYPES = {(1, 1): "u1", (1, 2): "i2", (1, 4): "i4", (1, 8): "i8", (3, 4): "f4", (3, 8): "f8"}
+_WAV_EXTENSIBLE = 0xFFFE  # the code is in an extension
 # The carrier frequency as SDR#, SDR++, HDSDR and others put it into file names.
 _NAMED_FREQUENCY = re.compile(r"_(\d+)(k?)Hz(?=[_.])")
 
@@ -413,35 +417,99 @@ def _open_raw(path: Path, dtype: str | None, sampling_rate: float | None) -> Rec
     return _recording(path, path, sampling_rate, sample_format, 0, path.stat().st_size)
 
 
+@dataclass(frozen=True)
+class _WavHeader:
+    """What the chunks of a WAV file say before the samples begin.
+
+    Args:
+        rate (`int`): [Hz].
+        num_channels (`int`): Two are I and Q.
+        component (`np.dtype`): Type of each value.
+        offset (`int`): Of the samples [bytes].
+        size (`int`): Of the samples, as it was written down [bytes].
+        center_frequency_hz (`float`, *optional*): Which SDR#, HDSDR and SDRuno write.
+    """
+
+    rate: int
+    num_channels: int
+    component: np.dtype
+    offset: int
+    size: int
+    center_frequency_hz: float | None
+
+    @classmethod
+    def read(cls, stream: BinaryIO) -> "_WavHeader":
+        """Reads the chunks of a RIFF file, or of RF64 or BW64, whose sizes have 64 bits.
+
+        Raises:
+            ValueError or struct.error: If they are not those of a WAV file of a known type.
+        """
+        magic, form = struct.unpack("4s4x4s", stream.read(12))
+        if magic not in (b"RIFF", b"RIFX", b"RF64", b"BW64") or form != b"WAVE":
+            raise ValueError(f"it begins with {magic!r}")
+        order = ">" if magic == b"RIFX" else "<"
+        chunks: dict[bytes, bytes] = {}
+        while True:
+            name, size = struct.unpack(f"{order}4sI", stream.read(8))
+            if name == b"data":
+                break
+            following = stream.tell() + size + size % 2
+            if name in (b"fmt ", b"ds64", b"auxi"):
+                chunks[name] = stream.read(size)
+            stream.seek(following)
+        if b"fmt " not in chunks:
+            raise ValueError("its samples begin before their format")
+        code, num_channels, rate, block = struct.unpack_from(f"{order}HHI4xH", chunks[b"fmt "])
+        if code == _WAV_EXTENSIBLE:
+            (code,) = struct.unpack_from(f"{order}H", chunks[b"fmt "], 24)
+        width = block // max(num_channels, 1)
+        if (code, width) not in _WAV_TYPES:
+            raise ValueError(f"its format has the code {code} and {width} bytes a value")
+        if size == 0xFFFFFFFF and b"ds64" in chunks:
+            (size,) = struct.unpack_from("<8xQ", chunks[b"ds64"])
+        center_hz = None
+        if len(chunks.get(b"auxi", b"")) >= 36:
+            # Two times of the clock, each beginning with the year, then the frequency. Others write text here.
+            year, center_hz = struct.unpack_from("<H30xI", chunks[b"auxi"])
+            center_hz = float(center_hz) if 1980 <= year <= 2200 and center_hz else None
+        component = np.dtype(order + _WAV_TYPES[code, width])
+        return cls(rate, num_channels, component, stream.tell(), size, center_hz)
+
+
 def _open_wav(path: Path, sampling_rate: float | None) -> Recording:
+    file_size = path.stat().st_size
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # about chunks that SDR programs add
-            declared_rate, array = wavfile.read(path, mmap=True)
-    except Exception as error:  # SciPy's reader may raise anything on a broken file
+        with path.open("rb") as stream:
+            header = _WavHeader.read(stream)
+        size, held = header.size, file_size - header.offset
+        # Recorders that cannot go back, or were killed, leave a size of 0, or of almost 31, 32 or more bits.
+        if (not size or size > held) and -size % 2**31 < 4096:
+            size = held - held % max(1, header.num_channels * header.component.itemsize)
+            if size > 0:
+                warnings.warn(
+                    f"{path}: the header does not say how many samples there are, as if the recorder had been stopped "
+                    "before it wrote that down. All up to the end of the file are read.",
+                    stacklevel=3,
+                )
+        if size > held:
+            raise ValueError(f"{size} bytes of samples, of which {held} are there")
+    except (ValueError, struct.error) as error:
         raise ValueError(
-            f"{path}: {path.stat().st_size} bytes that are not a whole .wav file of 8, 16, 32 or 64 bits ({error}). "
+            f"{path}: {file_size} bytes that are not a whole .wav file of 8, 16, 32 or 64 bits ({error}). "
             "It may be truncated, or packed: save it again, in 16 bits for example."
         ) from error
-    if array.ndim != 2 or array.shape[1] != 2:
+    if header.num_channels != 2:
         raise ValueError(
-            f"{path}: the file has {1 if array.ndim == 1 else array.shape[1]} channel(s). Expected two, I and Q: what "
+            f"{path}: the file has {header.num_channels} channel(s). Expected two, I and Q: what "
             "a receiver has demodulated is audio, and no baseband."
         )
-    rate = _same_rate(sampling_rate, _check_rate(declared_rate, f"{path}: its rate"), f"{path}: the file")
-    format = SampleFormat.of(array.dtype)
-    if array.dtype.kind == "u":  # WAV defines zero as 128, not as the middle of the range
+    rate = _same_rate(sampling_rate, _check_rate(header.rate, f"{path}: its rate"), f"{path}: the file")
+    format = SampleFormat.of(header.component)
+    if header.component.kind == "u":  # WAV defines zero as 128, not as the middle of the range
         format = replace(format, midpoint=128.0)
-    frequency = _NAMED_FREQUENCY.search(path.name)
-    return _recording(
-        path,
-        path,
-        rate,
-        format,
-        array.offset,
-        array.nbytes,
-        center_frequency_hz=float(frequency[1]) * (1e3 if frequency[2] else 1) if frequency else None,
-    )
+    named = _NAMED_FREQUENCY.search(path.name)  # first, as those in headers have only 32 bits
+    frequency_hz = float(named[1]) * (1e3 if named[2] else 1) if named else header.center_frequency_hz
+    return _recording(path, path, rate, format, header.offset, size, center_frequency_hz=frequency_hz)
 
 
 def _same_rate(given: float | None, declared: float, where: str) -> float:
