@@ -170,6 +170,15 @@ class TestSigMF:
         np.testing.assert_array_equal(recording.read(7, 200), iq[7:207])
         assert recording.annotations[0]["core:label"] == "LTE"
 
+    def test_files_that_macos_adds_to_archives_are_ignored(self, tmp_path):
+        iq = bounded_noise(300)
+        pair = write_sigmf(tmp_path / "cell", iq, RATE)
+        with tarfile.open(tmp_path / "cell.sigmf", "w") as archive:
+            for path in (pair, pair.with_suffix(".sigmf-data")):
+                archive.add(pair, f"cell/._{path.name}")
+                archive.add(path, f"cell/{path.name}")
+        np.testing.assert_array_equal(open_recording(tmp_path / "cell.sigmf").read(), iq)
+
     def test_the_rate_may_be_given_if_the_metadata_lacks_it(self, tmp_path):
         path = write_pair(tmp_path, bounded_noise(9).tobytes(), sample_rate=None)
         assert open_recording(path, sampling_rate=5e6).sampling_rate == 5e6
@@ -198,21 +207,32 @@ class TestOtherFiles:
         assert (recording.sampling_rate, recording.num_samples) == (RATE, 60)
         assert recording.annotations == [] and recording.center_frequency_hz is None
 
-    @pytest.mark.parametrize("suffix", [".cf32", ".cfile", ".fc32"])
+    @pytest.mark.parametrize("suffix", [".cf32", ".cfile", ".fc32", ".complex"])
     def test_a_suffix_may_name_the_type(self, suffix, tmp_path):
         path = tmp_path / f"recording{suffix}"
         path.write_bytes(bounded_noise(20).tobytes())
         np.testing.assert_array_equal(open_recording(path, sampling_rate=RATE).read(), bounded_noise(20))
 
-    @pytest.mark.parametrize("kind", ["<c8", ">c8", "<c16", "pairs", "int16 pairs"])
+    def test_the_name_of_a_raw_file_of_gqrx_says_all(self, tmp_path):
+        path = tmp_path / "gqrx_20260101_100000_2437000000_20000000_fc.raw"
+        path.write_bytes(bounded_noise(20).tobytes())
+        recording = open_recording(path)
+        np.testing.assert_array_equal(recording.read(), bounded_noise(20))
+        assert (recording.sampling_rate, recording.center_frequency_hz) == (20e6, 2.437e9)
+        with pytest.raises(ValueError, match="its name says 20,000,000 Hz, but `sampling_rate=2,000,000` was given"):
+            open_recording(path, sampling_rate=2e6)
+
+    @pytest.mark.parametrize("kind", ["<c8", ">c8", "<c16", "pairs", "int16 pairs", "fields", "row", "column"])
     def test_npy(self, kind, tmp_path):
         iq = bounded_noise(50)
         pairs = iq.view(np.float32).reshape(-1, 2)
         stored = {"pairs": pairs, "int16 pairs": np.round(pairs * 32768 * 0.99).astype(np.int16)}
+        stored["fields"] = stored["int16 pairs"].view([("re", "<i2"), ("im", "<i2")])[:, 0]
+        stored |= {"row": iq[None], "column": iq[:, None]}
         array = stored[kind] if kind in stored else iq.astype(kind)
         np.save(tmp_path / "recording.npy", array)
         recording = open_recording(tmp_path / "recording.npy", sampling_rate=RATE)
-        scale, tolerance = (0.99, 2**-15) if kind == "int16 pairs" else (1, 0)
+        scale, tolerance = (0.99, 2**-15) if kind in ("int16 pairs", "fields") else (1, 0)
         np.testing.assert_allclose(recording.read(), iq * scale, atol=tolerance)
         assert recording.read(10, 5).shape == (5,)
 
@@ -530,6 +550,8 @@ class TestErrors:
             np.zeros((5, 3), np.float32),
             np.zeros(5, np.int16),
             np.zeros((5, 2), np.uint64),
+            np.zeros(5, [("re", "<i2"), ("im", "<i4")]),
+            np.zeros(5, [("i", "<i2"), ("time", "<i2")]),
         ],
     )
     def test_npy_of_a_wrong_shape_or_type(self, array, tmp_path):

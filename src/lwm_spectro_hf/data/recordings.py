@@ -36,6 +36,9 @@ DATATYPE_ALIASES = {
     "cs8": "ci8",  # HackRF, inspectrum
     "cs16": "ci16",
     "cs32": "ci32",
+    "complex": "cf32",  # Universal Radio Hacker
+    "complex16s": "ci8",
+    "complex16u": "cu8",
 }
 DATATYPES = ("cf32", "cf64", "ci8", "ci16", "ci32", "cu8", "cu16", "cu32")
 RAW_SUFFIXES = frozenset(f".{name}" for name in (*DATATYPES, *DATATYPE_ALIASES))
@@ -54,6 +57,8 @@ _READABLE = (
 )
 
 
+# Names of the fields of `.npy` files whose samples are pairs of integers, as UHD and others hold them.
+_PAIR_NAMES = (("re", "im"), ("real", "imag"), ("i", "q"), ("I", "Q"))
 # First bytes of files that hold more than raw samples.
 _CONTAINERS = {
     b"RIFF": "a WAV file: give it the suffix .wav",
@@ -75,6 +80,8 @@ _WAV_TYPES = {(1, 1): "u1", (1, 2): "i2", (1, 4): "i4", (1, 8): "i8", (3, 4): "f
 _WAV_EXTENSIBLE = 0xFFFE  # the code is in an extension
 # The carrier frequency as SDR#, SDR++, HDSDR and others put it into file names.
 _NAMED_FREQUENCY = re.compile(r"_(\d+)(k?)Hz(?=[_.])")
+# Names of raw files of Gqrx end with the carrier frequency, the rate and the type, complex floats.
+_NAMED_BY_GQRX = re.compile(r"gqrx_.*_(\d+)_(\d+)_fc\.raw")
 
 
 @dataclass(frozen=True)
@@ -265,8 +272,8 @@ def open_recording(
             Sample type of a raw file, such as `"cf32"`, `"ci16"`, `"cu8"` or `"ci16_be"`. Not needed where the suffix
             is such a name.
         sampling_rate (`float`, *optional*):
-            [Hz]. Required for `.npy` and raw files, and where SigMF metadata or a `.mat` file does not give it. Other
-            files declare it.
+            [Hz]. Required for `.npy` and raw files (but those that Gqrx has named), and where SigMF metadata or a
+            `.mat` file does not give it. Other files declare it.
         channel (`int`, *optional*): Which channel of a SigMF or MATLAB recording that has several.
         check_hash (`bool`, *optional*, defaults to `True`):
             Compare the data with the hash in SigMF metadata, if there is one. This reads all data once.
@@ -398,6 +405,10 @@ def _check_rate(value: Any, where: str) -> float:
 
 
 def _open_raw(path: Path, dtype: str | None, sampling_rate: float | None) -> Recording:
+    frequency_hz = None
+    if named := _NAMED_BY_GQRX.fullmatch(path.name):
+        frequency_hz, rate = float(named[1]), _check_rate(float(named[2]), f"{path}: the rate in its name")
+        sampling_rate, dtype = _same_rate(sampling_rate, rate, f"{path}: its name"), dtype or "cf32"
     if dtype is None and path.suffix.lower() not in RAW_SUFFIXES:
         raise ValueError(
             f"{path}: the suffix {path.suffix!r} does not tell what the file holds. Expected {_READABLE}: if it is "
@@ -414,7 +425,8 @@ def _open_raw(path: Path, dtype: str | None, sampling_rate: float | None) -> Rec
                 "save its samples as one of these, for example with `numpy.save`."
             )
     sample_format = SampleFormat.from_datatype(dtype or path.suffix[1:], str(path))
-    return _recording(path, path, sampling_rate, sample_format, 0, path.stat().st_size)
+    size = path.stat().st_size
+    return _recording(path, path, sampling_rate, sample_format, 0, size, center_frequency_hz=frequency_hz)
 
 
 @dataclass(frozen=True)
@@ -560,11 +572,18 @@ def _open_npy(path: Path, sampling_rate: float | None) -> Recording:
             f"{path}: {size} bytes that are not a whole .npy file ({error}). Expected an array of complex samples, "
             "written with `numpy.save`; it may be truncated or hold Python objects: save it again."
         ) from error
+    if (
+        array.dtype.names in _PAIR_NAMES
+        and array.ndim == 1
+        and array.dtype == np.dtype([(name, array.dtype[0]) for name in array.dtype.names])
+    ):
+        array = array.view(array.dtype[0]).reshape(-1, 2)
     kind, shape = array.dtype.kind, array.shape
+    is_one_channel = len(shape) == 1 or (len(shape) == 2 and 1 in shape)  # UHD writes (1, num_samples)
     # Unsigned types have zero in the middle of their range, which nobody uses 64 bits for.
     widest = 4 if kind == "u" else 8
     is_pairs = kind in "fiu" and array.ndim == 2 and shape[1] == 2 and array.dtype.itemsize <= widest
-    if not (kind == "c" and array.ndim == 1 and array.dtype.itemsize <= 16) and not is_pairs:
+    if not (kind == "c" and is_one_channel and array.dtype.itemsize <= 16) and not is_pairs:
         raise ValueError(
             f"{path}: the array has shape {shape} and type {array.dtype}. Expected complex samples of shape "
             "(num_samples,), or I and Q of shape (num_samples, 2)."
@@ -613,7 +632,8 @@ def _open_sigmf_archive(path: Path, sampling_rate: float | None, channel: int | 
         raise FileNotFoundError(f"There is no recording {path}. Expected {_READABLE}.")
     try:
         with tarfile.open(path, "r:") as archive:
-            members = [member for member in archive.getmembers() if member.isfile()]
+            # macOS packs a `._x.sigmf-meta` beside `x.sigmf-meta`.
+            members = [member for member in archive.getmembers() if member.isfile() and "/._" not in f"/{member.name}"]
             (meta,) = (member for member in members if member.name.endswith(".sigmf-meta"))
             (data,) = (member for member in members if member.name.endswith(".sigmf-data"))
             metadata = json.loads(archive.extractfile(meta).read())
