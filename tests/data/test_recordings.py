@@ -170,6 +170,15 @@ class TestSigMF:
         np.testing.assert_array_equal(recording.read(7, 200), iq[7:207])
         assert recording.annotations[0]["core:label"] == "LTE"
 
+    def test_files_that_macos_adds_to_archives_are_ignored(self, tmp_path):
+        iq = bounded_noise(300)
+        pair = write_sigmf(tmp_path / "cell", iq, RATE)
+        with tarfile.open(tmp_path / "cell.sigmf", "w") as archive:
+            for path in (pair, pair.with_suffix(".sigmf-data")):
+                archive.add(pair, f"cell/._{path.name}")
+                archive.add(path, f"cell/{path.name}")
+        np.testing.assert_array_equal(open_recording(tmp_path / "cell.sigmf").read(), iq)
+
     def test_the_rate_may_be_given_if_the_metadata_lacks_it(self, tmp_path):
         path = write_pair(tmp_path, bounded_noise(9).tobytes(), sample_rate=None)
         assert open_recording(path, sampling_rate=5e6).sampling_rate == 5e6
@@ -198,21 +207,32 @@ class TestOtherFiles:
         assert (recording.sampling_rate, recording.num_samples) == (RATE, 60)
         assert recording.annotations == [] and recording.center_frequency_hz is None
 
-    @pytest.mark.parametrize("suffix", [".cf32", ".cfile", ".fc32"])
+    @pytest.mark.parametrize("suffix", [".cf32", ".cfile", ".fc32", ".complex"])
     def test_a_suffix_may_name_the_type(self, suffix, tmp_path):
         path = tmp_path / f"recording{suffix}"
         path.write_bytes(bounded_noise(20).tobytes())
         np.testing.assert_array_equal(open_recording(path, sampling_rate=RATE).read(), bounded_noise(20))
 
-    @pytest.mark.parametrize("kind", ["<c8", ">c8", "<c16", "pairs", "int16 pairs"])
+    def test_the_name_of_a_raw_file_of_gqrx_says_all(self, tmp_path):
+        path = tmp_path / "gqrx_20260101_100000_2437000000_20000000_fc.raw"
+        path.write_bytes(bounded_noise(20).tobytes())
+        recording = open_recording(path)
+        np.testing.assert_array_equal(recording.read(), bounded_noise(20))
+        assert (recording.sampling_rate, recording.center_frequency_hz) == (20e6, 2.437e9)
+        with pytest.raises(ValueError, match="its name says 20,000,000 Hz, but `sampling_rate=2,000,000` was given"):
+            open_recording(path, sampling_rate=2e6)
+
+    @pytest.mark.parametrize("kind", ["<c8", ">c8", "<c16", "pairs", "int16 pairs", "fields", "row", "column"])
     def test_npy(self, kind, tmp_path):
         iq = bounded_noise(50)
         pairs = iq.view(np.float32).reshape(-1, 2)
         stored = {"pairs": pairs, "int16 pairs": np.round(pairs * 32768 * 0.99).astype(np.int16)}
+        stored["fields"] = stored["int16 pairs"].view([("re", "<i2"), ("im", "<i2")])[:, 0]
+        stored |= {"row": iq[None], "column": iq[:, None]}
         array = stored[kind] if kind in stored else iq.astype(kind)
         np.save(tmp_path / "recording.npy", array)
         recording = open_recording(tmp_path / "recording.npy", sampling_rate=RATE)
-        scale, tolerance = (0.99, 2**-15) if kind == "int16 pairs" else (1, 0)
+        scale, tolerance = (0.99, 2**-15) if kind in ("int16 pairs", "fields") else (1, 0)
         np.testing.assert_allclose(recording.read(), iq * scale, atol=tolerance)
         assert recording.read(10, 5).shape == (5,)
 
@@ -231,13 +251,55 @@ class TestOtherFiles:
         wavfile.write(tmp_path / "silence.wav", 2_400_000, np.full((60, 2), offset, kind))
         assert not open_recording(tmp_path / "silence.wav").read().any()
 
-    def test_wav_with_extra_chunks(self, tmp_path):
+    @pytest.mark.parametrize(
+        "content, frequency_hz",
+        [
+            (struct.pack("<16H5I", 2026, *[0] * 7, 2026, *[0] * 7, 2_437_000_000, 0, 0, 0, 0), 2.437e9),
+            (struct.pack("<16H5I", 2026, *[0] * 7, 2026, *[0] * 7, 0, 0, 0, 0, 0), None),
+            ("<?xml version='1.0'?><SDR-XML-Root />".encode("utf-16-le"), None),
+            (bytes(7), None),
+        ],
+    )
+    def test_a_chunk_of_receivers_may_give_the_frequency(self, content, frequency_hz, tmp_path):
         wavfile.write(tmp_path / "plain.wav", 2_000_000, np.arange(20, dtype=np.int16).reshape(10, 2))
         whole = (tmp_path / "plain.wav").read_bytes()
         path = tmp_path / "baseband.wav"
-        path.write_bytes(whole[:36] + b"auxi" + struct.pack("<I", 8) + bytes(8) + whole[36:])
+        padding = bytes(len(content) % 2)
+        path.write_bytes(whole[:36] + b"auxi" + struct.pack("<I", len(content)) + content + padding + whole[36:])
         recording = open_recording(path)
         np.testing.assert_array_equal(recording.read() * 2**15, np.arange(0, 20, 2) + 1j * np.arange(1, 20, 2))
+        assert recording.center_frequency_hz == frequency_hz
+
+    @pytest.mark.parametrize("size", [0, 2**31 - 37, 2**32 - 37, 2**32 - 1])
+    @pytest.mark.parametrize("cut", [0, 3])
+    def test_a_wav_whose_recorder_was_stopped_is_read_to_its_end(self, size, cut, tmp_path):
+        stored = np.arange(20, dtype=np.int16).reshape(10, 2)
+        path = tmp_path / "stopped.wav"
+        wavfile.write(path, 2_000_000, stored)
+        whole = path.read_bytes()
+        whole = whole[:4] + struct.pack("<I", size) + whole[8:40] + struct.pack("<I", size) + whole[44:]
+        path.write_bytes(whole[: len(whole) - cut])
+        with pytest.warns(UserWarning, match="does not say how many samples"):
+            recording = open_recording(path)
+        read = np.round(recording.read().view(np.float32) * 2**15).reshape(-1, 2)
+        np.testing.assert_array_equal(read, stored[: 9 if cut else 10])
+        path.write_bytes(whole[:44])
+        with pytest.raises(ValueError, match="holds no samples"):
+            open_recording(path)
+
+    @pytest.mark.parametrize("magic", [b"RF64", b"BW64"])
+    def test_wav_with_sizes_of_64_bits(self, magic, tmp_path):
+        stored = np.arange(20, dtype=np.int16).reshape(10, 2)
+        path = tmp_path / "long.wav"
+        wavfile.write(path, 2_000_000, stored)
+        whole = path.read_bytes()
+        sizes = b"ds64" + struct.pack("<I3QI", 28, 100, 40, 10, 0)
+        extended = struct.pack("<I2HIIHHHHIH14x", 40, 0xFFFE, 2, 2_000_000, 8_000_000, 4, 16, 22, 16, 3, 1)
+        begin = magic + bytes(4 * [255]) + b"WAVE" + sizes + b"fmt " + extended
+        path.write_bytes(begin + b"data" + bytes(4 * [255]) + whole[44:] + b"LIST" + struct.pack("<I", 4) + bytes(4))
+        recording = open_recording(path)
+        np.testing.assert_array_equal(recording.read() * 2**15, stored[:, 0] + 1j * stored[:, 1])
+        assert recording.sampling_rate == 2e6
 
     @pytest.mark.parametrize(
         "name, frequency_hz",
@@ -490,6 +552,8 @@ class TestErrors:
             np.zeros((5, 3), np.float32),
             np.zeros(5, np.int16),
             np.zeros((5, 2), np.uint64),
+            np.zeros(5, [("re", "<i2"), ("im", "<i4")]),
+            np.zeros(5, [("i", "<i2"), ("time", "<i2")]),
         ],
     )
     def test_npy_of_a_wrong_shape_or_type(self, array, tmp_path):
@@ -546,8 +610,8 @@ class TestErrors:
         whole = path.read_bytes()
         packed = bytearray(whole)
         packed[32:36] = struct.pack("<HH", 6, 24)  # three bytes a value
-        stopped = whole[:4] + bytes(4) + whole[8:]  # by a program that writes the size at the end
-        for broken in (whole[:-100], whole[:30], whole[:3], b"", b"RIFF" + bytes(60), bytes(packed), stopped):
+        headless = whole[:12] + whole[36:]
+        for broken in (whole[:-100], whole[:30], whole[:3], b"", b"RIFF" + bytes(60), bytes(packed), headless):
             path.write_bytes(broken)
             with pytest.raises(ValueError, match="not a complete .wav file|holds no samples"):
                 open_recording(path)

@@ -277,6 +277,20 @@ def test_a_receiver_that_starts_or_stops_with_a_bang_does_not_change_the_views(p
         assert np.abs(views).max() < 1.5 * np.abs(before.frames).max()
 
 
+@pytest.mark.parametrize("spacing_hz", [15e3, 30e3])
+@pytest.mark.parametrize("seconds", [2e-3, 10e-3])
+def test_such_a_bang_does_not_hide_a_cell(spacing_hz, seconds):
+    rate = 128 * spacing_hz
+    iq = cell(spacing_hz, round(0.93 * seconds * spacing_hz), snr_db=5.0)
+    before = listen(iq, rate, PROTOCOLS)
+    loud = round(0.02 * len(iq))
+    iq[:loud] += 100 * noise(loud) * np.linspace(1, 0, loud)
+    after = listen(iq, rate, PROTOCOLS)
+    assert before.evidence.argmax() == after.evidence.argmax() and before.evidence.max() > 3
+    np.testing.assert_allclose(after.evidence, before.evidence, atol=1.0)
+    assert after.beside == before.beside
+
+
 def test_a_lone_burst_at_the_start_is_not_left_out():
     burst = cell(15e3, 20, snr_db=30.0)
     iq = np.concatenate([burst, 0.03 * noise(12 * len(burst))])

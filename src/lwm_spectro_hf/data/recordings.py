@@ -7,17 +7,17 @@ import json
 import math
 import os
 import re
+import struct
 import tarfile
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import sigmf
-from scipy.io import wavfile
 from sigmf.error import SigMFError
 from sigmf.hashing import calculate_sha512
 from sigmf.sigmffile import get_dataset_filename_from_metadata, get_sigmf_filenames
@@ -36,6 +36,9 @@ DATATYPE_ALIASES = {
     "cs8": "ci8",  # HackRF, inspectrum
     "cs16": "ci16",
     "cs32": "ci32",
+    "complex": "cf32",  # Universal Radio Hacker
+    "complex16s": "ci8",
+    "complex16u": "cu8",
 }
 DATATYPES = ("cf32", "cf64", "ci8", "ci16", "ci32", "cu8", "cu16", "cu32")
 RAW_SUFFIXES = frozenset(f".{name}" for name in (*DATATYPES, *DATATYPE_ALIASES))
@@ -54,10 +57,13 @@ _READABLE = (
 )
 
 
+# Names of the fields of `.npy` files whose samples are pairs of integers, as UHD and others hold them.
+_PAIR_NAMES = (("re", "im"), ("real", "imag"), ("i", "q"), ("I", "Q"))
 # First bytes of files that hold more than raw samples.
 _CONTAINERS = {
     b"RIFF": "a WAV file: give it the suffix .wav",
     b"RF64": "a WAV file: give it the suffix .wav",
+    b"BW64": "a WAV file: give it the suffix .wav",
     b"PK\x03\x04": "a ZIP archive, as .npz files are",
     b"\x1f\x8b\x08": "a gzip file",
     b"BZh": "a bzip2 file",
@@ -69,8 +75,13 @@ _CONTAINERS = {
 }
 
 
+# Types of WAV files by the code of their format, integers or floats, and the bytes of a value.
+_WAV_TYPES = {(1, 1): "u1", (1, 2): "i2", (1, 4): "i4", (1, 8): "i8", (3, 4): "f4", (3, 8): "f8"}
+_WAV_EXTENSIBLE = 0xFFFE  # the code is in an extension
 # The carrier frequency as SDR#, SDR++, HDSDR and others put it into file names.
 _NAMED_FREQUENCY = re.compile(r"_(\d+)(k?)Hz(?=[_.])")
+# Names of raw files of Gqrx end with the carrier frequency, the rate and the type, complex floats.
+_NAMED_BY_GQRX = re.compile(r"gqrx_.*_(\d+)_(\d+)_fc\.raw")
 
 
 @dataclass(frozen=True)
@@ -261,8 +272,8 @@ def open_recording(
             Sample type of a raw file, such as `"cf32"`, `"ci16"`, `"cu8"` or `"ci16_be"`. Not needed where the suffix
             is such a name.
         sampling_rate (`float`, *optional*):
-            [Hz]. Required for `.npy` and raw files, and where SigMF metadata or a `.mat` file does not give it. Other
-            files declare it.
+            [Hz]. Required for `.npy` and raw files (but those that Gqrx has named), and where SigMF metadata or a
+            `.mat` file does not give it. Other files declare it.
         channel (`int`, *optional*): Which channel of a SigMF or MATLAB recording that has several.
         check_hash (`bool`, *optional*, defaults to `True`):
             Compare the data with the hash in SigMF metadata, if there is one. This reads all data once.
@@ -395,6 +406,10 @@ def _check_rate(value: Any, where: str) -> float:
 
 
 def _open_raw(path: Path, dtype: str | None, sampling_rate: float | None) -> Recording:
+    frequency_hz = None
+    if named := _NAMED_BY_GQRX.fullmatch(path.name):
+        frequency_hz, rate = float(named[1]), _check_rate(float(named[2]), f"{path}: the rate in its name")
+        sampling_rate, dtype = _same_rate(sampling_rate, rate, f"{path}: its name"), dtype or "cf32"
     if dtype is None and path.suffix.lower() not in RAW_SUFFIXES:
         raise ValueError(
             f"{path}: the suffix {path.suffix!r} does not say what the file contains. Expected {_READABLE}: for raw "
@@ -411,38 +426,103 @@ def _open_raw(path: Path, dtype: str | None, sampling_rate: float | None) -> Rec
                 f"{_READABLE}: save the samples in one of these formats, for example with `numpy.save`."
             )
     sample_format = SampleFormat.from_datatype(dtype or path.suffix[1:], str(path))
-    return _recording(path, path, sampling_rate, sample_format, 0, path.stat().st_size)
+    size = path.stat().st_size
+    return _recording(path, path, sampling_rate, sample_format, 0, size, center_frequency_hz=frequency_hz)
+
+
+@dataclass(frozen=True)
+class _WavHeader:
+    """What the chunks of a WAV file say before the samples begin.
+
+    Args:
+        rate (`int`): [Hz].
+        num_channels (`int`): Two are I and Q.
+        component (`np.dtype`): Type of each value.
+        offset (`int`): Of the samples [bytes].
+        size (`int`): Of the samples, as it was written down [bytes].
+        center_frequency_hz (`float`, *optional*): Which SDR#, HDSDR and SDRuno write.
+    """
+
+    rate: int
+    num_channels: int
+    component: np.dtype
+    offset: int
+    size: int
+    center_frequency_hz: float | None
+
+    @classmethod
+    def read(cls, stream: BinaryIO) -> "_WavHeader":
+        """Reads the chunks of a RIFF file, or of RF64 or BW64, whose sizes have 64 bits.
+
+        Raises:
+            ValueError or struct.error: If they are not those of a WAV file of a known type.
+        """
+        magic, form = struct.unpack("4s4x4s", stream.read(12))
+        if magic not in (b"RIFF", b"RIFX", b"RF64", b"BW64") or form != b"WAVE":
+            raise ValueError(f"it begins with {magic!r}")
+        order = ">" if magic == b"RIFX" else "<"
+        chunks: dict[bytes, bytes] = {}
+        while True:
+            name, size = struct.unpack(f"{order}4sI", stream.read(8))
+            if name == b"data":
+                break
+            following = stream.tell() + size + size % 2
+            if name in (b"fmt ", b"ds64", b"auxi"):
+                chunks[name] = stream.read(size)
+            stream.seek(following)
+        if b"fmt " not in chunks:
+            raise ValueError("its samples begin before their format")
+        code, num_channels, rate, block = struct.unpack_from(f"{order}HHI4xH", chunks[b"fmt "])
+        if code == _WAV_EXTENSIBLE:
+            (code,) = struct.unpack_from(f"{order}H", chunks[b"fmt "], 24)
+        width = block // max(num_channels, 1)
+        if (code, width) not in _WAV_TYPES:
+            raise ValueError(f"its format has the code {code} and {width} bytes a value")
+        if size == 0xFFFFFFFF and b"ds64" in chunks:
+            (size,) = struct.unpack_from("<8xQ", chunks[b"ds64"])
+        center_hz = None
+        if len(chunks.get(b"auxi", b"")) >= 36:
+            # Two times of the clock, each beginning with the year, then the frequency. Others write text here.
+            year, center_hz = struct.unpack_from("<H30xI", chunks[b"auxi"])
+            center_hz = float(center_hz) if 1980 <= year <= 2200 and center_hz else None
+        component = np.dtype(order + _WAV_TYPES[code, width])
+        return cls(rate, num_channels, component, stream.tell(), size, center_hz)
 
 
 def _open_wav(path: Path, sampling_rate: float | None) -> Recording:
+    file_size = path.stat().st_size
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # about chunks that SDR programs add
-            declared_rate, array = wavfile.read(path, mmap=True)
-    except Exception as error:  # SciPy's reader may raise anything on a broken file
+        with path.open("rb") as stream:
+            header = _WavHeader.read(stream)
+        size, held = header.size, file_size - header.offset
+        # Recorders that cannot go back, or were killed, leave a size of 0, or of almost 31, 32 or more bits.
+        if (not size or size > held) and -size % 2**31 < 4096:
+            size = held - held % max(1, header.num_channels * header.component.itemsize)
+            if size > 0:
+                warnings.warn(
+                    f"{path}: the header does not say how many samples there are, as if the recorder had been stopped "
+                    "before it wrote that down. All up to the end of the file are read.",
+                    stacklevel=3,
+                )
+        if size > held:
+            raise ValueError(f"{size} bytes of samples, of which {held} are there")
+    except (ValueError, struct.error) as error:
         raise ValueError(
-            f"{path}: its {path.stat().st_size} bytes are not a complete .wav file of 8, 16, 32 or 64 bits ({error}). "
+            f"{path}: its {file_size} bytes are not a complete .wav file of 8, 16, 32 or 64 bits ({error}). "
             "It may be truncated or packed: save it again, for example with 16 bits."
         ) from error
-    if array.ndim != 2 or array.shape[1] != 2:
+    if header.num_channels != 2:
         raise ValueError(
-            f"{path}: the file has {1 if array.ndim == 1 else array.shape[1]} channel(s). Expected two, I and Q: the "
+            f"{path}: the file has {header.num_channels} channel(s). Expected two, I and Q: the "
             "audio that a receiver has demodulated is not baseband."
         )
-    rate = _same_rate(sampling_rate, _check_rate(declared_rate, f"{path}: the rate in the file"), f"{path}: the file")
-    format = SampleFormat.of(array.dtype)
-    if array.dtype.kind == "u":  # WAV defines zero as 128, not as the middle of the range
+    rate = _same_rate(sampling_rate, _check_rate(header.rate, f"{path}: the rate in the file"), f"{path}: the file")
+    format = SampleFormat.of(header.component)
+    if header.component.kind == "u":  # WAV defines zero as 128, not as the middle of the range
         format = replace(format, midpoint=128.0)
-    frequency = _NAMED_FREQUENCY.search(path.name)
-    return _recording(
-        path,
-        path,
-        rate,
-        format,
-        array.offset,
-        array.nbytes,
-        center_frequency_hz=float(frequency[1]) * (1e3 if frequency[2] else 1) if frequency else None,
-    )
+    named = _NAMED_FREQUENCY.search(path.name)  # first, as those in headers have only 32 bits
+    frequency_hz = float(named[1]) * (1e3 if named[2] else 1) if named else header.center_frequency_hz
+    return _recording(path, path, rate, format, header.offset, size, center_frequency_hz=frequency_hz)
 
 
 def _same_rate(given: float | None, declared: float, where: str) -> float:
@@ -493,11 +573,18 @@ def _open_npy(path: Path, sampling_rate: float | None) -> Recording:
             f"{path}: its {size} bytes are not a complete .npy file ({error}). Expected an array of complex samples, "
             "written with `numpy.save`. The file may be truncated or hold Python objects: save it again."
         ) from error
+    if (
+        array.dtype.names in _PAIR_NAMES
+        and array.ndim == 1
+        and array.dtype == np.dtype([(name, array.dtype[0]) for name in array.dtype.names])
+    ):
+        array = array.view(array.dtype[0]).reshape(-1, 2)
     kind, shape = array.dtype.kind, array.shape
+    is_one_channel = len(shape) == 1 or (len(shape) == 2 and 1 in shape)  # UHD writes (1, num_samples)
     # Unsigned types have zero in the middle of their range, which nobody uses 64 bits for.
     widest = 4 if kind == "u" else 8
     is_pairs = kind in "fiu" and array.ndim == 2 and shape[1] == 2 and array.dtype.itemsize <= widest
-    if not (kind == "c" and array.ndim == 1 and array.dtype.itemsize <= 16) and not is_pairs:
+    if not (kind == "c" and is_one_channel and array.dtype.itemsize <= 16) and not is_pairs:
         raise ValueError(
             f"{path}: the array has shape {shape} and type {array.dtype}. Expected complex samples of shape "
             "(num_samples,), or I and Q of shape (num_samples, 2)."
@@ -546,7 +633,8 @@ def _open_sigmf_archive(path: Path, sampling_rate: float | None, channel: int | 
         raise FileNotFoundError(f"There is no recording {path}. Expected {_READABLE}.")
     try:
         with tarfile.open(path, "r:") as archive:
-            members = [member for member in archive.getmembers() if member.isfile()]
+            # macOS packs a `._x.sigmf-meta` beside `x.sigmf-meta`.
+            members = [member for member in archive.getmembers() if member.isfile() and "/._" not in f"/{member.name}"]
             (meta,) = (member for member in members if member.name.endswith(".sigmf-meta"))
             (data,) = (member for member in members if member.name.endswith(".sigmf-data"))
             metadata = json.loads(archive.extractfile(meta).read())

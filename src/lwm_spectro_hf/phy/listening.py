@@ -8,7 +8,7 @@ standards. One that fits is detected far below the noise, and the views that fol
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -64,6 +64,7 @@ _LEAKAGE_HZ = 20e3
 _LINE_DB, _LINE_HZ, _LINE_BINS = 25.0, 15e3, 8
 # Beginnings and ends that are this much louder than all of the rest, and how much of a recording they may last.
 _UNSETTLED_DB, _UNSETTLED_SHARE = 15.0, 0.1
+_SETTLING_S = 1 / 14e3  # over which levels are compared: a symbol of LTE
 PIECES = 4  # of a view that is spread over a recording
 _PIECED_BANDS = 4  # largest number of bands that have such views
 _HIGHEST_SNR_DB = 28.0  # models are trained at up to 25 dB
@@ -146,15 +147,15 @@ def listen(
         iq, scale = (iq / loudest).astype(np.complex64), scale * loudest
         iq = iq - iq.mean()
     recording = _Recording(torch.from_numpy(iq), sampling_rate)
-    bands = {spacing: _evidence(recording, spacing) for spacing in sorted(wanted)}
-    spreading = _spreading_evidence(recording, bands.get(SPACING_WIFI_HZ, {}))
-    evidence = _told(recording, bands, spreading, protocols)
+    of_packets = {spacing: _evidence(recording, spacing) for spacing in wanted & {SPACING_WIFI_HZ}}
+    spreading = _spreading_evidence(recording, of_packets.get(SPACING_WIFI_HZ, {}))
+    settled, of_cells = _cells(recording, wanted - {SPACING_WIFI_HZ})
+    bands = of_cells | of_packets
+    evidence = _told(settled, bands, spreading, protocols)
     # Rare cases are searched for only if nothing else is found: recordings with gaps, unusual signals.
     if evidence.max(initial=0.0) <= 0:
-        in_pieces = bands | {
-            spacing: _evidence_in_pieces(recording, spacing) for spacing in wanted - {SPACING_WIFI_HZ}
-        }
-        told = _told(recording, in_pieces, spreading, protocols)
+        in_pieces = bands | {spacing: _evidence_in_pieces(settled, spacing) for spacing in wanted - {SPACING_WIFI_HZ}}
+        told = _told(settled, in_pieces, spreading, protocols)
         bands, evidence = (in_pieces, told) if told.max(initial=0.0) > 0 else (bands, evidence)
     if evidence.max(initial=0.0) <= 0:
         rare = _rare_evidence(recording)
@@ -164,10 +165,9 @@ def listen(
     beside = _beside(found, dict(zip(protocols, evidence.tolist(), strict=True)), spreading)
     likeliest = max(found, key=found.__getitem__, default=None)
     cut, pieces, stations = None, {}, dict(before or {})
-    if likeliest is not None and found[likeliest] > 0:
-        recording = _settled(recording, likeliest)
     if likeliest is not None and found[likeliest] > 0 and _Bands.hold(recording, likeliest, fft_size):
-        bands_of_views = _Bands(recording, likeliest, fft_size, stations)
+        sent_in = recording if likeliest == SPACING_WIFI_HZ else settled
+        bands_of_views = _Bands(sent_in, likeliest, fft_size, stations)
         cut = _frames(bands_of_views, num_frames, max_views)
         pieces = _pieces(bands_of_views, num_frames)
     if cut is None:
@@ -260,28 +260,41 @@ class _Recording:
         return self._spectra[key]
 
 
-def _settled(recording: _Recording, spacing_hz: float) -> _Recording:
-    """A recording of a cell without what receivers add when they start or stop: a beginning or an end that is far
-    louder than all of the rest, if the rest still holds symbols of the cell. Views of it would show the rest too weak.
+def _cells(recording: _Recording, spacings: Iterable[float]) -> tuple[_Recording, dict[float, dict[float, float]]]:
+    """The part of a recording to search for cells, and [`_evidence`] of each spacing in it: the part without loud
+    ends if it surely holds symbols of a cell, or more likely than all of the recording."""
+    settled = _settled(recording)
+    found = {spacing: _evidence(settled, spacing) for spacing in sorted(spacings)}
+    surest = max(_surest(found).values(), default=0.0)
+    if settled is recording or surest > _SURE:
+        return settled, found
+    whole = {spacing: _evidence(recording, spacing) for spacing in found}
+    return (settled, found) if surest > max(_surest(whole).values(), default=0.0) else (recording, whole)
+
+
+def _settled(recording: _Recording) -> _Recording:
+    """A recording without what receivers add when they start or stop: a beginning or an end that is far louder than
+    all of the rest. It would hide the symbols of a cell, and views of it would show the rest too weak. It may also be
+    a packet of WiFi: those that are much louder than others are ordinary, and told apart otherwise.
     """
-    if spacing_hz == SPACING_WIFI_HZ:  # packets that are much louder than others are ordinary, and told apart
+    block = max(1, round(recording.sampling_rate * _SETTLING_S))
+    count = len(recording.iq) // block
+    margin = int(_UNSETTLED_SHARE * count)
+    if not margin:
         return recording
-    block = round(recording.sampling_rate * symbol_period_s(spacing_hz))
-    power = squared_modulus(recording.iq[: len(recording.iq) // block * block].unflatten(0, (-1, block))).mean(1)
-    margin = int(_UNSETTLED_SHARE * len(power))
-    head, rest, tail = power.split([margin, len(power) - 2 * margin, margin])
+    power = squared_modulus(recording.iq[: count * block].unflatten(0, (-1, block))).mean(1)
+    head, rest, tail = power.split([margin, count - 2 * margin, margin])
     loudest = rest.max()
 
     def unsettled(edge: torch.Tensor) -> int:
-        """How many symbols to leave out, of those at an edge in the order from the outside in."""
+        """How many blocks to leave out, of those at an edge in the order from the outside in."""
         far_louder = (edge > 10 ** (_UNSETTLED_DB / 10) * loudest).any()
         return int((edge > loudest).nonzero()[-1, 0]) + 1 if far_louder else 0
 
     first, last = unsettled(head), unsettled(tail.flip(0))
     if not first and not last:
         return recording
-    settled = _Recording(recording.iq[first * block : len(recording.iq) - last * block], recording.sampling_rate)
-    return settled if max(_evidence(settled, spacing_hz).values(), default=0.0) > 0 else recording
+    return _Recording(recording.iq[first * block : len(recording.iq) - last * block], recording.sampling_rate)
 
 
 def _without_tones(spectrum: torch.Tensor, sampling_rate: float) -> torch.Tensor:
